@@ -1,0 +1,52 @@
+# Every target works on a machine with Python 3.11 or newer (with venv), make and a package index.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# As new as the last finished installation; older than a lock or pyproject.toml, the environment is brought up to date.
+READY := $(VENV)/.turnlog-ready
+# More for one run: make test ARGS="-k shard -x", make bench ARGS="--help"
+ARGS ?=
+
+.PHONY: help setup demo test check format bench faults lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with the locked packages (PYTHON=... picks the interpreter)
+
+$(READY): pyproject.toml requirements-dev.lock scripts/make-venv.sh
+	@PYTHON='$(PYTHON)' scripts/make-venv.sh
+	@touch $@
+
+demo: $(READY) ## Run real conversations through Kafka, kill a worker, prove that nothing is missing
+	@$(BIN)/turnlog demo $(ARGS)
+
+test: $(READY) ## Run every test, a real broker included
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## Lint, format, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Bring the code into the house's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## Measure throughput and latency on this machine
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+faults: $(READY) ## Run the long fault scenarios: kills, pauses, broker restarts
+	@$(BIN)/python -m tests.faults $(ARGS)
+
+lock: ## Re-make both lock files from pyproject.toml (ARGS=--upgrade takes newer versions)
+	scripts/lock.sh $(ARGS)
+
+clean: ## Remove the environment and all caches (not turnlog-data)
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

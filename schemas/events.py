@@ -1,0 +1,178 @@
+"""Events: the facts of the log. Names and fields are the storage format: they are never renamed.
+
+A recorded event is an :class:`EventHeader` (which stream, which position, under which claim) and one payload.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from schemas.parts import ContentPart, ToolCall, Usage
+
+SESSION = "session"
+CHANNEL = "channel"
+PARTITION = "partition"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventHeader:
+    """Where an event stands. Its id is (partition, epoch, n)."""
+
+    stream_kind: str  #: ``session``, ``channel`` or ``partition``
+    stream_id: str
+    stream_version: int  #: +1 for each event of the stream, from 1
+    epoch: int  #: offset of the claim it was written under; -1 on a claim
+    n: int  #: 0, 1, 2 ... under that claim; -1 on a claim
+    accepted: int  #: every request up to this offset is decided, with all its events in the log up to this record
+    replied: int  #: terminal frames of all events up to this offset are sent
+    turn_id: str | None = None
+    attempt: int = 0
+    recorded_at: int = 0  #: milliseconds since 1970, the owner's clock: shown, never ordered by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionClaimed:
+    """An owner opens an epoch: the offset of this record."""
+
+    owner: str
+    incarnation: str  #: random, one per claim: finds the claim again when the broker's answer is lost
+    generation: int  #: of the consumer group: a hint for writers, readers ignore it
+    partition_count: int
+    requests_topic_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDeadLettered:
+    """A request that nobody can read or decide; its bytes went to the dead-letter topic before this event."""
+
+    offset: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestsLost:
+    """Requests that the broker deleted before they were accepted (both ends inclusive)."""
+
+    from_offset: int
+    to_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionCreated:
+    """A session begins."""
+
+    channel: str
+    title: str
+    instructions: str | None = None
+    model: str | None = None  #: the session's own; absent: the default at each turn
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    request_id: str | None = None  #: of the request that made it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnAccepted:
+    """A user message is accepted: from here on its turn ends in exactly one terminal event.
+
+    Holds all that a later owner needs to run and to answer it.
+    """
+
+    request_id: str
+    command_hash: str
+    content: tuple[ContentPart, ...]
+    model: str | None = None  #: as the request asked
+    reply_to: str | None = None
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    """An attempt at a turn begins (its number is in the header)."""
+
+    model: str  #: the effective one
+    cause: str  #: ``first``, ``retry`` (the runner failed) or ``takeover`` (the owner was lost)
+    error: str | None = None  #: why the attempt before it ended, for ``retry``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageStored:
+    """A whole message of the history."""
+
+    message_seq: int  #: position in the session's history, from 1
+    role: str  #: ``user``, ``assistant`` or ``tool``
+    content: tuple[ContentPart, ...] | None = None  #: ``None`` and the empty text differ
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    interrupted: bool = False  #: synthesised: the call's outcome is unknown (it may have run, or may yet run)
+    truncated: bool = False  #: the content was cut at the size limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnCompleted:
+    """The turn ended well."""
+
+    usage: Usage
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFailed:
+    """The turn ended with an error."""
+
+    code: str
+    reason: str
+    usage: Usage
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnCancelled:
+    """The turn was ended on purpose; what it had said is kept as a message."""
+
+    reason: str
+    usage: Usage
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRefused:
+    """A readable request that is not carried out."""
+
+    request_id: str
+    command_hash: str
+    code: str
+    reason: str
+    reply_to: str | None = None
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+Event = (
+    PartitionClaimed
+    | RequestDeadLettered
+    | RequestsLost
+    | SessionCreated
+    | TurnAccepted
+    | TurnStarted
+    | MessageStored
+    | TurnCompleted
+    | TurnFailed
+    | TurnCancelled
+    | RequestRefused
+)
+EVENTS: tuple[type, ...] = (
+    PartitionClaimed,
+    RequestDeadLettered,
+    RequestsLost,
+    SessionCreated,
+    TurnAccepted,
+    TurnStarted,
+    MessageStored,
+    TurnCompleted,
+    TurnFailed,
+    TurnCancelled,
+    RequestRefused,
+)

@@ -1,0 +1,135 @@
+"""Dataclass <-> plain dict <-> Avro schema, for the closed set of types that our records use.
+
+Types understood: ``str``, ``int`` (long), ``float``, ``bool``, ``bytes``, ``X | None``, ``tuple[X, ...]``,
+``Mapping[str, str]`` / ``dict[str, str]`` and nested record dataclasses.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache
+from operator import attrgetter
+from typing import Any
+
+_PRIMITIVES: dict[type, str] = {str: "string", int: "long", float: "double", bool: "boolean", bytes: "bytes"}
+Converter = Callable[[Any], Any]
+
+
+def _optional(hint: Any) -> Any | None:
+    """The ``X`` of ``X | None``, else ``None``."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        inner = [arg for arg in typing.get_args(hint) if arg is not types.NoneType]
+        if len(inner) != 1:
+            raise TypeError(f"only 'X | None' unions are supported, got {hint}")
+        return inner[0]
+    return None
+
+
+def _is_mapping(hint: Any) -> bool:
+    return typing.get_origin(hint) in (dict, Mapping) or typing.get_origin(hint) is typing.get_origin(Mapping[str, str])
+
+
+def avro_type(hint: Any, seen: set[str]) -> Any:
+    """The Avro type of a Python type hint; ``seen`` names the records already spelled out in this schema."""
+    if hint in _PRIMITIVES:
+        return _PRIMITIVES[hint]
+    inner = _optional(hint)
+    if inner is not None:
+        return ["null", avro_type(inner, seen)]
+    if typing.get_origin(hint) is tuple:
+        return {"type": "array", "items": avro_type(typing.get_args(hint)[0], seen)}
+    if _is_mapping(hint):
+        return {"type": "map", "values": "string"}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        name = f"turnlog.parts.{hint.__name__}"
+        if name in seen:
+            return name
+        seen.add(name)
+        return {"type": "record", "name": name, "fields": avro_fields(hint, seen)}
+    raise TypeError(f"no Avro type for {hint!r}")
+
+
+def avro_fields(cls: type, seen: set[str]) -> list[dict[str, Any]]:
+    """The Avro fields of a dataclass, defaults included (a later reader needs them)."""
+    hints = typing.get_type_hints(cls)
+    out: list[dict[str, Any]] = []
+    for field in dataclasses.fields(cls):
+        entry: dict[str, Any] = {"name": field.name, "type": avro_type(hints[field.name], seen)}
+        if field.default is not dataclasses.MISSING:
+            entry["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            entry["default"] = field.default_factory()
+        out.append(entry)
+    return out
+
+
+def _nullable(convert: Converter | None) -> Converter | None:
+    if convert is None:
+        return None
+    known = convert
+    return lambda v: None if v is None else known(v)
+
+
+def _to_plain(hint: Any) -> Converter | None:
+    """How a value of this type becomes plain; ``None`` when it already is."""
+    inner = _optional(hint)
+    if inner is not None:
+        return _nullable(_to_plain(inner))
+    if typing.get_origin(hint) is tuple:
+        convert = _to_plain(typing.get_args(hint)[0])
+        return list if convert is None else lambda v: [convert(x) for x in v]
+    if _is_mapping(hint):
+        return dict
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return to_dict(hint)
+    return None
+
+
+def _from_plain(hint: Any) -> Converter | None:
+    inner = _optional(hint)
+    if inner is not None:
+        return _nullable(_from_plain(inner))
+    if typing.get_origin(hint) is tuple:
+        convert = _from_plain(typing.get_args(hint)[0])
+        return tuple if convert is None else lambda v: tuple([convert(x) for x in v])
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_dict(hint)
+    return None
+
+
+@cache
+def to_dict(cls: type) -> Callable[[Any], dict[str, Any]]:
+    """A fast converter from an instance of ``cls`` to a plain dict (hot path: built once per class)."""
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    nested = [(name, convert) for name in names if (convert := _to_plain(hints[name])) is not None]
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        get: Callable[[Any], tuple[Any, ...]] = lambda obj: (only(obj),)  # noqa: E731
+    else:
+        get = attrgetter(*names)
+
+    def convert_all(obj: Any) -> dict[str, Any]:
+        plain = dict(zip(names, get(obj), strict=True))
+        for name, convert in nested:
+            plain[name] = convert(plain[name])
+        return plain
+
+    return convert_all
+
+
+@cache
+def from_dict(cls: type) -> Callable[[Mapping[str, Any]], Any]:
+    """A fast converter from a dict that holds at least the fields of ``cls`` (others are passed over)."""
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    nested = [(name, convert) for name in names if (convert := _from_plain(hints[name])) is not None]
+
+    def build(plain: Mapping[str, Any]) -> Any:
+        values = {name: plain[name] for name in names}
+        for name, convert in nested:
+            values[name] = convert(values[name])
+        return cls(**values)
+
+    return build

@@ -1,0 +1,56 @@
+"""Small records that commands, events and frames share."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentPart:
+    """One part of a message. ``kind`` is ``text`` today; ``file_ref`` is reserved."""
+
+    kind: str = "text"
+    text: str | None = None
+    ref: str | None = None  #: reserved: where a ``file_ref`` part is stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A model's wish to run a tool. Ids repeat in real conversations: pair call and result by position."""
+
+    call_id: str
+    name: str
+    arguments: str  #: as the model wrote them; often not canonical JSON, never re-serialised
+    idempotent: bool = False  #: may it be started again when its outcome is unknown?
+    idempotency_key: str = ""  #: stored with the call and reused on every retry of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a turn cost, summed over its model calls (tokens), as the runner reported it."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model_calls: int = 0
+    last_input_tokens: int = 0  #: prompt size of the last model call: what history compaction looks at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSession:
+    """How a session is made when a chat is the first to name it."""
+
+    channel: str | None = None
+    title: str | None = None
+    instructions: str | None = None
+    model: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+def text_content(text: str) -> tuple[ContentPart, ...]:
+    """The content list of a plain text."""
+    return (ContentPart(text=text),)
+
+
+def content_text(content: tuple[ContentPart, ...] | None) -> str | None:
+    """The text of a content list, parts joined; ``None`` stays ``None`` (it is not the empty string)."""
+    if content is None:
+        return None
+    return "".join(part.text or "" for part in content)

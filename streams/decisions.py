@@ -1,0 +1,270 @@
+"""What a session decides: (state, command, policy) -> events.
+
+Decisions are total and synchronous; nothing to do is ``[]``, and the same command twice gives ``[]`` the second time.
+Everything that varies (ids, hashes, the policy) arrives as an argument.
+"""
+
+import re
+from dataclasses import replace
+from typing import assert_never
+
+from schemas import events as ev
+from schemas.commands import Chat
+from schemas.parts import ContentPart, Usage, content_text, text_content
+from streams.policy import Policy
+from streams.session import Fact, Session, conflict_key, evolve
+from streams.session_commands import (
+    AcceptChat,
+    CompleteTurn,
+    FailAttempt,
+    RecordMessage,
+    Refuse,
+    ResumeTurn,
+    SessionCommand,
+)
+from streams.turn import INTERRUPTED_TEXT, Answer, Turn
+
+_CHANNEL_AND_SUFFIX = re.compile(r"(.+)-[0-9a-f]{8}")
+_TITLE_MAX = 60
+_TITLE_MIN = 20
+
+
+def decide(session: Session, command: SessionCommand, policy: Policy) -> list[Fact]:
+    """The events that a command leads to."""
+    match command:
+        case AcceptChat():
+            return _accept_chat(session, command, policy)
+        case Refuse():
+            return _refuse(session, command)
+        case ResumeTurn():
+            return _resume(session, command.turn_id, policy)
+        case RecordMessage():
+            return _record(session, command)
+        case CompleteTurn():
+            return _complete(session, command, policy)
+        case FailAttempt():
+            return _fail(session, command, policy)
+        case _:
+            assert_never(command)
+
+
+def known_answer(session: Session, request_id: str, command_hash: str) -> Answer | None:
+    """What became of this very request before; ``None`` when it is new, or conflicts for the first time."""
+    answer = session.answers.get(request_id)
+    if answer is not None and answer.command_hash != command_hash:
+        return session.answers.get(conflict_key(request_id, command_hash))
+    return answer
+
+
+def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash) is not None:
+        return []
+    refusal = _refusal(session, command, policy)
+    if refusal is not None:
+        code, reason = refusal
+        return _refuse(session, _as_refusal(command, code, reason))
+    chat, reply = command.chat, command.reply
+    facts: list[Fact] = []
+    if not session.exists:
+        facts.append(Fact(event=_creation(session.session_id, command)))
+    accepted = ev.TurnAccepted(
+        request_id=command.request_id,
+        command_hash=command.command_hash,
+        content=chat.content,
+        model=chat.model,
+        reply_to=reply.reply_to,
+        framing=reply.framing,
+        traceparent=reply.traceparent,
+        tracestate=reply.tracestate,
+    )
+    facts.append(Fact(event=accepted, turn_id=command.turn_id))
+    if session.running is None and not session.queue:
+        model = chat.model or session.model or _new_model(session, chat) or policy.default_model
+        facts += _start(session, command.turn_id, chat.content, model)
+    return facts
+
+
+def _new_model(session: Session, chat: Chat) -> str | None:
+    return chat.new_session.model if chat.new_session and not session.exists else None
+
+
+def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str, str] | None:
+    """Why a chat is not accepted: code and reason."""
+    chat = command.chat
+    if command.request_id in session.answers:
+        return "conflict", f"request id {command.request_id!r} was used before, for another command"
+    if session.archived:
+        return "archived", f"session {session.session_id} is archived"
+    size = len((content_text(chat.content) or "").encode())
+    if size > policy.max_text_bytes:
+        return "too_long", f"the text has {size} bytes; at most {policy.max_text_bytes} are accepted"
+    for model in (chat.model, _new_model(session, chat)):
+        if model is not None and not policy.allows(model):
+            return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
+    model = chat.model or session.model or _new_model(session, chat) or policy.default_model
+    if not policy.allows(model):
+        return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
+    if chat.on_busy == "reject" and session.open_turns:
+        return "busy", f"session {session.session_id} has {session.open_turns} turns that are not ended"
+    if len(session.queue) >= policy.max_queued_turns:
+        return "busy", f"session {session.session_id} has {len(session.queue)} queued turns, the most that may wait"
+    return None
+
+
+def _as_refusal(command: AcceptChat, code: str, reason: str) -> Refuse:
+    return Refuse(
+        request_id=command.request_id,
+        command_hash=command.command_hash,
+        code=code,
+        reason=reason,
+        reply=command.reply,
+    )
+
+
+def _refuse(session: Session, command: Refuse) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash) is not None:
+        return []
+    refused = ev.RequestRefused(
+        request_id=command.request_id,
+        command_hash=command.command_hash,
+        code=command.code,
+        reason=command.reason,
+        reply_to=command.reply.reply_to,
+        framing=command.reply.framing,
+        traceparent=command.reply.traceparent,
+        tracestate=command.reply.tracestate,
+    )
+    return [Fact(event=refused)]
+
+
+def _creation(session_id: str, command: AcceptChat) -> ev.SessionCreated:
+    new = command.chat.new_session
+    text = content_text(command.chat.content) or ""
+    return ev.SessionCreated(
+        channel=(new.channel if new and new.channel else None) or channel_of(session_id),
+        title=(new.title if new and new.title else None) or auto_title(text),
+        instructions=new.instructions if new else None,
+        model=new.model if new else None,
+        metadata=(new.metadata if new else None) or {},
+        request_id=command.request_id,
+    )
+
+
+def channel_of(session_id: str) -> str:
+    """The channel that a session id tells: generated ids are channel, ``-``, 8 hex digits; else the id itself."""
+    match = _CHANNEL_AND_SUFFIX.fullmatch(session_id)
+    return match.group(1) if match else session_id
+
+
+def auto_title(text: str) -> str:
+    """The first user message on one line, cut at 60 characters: at a word boundary if that keeps more than 20."""
+    line = " ".join(text.split())
+    if len(line) <= _TITLE_MAX:
+        return line
+    cut = line[:_TITLE_MAX]
+    boundary = cut.rfind(" ")
+    return (cut[:boundary] if boundary > _TITLE_MIN else cut).rstrip() + "…"
+
+
+def _start(session: Session, turn_id: str, content: tuple[ContentPart, ...], model: str) -> list[Fact]:
+    """The first attempt: the user's message enters the history now, so history order is turn order."""
+    started = ev.TurnStarted(model=model, cause="first")
+    message = ev.MessageStored(message_seq=session.messages + 1, role="user", content=content)
+    return [
+        Fact(event=started, turn_id=turn_id, attempt=1),
+        Fact(event=message, turn_id=turn_id, attempt=1),
+    ]
+
+
+def _start_next(session: Session, policy: Policy) -> list[Fact]:
+    if session.running is not None or not session.queue:
+        return []
+    turn = session.turns[session.queue[0]]
+    model = turn.requested_model or session.model or policy.default_model
+    return _start(session, turn.turn_id, turn.content, model)
+
+
+def _end(session: Session, terminal: Fact, policy: Policy) -> list[Fact]:
+    """A terminal event, and the start of the turn that waited for it: one decision, one record batch."""
+    return [terminal, *_start_next(evolve(session, terminal), policy)]
+
+
+def _running(session: Session, turn_id: str, attempt: int) -> Turn | None:
+    """The turn, if this is its current attempt: outcomes of older attempts decide to nothing."""
+    turn = session.turns.get(turn_id)
+    return turn if turn is not None and session.running == turn_id and turn.attempt == attempt else None
+
+
+def _resume(session: Session, turn_id: str, policy: Policy) -> list[Fact]:
+    turn = session.turns.get(turn_id)
+    if turn is None:
+        return []
+    if session.running != turn_id:
+        return _start_next(session, policy)
+    if turn.takeovers_in_a_row >= policy.max_takeovers:
+        reason = (
+            f"{turn.takeovers_in_a_row} owners in a row were lost while they ran this turn, without a message stored "
+            "in between: it is suspected to be the cause"
+        )
+        failed = ev.TurnFailed(code="suspected_poison", reason=reason, usage=Usage())
+        return _end(session, Fact(event=failed, turn_id=turn_id, attempt=turn.attempt), policy)
+    return _next_attempt(session, turn, cause="takeover", error=None)
+
+
+def _next_attempt(session: Session, turn: Turn, *, cause: str, error: str | None) -> list[Fact]:
+    """Start again from the stored messages. Calls whose outcome is unknown are closed, unless they may be repeated."""
+    attempt = turn.attempt + 1
+    started = ev.TurnStarted(model=turn.model or "", cause=cause, error=error)
+    facts = [Fact(event=started, turn_id=turn.turn_id, attempt=attempt)]
+    unknown = [call for call in turn.open_calls if not call.idempotent]
+    for index, call in enumerate(unknown):
+        closed = ev.MessageStored(
+            message_seq=session.messages + 1 + index,
+            role="tool",
+            content=text_content(INTERRUPTED_TEXT),
+            tool_call_id=call.call_id,
+            name=call.name,
+            interrupted=True,
+        )
+        facts.append(Fact(event=closed, turn_id=turn.turn_id, attempt=attempt))
+    return facts
+
+
+def _record(session: Session, command: RecordMessage) -> list[Fact]:
+    turn = _running(session, command.turn_id, command.attempt)
+    if turn is None:
+        return []
+    seq = session.messages + 1
+    # The key is made of what is unique in the log for ever: a later attempt gets another seq for another call.
+    calls = tuple(
+        replace(call, idempotency_key=f"{turn.turn_id}:{seq}:{index}") for index, call in enumerate(command.tool_calls)
+    )
+    stored = ev.MessageStored(
+        message_seq=seq,
+        role=command.role,
+        content=command.content,
+        tool_calls=calls,
+        tool_call_id=command.tool_call_id,
+        name=command.name,
+        truncated=command.truncated,
+    )
+    return [Fact(event=stored, turn_id=turn.turn_id, attempt=turn.attempt)]
+
+
+def _complete(session: Session, command: CompleteTurn, policy: Policy) -> list[Fact]:
+    if _running(session, command.turn_id, command.attempt) is None:
+        return []
+    completed = ev.TurnCompleted(usage=command.usage, duration_ms=command.duration_ms)
+    return _end(session, Fact(event=completed, turn_id=command.turn_id, attempt=command.attempt), policy)
+
+
+def _fail(session: Session, command: FailAttempt, policy: Policy) -> list[Fact]:
+    turn = _running(session, command.turn_id, command.attempt)
+    if turn is None:
+        return []
+    if command.retryable and turn.runner_failures + 1 < policy.max_runner_attempts:
+        return _next_attempt(session, turn, cause="retry", error=f"{command.code}: {command.reason}")
+    failed = ev.TurnFailed(
+        code=command.code, reason=command.reason, usage=command.usage, duration_ms=command.duration_ms
+    )
+    return _end(session, Fact(event=failed, turn_id=turn.turn_id, attempt=turn.attempt), policy)

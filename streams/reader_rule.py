@@ -1,0 +1,70 @@
+"""The reader's rule: which records of an event log count.
+
+The same few lines serve the owner, the projection, the client and the checker. A claim is always accepted and its
+offset opens an epoch. Any other event is accepted if and only if its epoch equals the highest claim offset seen in
+the partition and its ``n`` is the next one. Everything else is inert, for every reader, for ever.
+"""
+
+from dataclasses import dataclass, replace
+
+from schemas.events import EventHeader, PartitionClaimed
+
+NO_EPOCH = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPosition:
+    """How far a reader of one partition has come, and under which claim: the checkpoint of a store is one of these."""
+
+    next_offset: int = 0
+    epoch: int = NO_EPOCH  #: offset of the highest claim seen
+    next_n: int = 0  #: the only ``n`` that is accepted next
+    accepted: int = -1  #: highest request offset that is decided
+    replied: int = -1  #: terminal frames of events up to this offset are sent
+    newest_generation: int = -1  #: of any claim: a hint for writers
+    partition_count: int = 0  #: as the last claim says; 0: no claim yet
+    requests_topic_id: str = ""  #: as the last claim says
+    last_event_id: str = ""  #: of the record before ``next_offset``: tells a re-created log
+
+
+def is_accepted(position: LogPosition, header: EventHeader, payload: object) -> bool:
+    """The rule itself."""
+    if isinstance(payload, PartitionClaimed):
+        return True
+    return header.epoch == position.epoch and header.n == position.next_n and position.epoch != NO_EPOCH
+
+
+def advance(position: LogPosition, offset: int, header: EventHeader, payload: object) -> LogPosition:
+    """The position behind the record at ``offset``, whether it counts or not."""
+    last_event_id = record_id(header, payload)
+    if isinstance(payload, PartitionClaimed):
+        return replace(
+            position,
+            next_offset=offset + 1,
+            epoch=offset,
+            next_n=0,
+            newest_generation=max(position.newest_generation, payload.generation),
+            partition_count=payload.partition_count,
+            requests_topic_id=payload.requests_topic_id,
+            last_event_id=last_event_id,
+        )
+    if not is_accepted(position, header, payload):
+        return replace(position, next_offset=offset + 1, last_event_id=last_event_id)
+    return LogPosition(
+        next_offset=offset + 1,
+        epoch=position.epoch,
+        next_n=position.next_n + 1,
+        accepted=max(position.accepted, header.accepted),
+        replied=max(position.replied, header.replied),
+        newest_generation=position.newest_generation,
+        partition_count=position.partition_count,
+        requests_topic_id=position.requests_topic_id,
+        last_event_id=last_event_id,
+    )
+
+
+def record_id(header: EventHeader, payload: object) -> str:
+    """What identifies a record to a store that comes back to its checkpoint."""
+    if isinstance(payload, PartitionClaimed):
+        return payload.incarnation
+    return f"{header.epoch}.{header.n}.{header.stream_id}"

@@ -1,0 +1,169 @@
+"""The session aggregate: its state, and what events do to it (``streams.decisions`` has what commands decide).
+
+Stream name: the session id.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from immutables import Map
+
+from schemas import events as ev
+from schemas.parts import Usage
+from streams.turn import Answer, ReplyAddress, Turn, without_result
+
+NO_TURNS: Map[str, Turn] = Map()
+NO_ANSWERS: Map[str, Answer] = Map()
+
+
+# ---- events, as decided (the owner adds the position in the log)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """An event and the turn and attempt that it belongs to."""
+
+    event: ev.Event
+    turn_id: str | None = None
+    attempt: int = 0
+
+
+# ---- state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What decisions need to know. The messages themselves are folded in ``streams.history``."""
+
+    session_id: str
+    version: int = 0  #: of the stream
+    exists: bool = False
+    archived: bool = False
+    channel: str = ""
+    title: str = ""
+    instructions: str | None = None
+    model: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    messages: int = 0  #: the highest message_seq
+    turn_count: int = 0  #: turns ever started
+    running: str | None = None  #: turn id
+    queue: tuple[str, ...] = ()  #: accepted, not started, in order
+    turns: Map[str, Turn] = NO_TURNS  #: those without a terminal event
+    answers: Map[str, Answer] = NO_ANSWERS  #: by request id
+
+    @property
+    def open_turns(self) -> int:
+        """Turns that are accepted and not ended."""
+        return len(self.turns)
+
+
+def evolve(session: Session, fact: Fact) -> Session:
+    """The state after an accepted event. Never refuses a recorded fact."""
+    session = replace(session, version=session.version + 1)
+    event = fact.event
+    match event:
+        case ev.SessionCreated():
+            return replace(
+                session,
+                exists=True,
+                channel=event.channel,
+                title=event.title,
+                instructions=event.instructions,
+                model=event.model,
+                metadata=event.metadata,
+            )
+        case ev.TurnAccepted():
+            return _accepted(session, fact.turn_id or "", event)
+        case ev.TurnStarted():
+            return _started(session, fact.turn_id or "", fact.attempt, event)
+        case ev.MessageStored():
+            return _stored(session, fact.turn_id, event)
+        case ev.TurnCompleted():
+            return _ended(session, fact, "completed", "", "", event.usage)
+        case ev.TurnFailed():
+            return _ended(session, fact, "failed", event.code, event.reason, event.usage)
+        case ev.TurnCancelled():
+            return _ended(session, fact, "cancelled", "cancelled", event.reason, event.usage)
+        case ev.RequestRefused():
+            answer = Answer(command_hash=event.command_hash, kind="refused", code=event.code, reason=event.reason)
+            key = event.request_id
+            if key in session.answers:
+                key = conflict_key(key, event.command_hash)
+            return replace(session, answers=session.answers.set(key, answer))
+        case ev.PartitionClaimed() | ev.RequestDeadLettered() | ev.RequestsLost():
+            return session
+        case _:
+            assert_never(event)
+
+
+def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session:
+    turn = Turn(
+        turn_id=turn_id,
+        request_id=event.request_id,
+        content=event.content,
+        requested_model=event.model,
+        reply=ReplyAddress(
+            reply_to=event.reply_to,
+            framing=event.framing,
+            traceparent=event.traceparent,
+            tracestate=event.tracestate,
+        ),
+    )
+    return replace(
+        session,
+        turns=session.turns.set(turn_id, turn),
+        queue=(*session.queue, turn_id),
+        answers=session.answers.set(event.request_id, Answer(command_hash=event.command_hash, turn_id=turn_id)),
+    )
+
+
+def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted) -> Session:
+    turn = session.turns[turn_id]
+    turn = replace(
+        turn,
+        attempt=attempt,
+        model=event.model,
+        runner_failures=turn.runner_failures + (event.cause == "retry"),
+        takeovers_in_a_row=turn.takeovers_in_a_row + (event.cause == "takeover"),
+    )
+    return replace(
+        session,
+        turns=session.turns.set(turn_id, turn),
+        running=turn_id,
+        queue=tuple(queued for queued in session.queue if queued != turn_id),
+        turn_count=session.turn_count + (event.cause == "first"),
+    )
+
+
+def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> Session:
+    session = replace(session, messages=event.message_seq)
+    turn = session.turns.get(turn_id or "")
+    if turn is None:
+        return session
+    if event.role == "tool":
+        turn = replace(turn, open_calls=without_result(turn.open_calls, event.tool_call_id))
+    elif event.role == "assistant":
+        turn = replace(turn, open_calls=event.tool_calls)
+    if event.role != "user" and not event.interrupted and turn.takeovers_in_a_row:
+        turn = replace(turn, takeovers_in_a_row=0)
+    return replace(session, turns=session.turns.set(turn.turn_id, turn))
+
+
+def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usage: Usage) -> Session:
+    turn = session.turns[fact.turn_id or ""]
+    answer = replace(
+        session.answers[turn.request_id], kind=kind, code=code, reason=reason, usage=usage, attempt=fact.attempt
+    )
+    return replace(
+        session,
+        turns=session.turns.delete(turn.turn_id),
+        answers=session.answers.set(turn.request_id, answer),
+        running=None if session.running == turn.turn_id else session.running,
+        queue=tuple(queued for queued in session.queue if queued != turn.turn_id),
+    )
+
+
+def conflict_key(request_id: str, command_hash: str) -> str:
+    """Where the refusal of a re-used request id is kept, beside the answer of its first use."""
+    return f"{request_id}\0{command_hash}"

@@ -1,0 +1,76 @@
+"""What a session can be told: requests from outside and outcomes of its runner."""
+
+from dataclasses import dataclass
+
+from schemas.commands import Chat
+from schemas.parts import ContentPart, ToolCall, Usage
+from streams.turn import ReplyAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptChat:
+    """A chat request, decoded. ``turn_id`` is the one it gets if it is new."""
+
+    request_id: str
+    command_hash: str
+    turn_id: str
+    chat: Chat
+    reply: ReplyAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """A request that was found wrong before it reached the session."""
+
+    request_id: str
+    command_hash: str
+    code: str
+    reason: str
+    reply: ReplyAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeTurn:
+    """A new owner found the turn started and not ended (or accepted and nothing running)."""
+
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordMessage:
+    """A runner produced a whole message."""
+
+    turn_id: str
+    attempt: int
+    role: str
+    content: tuple[ContentPart, ...] | None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompleteTurn:
+    """A runner came to its end."""
+
+    turn_id: str
+    attempt: int
+    usage: Usage
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailAttempt:
+    """A runner failed. ``retryable``: another attempt may help."""
+
+    turn_id: str
+    attempt: int
+    code: str
+    reason: str
+    retryable: bool
+    usage: Usage
+    duration_ms: int = 0
+
+
+SessionCommand = AcceptChat | Refuse | ResumeTurn | RecordMessage | CompleteTurn | FailAttempt

@@ -1,0 +1,67 @@
+"""A turn: one user message to its terminal event.
+
+    accepted --> started(attempt n) --> completed
+        |              |  `- owner lost / runner failed --> started(attempt n+1)
+        |              |--> failed        `--> cancelled (partial text kept)
+        `--> cancelled before it started
+
+Runner failures and takeovers are counted apart: an owner's death is not the turn's fault.
+"""
+
+from dataclasses import dataclass, field
+
+from schemas.parts import ContentPart, ToolCall, Usage
+
+INTERRUPTED_TEXT = (
+    "The outcome of this tool call is unknown: it was interrupted. It may have run, may be running, or may yet run."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyAddress:
+    """Where and how a request is answered."""
+
+    reply_to: str | None = None
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A turn that has no terminal event yet."""
+
+    turn_id: str
+    request_id: str
+    content: tuple[ContentPart, ...]
+    requested_model: str | None
+    reply: ReplyAddress
+    model: str | None = None  #: the effective one, once started
+    attempt: int = 0  #: 0: waits its turn
+    runner_failures: int = 0
+    takeovers_in_a_row: int = 0  #: since the last message that a runner produced
+    open_calls: tuple[ToolCall, ...] = ()  #: stored calls without a stored result, in order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What became of a request, kept for ever: the producer's retry finds it."""
+
+    command_hash: str
+    turn_id: str | None = None  #: ``None``: refused
+    kind: str = "open"  #: ``open``, ``completed``, ``failed``, ``cancelled`` or ``refused``
+    code: str = ""
+    reason: str = ""
+    attempt: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+
+def without_result(open_calls: tuple[ToolCall, ...], call_id: str | None) -> tuple[ToolCall, ...]:
+    """The open calls after a result came in: the first with its id is answered, else the first of all.
+
+    By position, since ids repeat in real conversations.
+    """
+    for index, call in enumerate(open_calls):
+        if call.call_id == call_id:
+            return open_calls[:index] + open_calls[index + 1 :]
+    return open_calls[1:]

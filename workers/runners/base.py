@@ -1,0 +1,106 @@
+"""The runner: what talks to a model for one session.
+
+A runner gets the history and the user's message and yields typed outputs. The session asks for the next output only
+after a message with tool calls is confirmed in the log, so a runner that runs tools itself starts them right after
+that ``yield``: a tool never starts before its call is stored. The end of the iteration is the end of the turn.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from schemas.parts import ContentPart, ToolCall, Usage
+from streams.history import HistoryMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnInput:
+    """All that a runner may know of the turn it is to run."""
+
+    session_id: str
+    turn_id: str
+    attempt: int
+    turn_number: int  #: of the session, from 1; history compaction does not change it
+    fencing_token: int  #: the owner's epoch, for tools: a higher one means a newer owner
+    model: str
+    instructions: str | None
+    user_content: tuple[ContentPart, ...]
+    history: Sequence[HistoryMessage] = ()  #: assembled, everything before this turn's user message
+    turn_messages: Sequence[HistoryMessage] = ()  #: stored in this turn by earlier attempts, after the user message
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """A piece of the answer, as it is generated."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningDelta:
+    """A piece of the model's reasoning; streamed, never stored."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssistantMessage:
+    """A whole message of the model. ``content`` ``None`` and the empty text differ. Calls start after this yield."""
+
+    content: tuple[ContentPart, ...] | None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """The result of an open tool call."""
+
+    call_id: str
+    content: tuple[ContentPart, ...] | None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """What the turn has cost so far, as a total; the last one counts."""
+
+    usage: Usage
+
+
+RunnerOutput = TextDelta | ReasoningDelta | AssistantMessage | ToolResult | UsageReport
+
+
+class RunnerError(Exception):
+    """A runner gave up. ``retryable``: another attempt may help. The reason reaches the user: no secrets in it."""
+
+    def __init__(self, code: str, reason: str, *, retryable: bool = True) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.retryable = retryable
+
+
+class Runner(Protocol):
+    """Calls the model for one session. One turn at a time."""
+
+    @property
+    def alive(self) -> bool:
+        """False when the runner must be replaced before the next turn."""
+        ...
+
+    def run(self, turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        """Run one turn (or go on with it after ``turn.turn_messages``). Raises :class:`RunnerError`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Free what the runner holds. Called once."""
+        ...
+
+
+class RunnerFactory(Protocol):
+    """Makes runners of one provider: what an entry point of the group ``turnlog.runners`` names."""
+
+    def __call__(self, model: str) -> Runner:
+        """A runner for a full model name. Raises :class:`RunnerError` for one it cannot serve."""
+        ...

@@ -6,10 +6,21 @@ the partition and its ``n`` is the next one. Everything else is inert, for every
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from schemas.events import EventHeader, PartitionClaimed
 
 NO_EPOCH = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedEvent:
+    """A record of the event log, as read (or as confirmed by its writer), with its place."""
+
+    partition: int
+    offset: int
+    header: EventHeader
+    payload: Any  #: an event, or ``UnknownPayload`` for a type that this version does not know
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[
         tracestate=reply.tracestate,
     )
     facts.append(Fact(event=accepted, turn_id=command.turn_id))
-    if session.running is None and not session.queue:
+    if session.running is None and not session.queue and policy.start_turns:
         model = chat.model or session.model or _new_model(session, chat) or policy.default_model
         facts += _start(session, command.turn_id, chat.content, model)
     return facts
@@ -177,7 +177,7 @@ def _start(session: Session, turn_id: str, content: tuple[ContentPart, ...], mod
 
 
 def _start_next(session: Session, policy: Policy) -> list[Fact]:
-    if session.running is not None or not session.queue:
+    if session.running is not None or not session.queue or not policy.start_turns:
         return []
     turn = session.turns[session.queue[0]]
     model = turn.requested_model or session.model or policy.default_model

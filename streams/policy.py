@@ -13,6 +13,7 @@ class Policy:
     max_text_bytes: int = 256 * 1024
     max_queued_turns: int = 100  #: of one session
     max_runner_attempts: int = 3
+    start_turns: bool = True  #: false while the worker drains: what waits is started by the next owner
     max_takeovers: int = 20  #: in a row, without a message stored in between
 
     def allows(self, model: str) -> bool:

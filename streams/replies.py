@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from schemas import events as ev
 from schemas import frames as fr
 from streams.history import HistoryMessage, final_text, of_turn
-from streams.session import Fact, Session
+from streams.session import Fact, Session, reply_address
 from streams.turn import Answer, ReplyAddress
 
 
@@ -30,21 +30,11 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
     """The frames that report a fact. ``before`` is the state just before it, ``history`` has all messages up to it."""
     event = fact.event
     if isinstance(event, ev.RequestRefused):
-        address = ReplyAddress(
-            reply_to=event.reply_to,
-            framing=event.framing,
-            traceparent=event.traceparent,
-            tracestate=event.tracestate,
-        )
+        address = reply_address(event)
         refused = fr.RequestRefused(code=event.code, reason=event.reason)
         return [Reply(frame=refused, address=address, request_id=event.request_id)]
     if isinstance(event, ev.TurnAccepted):
-        address = ReplyAddress(
-            reply_to=event.reply_to,
-            framing=event.framing,
-            traceparent=event.traceparent,
-            tracestate=event.tracestate,
-        )
+        address = reply_address(event)
         accepted = fr.TurnAccepted(queued_turns=before.open_turns)
         return [Reply(frame=accepted, address=address, request_id=event.request_id, turn_id=fact.turn_id)]
     turn = before.turns.get(fact.turn_id or "")

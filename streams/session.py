@@ -86,7 +86,13 @@ def evolve(session: Session, fact: Fact) -> Session:
         case ev.TurnCancelled():
             return _ended(session, fact, "cancelled", "cancelled", event.reason, event.usage)
         case ev.RequestRefused():
-            answer = Answer(command_hash=event.command_hash, kind="refused", code=event.code, reason=event.reason)
+            answer = Answer(
+                command_hash=event.command_hash,
+                kind="refused",
+                code=event.code,
+                reason=event.reason,
+                reply=reply_address(event),
+            )
             key = event.request_id
             if key in session.answers:
                 key = conflict_key(key, event.command_hash)
@@ -97,24 +103,32 @@ def evolve(session: Session, fact: Fact) -> Session:
             assert_never(event)
 
 
+def reply_address(event: ev.TurnAccepted | ev.RequestRefused) -> ReplyAddress:
+    """Where the request of this event is answered."""
+    return ReplyAddress(
+        reply_to=event.reply_to,
+        framing=event.framing,
+        traceparent=event.traceparent,
+        tracestate=event.tracestate,
+    )
+
+
 def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session:
+    reply = reply_address(event)
     turn = Turn(
         turn_id=turn_id,
         request_id=event.request_id,
         content=event.content,
         requested_model=event.model,
-        reply=ReplyAddress(
-            reply_to=event.reply_to,
-            framing=event.framing,
-            traceparent=event.traceparent,
-            tracestate=event.tracestate,
-        ),
+        reply=reply,
     )
     return replace(
         session,
         turns=session.turns.set(turn_id, turn),
         queue=(*session.queue, turn_id),
-        answers=session.answers.set(event.request_id, Answer(command_hash=event.command_hash, turn_id=turn_id)),
+        answers=session.answers.set(
+            event.request_id, Answer(command_hash=event.command_hash, turn_id=turn_id, reply=reply)
+        ),
     )
 
 

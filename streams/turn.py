@@ -54,6 +54,7 @@ class Answer:
     reason: str = ""
     attempt: int = 0
     usage: Usage = field(default_factory=Usage)
+    reply: ReplyAddress = field(default_factory=ReplyAddress)  #: of the request that was decided
 
 
 def without_result(open_calls: tuple[ToolCall, ...], call_id: str | None) -> tuple[ToolCall, ...]:

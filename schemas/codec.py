@@ -13,12 +13,13 @@ from functools import cache
 from typing import Any
 
 from fastavro import schemaless_reader, schemaless_writer
+from fastavro.schema import parse_schema
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.commands import ID_PATTERN, ON_BUSY, Chat, RequestHeader
 from schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
-from schemas.mapping import from_dict, to_dict
-from schemas.registry import COMMANDS, Family, Registry, packaged
+from schemas.mapping import avro_fields, from_dict, jsonable, to_dict, unknown_field, unwritable
+from schemas.registry import COMMANDS, Family, Registry, Schema, packaged
 
 AVRO_MAGIC = b"\xc3\x01"
 FRAMING_AVRO = "avro"
@@ -49,6 +50,7 @@ class Codec:
         self.registry = registry or packaged()
         self._header_dict = to_dict(family.header)
         self._header_from = from_dict(family.header)
+        self._header_readers: dict[str, Any] = {}
         self._writers: dict[type, tuple[bytes, Any, Any]] = {}
         self._readers: dict[str, type] = {payload.__name__: payload for payload in family.payloads}
         self._by_snake = {snake(name): payload for name, payload in self._readers.items()}
@@ -79,27 +81,30 @@ class Codec:
         if schema.family != self.family.name:
             raise UndecodableError(f"a record of {schema.family}.{schema.name} where one of {self.family.name} belongs")
         current = self.registry.current(schema.family, schema.name)
-        buffer = io.BytesIO(data)
-        buffer.seek(10)
-        try:
-            reader = None if current is None or current is schema else current.parsed
-            plain: Any = schemaless_reader(buffer, schema.parsed, reader)
-        except Exception as error:  # the reader raises whatever bytes drive it into; all of it means the same
-            raise UndecodableError(f"{schema.name}: the Avro body cannot be read ({type(error).__name__})") from error
-        if buffer.tell() != len(data):
-            raise UndecodableError(f"{schema.name}: {len(data) - buffer.tell()} bytes follow the Avro body")
-        header = self._header_from(plain)
+        reader = None if current is None or current is schema else current.parsed
+        plain = _read_body(data, schema, reader)
         payload = self._readers.get(schema.name)
         if payload is None:
-            return header, UnknownPayload(name=schema.name, fields=plain)
-        return header, from_dict(payload)(plain)
+            # Nothing but its writer's word says what is in it: the common fields are read again, as we know them.
+            common = _read_body(data, schema, self._header_reader(schema.name))
+            return self._header_from(common), UnknownPayload(name=schema.name, fields=plain)
+        return self._header_from(plain), from_dict(payload)(plain)
+
+    def _header_reader(self, name: str) -> Any:
+        """A reader's schema for the common fields of a type that this version does not know."""
+        known = self._header_readers.get(name)
+        if known is None:
+            full_name = f"turnlog.{self.family.name}.{name}"
+            raw = {"type": "record", "name": full_name, "fields": avro_fields(self.family.header, set())}
+            known = self._header_readers[name] = parse_schema(raw, named_schemas={})
+        return known
 
     def to_json(self, header: Any, payload: Any) -> dict[str, Any]:
         """The JSON form: common fields at the top, the payload under its key with its type in snake case."""
         if isinstance(payload, UnknownPayload):
             common = self._header_dict(header)
-            rest = {key: value for key, value in payload.fields.items() if key not in common}
-            return common | {self.family.json_key: {"type": snake(payload.name)} | rest}
+            rest = {key: jsonable(value) for key, value in payload.fields.items() if key not in common}
+            return common | {self.family.json_key: rest | {"type": snake(payload.name)}}
         _, _, payload_dict = self._writers[type(payload)]
         body = {"type": snake(type(payload).__name__)} | payload_dict(payload)
         return self._header_dict(header) | {self.family.json_key: body}
@@ -121,6 +126,19 @@ class Codec:
             return _validate(self.family.header, top), _validate(payload, body)
         except ValidationError as error:
             raise UndecodableError(_reason(error)) from error
+
+
+def _read_body(data: bytes, schema: Schema, reader: Any) -> Any:
+    """The fields of a single-object record, all of its bytes used. Raises :class:`UndecodableError`."""
+    buffer = io.BytesIO(data)
+    buffer.seek(10)
+    try:
+        plain = schemaless_reader(buffer, schema.parsed, reader)
+    except Exception as error:  # the reader raises whatever bytes drive it into; all of it means the same
+        raise UndecodableError(f"{schema.name}: the Avro body cannot be read ({type(error).__name__})") from error
+    if buffer.tell() != len(data):
+        raise UndecodableError(f"{schema.name}: {len(data) - buffer.tell()} bytes follow the Avro body")
+    return plain
 
 
 def _json_object(data: bytes | str) -> dict[str, Any]:
@@ -182,29 +200,58 @@ class RequestCodec(Codec):
     def _decode_json(self, data: bytes) -> tuple[RequestHeader, Any]:
         top = _json_object(data)
         body = top.pop("command", None)
-        unknown = set(top) - {field.name for field in fields(RequestHeader)}
-        try:
-            header: RequestHeader = _validate(RequestHeader, {k: v for k, v in top.items() if k not in unknown})
-        except ValidationError as error:
-            raise UndecodableError(_reason(error)) from error
-        check_ids(header)
-        if unknown:
-            raise InvalidCommandError("invalid_command", f"unknown field {min(unknown)!r}", header)
+        header, wrong = self._header_of(top)
+        if wrong is not None:
+            raise InvalidCommandError("invalid_command", wrong, header)
         if not isinstance(body, dict):
             raise InvalidCommandError("invalid_command", "no object under 'command'", header)
         kind = body.pop("type", None)
         payload = self._by_snake.get(kind) if isinstance(kind, str) else None
         if payload is None:
-            raise InvalidCommandError("unknown_command", f"unknown command {str(kind)[:64]!r}", header)
-        if payload is Chat and "text" in body and "content" not in body:
+            what = repr(kind[:64]) if isinstance(kind, str) else f"of type {type(kind).__name__}"
+            raise InvalidCommandError("unknown_command", f"unknown command {what}", header)
+        if payload is Chat and "content" not in body:
+            if "text" not in body:
+                raise InvalidCommandError("empty_text", "chat: neither text nor content", header)
             body["content"] = [{"kind": "text", "text": body.pop("text")}]
-        extra = set(body) - {field.name for field in fields(payload)}
-        if extra:
-            raise InvalidCommandError("invalid_command", f"{kind}: unknown field {min(extra)!r}", header)
+        extra = unknown_field(payload, body)
+        if extra is not None:
+            raise InvalidCommandError("invalid_command", f"{kind}: unknown field {extra!r}", header)
         try:
-            return header, _validate(payload, body)
+            command = _validate(payload, body)
         except ValidationError as error:
             raise InvalidCommandError("invalid_command", f"{kind}: {_reason(error)}", header) from error
+        reason = unwritable(to_dict(payload)(command))
+        if reason is not None:
+            raise InvalidCommandError("invalid_command", f"{kind}: {reason}", header)
+        return header, command
+
+    def _header_of(self, top: dict[str, Any]) -> tuple[RequestHeader, str | None]:
+        """The common fields that can be read, and what is wrong with the others.
+
+        Raises :class:`UndecodableError` when the ids are wrong: then nobody can be answered.
+        """
+        names = {field.name for field in fields(RequestHeader)}
+        good: dict[str, Any] = {}
+        wrong: str | None = None
+        for name, value in top.items():
+            if name not in names:
+                wrong = wrong or f"unknown field {name[:64]!r}"
+                continue
+            try:
+                unfit = unwritable(self._header_dict(_validate(RequestHeader, {name: value}))[name])
+                reason = None if unfit is None else f"{name}: {unfit}"
+            except ValidationError as error:
+                reason = _reason(error)
+            if reason is None:
+                good[name] = value
+            elif name in ("session_id", "channel"):
+                raise UndecodableError(reason)
+            else:
+                wrong = wrong or reason
+        header: RequestHeader = _validate(RequestHeader, good)
+        check_ids(header)
+        return header, wrong
 
 
 def check_ids(header: RequestHeader) -> None:

@@ -62,15 +62,19 @@ def derive(family: Family, payload: type) -> dict[str, Any]:
 
 def load(text: str) -> Schema:
     """Parse a schema's JSON text. Raises ``ValueError`` when it is not a record of one of our families."""
-    raw = json.loads(text)
-    full_name = raw.get("name", "") if isinstance(raw, dict) else ""
-    space, _, rest = str(full_name).partition(".")
+    try:
+        raw = json.loads(text)
+        is_record = isinstance(raw, dict) and raw.get("type") == "record"
+        full_name = str(raw.get("name", "")) if is_record else ""
+        # Each schema gets its own table of named types: the shared parts are spelled out in every file.
+        parsed = parse_schema(raw, named_schemas={})
+        digest = bytes.fromhex(fingerprint(to_parsing_canonical_form(parsed), "CRC-64-AVRO"))
+    except Exception as error:  # the parser raises whatever a wrong schema drives it into
+        raise ValueError(f"not an Avro schema: {type(error).__name__}") from error
+    space, _, rest = full_name.partition(".")
     family, _, name = rest.partition(".")
     if space != NAMESPACE or family not in FAMILIES or not name:
-        raise ValueError(f"not a schema of this project: {full_name!r}")
-    # Each schema gets its own table of named types: the shared parts are spelled out in every file.
-    parsed = parse_schema(raw, named_schemas={})
-    digest = bytes.fromhex(fingerprint(to_parsing_canonical_form(parsed), "CRC-64-AVRO"))
+        raise ValueError(f"not a record of this project: {full_name[:200]!r}")
     return Schema(family=family, name=name, text=text, parsed=parsed, fingerprint=digest)
 
 

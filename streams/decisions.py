@@ -5,12 +5,13 @@ Everything that varies (ids, hashes, the policy) arrives as an argument.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
 from schemas import events as ev
 from schemas.commands import Chat
-from schemas.parts import ContentPart, Usage, content_text, text_content
+from schemas.parts import ContentPart, ToolCall, Usage, content_text, text_content
 from streams.policy import Policy
 from streams.session import Fact, Session, conflict_key, evolve
 from streams.session_commands import (
@@ -37,7 +38,7 @@ def decide(session: Session, command: SessionCommand, policy: Policy) -> list[Fa
         case Refuse():
             return _refuse(session, command)
         case ResumeTurn():
-            return _resume(session, command.turn_id, policy)
+            return _resume(session, command, policy)
         case RecordMessage():
             return _record(session, command)
         case CompleteTurn():
@@ -104,8 +105,12 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
     model = chat.model or session.model or _new_model(session, chat) or policy.default_model
     if not policy.allows(model):
         return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
-    if chat.on_busy == "reject" and session.open_turns:
+    if not session.open_turns:
+        return None
+    if chat.on_busy == "reject":
         return "busy", f"session {session.session_id} has {session.open_turns} turns that are not ended"
+    if chat.on_busy == "interrupt":
+        return "unsupported", "chat: on_busy 'interrupt' is not supported yet; send 'enqueue' or 'reject'"
     if len(session.queue) >= policy.max_queued_turns:
         return "busy", f"session {session.session_id} has {len(session.queue)} queued turns, the most that may wait"
     return None
@@ -189,17 +194,25 @@ def _end(session: Session, terminal: Fact, policy: Policy) -> list[Fact]:
     return [terminal, *_start_next(evolve(session, terminal), policy)]
 
 
+def _end_failed(session: Session, turn: Turn, failed: ev.TurnFailed, policy: Policy) -> list[Fact]:
+    """No call stays without a result: no later turn could go on from such a history."""
+    closed = _closed(session, turn, turn.open_calls, turn.attempt)
+    for fact in closed:
+        session = evolve(session, fact)
+    return [*closed, *_end(session, Fact(event=failed, turn_id=turn.turn_id, attempt=turn.attempt), policy)]
+
+
 def _running(session: Session, turn_id: str, attempt: int) -> Turn | None:
     """The turn, if this is its current attempt: outcomes of older attempts decide to nothing."""
     turn = session.turns.get(turn_id)
     return turn if turn is not None and session.running == turn_id and turn.attempt == attempt else None
 
 
-def _resume(session: Session, turn_id: str, policy: Policy) -> list[Fact]:
-    turn = session.turns.get(turn_id)
-    if turn is None:
+def _resume(session: Session, command: ResumeTurn, policy: Policy) -> list[Fact]:
+    turn = session.turns.get(command.turn_id)
+    if turn is None or turn.attempt != command.attempt:
         return []
-    if session.running != turn_id:
+    if session.running != turn.turn_id:
         return _start_next(session, policy)
     if turn.takeovers_in_a_row >= policy.max_takeovers:
         reason = (
@@ -207,7 +220,7 @@ def _resume(session: Session, turn_id: str, policy: Policy) -> list[Fact]:
             "in between: it is suspected to be the cause"
         )
         failed = ev.TurnFailed(code="suspected_poison", reason=reason, usage=Usage())
-        return _end(session, Fact(event=failed, turn_id=turn_id, attempt=turn.attempt), policy)
+        return _end_failed(session, turn, failed, policy)
     return _next_attempt(session, turn, cause="takeover", error=None)
 
 
@@ -216,8 +229,15 @@ def _next_attempt(session: Session, turn: Turn, *, cause: str, error: str | None
     attempt = turn.attempt + 1
     started = ev.TurnStarted(model=turn.model or "", cause=cause, error=error)
     facts = [Fact(event=started, turn_id=turn.turn_id, attempt=attempt)]
-    unknown = [call for call in turn.open_calls if not call.idempotent]
-    for index, call in enumerate(unknown):
+    # A result is paired with the first open call of its id, so calls that share an id share their fate.
+    unsafe = {call.call_id for call in turn.open_calls if not call.idempotent}
+    return facts + _closed(session, turn, [call for call in turn.open_calls if call.call_id in unsafe], attempt)
+
+
+def _closed(session: Session, turn: Turn, calls: Sequence[ToolCall], attempt: int) -> list[Fact]:
+    """Results for calls whose outcome is unknown."""
+    facts: list[Fact] = []
+    for index, call in enumerate(calls):
         closed = ev.MessageStored(
             message_seq=session.messages + 1 + index,
             role="tool",
@@ -232,9 +252,13 @@ def _next_attempt(session: Session, turn: Turn, *, cause: str, error: str | None
 
 def _record(session: Session, command: RecordMessage) -> list[Fact]:
     turn = _running(session, command.turn_id, command.attempt)
-    if turn is None:
+    if turn is None or command.message_seq <= session.messages:
         return []
     seq = session.messages + 1
+    if command.message_seq != seq:
+        raise ValueError(
+            f"session {session.session_id}: a message for position {command.message_seq} of the history, next is {seq}"
+        )
     # The key is made of what is unique in the log for ever: a later attempt gets another seq for another call.
     calls = tuple(
         replace(call, idempotency_key=f"{turn.turn_id}:{seq}:{index}") for index, call in enumerate(command.tool_calls)
@@ -267,4 +291,4 @@ def _fail(session: Session, command: FailAttempt, policy: Policy) -> list[Fact]:
     failed = ev.TurnFailed(
         code=command.code, reason=command.reason, usage=command.usage, duration_ms=command.duration_ms
     )
-    return _end(session, Fact(event=failed, turn_id=turn.turn_id, attempt=turn.attempt), policy)
+    return _end_failed(session, turn, failed, policy)

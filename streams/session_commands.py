@@ -34,6 +34,7 @@ class ResumeTurn:
     """A new owner found the turn started and not ended (or accepted and nothing running)."""
 
     turn_id: str
+    attempt: int  #: the one that was found (0: never started); a later one is somebody's resume already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class RecordMessage:
 
     turn_id: str
     attempt: int
+    message_seq: int  #: the position that it takes: the history's last plus one; a lower one is stored already
     role: str
     content: tuple[ContentPart, ...] | None
     tool_calls: tuple[ToolCall, ...] = ()

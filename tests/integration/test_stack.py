@@ -1,0 +1,113 @@
+"""The supervisor behind ``turnlog up`` with the real broker; the stack's other processes are tiny stand-ins here."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from kafka import KafkaAdminClient
+
+from tests.fake_children import fake_child
+from tests.waiting import eventually, until
+from workers.broker_ports import PortTakenError, free_port
+from workers.json_file import read_json
+from workers.stack import child_specs, up
+from workers.stack_dir import StackInUseError
+from workers.supervisor import ChildSpec
+
+
+class DevStack:
+    """`up` on a directory, its broker real."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.said: list[str] = []
+        self.topics_made_for: list[str] = []
+
+    def specs(
+        self, data_dir: Path, *, workers: int, port: int, env: Mapping[str, str]
+    ) -> tuple[ChildSpec, list[ChildSpec]]:
+        broker, children = child_specs(data_dir, workers=workers, port=port, env=env)
+        return broker, [fake_child(child.name, data_dir / "journal") for child in children]
+
+    def init_topics(self, env: Mapping[str, str]) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=env["TURNLOG_BOOTSTRAP_SERVER"])
+        try:
+            if "made" not in admin.list_topics():
+                admin.create_topics({"made": {"num_partitions": 1, "replication_factor": 1}})
+        finally:
+            admin.close()
+        self.topics_made_for.append(env["TURNLOG_BOOTSTRAP_SERVER"])
+
+    async def up(self, port: int | None = None) -> None:
+        await up(
+            self.data_dir, workers=2, port=port, init_topics=self.init_topics, say=self.said.append, specs=self.specs
+        )
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return read_json(self.data_dir / "stack.json")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[dict[str, Any]]:
+        """The stack, ready; SIGTERM ends it."""
+        task = asyncio.create_task(self.up())
+        try:
+            await eventually(lambda: self.state.get("ready") is True or task.done(), "the stack is ready", 60)
+            yield self.state
+        finally:
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                task.cancel()  # it never came to supervise: the signal would end the tests
+            elif not task.done():
+                os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(task, 60)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> DevStack:
+    return DevStack(tmp_path)
+
+
+def topics(bootstrap_server: str) -> list[str]:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap_server)
+    try:
+        return list(admin.list_topics())
+    finally:
+        admin.close()
+
+
+async def test_up_survives_a_killed_broker_and_comes_back_on_its_data_and_port(stack: DevStack) -> None:
+    async with stack.running() as state:
+        address, broker_pid = state["bootstrap_server"], state["children"]["broker"]
+        assert set(state["children"]) == {"broker", "worker-1", "worker-2", "materializer"}
+        assert stack.topics_made_for == [address]
+        with pytest.raises(StackInUseError, match=f"already up .*process {os.getpid()}"):
+            await stack.up()
+
+        (java,) = psutil.Process(broker_pid).children()
+        java.kill()
+        await eventually(lambda: stack.state["children"].get("broker") not in (None, broker_pid), "a new broker")
+        ready = "broker: ready"
+        await eventually(lambda: sum(line.startswith(ready) for line in stack.said) == 2, "the broker is back", 60)
+        assert stack.state["bootstrap_server"] == address
+        assert "made" in await asyncio.to_thread(topics, address)
+        pids = dict(stack.state["children"])
+    until(lambda: not any(psutil.pid_exists(pid) for pid in pids.values()), "nothing is left running")
+    assert stack.state["running"] is False
+
+    async with stack.running() as state:
+        assert state["bootstrap_server"] == address
+        assert "made" in await asyncio.to_thread(topics, address)
+
+
+async def test_an_explicit_port_that_is_taken_stops_up_before_it_starts_anything(stack: DevStack) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(PortTakenError, match=f"Port {port} "):
+        await stack.up(port)
+    assert stack.state == {}

@@ -1,0 +1,28 @@
+"""Waiting for a condition, with a deadline instead of a guess about time."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+POLL_INTERVAL_S = 0.02
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
+    """The condition's first true answer; AssertionError naming ``what`` when there is none in time."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(POLL_INTERVAL_S)
+    return answer
+
+
+async def eventually(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
+    """As `until`, for a test on an event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        await asyncio.sleep(POLL_INTERVAL_S)
+    return answer

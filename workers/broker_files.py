@@ -120,9 +120,9 @@ def ensure_jars(
     jars = read_sums() if jars is None else jars
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        _remove_stale_downloads(directory)
         missing = [jar for jar in jars if not _is_good(directory / jar.file_name, jar, say)]
         if missing:
-            _remove_stale_downloads(directory)
             with tempfile.TemporaryDirectory(prefix="download-", dir=directory) as temporary:
                 _fetch_all(missing, directory, Path(temporary), download, say)
     except OSError as error:

@@ -1,0 +1,142 @@
+"""What a log line looks like, and what never stands in one."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from workers import logs
+from workers.config import Settings
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def test_a_terminal_gets_lines_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    logs.set_up(Settings(), stream)
+    place = logs.at(session="web-1", turn="t-1", topic="chat.requests", partition=3, offset=17)
+    logging.getLogger("workers.shard").warning("refused: %s", "busy", extra=place)
+    assert stream.getvalue()[13:] == (
+        "WARNING workers.shard: refused: busy (session=web-1 turn=t-1 chat.requests[3]@17)\n"
+    )
+
+
+def test_elsewhere_it_is_one_json_object_a_line() -> None:
+    stream = io.StringIO()
+    logs.set_up(Settings(), stream)
+    log = logging.getLogger("workers.shard")
+    log.info("two\nlines", extra=logs.at(session="web-1", partition=0, offset=0))
+    try:
+        raise ValueError("what happened")
+    except ValueError:
+        log.exception("failed")
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert first.pop("time").endswith("Z")
+    assert first == {
+        "level": "INFO",
+        "logger": "workers.shard",
+        "message": "two\nlines",
+        "session": "web-1",
+        "partition": 0,
+        "offset": 0,
+    }
+    assert "ValueError: what happened" in second["exception"]
+
+
+def test_the_setting_decides_over_the_stream() -> None:
+    stream = Terminal()
+    logs.set_up(Settings(log_format="json"), stream)
+    logging.getLogger("workers").warning("x")
+    assert json.loads(stream.getvalue())["message"] == "x"
+    stream = io.StringIO()
+    logs.set_up(Settings(log_format="human"), stream)  # type: ignore[arg-type]
+    logging.getLogger("workers").warning("x")
+    assert stream.getvalue().endswith("WARNING workers: x\n")
+
+
+def test_the_level_holds_and_libraries_are_quieter() -> None:
+    stream = io.StringIO()
+    logs.set_up(Settings(log_level="INFO"), stream)
+    logging.getLogger("workers").debug("no")
+    logging.getLogger("aiokafka.consumer").info("no")
+    assert stream.getvalue() == ""
+    logging.getLogger("aiokafka.consumer").warning("yes")
+    assert "yes" in stream.getvalue()
+    logs.set_up(Settings(log_level="DEBUG"), stream)
+    logging.getLogger("aiokafka.consumer").debug("now yes")
+    assert "now yes" in stream.getvalue()
+
+
+def test_only_the_named_fields_are_written() -> None:
+    stream = io.StringIO()
+    logs.set_up(Settings(), stream)
+    logging.getLogger("workers").warning("x", extra={"text": "what the user wrote", "session": "web-1"})
+    assert "what the user wrote" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("log_format", ["human", "json"])
+def test_a_planted_secret_stands_in_no_line(log_format: str) -> None:
+    secret = 'pass"wo\\rd~1'
+    stream = io.StringIO()
+    settings = Settings(sasl_password=secret, log_format=log_format)  # type: ignore[arg-type]
+    logs.set_up(settings, stream)
+    log = logging.getLogger("workers")
+    log.error("cannot log in with %s", secret)
+    log.error("options %r", {"sasl_plain_password": secret})
+    log.error("settings %s", settings)
+    try:
+        raise ValueError(f"bad credentials {secret}")
+    except ValueError:
+        log.exception("failed", stack_info=True)
+    out = stream.getvalue()
+    assert "pass" not in out.replace("password", "")
+    assert "wo\\rd" not in out
+
+
+@pytest.mark.parametrize(
+    ("line", "clean"),
+    [
+        ("password=hunter2, user=me", "password=[secret], user=me"),
+        ("{'sasl_plain_password': 'hun ter'}", "{'sasl_plain_password': [secret]}"),
+        ('{"api_key": "hunter2"}', '{"api_key": [secret]}'),
+        ("Authorization: Bearer hunter2", "Authorization: Bearer [secret]"),
+        ("https://me:hunter2@host/x", "https://[secret]@host/x"),
+        ("key sk-abcdefghijklmnopqrstuvwx", "key [secret]"),
+        ("fencing_token=17 epoch=17", "fencing_token=17 epoch=17"),
+        ("kafka://localhost:9092", "kafka://localhost:9092"),
+        ("chat.requests[3]@17: unknown command", "chat.requests[3]@17: unknown command"),
+    ],
+)
+def test_what_looks_like_a_secret_is_taken_out_and_nothing_else(line: str, clean: str) -> None:
+    assert logs.SecretFilter().redact(line) == clean
+
+
+def test_warnings_of_libraries_are_logged_too() -> None:
+    stream = io.StringIO()
+    logs.set_up(Settings(), stream)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("old thing", DeprecationWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    assert "old thing" in stream.getvalue()
+    assert sys.stderr is not stream

@@ -1,0 +1,70 @@
+"""The application: all commands under one name."""
+
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from turnlog.cli import output, processes
+from turnlog.cli.common import VERBOSE
+from turnlog.cli.exits import explain
+from turnlog.cli.sql import sql
+
+_PASS_ON = (typer.Exit, typer.Abort, typer.TyperException, KeyboardInterrupt, BrokenPipeError)
+
+
+class Commands(TyperGroup):
+    """A group whose commands end with an exit code and one sentence, not with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except _PASS_ON:
+            raise
+        except Exception as error:
+            code, sentence = explain(error)
+            if ctx.meta.get(VERBOSE):
+                traceback.print_exc()
+            output.say(f"turnlog: {sentence}")
+            raise typer.Exit(code) from error
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        output.print_text(f"turnlog {version('turnlog')}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="turnlog",
+    cls=Commands,
+    help="AI chat sessions as an event-sourced worker on Kafka: nothing lost, nothing twice, SQL over every session.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True, show_default=False)
+    ] = False,
+) -> None:
+    pass
+
+
+_TRY = "Try it"
+_RUN = "Run it"
+_TALK = "Talk to it"
+_ASK = "Ask it"
+
+app.command(rich_help_panel=_TRY)(processes.up)
+app.command(rich_help_panel=_RUN)(processes.worker)
+app.command(rich_help_panel=_RUN)(processes.materialize)
+app.add_typer(processes.topics_app, name="topics", rich_help_panel=_RUN)
+app.command(rich_help_panel=_ASK)(sql)

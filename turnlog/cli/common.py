@@ -1,0 +1,125 @@
+"""Options that many commands share, and where a command finds its stack."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnlog.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from workers.config import Settings
+
+VERBOSE = "turnlog.verbose"
+
+
+def _remember_verbose(context: typer.Context, value: bool) -> None:
+    if value:
+        context.meta[VERBOSE] = True
+
+
+Bootstrap = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-server",
+        "-b",
+        metavar="HOST:PORT",
+        help="Kafka. Default: TURNLOG_BOOTSTRAP_SERVER, else that of `turnlog up`, else localhost:9092.",
+        show_default=False,
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Where a stack keeps its files. Default: TURNLOG_DATA_DIR, else ./turnlog-data.",
+        show_default=False,
+        file_okay=False,
+    ),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        "--prefix",
+        metavar="PREFIX",
+        help="Of every topic's name. Default: TURNLOG_PREFIX, else chat.",
+        show_default=False,
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Show the libraries' logs, and where an error comes from.",
+        callback=_remember_verbose,
+        show_default=False,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print JSON on one line (one per line where it streams) and nothing else.", show_default=False
+    ),
+]
+TimeoutS = Annotated[
+    float,
+    typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="Give up (exit code 6) after so many seconds."),
+]
+
+
+def resolve_settings(
+    *,
+    bootstrap_server: str | None = None,
+    data_dir: Path | None = None,
+    prefix: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> "Settings":
+    """The settings of a command: flag, else ``TURNLOG_*``, else the ``stack.json`` that ``turnlog up`` leaves in the
+    data directory, else the default. Raises ``pydantic.ValidationError`` for a value that cannot be used.
+
+    The file counts only for the stack it describes: when another broker is named, its snapshot is not that broker's.
+    """
+    from workers.config import Settings
+    from workers.json_file import read_json
+
+    named = {"bootstrap_server": bootstrap_server, "data_dir": data_dir, "prefix": prefix}
+    values: dict[str, object] = {name: value for name, value in named.items() if value is not None}
+    directory = data_dir or Path(environ.get("TURNLOG_DATA_DIR") or "turnlog-data")
+    stack = read_json(directory / "stack.json") if directory.is_dir() else {}
+    broker = bootstrap_server or environ.get("TURNLOG_BOOTSTRAP_SERVER")
+    if broker is None or broker == stack.get("bootstrap_server"):
+        for name in ("bootstrap_server", "snapshot_path"):
+            if name not in values and not environ.get(f"TURNLOG_{name.upper()}") and stack.get(name):
+                values[name] = stack[name]
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def client_settings(
+    bootstrap_server: str | None, data_dir: Path | None, prefix: str | None, *, verbose: bool
+) -> "Settings":
+    """:func:`resolve_settings` for a command that talks to a stack, with the libraries' logs kept off its output."""
+    settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
+    from workers import logs
+
+    if verbose:
+        logs.set_up(settings)
+    else:
+        # What goes wrong ends the command with a sentence; a client library's own account of it helps nobody.
+        logging.basicConfig(level=logging.CRITICAL + 1, force=True)
+    return settings
+
+
+def snapshot_or_fail(settings: "Settings") -> Path:
+    """The published snapshot. Raises ``NotFoundError`` with what to run when there is none."""
+    path = settings.snapshot
+    if not path.is_file():
+        raise NotFoundError(
+            f"There is no snapshot at {path} yet: it is published while `turnlog up` or `turnlog materialize` runs. "
+            "Name another place with --data-dir or TURNLOG_SNAPSHOT_PATH.",
+        )
+    return path

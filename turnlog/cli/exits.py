@@ -1,0 +1,49 @@
+"""The one place that turns an exception into an exit code and a sentence."""
+
+import sys
+
+from turnlog.errors import EXIT_FAILED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, TurnlogError
+
+#: Errors of other modules: exit code by module and class name. Subclasses stand before their base.
+_CODES: tuple[tuple[str, str, int], ...] = (
+    ("workers.stack_dir", "StackInUseError", EXIT_USAGE),
+    ("workers.stack_dir", "StackError", EXIT_FAILED),
+    ("workers.broker_ports", "PortTakenError", EXIT_USAGE),
+    ("workers.broker_dir", "DataDirInUseError", EXIT_USAGE),
+    ("workers.broker_files", "BrokerError", EXIT_UNREACHABLE),
+)
+
+
+def _class(module: str, name: str) -> type[BaseException] | None:
+    """An exception class, if its module was imported at all: what was not cannot have raised it."""
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) and issubclass(found, BaseException) else None
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit code and the sentence for any error that a command can end with."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, TurnlogError):
+        return error.exit_code, text
+    for module, name, code in _CODES:
+        kind = _class(module, name)
+        if kind is not None and isinstance(error, kind):
+            return code, text
+    if _is(error, "pydantic", "ValidationError"):
+        return EXIT_USAGE, _settings_sentence(error)
+    if isinstance(error, TimeoutError):
+        return EXIT_TIMED_OUT, text
+    return EXIT_FAILED, f"Unexpected {type(error).__name__}: {text} (--verbose shows where it comes from.)"
+
+
+def _is(error: BaseException, module: str, name: str) -> bool:
+    kind = _class(module, name)
+    return kind is not None and isinstance(error, kind)
+
+
+def _settings_sentence(error: BaseException) -> str:
+    problems = []
+    for problem in error.errors(include_url=False):  # type: ignore[attr-defined]
+        name = ".".join(str(part) for part in problem["loc"])
+        problems.append(f"TURNLOG_{name.upper()}: {problem['msg']}")
+    return "A setting cannot be used. " + "; ".join(problems)

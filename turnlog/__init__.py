@@ -1,0 +1,85 @@
+"""Turnlog: AI chat sessions as an event-sourced worker on Kafka. What a program that embeds it needs is named here.
+
+Names are imported when they are first used: the command line must be able to say which foreign package stands in the
+place of one of ours before it imports any of them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from schemas.parts import ContentPart, NewSession, ToolCall, Usage
+    from turnlog.chat_turn import ChatTurn
+    from turnlog.client import Client, SentRequest
+    from turnlog.errors import (
+        BrokerUnreachableError,
+        NotFoundError,
+        ReaderTooSlowError,
+        RequestRefusedError,
+        SessionBusyError,
+        TurnFailedError,
+        TurnlogError,
+        TurnTimedOutError,
+        UsageError,
+    )
+    from turnlog.replies import FinishedTurn, Position, ReplyFrame
+    from workers.config import Settings
+    from workers.runners.base import Runner, RunnerError, RunnerFactory
+
+_HOMES = {
+    "schemas.parts": ("ContentPart", "NewSession", "ToolCall", "Usage"),
+    "turnlog.chat_turn": ("ChatTurn",),
+    "turnlog.client": ("Client", "SentRequest"),
+    "turnlog.errors": (
+        "BrokerUnreachableError",
+        "NotFoundError",
+        "ReaderTooSlowError",
+        "RequestRefusedError",
+        "SessionBusyError",
+        "TurnFailedError",
+        "TurnTimedOutError",
+        "TurnlogError",
+        "UsageError",
+    ),
+    "turnlog.replies": ("FinishedTurn", "Position", "ReplyFrame"),
+    "workers.config": ("Settings",),
+    "workers.runners.base": ("Runner", "RunnerError", "RunnerFactory"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BrokerUnreachableError",
+    "ChatTurn",
+    "Client",
+    "ContentPart",
+    "FinishedTurn",
+    "NewSession",
+    "NotFoundError",
+    "Position",
+    "ReaderTooSlowError",
+    "ReplyFrame",
+    "RequestRefusedError",
+    "Runner",
+    "RunnerError",
+    "RunnerFactory",
+    "SentRequest",
+    "SessionBusyError",
+    "Settings",
+    "ToolCall",
+    "TurnFailedError",
+    "TurnTimedOutError",
+    "TurnlogError",
+    "Usage",
+    "UsageError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

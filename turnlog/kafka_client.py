@@ -1,0 +1,213 @@
+"""The client's connections: an idempotent producer for requests, consumers at explicit positions for replies."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefusedError
+from turnlog.replies import Position
+from workers.config import Settings
+from workers.connections import client_options
+
+log = logging.getLogger(__name__)
+_STOP_TIMEOUT_S = 5.0
+_POLL_TIMEOUT_MS = 500
+_MAX_RECORDS = 500
+_MAX_FETCH_BYTES = 9 * 1024 * 1024  #: above the largest record of the reply topic
+_TOPIC_POLL_S = 0.1
+
+
+def unreachable(settings: Settings, what: str, error: BaseException) -> BrokerUnreachableError:
+    """The error for a broker that does not answer, with what to check."""
+    detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return BrokerUnreachableError(
+        f"{what} at {settings.bootstrap_server} ({detail}). Is the broker running there? "
+        "Start one with `turnlog up`, or name yours with --bootstrap-server or TURNLOG_BOOTSTRAP_SERVER."
+    )
+
+
+async def _stop_quietly(client: Any) -> None:
+    with contextlib.suppress(Exception):  # it is broken or not needed any more: nothing depends on how it ends
+        await asyncio.wait_for(client.stop(), _STOP_TIMEOUT_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRequest:
+    """A request as it goes on the wire; the same bytes each time that it is sent."""
+
+    session_id: str
+    request_id: str
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class RequestSender:
+    """Sends requests. A producer that failed once is replaced: aiokafka's never heals a broken sequence."""
+
+    def __init__(self, settings: Settings, *, client_id: str, connect_timeout_s: float, send_timeout_s: float) -> None:
+        self._settings = settings
+        self._client_id = client_id
+        self._connect_timeout_s = connect_timeout_s
+        self._send_timeout_s = send_timeout_s
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> AIOKafkaProducer:
+        """The started producer. Raises :class:`BrokerUnreachableError`."""
+        async with self._starting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **client_options(self._settings, self._client_id), acks="all", enable_idempotence=True
+                )
+                try:
+                    async with asyncio.timeout(self._connect_timeout_s):
+                        await producer.start()
+                except BaseException as error:
+                    await _stop_quietly(producer)
+                    if isinstance(error, KafkaError | OSError):  # a TimeoutError is an OSError
+                        raise unreachable(self._settings, "no broker answers", error) from error
+                    raise
+                self._producer = producer
+            return self._producer
+
+    async def stop(self) -> None:
+        """Send what is under way and disconnect, within a few seconds."""
+        if self._producer is not None:
+            self._discard(self._producer)
+        if self._stopping:
+            await asyncio.wait(self._stopping)
+
+    def _discard(self, producer: AIOKafkaProducer) -> None:
+        if self._producer is producer:
+            self._producer = None
+            task = asyncio.create_task(_stop_quietly(producer))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
+    async def partitions(self, topic: str) -> list[int]:
+        """The partitions of a topic. Raises :class:`NotFoundError` or :class:`BrokerUnreachableError`."""
+        producer = await self.start()
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                # Asked over and over: a topic that was just made is not known everywhere at once.
+                for _ in range(10):
+                    metadata = await producer.client.fetch_all_metadata()
+                    if topic in metadata.topics():
+                        return sorted(await producer.partitions_for(topic))
+                    await asyncio.sleep(_TOPIC_POLL_S)
+        except (KafkaError, OSError) as error:
+            raise unreachable(self._settings, "the broker does not describe its topics", error) from error
+        raise NotFoundError(
+            f"topic {topic} does not exist at {self._settings.bootstrap_server}: make the topics with "
+            "`turnlog topics init`, or name another prefix with TURNLOG_PREFIX"
+        )
+
+    async def send(self, topic: str, request: PreparedRequest) -> Position:
+        """Where the acknowledged request is. Raises :class:`BrokerUnreachableError` or ``RequestRefusedError``."""
+        producer = await self.start()
+        try:
+            async with asyncio.timeout(self._send_timeout_s):
+                stored = await producer.send_and_wait(
+                    topic, value=request.value, key=request.session_id.encode(), headers=list(request.headers)
+                )
+        except MessageSizeTooLargeError as error:
+            raise RequestRefusedError(
+                "too_long", f"the request has {len(request.value)} bytes: more than the broker takes"
+            ) from error
+        except (KafkaError, OSError) as error:
+            self._discard(producer)
+            raise unreachable(
+                self._settings,
+                f"request {request.request_id} of session {request.session_id} was not acknowledged within "
+                f"{self._send_timeout_s:g} s; it may be stored all the same, so send it again with the same id. "
+                "No answer",
+                error,
+            ) from error
+        return Position(partition=stored.partition, offset=stored.offset)
+
+
+class ReplyConsumer:
+    """Reads the reply topic from positions that are fixed when ``start`` returns. No group, nothing committed."""
+
+    def __init__(self, settings: Settings, *, client_id: str, connect_timeout_s: float) -> None:
+        self._settings = settings
+        self._connect_timeout_s = connect_timeout_s
+        # Trimmed while we read: go on with what is left. Re-sent terminal frames make good for what is gone.
+        self._consumer = AIOKafkaConsumer(
+            **client_options(settings, client_id),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=_POLL_TIMEOUT_MS,
+            max_partition_fetch_bytes=_MAX_FETCH_BYTES,
+            max_poll_records=_MAX_RECORDS,
+        )
+
+    async def start(self, topic: str, partitions: list[int], choose: "StartAt") -> None:
+        """Connect and fix the positions. Raises :class:`BrokerUnreachableError`, or what ``choose`` raises."""
+        wanted = [TopicPartition(topic, partition) for partition in partitions]
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self._consumer.start()
+                self._consumer.assign(wanted)
+                first = await self._consumer.beginning_offsets(wanted)
+                end = await self._consumer.end_offsets(wanted)
+            starts = choose({tp.partition: (first[tp], end[tp]) for tp in wanted})
+            for tp in wanted:
+                self._consumer.seek(tp, starts[tp.partition])
+        except BaseException as error:
+            await self.stop()
+            if isinstance(error, KafkaError | OSError):
+                raise unreachable(self._settings, f"topic {topic} cannot be read", error) from error
+            raise
+
+    async def batches(self) -> AsyncIterator[list[Any]]:
+        """Records as they come, of one partition in order, without end. Raises :class:`BrokerUnreachableError`."""
+        while True:
+            try:
+                fetched = await self._consumer.getmany(timeout_ms=_POLL_TIMEOUT_MS, max_records=_MAX_RECORDS)
+            except KafkaError as error:
+                raise unreachable(self._settings, "the reply topic cannot be read any more", error) from error
+            for records in fetched.values():
+                yield records
+
+    async def stop(self) -> None:
+        """Disconnect, within a few seconds."""
+        await _stop_quietly(self._consumer)
+
+
+#: From the first and the end offset of each partition to where reading starts.
+StartAt = Callable[[Mapping[int, tuple[int, int]]], Mapping[int, int]]
+
+
+def from_end(bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
+    """Only what comes from now on."""
+    return {partition: end for partition, (_, end) in bounds.items()}
+
+
+def from_beginning(bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
+    """All that the topic still holds."""
+    return {partition: first for partition, (first, _) in bounds.items()}
+
+
+def after(position: Position, topic: str) -> StartAt:
+    """What follows a record. Raises :class:`NotFoundError` when the topic does not hold that place any more."""
+
+    def choose(bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
+        first, end = bounds[position.partition]
+        start = position.offset + 1
+        if not first <= start <= end:
+            raise NotFoundError(
+                f"{topic}[{position.partition}]@{start} is not there (it holds {first} to {end - 1}): reply frames are "
+                "kept for a day only. Read the session's history instead."
+            )
+        return {**from_end(bounds), position.partition: start}
+
+    return choose

@@ -1,0 +1,219 @@
+"""Following the frames of a turn: which of them count, and what they add up to. Pure: frames in, frames out.
+
+Frames may come twice, late, or from an owner that was replaced meanwhile. Of one turn a reader keeps the highest
+(epoch, attempt); ``frame_seq`` removes duplicates within it; the first terminal frame of whatever sender ends the turn,
+since only confirmed facts are reported and a turn has one terminal event.
+"""
+
+from dataclasses import dataclass
+
+from schemas.codec import UnknownPayload
+from schemas.frames import (
+    TERMINAL_FRAMES,
+    Frame,
+    FrameHeader,
+    MessageStored,
+    ReasoningDelta,
+    RequestRefused,
+    TextDelta,
+    TurnAccepted,
+    TurnCancelled,
+    TurnCompleted,
+    TurnFailed,
+    TurnStarted,
+)
+from schemas.parts import Usage
+from turnlog.errors import RequestRefusedError, TurnFailedError, refusal
+
+DELTA_FRAMES = (TextDelta, ReasoningDelta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Position:
+    """A place in the reply topic."""
+
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyFrame:
+    """A frame and where it stood. An :class:`UnknownPayload` was written by a newer Turnlog: pass over it."""
+
+    header: FrameHeader
+    frame: Frame | UnknownPayload
+    partition: int
+    offset: int
+
+    @property
+    def position(self) -> Position:
+        """Give it to :meth:`turnlog.Client.follow` to go on after this frame."""
+        return Position(partition=self.partition, offset=self.offset)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Does this frame end its turn?"""
+        return isinstance(self.frame, TERMINAL_FRAMES)
+
+    @property
+    def is_delta(self) -> bool:
+        """Is it a piece of something that also comes whole?"""
+        return isinstance(self.frame, DELTA_FRAMES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedTurn:
+    """How a turn ended."""
+
+    session_id: str
+    request_id: str
+    status: str  #: ``completed``, ``failed`` or ``cancelled``
+    text: str  #: of the last assistant message; empty when there is none, and for a failed turn
+    usage: Usage
+    turn_id: str | None
+    attempt: int
+    code: str = ""  #: why it failed
+    reason: str = ""  #: why it failed or was cancelled
+    messages: tuple[MessageStored, ...] = ()  #: those that this reader saw being stored; the history has all
+
+    def raise_for_status(self) -> None:
+        """Raise :class:`TurnFailedError` unless the turn completed."""
+        if self.status != "completed":
+            raise TurnFailedError(self.status, self.code or self.status, self.reason)
+
+
+class FrameOrder:
+    """Decides of each frame of one turn whether it counts."""
+
+    __slots__ = ("_last_seq", "_rank", "ended")
+
+    def __init__(self) -> None:
+        self._rank = (-2, -1)
+        self._last_seq = -1
+        self.ended = False  #: a terminal frame was accepted: nothing after it counts
+
+    def accept(self, reply: ReplyFrame) -> bool:
+        """Does the frame count? Each answer is given once: the same frame again does not count."""
+        if self.ended:
+            return False
+        if reply.is_terminal:
+            self.ended = True
+            return True
+        header = reply.header
+        rank = (header.epoch, header.attempt)
+        if rank < self._rank or (rank == self._rank and header.frame_seq <= self._last_seq):
+            return False
+        self._rank = rank
+        self._last_seq = header.frame_seq
+        return True
+
+
+class TurnView:
+    """What the frames of one turn add up to."""
+
+    def __init__(self) -> None:
+        self._order = FrameOrder()
+        self._messages: dict[int, MessageStored] = {}
+        self._pieces: list[str] = []
+        self.queued_turns: int | None = None  #: before this one, when it was accepted
+        self.turn_id: str | None = None
+        self.attempt = 0  #: of the newest start seen; 0: none
+        self.model = ""
+        self.finished: FinishedTurn | None = None
+        self.refused: RequestRefusedError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Has the turn (or its refusal) been seen to the end?"""
+        return self._order.ended
+
+    @property
+    def text(self) -> str:
+        """What has been streamed of the message that is being generated."""
+        return "".join(self._pieces)
+
+    @property
+    def state(self) -> str:
+        """Where the turn stands as far as this reader knows, in words."""
+        if self.finished is not None:
+            return self.finished.status
+        if self.refused is not None:
+            return "refused"
+        if self.attempt:
+            return f"started (attempt {self.attempt}, model {self.model})"
+        if self.queued_turns is not None:
+            return f"accepted, not started, {self.queued_turns} turns before it"
+        return "nothing heard"
+
+    def feed(self, reply: ReplyFrame) -> bool:
+        """Take a frame in; False: it does not count and must not be shown."""
+        if not self._order.accept(reply):
+            return False
+        header, frame = reply.header, reply.frame
+        self.turn_id = header.turn_id or self.turn_id
+        match frame:
+            case TurnAccepted():
+                self.queued_turns = frame.queued_turns
+            case TurnStarted():
+                self.attempt, self.model = header.attempt, frame.model
+                self._pieces.clear()
+            case TextDelta():
+                self._take_delta(header, frame)
+            case MessageStored():
+                self._messages[frame.message_seq] = frame
+                if frame.role == "assistant":
+                    self._pieces.clear()
+            case TurnCompleted() | TurnFailed() | TurnCancelled():
+                self.finished = self._finish(header, frame)
+            case RequestRefused():
+                self.refused = refusal(frame.code, frame.reason)
+            case _:
+                pass
+        return True
+
+    def _take_delta(self, header: FrameHeader, frame: TextDelta) -> None:
+        if (
+            header.attempt != self.attempt
+        ):  # its start was not seen; what earlier attempts had said is void all the same
+            self.attempt = header.attempt
+            self._pieces.clear()
+        self._pieces.append(frame.text)
+
+    def _finish(self, header: FrameHeader, frame: TurnCompleted | TurnFailed | TurnCancelled) -> FinishedTurn:
+        status, text, code, reason = "completed", "", "", ""
+        match frame:
+            case TurnCompleted():
+                text = frame.text
+            case TurnFailed():
+                status, code, reason = "failed", frame.code, frame.reason
+            case TurnCancelled():
+                status, text, reason = "cancelled", frame.text, frame.reason
+        return FinishedTurn(
+            session_id=header.session_id,
+            request_id=header.request_id,
+            status=status,
+            text=text,
+            usage=frame.usage,
+            turn_id=header.turn_id,
+            attempt=header.attempt,
+            code=code,
+            reason=reason,
+            messages=tuple(self._messages[seq] for seq in sorted(self._messages)),
+        )
+
+
+class Deduplicator:
+    """One :class:`FrameOrder` for each turn of a stream that carries many; forgets the one longest unused."""
+
+    def __init__(self, max_turns: int = 10_000) -> None:
+        self._max_turns = max_turns
+        self._orders: dict[tuple[str, str], FrameOrder] = {}
+
+    def accept(self, reply: ReplyFrame) -> bool:
+        """Does the frame count for its turn?"""
+        key = (reply.header.session_id, reply.header.request_id)
+        order = self._orders.pop(key, None) or FrameOrder()
+        self._orders[key] = order
+        if len(self._orders) > self._max_turns:
+            del self._orders[next(iter(self._orders))]
+        return order.accept(reply)

@@ -259,9 +259,11 @@ def _record(session: Session, command: RecordMessage) -> list[Fact]:
         raise ValueError(
             f"session {session.session_id}: a message for position {command.message_seq} of the history, next is {seq}"
         )
-    # The key is made of what is unique in the log for ever: a later attempt gets another seq for another call.
+    # A runner that starts tools itself gives the key: it must know it before the call's result. The default is made of
+    # what is unique in the log for ever: a later attempt gets another seq for another call.
     calls = tuple(
-        replace(call, idempotency_key=f"{turn.turn_id}:{seq}:{index}") for index, call in enumerate(command.tool_calls)
+        call if call.idempotency_key else replace(call, idempotency_key=f"{turn.turn_id}:{seq}:{index}")
+        for index, call in enumerate(command.tool_calls)
     )
     stored = ev.MessageStored(
         message_seq=seq,

@@ -64,7 +64,7 @@ def load(text: str) -> Schema:
     """Parse a schema's JSON text. Raises ``ValueError`` when it is not a record of one of our families."""
     try:
         raw = json.loads(text)
-        is_record = isinstance(raw, dict) and raw.get("type") == "record"
+        is_record = isinstance(raw, dict) and raw.get("type") == "record" and isinstance(raw.get("fields"), list)
         full_name = str(raw.get("name", "")) if is_record else ""
         # Each schema gets its own table of named types: the shared parts are spelled out in every file.
         parsed = parse_schema(raw, named_schemas={})

@@ -335,15 +335,18 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], lis
 
 
 async def test_a_tool_starts_after_its_call_was_taken(journal: Callable[[], list[dict[str, Any]]]) -> None:
+    keys: dict[str, str] = {}
     async for output in RunnerRegistry().make("script:7?tools=2").run(turn_input(attempt=4)):
         match output:
             case AssistantMessage(tool_calls=calls):
-                assert all(entry["idempotency_key"] != call.idempotency_key for entry in journal() for call in calls)
+                keys |= {call.call_id: call.idempotency_key for call in calls}
+                assert not {entry["call_id"] for entry in journal()} & {call.call_id for call in calls}
             case ToolResult(call_id=call_id):
-                assert [(entry["what"], entry["call_id"]) for entry in journal()[-2:]] == [
-                    ("start", call_id),
-                    ("end", call_id),
+                assert [(entry["what"], entry["call_id"], entry["idempotency_key"]) for entry in journal()[-2:]] == [
+                    ("start", call_id, keys[call_id]),
+                    ("end", call_id, keys[call_id]),
                 ]
+    assert all(keys.values())
     assert len(journal()) == 4
     entry = journal()[0]
     assert entry["time"] > 0

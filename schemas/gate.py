@@ -93,7 +93,8 @@ def _incompatibilities(reader_text: str, writer_text: str) -> Iterator[tuple[str
     result = ReaderWriterCompatibilityChecker().get_compatibility(reader, writer)
     if result.compatibility is not SchemaCompatibilityType.compatible:
         kinds = ", ".join(sorted({kind.value for kind in result.incompatibilities}))
-        yield f"{kinds}: {'; '.join(sorted(result.messages))}", ", ".join(sorted(result.locations))
+        paths = sorted(result.locations - {"/"}) or ["/"]  # the root is in every merged result, and says nothing
+        yield f"{kinds}: {'; '.join(sorted(result.messages))}", ", ".join(paths)
 
 
 def _texts(node: Any, path: str) -> Iterator[tuple[str, str]]:

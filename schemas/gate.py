@@ -82,7 +82,9 @@ def _compare(record_type: str, version: str, current: str | None, released: str)
 
 def _incompatibilities(reader_text: str, writer_text: str) -> Iterator[tuple[str, str]]:
     """Reasons and JSON paths why this reader cannot read what this writer writes."""
-    reader, writer = parse(reader_text), parse(writer_text)
+    reader: Any = parse(reader_text)
+    writer: Any = parse(writer_text)
+    judge: Any = ReaderWriterCompatibilityChecker
     # The judge compares names without their namespace, and promotes bytes to text although not all bytes are text.
     if reader.fullname != writer.fullname:
         yield f"name_mismatch: expected: {writer.fullname}", "/name"
@@ -90,7 +92,7 @@ def _incompatibilities(reader_text: str, writer_text: str) -> Iterator[tuple[str
     for path, kind in _texts(json.loads(reader_text), ""):
         if was.get(path, kind) != kind:
             yield f"type_mismatch: reader type: {kind} not compatible with writer type: {was[path]}", path
-    result = ReaderWriterCompatibilityChecker().get_compatibility(reader, writer)
+    result = judge().get_compatibility(reader, writer)
     if result.compatibility is not SchemaCompatibilityType.compatible:
         kinds = ", ".join(sorted({kind.value for kind in result.incompatibilities}))
         paths = sorted(result.locations - {"/"}) or ["/"]  # the root is in every merged result, and says nothing

@@ -1,0 +1,182 @@
+"""The Faust application: ``turnlog worker`` and ``faust -A workers.app worker`` run the same one.
+
+Faust brings the consumer group, the fetching and the committing. It gets acknowledgements strictly in offset order,
+and only of requests that the log has (see ``workers.inbox``).
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from typing import Any, cast
+
+import faust
+from faust.types import TP
+
+from workers.config import Settings
+from workers.connections import faust_broker, faust_credentials
+from workers.ports import RequestRecord
+from workers.service import WorkerService, owner_name
+
+log = logging.getLogger(__name__)
+
+
+class _Acked:
+    """What Faust's consumer needs to see to take an acknowledgement."""
+
+    __slots__ = ("__weakref__", "acked", "offset", "topic", "tp")
+
+    def __init__(self, tp: TP, offset: int) -> None:
+        self.tp = tp
+        self.topic = tp.topic
+        self.offset = offset
+        self.acked = False
+
+
+class TurnlogApp(faust.App):
+    """The Faust app that feeds a :class:`WorkerService`."""
+
+    turnlog_settings: Settings
+    inside: WorkerService
+    stop_reason: str | None = None
+
+    def connect(self, settings: Settings) -> None:
+        """Bind the worker's inside to this app's consumer."""
+        self.turnlog_settings = settings
+        self.stopping = asyncio.Event()
+        self.inside = WorkerService(settings, ack=self._ack, stop=self._stop_for)
+
+    def _ack(self, partition: int, offset: int) -> None:
+        tp = TP(self.turnlog_settings.topics.requests, partition)
+        self.consumer.ack(cast(Any, _Acked(tp, offset)))
+
+    def _stop_for(self, reason: str) -> None:
+        self.stop_reason = reason
+        self.stopping.set()
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        await self.inside.start()
+
+    async def on_stop(self) -> None:
+        """Drain, release everything, and only then leave the group."""
+        await self.inside.drain()
+        await self.inside.stop()
+        await super().on_stop()
+
+
+def build_app(settings: Settings) -> TurnlogApp:
+    """The app for these settings. Nothing connects before it starts."""
+    topics = settings.topics
+    turn_s = settings.turn_timeout_s
+    app = TurnlogApp(
+        settings.group_id,
+        broker=faust_broker(settings),
+        broker_credentials=faust_credentials(settings),
+        broker_client_id=f"turnlog-{owner_name(settings)}",
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.heartbeat_interval_s,
+        broker_commit_interval=settings.commit_interval_s,
+        broker_max_poll_records=500,
+        # Both only log or expel; a healthy long turn must trigger neither.
+        broker_max_poll_interval=max(1000.0, 2 * turn_s),
+        broker_commit_livelock_soft_timeout=max(600.0, 2 * turn_s),
+        stream_processing_timeout=max(600.0, 2 * turn_s),
+        stream_buffer_maxsize=4096,
+        stream_wait_empty=False,
+        consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=10_000,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        key_serializer="raw",
+        value_serializer="raw",
+        store="memory://",
+        datadir=settings.data_dir / "faust" / owner_name(settings),
+        web_enabled=False,
+        autodiscover=False,
+        processing_guarantee="at_least_once",
+    )
+    app.connect(settings)
+    requests = app.topic(
+        topics.requests, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+    )
+
+    @app.agent(requests, name="turnlog.intake")
+    async def intake(stream: Any) -> None:
+        """Read and hand over, nothing else: no session is waited for here."""
+        async for event in stream.noack().events():
+            message = event.message
+            tp = TP(message.topic, message.partition)
+            record = RequestRecord(
+                partition=message.partition,
+                offset=message.offset,
+                key=message.key,
+                value=message.value,
+                headers=_headers(message.headers),
+            )
+            if not app.inside.deliver(record):
+                # Soft: what is fetched already still comes. Drops when the queue drains; asserted again at each event.
+                app.consumer.on_buffer_full(tp)
+
+    async def revoked(*_args: Any, **_: Any) -> None:
+        app.inside.revoked()
+
+    async def assigned(_app: Any, *args: Any, **_: Any) -> None:
+        partitions: set[TP] = args[0]
+        mine = {tp.partition for tp in partitions if tp.topic == topics.requests}
+        await app.inside.assigned(mine, app.consumer_generation_id)
+
+    cast(Any, app.on_partitions_revoked).connect(revoked)
+    cast(Any, app.on_partitions_assigned).connect(assigned)
+    return app
+
+
+def _headers(headers: Any) -> tuple[tuple[str, bytes], ...]:
+    if not headers:
+        return ()
+    pairs = headers.items() if hasattr(headers, "items") else headers
+    return tuple((str(key), value or b"") for key, value in pairs)
+
+
+async def _serve(settings: Settings) -> int:
+    app = build_app(settings)
+    app.finalize()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    (settings.data_dir / "faust").mkdir(exist_ok=True)
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # not on every platform
+            loop.add_signal_handler(signum, app.stopping.set)
+    try:
+        await app.start()
+        ended = asyncio.create_task(app.wait_until_stopped())
+        asked = asyncio.create_task(app.stopping.wait())
+        await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (ended, asked):
+            task.cancel()
+    finally:
+        await app.stop()
+    if app.crash_reason is not None:
+        log.critical("the worker crashed: %s", app.crash_reason)
+        return 1
+    return 1 if app.stop_reason else 0
+
+
+def run_worker(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT; the exit code. Raises before it serves when the topics are not right."""
+    if sys.platform != "win32":
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings))
+    return asyncio.run(_serve(settings))
+
+
+def __getattr__(name: str) -> Any:
+    """``app`` is made from the environment when somebody (Faust's command line) asks for it."""
+    if name == "app":
+        app = build_app(Settings())
+        globals()["app"] = app
+        return app
+    raise AttributeError(name)

@@ -1,0 +1,145 @@
+"""An owner's hold on one partition of the log: the claim, the catch-up, and which of its appends count.
+
+*A broker acknowledgement is not acceptance.* An append is confirmed when the returned offset is the one right after
+the last known record, or when the gap before it was read and holds no claim. Everything that has an effect waits for
+that. See docs/adr/0001 and docs/guarantees.md.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from schemas.events import PARTITION, EventHeader, PartitionClaimed
+from streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
+from workers.ports import AppendUncertainError, EventLog, LogBrokenError, NewRecord
+
+
+class FencedError(Exception):
+    """Somebody claimed the partition after us: nothing that we append counts any more."""
+
+    def __init__(self, partition: int, epoch: int, by: int, newest_generation: int) -> None:
+        super().__init__(f"partition {partition}: our claim {epoch} was followed by another at {by}")
+        self.newest_generation = newest_generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What an owner says of itself."""
+
+    owner: str
+    incarnation: str
+    generation: int
+    partition_count: int
+    requests_topic_id: str
+
+
+class Epoch:
+    """One claim and everything appended under it. ``position`` is what a reader would know who has read as far."""
+
+    def __init__(self, log: EventLog, partition: int, position: LogPosition) -> None:
+        self._log = log
+        self._partition = partition
+        self.position = position
+        self.epoch = -1
+
+    async def open(
+        self,
+        claim: Claim,
+        now_ms: int,
+        caught_up: Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]],
+        check: Callable[[LogPosition], None],
+    ) -> None:
+        """Claim, then read everything up to the claim. ``caught_up`` gets the accepted events, batch by batch.
+
+        ``check`` sees the position before our claim counts and raises when the deployment does not fit it.
+        Raises :class:`workers.ports.LogError`.
+        """
+        header = EventHeader(
+            stream_kind=PARTITION,
+            stream_id=str(self._partition),
+            stream_version=0,
+            epoch=-1,
+            n=-1,
+            accepted=-1,
+            replied=-1,
+            recorded_at=now_ms,
+        )
+        payload = PartitionClaimed(
+            owner=claim.owner,
+            incarnation=claim.incarnation,
+            generation=claim.generation,
+            partition_count=claim.partition_count,
+            requests_topic_id=claim.requests_topic_id,
+        )
+        record = self._log.encode(header, payload, str(self._partition).encode())
+        try:
+            offset = await self._log.append(self._partition, [record])
+        except AppendUncertainError:
+            offset = -1
+        end = offset + 1 if offset >= 0 else (await self._log.bounds(self._partition))[1]
+        await self._catch_up(claim, end, caught_up, check)
+
+    async def _catch_up(
+        self,
+        claim: Claim,
+        end: int,
+        caught_up: Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]],
+        check: Callable[[LogPosition], None],
+    ) -> None:
+        async for batch in self._log.read(self._partition, self.position.next_offset, end):
+            accepted: list[LoggedEvent] = []
+            ours = False
+            for event in batch:
+                ours = isinstance(event.payload, PartitionClaimed) and event.payload.incarnation == claim.incarnation
+                if ours:
+                    check(self.position)
+                if is_accepted(self.position, event.header, event.payload):
+                    accepted.append(event)
+                self.position = advance(self.position, event.offset, event.header, event.payload)
+                if ours:
+                    self.epoch = event.offset
+                    break
+            await caught_up(accepted, self.position)
+            if ours:
+                return
+        raise AppendUncertainError(f"partition {self._partition}: our claim is not in the log up to {end}")
+
+    async def append(self, records: Sequence[NewRecord]) -> int:
+        """Append and confirm; the offset of the first record.
+
+        Raises :class:`FencedError`, :class:`workers.ports.AppendUncertainError` or another ``LogError``.
+        """
+        base = await self._log.append(self._partition, records)
+        await self._confirm(base)
+        for index, record in enumerate(records):
+            if not is_accepted(self.position, record.header, record.payload):
+                raise LogBrokenError(
+                    f"partition {self._partition}@{base + index}: our own record is not the next one "
+                    f"(epoch {record.header.epoch}, n {record.header.n}; expected {self.position.next_n})"
+                )
+            self.position = advance(self.position, base + index, record.header, record.payload)
+        return base
+
+    async def _confirm(self, base: int) -> None:
+        """Is the append at ``base`` what readers accept next?"""
+        if base > self.position.next_offset:
+            await self.read_to(base)
+        elif base < self.position.next_offset:
+            raise AppendUncertainError(
+                f"partition {self._partition}: the broker answered offset {base} where {self.position.next_offset} "
+                "is the lowest possible"
+            )
+
+    async def read_to(self, end: int) -> None:
+        """Read what others wrote. Raises :class:`FencedError` when there is a claim in it."""
+        fenced_by = -1
+        async for batch in self._log.read(self._partition, self.position.next_offset, end):
+            for event in batch:
+                if isinstance(event.payload, PartitionClaimed):
+                    fenced_by = event.offset
+                elif fenced_by < 0 and is_accepted(self.position, event.header, event.payload):
+                    raise AppendUncertainError(
+                        f"partition {self._partition}@{event.offset}: a record of our own epoch that we did not confirm"
+                    )
+                self.position = advance(self.position, event.offset, event.header, event.payload)
+        if fenced_by >= 0:
+            raise FencedError(self._partition, self.epoch, fenced_by, self.position.newest_generation)

@@ -1,0 +1,212 @@
+"""The event log on Kafka: one idempotent producer for all shards of a worker, and readers at explicit positions.
+
+An idempotent aiokafka producer never expires a batch by itself and never heals a broken sequence. So every append
+has a deadline of ours, and a producer that failed once is replaced: no shard starts an append on the old one.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import AuthorizationError, KafkaError
+
+from schemas.codec import Codec
+from schemas.errors import UnknownFingerprintError, WireError
+from schemas.events import EventHeader
+from schemas.registry import EVENTS
+from streams.reader_rule import LoggedEvent
+from workers.cloudevents import cloudevent
+from workers.config import Settings
+from workers.connections import client_options
+from workers.ports import (
+    AppendUncertainError,
+    Headers,
+    LogAuthorizationError,
+    LogBrokenError,
+    NewRecord,
+    RequestRecord,
+)
+from workers.topic_reader import TopicReader
+
+log = logging.getLogger(__name__)
+#: What a record batch costs beside keys, values and headers: batch header, then per record and per header (rounded up).
+BATCH_OVERHEAD_BYTES = 128
+RECORD_OVERHEAD_BYTES = 64
+_STOP_TIMEOUT_S = 5.0
+
+
+class LogProducer:
+    """The producer of the event log, and of dead letters and forwards: they are stored before an event says so."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def get(self) -> AIOKafkaProducer:
+        """The current instance, started. Raises ``KafkaError`` or ``TimeoutError``."""
+        if self._producer is not None:
+            return self._producer
+        async with self._starting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **client_options(self._settings, "turnlog-log"),
+                    acks="all",
+                    enable_idempotence=True,
+                    linger_ms=0,
+                    max_batch_size=self._settings.max_batch_bytes + 256 * 1024,
+                    max_request_size=2 * self._settings.max_batch_bytes,
+                    request_timeout_ms=int(self._settings.append_timeout_s * 1000),
+                )
+                try:
+                    await asyncio.wait_for(producer.start(), self._settings.append_timeout_s)
+                except BaseException:
+                    self._retire(producer)
+                    raise
+                self._producer = producer
+        return self._producer
+
+    def discard(self, producer: AIOKafkaProducer) -> None:
+        """This instance failed: the next append gets a new one. Appends in flight run to their own deadline."""
+        if self._producer is producer:
+            self._producer = None
+            self._retire(producer)
+
+    def _retire(self, producer: AIOKafkaProducer) -> None:
+        async def stop() -> None:
+            with contextlib.suppress(Exception):  # it is broken: nothing depends on how it ends
+                await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT_S)
+
+        task = asyncio.create_task(stop())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    async def close(self) -> None:
+        """Stop the current instance and wait (bounded) for the retired ones."""
+        if self._producer is not None:
+            self.discard(self._producer)
+        if self._stopping:
+            await asyncio.wait(self._stopping, timeout=_STOP_TIMEOUT_S + 1)
+
+    async def send(
+        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes | None, Headers]]
+    ) -> int:
+        """Append (key, value, headers) records as one batch; the base offset, -1 when the broker does not tell.
+
+        Raises :class:`AppendUncertainError`, :class:`LogAuthorizationError`, or ``ValueError`` for what cannot fit.
+        """
+        producer: AIOKafkaProducer | None = None
+        try:
+            async with asyncio.timeout(self._settings.append_timeout_s):
+                producer = await self.get()
+                batch = producer.create_batch()
+                for key, value, headers in records:
+                    if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                        raise ValueError(f"{topic}[{partition}]: {len(records)} records do not fit into one batch")
+                batch.close()
+                done = await producer.send_batch(batch, topic, partition=partition)
+                metadata = await asyncio.shield(done)
+        except AuthorizationError as error:
+            raise LogAuthorizationError(f"the broker refuses to let us write to {topic}: {error}") from error
+        except (KafkaError, TimeoutError, OSError) as error:
+            if producer is not None:
+                self.discard(producer)
+            raise AppendUncertainError(
+                f"{topic}[{partition}]: append of {len(records)} records not answered "
+                f"({type(error).__name__}); they may or may not be stored"
+            ) from error
+        except asyncio.CancelledError:
+            # The batch may still be on its way with our sequence numbers: others may go on with this instance.
+            raise
+        return int(metadata.offset)
+
+
+class KafkaEventLog:
+    """:class:`workers.ports.EventLog` on Kafka."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        producer: LogProducer,
+        reader: TopicReader,
+        *,
+        source: str,
+        refresh_schemas: Callable[[], Awaitable[None]],
+        codec: Codec | None = None,
+    ) -> None:
+        self._topic = settings.topics.events
+        self._producer = producer
+        self._reader = reader
+        self._source = source
+        self._codec = codec or Codec(EVENTS)
+        self._refresh_schemas = refresh_schemas
+
+    def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
+        value = self._codec.encode(header, payload)
+        # Claims are told apart by their incarnation: they have no epoch yet.
+        n = getattr(payload, "incarnation", header.n)
+        headers = cloudevent(
+            f"events.{type(payload).__name__}",
+            f"{header.stream_id}.{header.epoch}.{n}",
+            source=self._source,
+            time_ms=header.recorded_at,
+        )
+        headers.extend(trace)
+        size = len(key) + len(value) + RECORD_OVERHEAD_BYTES + sum(len(k) + len(v) + 10 for k, v in headers)
+        return NewRecord(header=header, payload=payload, key=key, value=value, headers=headers, size_bytes=size)
+
+    async def append(self, partition: int, records: Sequence[NewRecord]) -> int:
+        return await self._producer.send(self._topic, partition, [(r.key, r.value, r.headers) for r in records])
+
+    async def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[LoggedEvent]]:
+        expected = start
+        async for records in self._reader.read(self._topic, partition, start, end):
+            batch: list[LoggedEvent] = []
+            for record in records:
+                if record.offset != expected:
+                    raise LogBrokenError(
+                        f"{self._topic}[{partition}]: offsets {expected} to {record.offset - 1} are missing; "
+                        "the event log must be neither compacted nor written in transactions"
+                    )
+                expected = record.offset + 1
+                header, payload = await self._decode(partition, record.offset, record.value)
+                batch.append(LoggedEvent(partition=partition, offset=record.offset, header=header, payload=payload))
+            yield batch
+        if expected < end:
+            raise LogBrokenError(f"{self._topic}[{partition}]: offsets {expected} to {end - 1} are missing")
+
+    async def _decode(self, partition: int, offset: int, value: bytes) -> tuple[EventHeader, Any]:
+        where = f"{self._topic}[{partition}]@{offset}"
+        try:
+            try:
+                return self._codec.decode(value)
+            except UnknownFingerprintError:
+                await self._refresh_schemas()
+                return self._codec.decode(value)
+        except WireError as error:
+            raise LogBrokenError(f"{where}: cannot be read as an event: {error}") from error
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        return (await self._reader.bounds(self._topic, [partition]))[partition]
+
+
+class KafkaRequestLog:
+    """:class:`workers.ports.RequestLog` on Kafka."""
+
+    def __init__(self, settings: Settings, reader: TopicReader) -> None:
+        self._topic = settings.topics.requests
+        self._reader = reader
+
+    async def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord]]:
+        async for records in self._reader.read(self._topic, partition, start, end):
+            yield [
+                RequestRecord(partition=partition, offset=r.offset, key=r.key, value=r.value, headers=tuple(r.headers))
+                for r in records
+            ]
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        return (await self._reader.bounds(self._topic, [partition]))[partition]

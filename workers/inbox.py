@@ -1,0 +1,61 @@
+"""Requests of one assignment that are not confirmed yet, and their acknowledgements in order.
+
+Whatever was dropped, skipped or never delivered is read from the topic itself, so a full inbox may drop.
+"""
+
+from collections.abc import Callable
+
+from workers.ports import RequestRecord
+
+
+class Inbox:
+    """The inbox of one assigned partition. It survives releases; only the end of the assignment empties it."""
+
+    def __init__(self, *, limit: int, ack: Callable[[int], None]) -> None:
+        self._records: dict[int, RequestRecord | None] = {}  # None: the topic has no record there
+        self._limit = limit
+        self._ack = ack
+        self.covered = -1  #: the confirmed fold covers every request up to here
+        self.known_end = 0  #: some request below this offset exists and must be decided
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def full(self) -> bool:
+        """Should deliveries be held back?"""
+        return len(self._records) >= self._limit
+
+    def deliver(self, record: RequestRecord) -> None:
+        """Take a delivery: acknowledge it if it is covered, keep it if there is room (again, after a rebalance)."""
+        self.known_end = max(self.known_end, record.offset + 1)
+        if record.offset <= self.covered:
+            self._ack(record.offset)
+        elif not self.full:
+            self._records[record.offset] = record
+
+    def put(self, offset: int, record: RequestRecord | None) -> None:
+        """Keep what was read from the topic."""
+        self._records.setdefault(offset, record)
+
+    def has(self, offset: int) -> bool:
+        """Is the request at this offset here (or known not to exist)?"""
+        return offset in self._records
+
+    def get(self, offset: int) -> RequestRecord | None:
+        """The request at an offset that is here."""
+        return self._records[offset]
+
+    def missing_from(self, offset: int) -> int:
+        """End (exclusive) of the missing range that starts at ``offset``; ``offset`` itself when none is missing."""
+        if offset in self._records or offset >= self.known_end:
+            return offset
+        above = [known for known in self._records if known > offset]
+        return min(above, default=self.known_end)
+
+    def cover(self, upto: int) -> None:
+        """Everything up to here is confirmed: acknowledge it, in order, and forget it."""
+        self.covered = max(self.covered, upto)
+        for offset in sorted(known for known in self._records if known <= self.covered):
+            del self._records[offset]
+            self._ack(offset)

@@ -1,0 +1,72 @@
+"""What the parts of a worker share: built once in ``workers.service`` (and by the simulation)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from streams.policy import Policy
+from workers.actors import ActorLimits
+from workers.ports import EventLog, Outbox, RequestLog
+from workers.requests import RequestReader
+from workers.runners.base import Runner
+from workers.store_port import PartitionStore
+
+
+class Stores(Protocol):
+    """Where the partitions' stores live."""
+
+    async def open(self, partition: int) -> PartitionStore:
+        """The store of a partition, where it stands."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardLimits:
+    """Bounds of a shard."""
+
+    max_batch_bytes: int
+    max_inbox_requests: int
+    max_group_requests: int = 200  #: decided in one go: about 15 ms of the event loop
+    store_commit_interval_s: float
+    store_batch_events: int
+    session_timeout_s: float
+    idle_timeout_s: float
+    stalled_delivery_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Membership:
+    """What the consumer group told us last."""
+
+    generation: int = -1
+    rebalancing: bool = False
+    assigned: asyncio.Event = field(default_factory=asyncio.Event)  #: replaced at every assignment
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerParts:
+    """One worker's parts."""
+
+    owner: str
+    topics_id: str  #: id of the requests topic
+    partition_count: int
+    event_log: EventLog
+    request_log: RequestLog
+    outbox: Outbox
+    stores: Stores
+    requests: RequestReader
+    make_runner: Callable[[str], Runner]
+    policy: Callable[[], Policy]
+    refresh_schemas: Callable[[], Awaitable[None]]
+    running: asyncio.Semaphore
+    actor_limits: ActorLimits
+    limits: ShardLimits
+    membership: Membership
+    ack: Callable[[int, int], None]  #: (partition, offset)
+    fatal: Callable[[str], None]  #: stop the worker with this sentence
+    now: Callable[[], float]  #: monotonic seconds
+    now_ms: Callable[[], int]  #: wall clock, shown only
+    random_id: Callable[[], str]
+    jitter: Callable[[], float]  #: between 0 and 1
+    draining: bool = False

@@ -1,0 +1,113 @@
+"""What a shard needs from the outside. The real parts speak Kafka and DuckDB; the simulation has its own."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from schemas.events import EventHeader
+from streams.reader_rule import LoggedEvent
+from streams.replies import Reply
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class LogError(Exception):
+    """The event log could not be written or read as it must be. The partition is released."""
+
+
+class AppendUncertainError(LogError):
+    """No answer, or a bad one: the records may be in the log, may yet come, or may be lost."""
+
+
+class LogAuthorizationError(LogError):
+    """The broker refuses us. Retrying cannot help: the worker stops."""
+
+
+class LogBrokenError(LogError):
+    """The log is not what it must be (records are missing, it was re-created). The worker stops with the sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRecord:
+    """An event that is about to be appended, already encoded."""
+
+    header: EventHeader
+    payload: Any
+    key: bytes
+    value: Any  #: bytes on Kafka
+    headers: Headers = ()
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """A record of the requests topic, as delivered or as read."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = field(default=())
+
+
+class EventLog(Protocol):
+    """The event log of this deployment."""
+
+    def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
+        """A record ready to append (its size is known before it is)."""
+        ...
+
+    async def append(self, partition: int, records: Sequence[NewRecord]) -> int:
+        """Append as one batch; the broker's base offset, -1 if it did not tell.
+
+        Raises :class:`AppendUncertainError` after the deadline or on failure.
+        """
+        ...
+
+    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[LoggedEvent]]:
+        """Every record from ``start`` to ``end`` (exclusive). Raises :class:`LogBrokenError` on a hole."""
+        ...
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        """First offset, and the one after the last record."""
+        ...
+
+
+class RequestLog(Protocol):
+    """The requests topic, read past Faust where Faust left a gap."""
+
+    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord]]:
+        """Records from ``start`` to ``end`` (exclusive); an offset without a record is passed over."""
+        ...
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        """First offset, and the one after the last record."""
+        ...
+
+
+class Outbox(Protocol):
+    """Everything else that leaves the worker."""
+
+    def reply(self, reply: Reply, *, session_id: str, partition: int, epoch: int, frame_seq: int) -> "Sent":
+        """Queue a frame; never blocks."""
+        ...
+
+    def known_reply_topic(self, topic: str) -> bool:
+        """Does this reply topic exist?"""
+        ...
+
+    async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
+        """Park the bytes of a request; returns when they are stored. Raises :class:`LogError`."""
+        ...
+
+    async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:
+        """Produce a request again, to the partition of its key; returns when it is stored. Raises :class:`LogError`."""
+        ...
+
+
+class Sent(Protocol):
+    """A frame on its way."""
+
+    def done(self) -> bool:
+        """Has the broker got it (or is it given up)?"""
+        ...

@@ -1,0 +1,166 @@
+"""From the bytes of a request record to what the shard does with it: decide, refuse, park, or send on."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from schemas.codec import FRAMING_AVRO, FRAMING_JSON, Codec, RequestCodec
+from schemas.commands import RequestHeader
+from schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
+from schemas.mapping import to_dict
+from streams.session_commands import AcceptChat, Refuse
+from streams.topics import Topics, partition_of
+from streams.turn import ReplyAddress
+from workers.ports import RequestRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForSession:
+    """A command for a session of this partition."""
+
+    session_id: str
+    command: AcceptChat | Refuse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """Goes to the dead letters."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misrouted:
+    """Belongs to another partition (or has no key): it is produced again with this key and value."""
+
+    key: bytes
+    value: bytes
+
+
+Incoming = ForSession | Unreadable | Misrouted
+
+
+def command_hash(command: Any) -> str:
+    """Hash of the decoded command, type and fields: what makes a retry the same request, in either framing."""
+    plain = {"type": type(command).__name__} | to_dict(command.__class__)(command)
+    canonical = json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+class RequestReader:
+    """Reads requests of one deployment. ``reply_topic_exists`` looks into the broker's metadata."""
+
+    def __init__(
+        self,
+        codec: RequestCodec,
+        topics: Topics,
+        *,
+        partition_count: int,
+        reply_prefix: str,
+        reply_topic_exists: Callable[[str], bool],
+    ) -> None:
+        self._codec = codec
+        self._topics = topics
+        self._partition_count = partition_count
+        self._reply_prefix = reply_prefix
+        self._reply_topic_exists = reply_topic_exists
+
+    def read(self, record: RequestRecord) -> Incoming:
+        """The verdict on a record. Raises :class:`UnknownFingerprintError`: look for new schemas, then ask again."""
+        framing = FRAMING_JSON if (record.value or b"")[:1] == b"{" else FRAMING_AVRO
+        refusal: InvalidCommandError | None = None
+        command: Any = None
+        try:
+            header, command, framing = self._codec.decode_request(record.value)
+        except InvalidCommandError as error:
+            if not isinstance(error.header, RequestHeader):
+                return Unreadable(code=error.code, reason=error.reason)
+            header, refusal = error.header, error
+        except UnknownFingerprintError:
+            raise
+        except UndecodableError as error:
+            return Unreadable(code=error.code, reason=str(error))
+        if header.session_id is None:
+            reason = refusal.reason if refusal else "the command has no session_id"
+            return Unreadable(code="no_session_id", reason=reason)
+        elsewhere = self._elsewhere(record, header, command, framing)
+        if elsewhere is not None:
+            return elsewhere
+        return ForSession(
+            session_id=header.session_id, command=self._command(record, header, command, framing, refusal)
+        )
+
+    def _elsewhere(
+        self, record: RequestRecord, header: RequestHeader, command: Any, framing: str
+    ) -> Unreadable | Misrouted | None:
+        subject = (header.session_id or "").encode()
+        if record.key is not None and record.key != subject:
+            return Unreadable(code="key_mismatch", reason="the record's key differs from the session_id in its body")
+        if partition_of(subject, self._partition_count) == record.partition:
+            return None
+        value = record.value or b""
+        if header.request_id is None and command is not None:
+            # Its place is its identity; the place changes now, so the identity must be written down.
+            header = replace(header, request_id=self.default_request_id(record))
+            codec: Codec = self._codec
+            value = codec.encode(header, command) if framing == FRAMING_AVRO else codec.encode_json(header, command)
+        return Misrouted(key=subject, value=value)
+
+    def default_request_id(self, record: RequestRecord) -> str:
+        """The identity of a request whose producer gave it none: protects against redelivery only."""
+        return f"{self._topics.requests}-{record.partition}-{record.offset}"
+
+    def _command(
+        self,
+        record: RequestRecord,
+        header: RequestHeader,
+        command: Any,
+        framing: str,
+        refusal: InvalidCommandError | None,
+    ) -> AcceptChat | Refuse:
+        trace = {key: value for key, value in record.headers if key in ("traceparent", "tracestate")}
+        reply_to, wrong_topic = self._reply_topic(header.reply_to)
+        address = ReplyAddress(
+            reply_to=reply_to,
+            framing=framing,
+            traceparent=_ascii(trace.get("traceparent")),
+            tracestate=_ascii(trace.get("tracestate")),
+        )
+        request_id = header.request_id or self.default_request_id(record)
+        if refusal is not None or wrong_topic is not None:
+            digest = hashlib.sha256(record.value or b"").hexdigest()[:32]
+            return Refuse(
+                request_id=request_id,
+                command_hash=digest if command is None else command_hash(command),
+                code=refusal.code if refusal else "reply_topic",
+                reason=refusal.reason if refusal else (wrong_topic or ""),
+                reply=address,
+            )
+        return AcceptChat(
+            request_id=request_id,
+            command_hash=command_hash(command),
+            turn_id=f"t-{record.partition}-{record.offset}",
+            chat=command,
+            reply=address,
+        )
+
+    def _reply_topic(self, wanted: str | None) -> tuple[str | None, str | None]:
+        """The reply topic to use (``None``: the default one), and why the wanted one cannot be."""
+        if wanted is None or wanted == self._topics.replies:
+            return None, None
+        others = set(self._topics.all) - {self._topics.replies}
+        if not wanted.startswith(self._reply_prefix) or wanted in others:
+            return None, f"reply_to must start with {self._reply_prefix!r} and be none of Turnlog's own topics"
+        if not self._reply_topic_exists(wanted):
+            return None, f"reply topic {wanted[:200]!r} does not exist"
+        return wanted, None
+
+
+def _ascii(value: bytes | None) -> str | None:
+    """A trace header, if it is what such a header may be; anything else is dropped, not passed on."""
+    if value is None or len(value) > 512 or not value.isascii():
+        return None
+    return value.decode("ascii")

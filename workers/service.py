@@ -1,0 +1,235 @@
+"""A worker's inside: its parts, its shards, and what it does when the group assigns or revokes partitions."""
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from schemas.codec import RequestCodec
+from schemas.registry import packaged
+from streams.policy import Policy
+from workers import schema_topic
+from workers.actors import ActorLimits
+from workers.config import Settings
+from workers.event_log import KafkaEventLog, KafkaRequestLog, LogProducer
+from workers.outbox import KafkaOutbox
+from workers.parts import Membership, ShardLimits, WorkerParts
+from workers.ports import LogError, RequestRecord
+from workers.ready import mark_ready
+from workers.reply_sender import ReplySender
+from workers.requests import RequestReader
+from workers.runners.registry import RunnerRegistry
+from workers.shard import Shard
+from workers.store import StoreDirectory
+from workers.topic_reader import TopicReader
+from workers.topics_admin import TopicsState, check_topics
+
+log = logging.getLogger(__name__)
+_SCHEMA_REFRESH_MIN_S = 1.0
+
+
+def owner_name(settings: Settings) -> str:
+    """What a claim calls this worker."""
+    return settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
+
+
+class WorkerService:
+    """Everything of a worker but Faust, which tells it of assignments and deliveries."""
+
+    def __init__(self, settings: Settings, *, ack: Callable[[int, int], None], stop: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._ack = ack
+        self._stop = stop
+        self._shards: dict[int, Shard] = {}
+        self._membership = Membership()
+        self._parts: WorkerParts | None = None
+        self._reader = TopicReader(settings)
+        self._producer = LogProducer(settings)
+        self._replies = ReplySender(settings, source=owner_name(settings), now_ms=_wall_ms)
+        self._stores: StoreDirectory | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._schemas_read_at = 0.0
+        self._changing = asyncio.Lock()
+
+    # ---- start and stop
+
+    async def start(self) -> None:
+        """Check the topics, publish our schemas, connect. Raises with a sentence when something is not right."""
+        settings = self._settings
+        topics = await asyncio.to_thread(check_topics, settings)
+        await asyncio.to_thread(schema_topic.publish_schemas, settings)
+        await asyncio.to_thread(schema_topic.read_schemas, settings, packaged())
+        await self._replies.start()
+        self._stores = StoreDirectory(settings.data_dir / "stores" / owner_name(settings), deployment=settings.prefix)
+        self._parts = self._build_parts(topics)
+        self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
+
+    def _build_parts(self, topics: TopicsState) -> WorkerParts:
+        settings = self._settings
+        owner = owner_name(settings)
+        runners = RunnerRegistry()
+        assert self._stores is not None
+        outbox = KafkaOutbox(settings, self._producer, self._replies, partition_count=topics.partition_count)
+        return WorkerParts(
+            owner=owner,
+            topics_id=topics.requests_topic_id,
+            partition_count=topics.partition_count,
+            event_log=KafkaEventLog(
+                settings, self._producer, self._reader, source=owner, refresh_schemas=self._refresh_schemas
+            ),
+            request_log=KafkaRequestLog(settings, self._reader),
+            outbox=outbox,
+            stores=self._stores,
+            requests=RequestReader(
+                RequestCodec(),
+                settings.topics,
+                partition_count=topics.partition_count,
+                reply_prefix=settings.reply_prefix,
+                reply_topic_exists=outbox.known_reply_topic,
+            ),
+            make_runner=runners.make,
+            policy=self._policy,
+            refresh_schemas=self._refresh_schemas,
+            running=asyncio.Semaphore(settings.max_running_turns),
+            actor_limits=ActorLimits(
+                turn_timeout_s=settings.turn_timeout_s,
+                retry_delay_s=settings.retry_delay_s,
+                delta_interval_s=settings.delta_interval_ms / 1000,
+                max_text_bytes=settings.max_text_bytes,
+                max_tool_result_bytes=settings.max_tool_result_bytes,
+            ),
+            limits=ShardLimits(
+                max_batch_bytes=settings.max_batch_bytes,
+                max_inbox_requests=settings.max_inbox_requests,
+                store_commit_interval_s=settings.store_commit_interval_s,
+                store_batch_events=settings.store_batch_events,
+                session_timeout_s=settings.session_timeout_s,
+                idle_timeout_s=settings.idle_timeout_s,
+                stalled_delivery_s=settings.stalled_delivery_s,
+            ),
+            membership=self._membership,
+            ack=self._ack,
+            fatal=self._fatal,
+            now=time.monotonic,
+            now_ms=_wall_ms,
+            random_id=lambda: secrets.token_hex(8),
+            jitter=random.random,
+        )
+
+    def _policy(self) -> Policy:
+        policy = self._settings.policy()
+        draining = self._parts is not None and self._parts.draining
+        return replace(policy, start_turns=False) if draining else policy
+
+    def _fatal(self, reason: str) -> None:
+        log.critical("stopping: %s", reason)
+        self._stop(reason)
+
+    async def drain(self) -> None:
+        """No new turns; the running ones get their time. What is left is resumed by the next owner."""
+        if self._parts is None:
+            return
+        self._parts.draining = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.drain_timeout_s
+        while self.running_turns and loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        if self.running_turns:
+            log.info("%d turns are left to the next owner", self.running_turns)
+
+    async def stop(self) -> None:
+        """Release every partition (before the group is left), then disconnect."""
+        async with self._changing:
+            shards, self._shards = list(self._shards.values()), {}
+            await asyncio.gather(*(shard.stop() for shard in shards))
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._replies.stop()
+        await self._producer.close()
+        await self._reader.close()
+        if self._stores is not None:
+            await self._stores.close()
+
+    @property
+    def running_turns(self) -> int:
+        """Turns that have a runner at work."""
+        return sum(shard.running_turns for shard in self._shards.values())
+
+    # ---- what Faust tells
+
+    def revoked(self) -> None:
+        """The group rebalances: no new claims; what we hold goes on, the log fences it if need be."""
+        self._membership.rebalancing = True
+
+    async def assigned(self, partitions: Collection[int], generation: int) -> None:
+        """The full new assignment. Kept partitions go on, if nobody else can have owned them meanwhile."""
+        membership = self._membership
+        async with self._changing:
+            if self._parts is None or self._parts.draining:
+                return
+            kept_trust = generation == membership.generation + 1
+            membership.generation = generation
+            membership.rebalancing = False
+            event, membership.assigned = membership.assigned, asyncio.Event()
+            event.set()
+            lost = [p for p in self._shards if p not in partitions]
+            kept = [p for p in self._shards if p in partitions]
+            gained = [p for p in partitions if p not in self._shards]
+            log.info(
+                "generation %d: %d partitions kept, %d gained, %d lost", generation, len(kept), len(gained), len(lost)
+            )
+            await asyncio.gather(*(self._shards.pop(p).stop() for p in lost))
+            if not kept_trust:
+                await asyncio.gather(*(self._shards[p].restart() for p in kept))
+            for partition in sorted(gained):
+                shard = self._shards[partition] = Shard(self._parts, partition)
+                shard.start()
+        if partitions:
+            mark_ready()
+
+    def deliver(self, record: RequestRecord) -> bool:
+        """A request from Faust. False: its shard has enough, hold the partition back."""
+        shard = self._shards.get(record.partition)
+        if shard is None:
+            return True
+        shard.deliver(record)
+        return not shard.inbox.full
+
+    # ---- upkeep
+
+    async def _watch_tails(self) -> None:
+        """Look at the ends of our topics: foreign claims, and requests that nobody delivers, show there."""
+        topics = self._settings.topics
+        while True:
+            await asyncio.sleep(self._settings.tail_check_interval_s)
+            partitions = [p for p, shard in self._shards.items() if shard.serving is not None]
+            if not partitions:
+                continue
+            try:
+                events = await self._reader.ends(topics.events, partitions)
+                requests = await self._reader.ends(topics.requests, partitions)
+            except LogError as error:
+                log.warning("cannot look at the log's end: %s", error)
+                continue
+            for partition in partitions:
+                shard = self._shards.get(partition)
+                if shard is not None and shard.serving is not None:
+                    shard.serving.notice(events[partition], requests[partition])
+
+    async def _refresh_schemas(self) -> None:
+        """Read the schemas topic, at most once a second: whoever writes garbage must not make us busy."""
+        now = time.monotonic()
+        if now - self._schemas_read_at < _SCHEMA_REFRESH_MIN_S:
+            return
+        self._schemas_read_at = now
+        await asyncio.to_thread(schema_topic.read_schemas, self._settings, packaged())
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000

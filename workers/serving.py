@@ -1,0 +1,406 @@
+"""Serving a partition under one claim: decide, append, confirm, and only then let anybody see it.
+
+Commit order of a group, each step only after the one before: (1) its records are appended, (2) the append is
+confirmed, (3) frames go out and runners start, (4) requests are acknowledged, (5) whoever waits is told.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Collection, Sequence
+
+from schemas import frames as fr
+from schemas.errors import UnknownFingerprintError
+from schemas.events import TurnCancelled, TurnCompleted, TurnFailed
+from streams.reader_rule import LoggedEvent
+from streams.replies import Reply, reply_again
+from streams.session import Session
+from streams.session_commands import ResumeTurn, SessionCommand
+from workers.actors import SessionActor
+from workers.crash_points import crash_point
+from workers.decider import Decider, DecisionTooLargeError, Group
+from workers.epoch import Epoch
+from workers.inbox import Inbox
+from workers.live import LiveSession
+from workers.logs import at
+from workers.parts import WorkerParts
+from workers.ports import RequestRecord, Sent
+from workers.requests import ForSession, Incoming, Misrouted, Unreadable
+from workers.runners.base import TurnInput
+from workers.store_port import PartitionStore
+
+log = logging.getLogger(__name__)
+_LOAD_BATCH = 200
+_MAX_OUTCOMES = 500
+_FILL_BATCH = 500
+_TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
+
+
+class Serving:
+    """One epoch of one partition. Everything in it is thrown away at release."""
+
+    def __init__(
+        self, parts: WorkerParts, partition: int, *, epoch: Epoch, store: PartitionStore, inbox: Inbox, first: int
+    ) -> None:
+        self.sessions: dict[str, LiveSession] = {}
+        self.confirmed_at = parts.now()
+        self._parts = parts
+        self._partition = partition
+        self._epoch = epoch
+        self._store = store
+        self._inbox = inbox
+        self._next = first
+        self._tail_end = 0
+        self._stalled_since: float | None = None
+        self._wake = asyncio.Event()
+        self._outcomes: deque[tuple[str, Sequence[SessionCommand], asyncio.Future[None]]] = deque()
+        self._doubts: list[asyncio.Future[None]] = []
+        self._unreplied: deque[tuple[int, Sent]] = deque()
+        self._replied = epoch.position.replied
+        self._unsaved: list[LoggedEvent] = []
+        self._saving = asyncio.Lock()
+        self._decider = Decider(
+            parts.event_log,
+            partition,
+            epoch=epoch.epoch,
+            accepted=first - 1,
+            replied=self._replied_upto,
+            policy=parts.policy,
+            now_ms=parts.now_ms,
+            max_batch_bytes=parts.limits.max_batch_bytes,
+        )
+
+    # ---- what others call
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._wake.set()
+
+    async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
+        """An actor's outcome: decided as one, returns when it is confirmed."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._outcomes.append((session_id, commands, done))
+        self._wake.set()
+        await done
+
+    async def confirm_ownership(self) -> None:
+        """If nothing was confirmed for a session timeout (a pause, perhaps), read the tail before going on."""
+        if self._parts.now() - self.confirmed_at <= self._parts.limits.session_timeout_s:
+            return
+        sure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._doubts.append(sure)
+        self._wake.set()
+        await sure
+
+    def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
+        """An ephemeral frame of the running attempt."""
+        live = self.sessions.get(turn.session_id)
+        open_turn = live.session.turns.get(turn.turn_id) if live else None
+        if live is None or open_turn is None:
+            return
+        reply = Reply(
+            frame=frame,
+            address=open_turn.reply,
+            request_id=open_turn.request_id,
+            turn_id=turn.turn_id,
+            attempt=turn.attempt,
+        )
+        self._send(live, reply)
+
+    def notice(self, events_end: int, requests_end: int) -> None:
+        """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here."""
+        if events_end > self._epoch.position.next_offset:
+            self._tail_end = max(self._tail_end, events_end)
+            self._wake.set()
+        if requests_end <= self._next or self._inbox.has(self._next):
+            self._stalled_since = None
+        elif self._stalled_since is None:
+            self._stalled_since = self._parts.now()
+        elif self._parts.now() - self._stalled_since >= self._parts.limits.stalled_delivery_s:
+            self._stalled_since = None
+            self._inbox.known_end = max(self._inbox.known_end, requests_end)
+            self._wake.set()
+
+    @property
+    def running_turns(self) -> int:
+        """Turns that have a runner at work."""
+        return sum(1 for live in self.sessions.values() if live.session.running is not None)
+
+    # ---- the loop
+
+    async def resume(self) -> None:
+        """Take over: answer again what may not have been heard, go on with every unfinished turn."""
+        unanswered = await self._store.unanswered(self._epoch.position.replied)
+        unfinished = await self._store.unfinished()
+        await self._load({session_id for session_id, _ in unanswered} | set(unfinished))
+        for session_id, request_id in unanswered:
+            self._answer_again(self.sessions[session_id], request_id)
+        for session_id in unfinished:
+            live = self.sessions[session_id]
+            session = live.session
+            turn_id = session.running or next(iter(session.queue), None)
+            if turn_id is not None and not live.unknown_events:
+                resume = ResumeTurn(turn_id=turn_id, attempt=session.turns[turn_id].attempt)
+                self._decider.outcome(live, [resume])
+        for group in self._decider.take_groups():
+            await self._commit(group)
+
+    def _answer_again(self, live: LiveSession, request_id: str) -> None:
+        for key, answer in live.session.answers.items():
+            if key == request_id or key.startswith(f"{request_id}\0"):
+                reply = reply_again(answer, request_id, answer.reply, live.history)
+                # Until it is sent, the next owner must do the same: ``replied`` stays where it was.
+                self._send(live, reply, offset=self._replied + 1)
+
+    async def run(self) -> None:
+        """Serve until something raises: :class:`FencedError` or a ``LogError``."""
+        self._wake.set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while await self._step():
+                pass
+
+    async def _step(self) -> bool:
+        """Everything that waits now, as few appends as it fits into. True: look again at once."""
+        await self._look_at_tail()
+        outcomes = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), _MAX_OUTCOMES))]
+        records = [] if self._parts.draining else await self._next_requests()
+        incoming = [await self._read(record) if record else None for _, record in records]
+        wanted = {session_id for session_id, _, _ in outcomes}
+        wanted |= {item.session_id for item in incoming if isinstance(item, ForSession)}
+        await self._load(wanted)
+        for session_id, commands, done in outcomes:
+            self._decide_outcome(self.sessions[session_id], commands, done)
+        for (offset, record), item in zip(records, incoming, strict=True):
+            await self._decide_request(offset, record, item)
+        for group in self._decider.take_groups():
+            await self._commit(group)
+        if len(self._unsaved) >= 20 * self._parts.limits.store_batch_events:
+            await self.save()
+        return bool(records or self._outcomes)
+
+    async def _look_at_tail(self) -> None:
+        doubts, self._doubts = self._doubts, []
+        if doubts:
+            self._tail_end = (await self._parts.event_log.bounds(self._partition))[1]
+        if self._tail_end > self._epoch.position.next_offset:
+            await self._epoch.read_to(self._tail_end)
+        if doubts:
+            self.confirmed_at = self._parts.now()
+            for sure in doubts:
+                if not sure.done():
+                    sure.set_result(None)
+
+    async def _next_requests(self) -> list[tuple[int, RequestRecord | None]]:
+        missing_to = self._inbox.missing_from(self._next)
+        if missing_to > self._next:
+            await self._fill(self._next, min(missing_to, self._next + _FILL_BATCH))
+        records: list[tuple[int, RequestRecord | None]] = []
+        while self._inbox.has(self._next) and len(records) < self._parts.limits.max_group_requests:
+            records.append((self._next, self._inbox.get(self._next)))
+            self._next += 1
+        if records:
+            crash_point("shard.after_consume")
+        return records
+
+    async def _fill(self, start: int, end: int) -> None:
+        """Read requests that were not delivered. Those that the broker deleted are lost: say so in the log."""
+        first, _ = await self._parts.request_log.bounds(self._partition)
+        if first > start:
+            log.error(
+                "requests %d to %d were deleted before they were accepted",
+                start,
+                first - 1,
+                extra=at(partition=self._partition),
+            )
+            self._decider.lost(start, first - 1)
+            self._next = first
+            return
+        found: dict[int, RequestRecord] = {}
+        async for records in self._parts.request_log.read(self._partition, start, end):
+            found.update((record.offset, record) for record in records)
+        log.info(
+            "read %d requests that were not delivered, from %d", len(found), start, extra=at(partition=self._partition)
+        )
+        for offset in range(start, end):
+            self._inbox.put(offset, found.get(offset))
+
+    async def _read(self, record: RequestRecord) -> Incoming:
+        try:
+            return self._parts.requests.read(record)
+        except UnknownFingerprintError:
+            await self._parts.refresh_schemas()
+        try:
+            return self._parts.requests.read(record)
+        except UnknownFingerprintError as error:
+            return Unreadable(code=error.code, reason=str(error))
+
+    async def _load(self, session_ids: Collection[str]) -> None:
+        """Bring sessions into memory. The store is at or past the last event of each that is not there."""
+        cold = [session_id for session_id in session_ids if session_id not in self.sessions]
+        for start in range(0, len(cold), _LOAD_BATCH):
+            part = cold[start : start + _LOAD_BATCH]
+            loaded = await self._store.load(part)
+            for session_id in part:
+                found = loaded.get(session_id)
+                live = LiveSession(session=Session(session_id=session_id))
+                if found is not None:
+                    live.session = found.session
+                    live.history = list(found.history)
+                    live.last_offset = found.last_offset
+                    live.unknown_events = bool(found.unknown_events)
+                self.sessions[session_id] = live
+
+    # ---- decisions
+
+    def _decide_outcome(
+        self, live: LiveSession, commands: Sequence[SessionCommand], done: asyncio.Future[None]
+    ) -> None:
+        def confirmed() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        try:
+            self._decider.outcome(live, commands, confirmed)
+        except (DecisionTooLargeError, ValueError) as error:
+            if not done.done():
+                done.set_exception(error)
+
+    async def _decide_request(self, offset: int, record: RequestRecord | None, item: Incoming | None) -> None:
+        if record is None or item is None:
+            self._decider.nothing(offset)
+        elif isinstance(item, Unreadable):
+            await self._park(record, item.code, item.reason)
+        elif isinstance(item, Misrouted):
+            await self._parts.outbox.forward(record, item.key, item.value)
+            self._decider.nothing(offset)
+        else:
+            live = self.sessions[item.session_id]
+            live.last_used = self._parts.now()
+            for last_try in (False, True):
+                try:
+                    if live.unknown_events:
+                        self._decider.refuse_unknown(offset, live, item.command)
+                    else:
+                        self._decider.request(offset, live, item.command)
+                    return
+                except Exception as error:
+                    if not last_try:
+                        continue
+                    log.exception("a request cannot be decided", extra=at(partition=self._partition, offset=offset))
+                    await self._park(record, "undecidable", f"deciding it failed twice: {type(error).__name__}")
+
+    async def _park(self, record: RequestRecord, code: str, reason: str) -> None:
+        """Bytes first, then the event: a crash in between parks them twice, never not at all."""
+        log.warning("dead letter (%s): %s", code, reason, extra=at(partition=self._partition, offset=record.offset))
+        await self._parts.outbox.dead_letter(record, code, reason)
+        self._decider.dead_letter(record.offset, code, reason)
+
+    # ---- commit and effects
+
+    async def _commit(self, group: Group) -> None:
+        base = -1
+        if group.records:
+            base = await self._epoch.append(group.records)
+            self.confirmed_at = self._parts.now()
+            self._confirmed(group, base)
+        for effect in group.effects:
+            if effect.reply is not None:
+                self._send(effect.live, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
+            if effect.start is not None:
+                self._start(effect.live, effect.start)
+        crash_point("shard.before_ack")
+        if group.covered >= 0:
+            self._inbox.cover(group.covered)
+        for done in group.done:
+            done()
+
+    def _confirmed(self, group: Group, base: int) -> None:
+        for index, (record, live) in enumerate(zip(group.records, group.touched, strict=True)):
+            self._unsaved.append(
+                LoggedEvent(
+                    partition=self._partition, offset=base + index, header=record.header, payload=record.payload
+                )
+            )
+            if live is not None:
+                live.last_offset = base + index
+        crash_point("shard.after_accept")
+        if any(isinstance(record.payload, _TERMINAL) for record in group.records):
+            crash_point("shard.after_terminal")
+
+    def _send(self, live: LiveSession, reply: Reply, offset: int | None = None) -> None:
+        sent = self._parts.outbox.reply(
+            reply,
+            session_id=live.session.session_id,
+            partition=self._partition,
+            epoch=self._epoch.epoch,
+            frame_seq=live.next_frame_seq(reply),
+        )
+        if reply.terminal and offset is not None:
+            self._unreplied.append((offset, sent))
+
+    def _replied_upto(self) -> int:
+        """Terminal frames of all events up to this offset are sent."""
+        while self._unreplied and self._unreplied[0][1].done():
+            self._unreplied.popleft()
+        upto = self._unreplied[0][0] - 1 if self._unreplied else self._epoch.position.next_offset - 1
+        self._replied = max(self._replied, upto)
+        return self._replied
+
+    def _start(self, live: LiveSession, turn_id: str) -> None:
+        turn = live.session.turns.get(turn_id)
+        if turn is None or live.session.running != turn_id:
+            return
+        if live.actor is None:
+            live.actor = SessionActor(
+                live.session.session_id,
+                host=self,
+                make_runner=self._parts.make_runner,
+                running=self._parts.running,
+                limits=self._parts.actor_limits,
+            )
+        live.last_used = self._parts.now()
+        live.actor.start(
+            live.turn_input(turn_id, self._epoch.epoch),
+            next_message_seq=live.session.messages + 1,
+            failures=turn.runner_failures,
+        )
+
+    # ---- upkeep
+
+    async def save(self) -> None:
+        """Write what is confirmed to the store."""
+        async with self._saving:
+            events, position = self._unsaved, self._epoch.position
+            if position.next_offset == self._store.position.next_offset:
+                return
+            self._unsaved = []
+            try:
+                await self._store.write(events, position)
+            except BaseException:
+                self._unsaved = events + self._unsaved
+                raise
+
+    async def reap(self) -> None:
+        """Close idle and dead runners; forget idle sessions that the store has."""
+        now = self._parts.now()
+        for session_id, live in list(self.sessions.items()):
+            idle = live.last_used + self._parts.limits.idle_timeout_s < now
+            if not idle or live.session.open_turns or (live.actor is not None and live.actor.busy):
+                continue
+            if live.actor is not None:
+                actor, live.actor = live.actor, None
+                await actor.stop()
+            if live.last_offset < self._store.position.next_offset and live.session.open_turns == 0:
+                self.sessions.pop(session_id, None)
+
+    async def close(self) -> None:
+        """Stop every turn; whoever waits for a confirmation is cancelled."""
+        for _, _, done in self._outcomes:
+            done.cancel()
+        for sure in self._doubts:
+            sure.cancel()
+        actors = [live.actor for live in self.sessions.values() if live.actor is not None]
+        await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
+        self.sessions.clear()

@@ -1,0 +1,227 @@
+"""A shard: one owned partition, from claim to release.
+
+    assigned --> claim --> catch up --> serve --.
+                   ^                            | fenced, append failed or overdue
+                   `---- release <--------------'     (crash-only: there is one way in)
+
+The inbox belongs to the assignment, not to the epoch: a request leaves it only when it is confirmed.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from streams.reader_rule import LoggedEvent, LogPosition, record_id
+from workers.epoch import Claim, Epoch, FencedError
+from workers.inbox import Inbox
+from workers.parts import WorkerParts
+from workers.ports import LogAuthorizationError, LogBrokenError, LogError, RequestRecord
+from workers.serving import Serving
+from workers.store_port import PartitionStore
+
+log = logging.getLogger(__name__)
+_RETRY_MIN_S = 0.1
+_RETRY_MAX_S = 2.0
+
+
+class Shard:
+    """Owns one assigned partition until :meth:`stop`."""
+
+    def __init__(self, parts: WorkerParts, partition: int) -> None:
+        self.partition = partition
+        self.inbox = Inbox(limit=parts.limits.max_inbox_requests, ack=lambda offset: parts.ack(self.partition, offset))
+        self.serving: Serving | None = None
+        self.claims = 0  #: opened by this shard
+        self._parts = parts
+        self._store: PartitionStore | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- what the worker calls
+
+    def start(self) -> None:
+        """Begin with a claim."""
+        self._task = asyncio.create_task(self._run(), name=f"shard {self.partition}")
+
+    async def stop(self) -> None:
+        """Release for good: stop the turns, save what is confirmed, close the store."""
+        await self._cancel_run()
+        if self._store is not None:
+            store, self._store = self._store, None
+            await store.close()
+
+    async def restart(self) -> None:
+        """Others may have owned the partition meanwhile: release and claim again."""
+        await self._cancel_run()
+        self.start()
+
+    def deliver(self, record: RequestRecord) -> None:
+        """A request from Faust."""
+        self.inbox.deliver(record)
+        if self.serving is not None:
+            self.serving.wake()
+
+    @property
+    def running_turns(self) -> int:
+        """Turns that have a runner at work."""
+        return self.serving.running_turns if self.serving is not None else 0
+
+    # ---- the life of an assignment
+
+    async def _cancel_run(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        retry_s = _RETRY_MIN_S
+        while True:
+            await self._until_settled()
+            assigned = self._parts.membership.assigned
+            claims = self.claims
+            try:
+                await self._own()
+            except FencedError as fenced:
+                log.warning("%s", fenced, extra={"partition": self.partition})
+                if fenced.newest_generation > self._parts.membership.generation:
+                    await self._wait_for_assignment(assigned)
+            except LogAuthorizationError as error:
+                self._parts.fatal(str(error))
+                return
+            except LogBrokenError as error:
+                self._parts.fatal(str(error))
+                return
+            except LogError as error:
+                log.warning("released: %s", error, extra={"partition": self.partition})
+                retry_s = _RETRY_MIN_S if self.claims > claims else min(2 * retry_s, _RETRY_MAX_S)
+                await asyncio.sleep(retry_s)
+            except Exception as error:
+                # A defect, or a disk that is full: crash-only, as after any other failure, but bounded in its pace.
+                log.exception("released: %s", type(error).__name__, extra={"partition": self.partition})
+                await asyncio.sleep(_RETRY_MAX_S)
+
+    async def _until_settled(self) -> None:
+        """No claim while the group rebalances: the partition may be somebody else's in a moment."""
+        while self._parts.membership.rebalancing:
+            await self._wait_for_assignment(self._parts.membership.assigned)
+
+    async def _wait_for_assignment(self, assigned: asyncio.Event) -> None:
+        """Until the next assignment; at most a session timeout (generations restart when a group is deleted)."""
+        limit_s = self._parts.limits.session_timeout_s * (1 + self._parts.jitter())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(assigned.wait(), limit_s)
+
+    async def _own(self) -> None:
+        """Claim, catch up, serve; whatever ends it, everything folded is thrown away."""
+        store = await self._open_store()
+        epoch = Epoch(self._parts.event_log, self.partition, store.position)
+        first, end = await self._parts.request_log.bounds(self.partition)
+        catch_up = _CatchUp(store, self._parts.limits.store_batch_events)
+        claim = Claim(
+            owner=self._parts.owner,
+            incarnation=self._parts.random_id(),
+            generation=self._parts.membership.generation,
+            partition_count=self._parts.partition_count,
+            requests_topic_id=self._parts.topics_id,
+        )
+        await epoch.open(claim, self._parts.now_ms(), catch_up.take, lambda position: self._check(position, end))
+        await catch_up.finish(epoch.position)
+        self.claims += 1
+        accepted = epoch.position.accepted
+        self.inbox.cover(accepted)
+        next_request = accepted + 1 if accepted >= 0 else first
+        serving = Serving(self._parts, self.partition, epoch=epoch, store=store, inbox=self.inbox, first=next_request)
+        # What lies between the log's work list and the first delivery is ours to read: Faust may stand further on.
+        self.inbox.known_end = max(self.inbox.known_end, next_request)
+        log.info(
+            "serving from request %d under claim %d", next_request, epoch.epoch, extra={"partition": self.partition}
+        )
+        saver = asyncio.create_task(self._save_regularly(serving), name=f"saver {self.partition}")
+        try:
+            self.serving = serving
+            await serving.resume()
+            await serving.run()
+        finally:
+            self.serving = None
+            saver.cancel()
+            await asyncio.gather(saver, return_exceptions=True)
+            await serving.close()
+            await self._save_last(serving)
+
+    async def _open_store(self) -> PartitionStore:
+        if self._store is None:
+            self._store = await self._parts.stores.open(self.partition)
+        store = self._store
+        begin, end = await self._parts.event_log.bounds(self.partition)
+        if begin > 0:
+            raise LogBrokenError(
+                f"events[{self.partition}] begins at {begin}: the event log lost its first records; its retention must "
+                "be unlimited (run: turnlog doctor)"
+            )
+        if not await self._same_log(store.position, end):
+            log.error("the store is of another log: rebuilding it", extra={"partition": self.partition})
+            await store.reset()
+        return store
+
+    async def _same_log(self, position: LogPosition, end: int) -> bool:
+        """Does the record before the checkpoint still have the id that the store remembers?"""
+        if position.next_offset == 0:
+            return True
+        if position.next_offset > end:
+            return False
+        async for events in self._parts.event_log.read(self.partition, position.next_offset - 1, position.next_offset):
+            for event in events:
+                return record_id(event.header, event.payload) == position.last_event_id
+        return False
+
+    def _check(self, position: LogPosition, requests_end: int) -> None:
+        """Does the deployment fit what the log says of it? Raises :class:`LogBrokenError`."""
+        where = f"partition {self.partition}"
+        if position.partition_count and position.partition_count != self._parts.partition_count:
+            raise LogBrokenError(
+                f"{where}: the log was written with {position.partition_count} partitions, now there are "
+                f"{self._parts.partition_count}: sessions would change their place. Use a new prefix (TURNLOG_PREFIX)"
+            )
+        recreated = position.requests_topic_id and position.requests_topic_id != self._parts.topics_id
+        if recreated or position.accepted >= requests_end:
+            raise LogBrokenError(
+                f"{where}: the requests topic was re-created (accepted up to {position.accepted}, it ends at "
+                f"{requests_end}): new requests would be skipped as known. Use a new prefix (TURNLOG_PREFIX)"
+            )
+
+    async def _save_regularly(self, serving: Serving) -> None:
+        while True:
+            await asyncio.sleep(self._parts.limits.store_commit_interval_s)
+            try:
+                await serving.save()
+                await serving.reap()
+            except Exception as error:
+                log.error("the store cannot be written: %s", error, extra={"partition": self.partition})
+
+    async def _save_last(self, serving: Serving) -> None:
+        """What is confirmed stays confirmed: the next epoch (ours or another's) has less to catch up."""
+        try:
+            await serving.save()
+        except Exception as error:
+            log.error("the store cannot be written: %s", error, extra={"partition": self.partition})
+
+
+class _CatchUp:
+    """Collects what is read into store-sized batches."""
+
+    def __init__(self, store: PartitionStore, batch_events: int) -> None:
+        self._store = store
+        self._batch_events = batch_events
+        self._events: list[LoggedEvent] = []
+
+    async def take(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        self._events.extend(events)
+        if len(self._events) >= self._batch_events:
+            await self.finish(position)
+
+    async def finish(self, position: LogPosition) -> None:
+        events, self._events = self._events, []
+        if position.next_offset != self._store.position.next_offset:
+            await self._store.write(events, position)

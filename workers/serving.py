@@ -28,10 +28,12 @@ from workers.ports import RequestRecord, Sent
 from workers.requests import ForSession, Incoming, Misrouted, Unreadable
 from workers.runners.base import TurnInput
 from workers.store_port import PartitionStore
+from workers.unsaved import Unsaved
 
 log = logging.getLogger(__name__)
 _LOAD_BATCH = 200
 _MAX_OUTCOMES = 500
+_MAX_UNSAVED_BATCHES = 20  #: then the partition waits for its store
 _FILL_BATCH = 500
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
 
@@ -57,8 +59,7 @@ class Serving:
         self._doubts: list[asyncio.Future[None]] = []
         self._unreplied: deque[tuple[int, Sent]] = deque()
         self._replied = epoch.position.replied
-        self._unsaved: list[LoggedEvent] = []
-        self._saving = asyncio.Lock()
+        self.unsaved = Unsaved(store)
         self._decider = Decider(
             parts.event_log,
             partition,
@@ -176,7 +177,7 @@ class Serving:
             await self._decide_request(offset, record, item)
         for group in self._decider.take_groups():
             await self._commit(group)
-        if len(self._unsaved) >= 20 * self._parts.limits.store_batch_events:
+        if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._parts.limits.store_batch_events:
             await self.save()
         return bool(records or self._outcomes)
 
@@ -318,7 +319,7 @@ class Serving:
 
     def _confirmed(self, group: Group, base: int) -> None:
         for index, (record, live) in enumerate(zip(group.records, group.touched, strict=True)):
-            self._unsaved.append(
+            self.unsaved.append(
                 LoggedEvent(
                     partition=self._partition, offset=base + index, header=record.header, payload=record.payload
                 )
@@ -371,16 +372,7 @@ class Serving:
 
     async def save(self) -> None:
         """Write what is confirmed to the store."""
-        async with self._saving:
-            events, position = self._unsaved, self._epoch.position
-            if position.next_offset == self._store.position.next_offset:
-                return
-            self._unsaved = []
-            try:
-                await self._store.write(events, position)
-            except BaseException:
-                self._unsaved = events + self._unsaved
-                raise
+        await self.unsaved.save(self._epoch.position)
 
     async def reap(self) -> None:
         """Close idle and dead runners; forget idle sessions that the store has."""

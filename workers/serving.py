@@ -372,7 +372,7 @@ class Serving:
 
     async def save(self) -> None:
         """Write what is confirmed to the store."""
-        await self.unsaved.save(self._epoch.position)
+        await self.unsaved.save(lambda: self._epoch.position)
 
     async def reap(self) -> None:
         """Close idle and dead runners; forget idle sessions that the store has."""

@@ -1,6 +1,7 @@
 """Confirmed events on their way to the partition's store."""
 
 import asyncio
+from collections.abc import Callable
 
 from streams.reader_rule import LoggedEvent, LogPosition
 from workers.store_port import PartitionStore
@@ -21,16 +22,18 @@ class Unsaved:
         """A confirmed event."""
         self._events.append(event)
 
-    async def save(self, position: LogPosition) -> None:
-        """Write everything up to ``position``, which is where the owner stands at this very moment.
+    async def save(self, position: Callable[[], LogPosition]) -> None:
+        """Write everything up to where the owner stands (asked at the moment when the events are taken).
 
         Raises what the store raises; nothing is lost then, the next call writes it.
         """
-        events, self._events = self._events, []
-        try:
-            async with self._saving:
-                if position.next_offset > self._store.position.next_offset:
-                    await self._store.write(events, position)
-        except BaseException:
-            self._events = events + self._events
-            raise
+        async with self._saving:
+            # Together, without a wait in between: rows and checkpoint must speak of the same prefix of the log.
+            events, self._events = self._events, []
+            upto = position()
+            try:
+                if upto.next_offset > self._store.position.next_offset:
+                    await self._store.write(events, upto)
+            except BaseException:
+                self._events = events + self._events
+                raise

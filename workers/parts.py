@@ -3,22 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from streams.policy import Policy
 from workers.actors import ActorLimits
 from workers.ports import EventLog, Outbox, RequestLog
 from workers.requests import RequestReader
 from workers.runners.base import Runner
-from workers.store_port import PartitionStore
-
-
-class Stores(Protocol):
-    """Where the partitions' stores live."""
-
-    async def open(self, partition: int) -> PartitionStore:
-        """The store of a partition, where it stands."""
-        ...
+from workers.store_port import PartitionStores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +45,7 @@ class WorkerParts:
     event_log: EventLog
     request_log: RequestLog
     outbox: Outbox
-    stores: Stores
+    stores: PartitionStores
     requests: RequestReader
     make_runner: Callable[[str], Runner]
     policy: Callable[[], Policy]

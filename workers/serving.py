@@ -12,7 +12,9 @@ from collections.abc import Collection, Sequence
 from schemas import frames as fr
 from schemas.errors import UnknownFingerprintError
 from schemas.events import TurnCancelled, TurnCompleted, TurnFailed
+from streams.decisions import known_answer
 from streams.reader_rule import LoggedEvent
+from streams.rehydration import Unanswered
 from streams.replies import Reply, reply_again
 from streams.session import Session
 from streams.session_commands import ResumeTurn, SessionCommand
@@ -133,9 +135,9 @@ class Serving:
         """Take over: answer again what may not have been heard, go on with every unfinished turn."""
         unanswered = await self._store.unanswered(self._epoch.position.replied)
         unfinished = await self._store.unfinished()
-        await self._load({session_id for session_id, _ in unanswered} | set(unfinished))
-        for session_id, request_id in unanswered:
-            self._answer_again(self.sessions[session_id], request_id)
+        await self._load({waiting.session_id for waiting in unanswered} | set(unfinished))
+        for waiting in unanswered:
+            self._answer_again(self.sessions[waiting.session_id], waiting)
         for session_id in unfinished:
             live = self.sessions[session_id]
             session = live.session
@@ -146,12 +148,12 @@ class Serving:
         for group in self._decider.take_groups():
             await self._commit(group)
 
-    def _answer_again(self, live: LiveSession, request_id: str) -> None:
-        for key, answer in live.session.answers.items():
-            if key == request_id or key.startswith(f"{request_id}\0"):
-                reply = reply_again(answer, request_id, answer.reply, live.history)
-                # Until it is sent, the next owner must do the same: ``replied`` stays where it was.
-                self._send(live, reply, offset=self._replied + 1)
+    def _answer_again(self, live: LiveSession, waiting: Unanswered) -> None:
+        answer = known_answer(live.session, waiting.request_id, waiting.command_hash)
+        if answer is not None:
+            reply = reply_again(answer, waiting.request_id, answer.reply, live.history)
+            # Until it is sent, the next owner must do the same: ``replied`` stays below its event.
+            self._send(live, reply, offset=waiting.log_offset)
 
     async def run(self) -> None:
         """Serve until something raises: :class:`FencedError` or a ``LogError``."""

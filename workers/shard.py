@@ -161,8 +161,8 @@ class Shard:
                 "be unlimited (run: turnlog doctor)"
             )
         if not await self._same_log(store.position, end):
-            log.error("the store is of another log: rebuilding it", extra={"partition": self.partition})
-            await store.reset()
+            await store.close()
+            store = self._store = await self._parts.stores.open_fresh(self.partition, "it is of another event log")
         return store
 
     async def _same_log(self, position: LogPosition, end: int) -> bool:

@@ -166,9 +166,8 @@ def auto_title(text: str) -> str:
     line = " ".join(text.split())
     if len(line) <= _TITLE_MAX:
         return line
-    cut = line[:_TITLE_MAX]
-    boundary = cut.rfind(" ")
-    return (cut[:boundary] if boundary > _TITLE_MIN else cut).rstrip() + "…"
+    boundary = line.rfind(" ", 0, _TITLE_MAX + 1)  # a word may end exactly at the limit
+    return line[: boundary if boundary > _TITLE_MIN else _TITLE_MAX].rstrip() + "…"
 
 
 def _start(session: Session, turn_id: str, content: tuple[ContentPart, ...], model: str) -> list[Fact]:

@@ -121,6 +121,11 @@ class Client:
         await consumer.stop()
         await sender.stop()
 
+    @property
+    def failure(self) -> TurnlogError | None:
+        """Why replies cannot be read any more; ``None`` as long as they can. A new client may be able to."""
+        return self._failure
+
     # ---- chatting
 
     async def enqueue(

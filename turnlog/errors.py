@@ -68,6 +68,12 @@ class ReaderTooSlowError(TurnlogError):
     """The frames of a turn were not read while they came. ``ChatTurn.result`` works all the same."""
 
 
+class SnapshotBehindError(TurnlogError):
+    """The published snapshot did not catch up with the log in time, or is not there."""
+
+    exit_code = EXIT_TIMED_OUT
+
+
 def refusal(code: str, reason: str) -> RequestRefusedError:
     """The error of a refusal code."""
     return SessionBusyError(code, reason) if code == "busy" else RequestRefusedError(code, reason)

@@ -247,4 +247,4 @@ def test_the_package_names_what_a_program_needs() -> None:
     assert turnlog.Client is Client
     assert set(turnlog.__all__) <= set(dir(turnlog))
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = turnlog.nonsense  # type: ignore[attr-defined]
+        _ = turnlog.nonsense

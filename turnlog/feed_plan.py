@@ -1,0 +1,137 @@
+"""What a feed is to do, how far it is, and what came of it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from turnlog.conversations import Conversation, ConversationFile, Mismatch, read_conversations
+from turnlog.errors import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, UsageError
+
+_RECORDED = "recorded:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedOptions:
+    """How a file is fed."""
+
+    model: str | None = (
+        None  #: ``recorded:FILE`` (each session gets its own ``#ID``) or any other; absent: the fed file
+    )
+    delta_ms: int | None = None  #: pace of a ``recorded:`` model, milliseconds a word
+    verify: bool = False  #: compare the materialized histories with the file
+    concurrency: int = 16  #: sessions side by side
+    resend_after_s: float = 10.0
+    stall_timeout_s: float = 120.0  #: without any progress
+    verify_timeout_s: float = 30.0  #: for the snapshot to pass the last terminal event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedPlan:
+    """What will be sent: a file that is in order, and a model for each of its conversations."""
+
+    file: ConversationFile
+    options: FeedOptions
+
+    @property
+    def is_recorded(self) -> bool:
+        """Does a recording answer? If not, only the user's messages can be compared."""
+        return self.options.model is None or self.options.model.startswith(_RECORDED)
+
+    def model(self, conversation: Conversation) -> str:
+        """The model of the conversation's session."""
+        if not self.is_recorded:
+            return self.options.model or ""
+        named = (self.options.model or "").removeprefix(_RECORDED)
+        pace = "" if self.options.delta_ms is None else f"?delta_ms={self.options.delta_ms}"
+        file = os.path.abspath(named) if named else str(self.file.path)
+        return f"{_RECORDED}{file}#{conversation.conversation_id}{pace}"
+
+    def request_id(self, conversation: Conversation, number: int) -> str:
+        """The id of the request with the conversation's user message ``number`` (from 1)."""
+        return f"feed-{self.file.digest[:32]}-{conversation.conversation_id}-{number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedProgress:
+    """How far a feed is. ``stage`` is ``feeding`` or ``verifying``."""
+
+    stage: str
+    conversations: int
+    conversations_done: int
+    turns: int
+    turns_ended: int
+
+
+OnProgress = Callable[[FeedProgress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedTurn:
+    """A fed turn that did not complete, or a request that was refused."""
+
+    session_id: str
+    turn_number: int
+    status: str  #: ``failed``, ``cancelled`` or ``refused``
+    code: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"session {self.session_id}, turn {self.turn_number}: {self.status} ({self.code}): {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedReport:
+    """What came of it."""
+
+    conversations: int
+    turns: int  #: user messages in the file
+    messages: int  #: in the file, system messages apart; with ``verify`` all of them were compared
+    verified: bool
+    users_only: bool = False  #: only the user's messages were compared: the model was no recording
+    mismatches: tuple[Mismatch, ...] = ()
+    failed_turns: tuple[EndedTurn, ...] = ()  #: failed or cancelled
+    refused: tuple[EndedTurn, ...] = ()  #: the rest of such a conversation was not sent
+    fed_before: tuple[str, ...] = ()  #: sessions fed earlier with another model or pace, now found equal to the file
+    not_stored: tuple[str, ...] = ()  #: message keys of the file that no history keeps
+
+    @property
+    def exit_code(self) -> int:
+        """0, 5 if a request was refused, else 1 if a turn failed or a history differs."""
+        if self.refused:
+            return EXIT_REFUSED
+        return EXIT_FAILED if self.mismatches or self.failed_turns else EXIT_OK
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json``: ``mismatches`` is their number, ``details`` says each."""
+        return {
+            "conversations": self.conversations,
+            "turns": self.turns,
+            "messages": self.messages,
+            "mismatches": len(self.mismatches) if self.verified else None,
+            "failed_turns": len(self.failed_turns),
+            "refused": len(self.refused),
+            "verified": self.verified,
+            "users_only": self.users_only,
+            "details": [str(each) for each in (*self.refused, *self.failed_turns, *self.mismatches)],
+            "fed_before": list(self.fed_before),
+            "not_stored": list(self.not_stored),
+        }
+
+
+def plan_feed(path: Path, options: FeedOptions) -> FeedPlan:
+    """Read and check the file; nothing is sent. Blocks. Raises :class:`NotFoundError` or :class:`UsageError`."""
+    model = options.model
+    if model is not None and model.startswith(_RECORDED):
+        if "#" in model:
+            raise UsageError("--model recorded:FILE has no #ID here: each conversation's own is added")
+        if not model.removeprefix(_RECORDED):
+            raise UsageError("--model recorded: lacks the file; without --model the fed file itself is used")
+    elif model is not None and options.delta_ms is not None:
+        raise UsageError(f"--delta-ms is the pace of a recording: model {model!r} has none")
+    if options.delta_ms is not None and options.delta_ms < 0:
+        raise UsageError("--delta-ms: milliseconds, 0 or more")
+    if options.concurrency < 1:
+        raise UsageError("at least one session must be fed at a time")
+    return FeedPlan(file=read_conversations(path), options=options)

@@ -1,0 +1,82 @@
+"""What the published snapshot says of turns and histories. All of it blocks: call it in a thread."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from schemas.parts import ContentPart, ToolCall
+from workers.runners.recordings import Message
+
+ENDED = ("completed", "failed", "cancelled")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = duckdb.connect(str(path), read_only=True)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def ended_turns(path: Path, session_ids: Sequence[str]) -> set[tuple[str, str]]:
+    """(session id, request id) of the sessions' turns that have a terminal event. Raises ``duckdb.Error``."""
+    with _opened(path) as connection:
+        rows = connection.execute(
+            "SELECT session_id, request_id FROM turns WHERE session_id IN (SELECT unnest(?)) "
+            "AND status IN (SELECT unnest(?))",
+            [list(session_ids), list(ENDED)],
+        ).fetchall()
+    return {(session_id, request_id) for session_id, request_id in rows}
+
+
+class Histories:
+    """Instructions and messages of some sessions, as one state of the snapshot has them."""
+
+    def __init__(self, path: Path, session_ids: Sequence[str]) -> None:
+        """Read them. Raises ``duckdb.Error``."""
+        wanted = [list(session_ids)]
+        with _opened(path) as connection:
+            sessions = connection.execute(
+                "SELECT session_id, instructions FROM sessions WHERE session_id IN (SELECT unnest(?))", wanted
+            ).fetchall()
+            messages = connection.execute(
+                "SELECT session_id, message_seq, role, content, content_parts, tool_call_id, name FROM messages "
+                "WHERE session_id IN (SELECT unnest(?)) ORDER BY session_id, message_seq",
+                wanted,
+            ).fetchall()
+            calls = connection.execute(
+                "SELECT session_id, message_seq, call_id, name, arguments FROM tool_calls "
+                "WHERE session_id IN (SELECT unnest(?)) ORDER BY session_id, message_seq, position",
+                wanted,
+            ).fetchall()
+        calls_of: dict[tuple[str, int], list[ToolCall]] = {}
+        for session_id, seq, call_id, name, arguments in calls:
+            call = ToolCall(call_id=call_id, name=name, arguments=arguments)
+            calls_of.setdefault((session_id, seq), []).append(call)
+        self.instructions: dict[str, str | None] = dict(sessions)
+        self._messages: dict[str, list[Message]] = {session_id: [] for session_id in self.instructions}
+        for session_id, seq, role, content, parts, tool_call_id, name in messages:
+            self._messages[session_id].append(
+                Message(
+                    role=role,
+                    content=_content(content, parts),
+                    tool_calls=tuple(calls_of.get((session_id, seq), ())),
+                    tool_call_id=tool_call_id,
+                    name=name,
+                )
+            )
+
+    def messages(self, session_id: str) -> list[Message] | None:
+        """The session's messages in order; ``None``: the snapshot does not have the session."""
+        return self._messages.get(session_id)
+
+
+def _content(text: str | None, parts: str | None) -> tuple[ContentPart, ...] | None:
+    """``parts`` are there only when the text does not say it all."""
+    if parts is not None:
+        return tuple(ContentPart(text=part["text"]) for part in json.loads(parts))
+    return None if text is None else (ContentPart(text=text),)

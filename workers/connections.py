@@ -4,7 +4,22 @@ SASL and TLS settings."""
 import ssl
 from typing import Any
 
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+
 from workers.config import Settings
+
+#: The broker knows us and says no: retrying cannot help.
+REFUSALS = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:

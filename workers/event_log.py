@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import AuthorizationError, KafkaError
+from aiokafka.errors import KafkaError
 
 from schemas.codec import Codec
 from schemas.errors import UnknownFingerprintError, WireError
@@ -20,7 +20,7 @@ from schemas.registry import EVENTS
 from streams.reader_rule import LoggedEvent
 from workers.cloudevents import cloudevent
 from workers.config import Settings
-from workers.connections import client_options
+from workers.connections import REFUSALS, client_options
 from workers.ports import (
     AppendUncertainError,
     Headers,
@@ -105,12 +105,12 @@ class LogProducer:
                 producer = await self.get()
                 batch = producer.create_batch()
                 for key, value, headers in records:
-                    if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                    if batch.append(timestamp=None, key=key, value=value, headers=list(headers)) is None:
                         raise ValueError(f"{topic}[{partition}]: {len(records)} records do not fit into one batch")
                 batch.close()
                 done = await producer.send_batch(batch, topic, partition=partition)
                 metadata = await asyncio.shield(done)
-        except AuthorizationError as error:
+        except REFUSALS as error:
             raise LogAuthorizationError(f"the broker refuses to let us write to {topic}: {error}") from error
         except (KafkaError, TimeoutError, OSError) as error:
             if producer is not None:

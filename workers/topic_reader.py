@@ -11,13 +11,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import (
-    AuthorizationError,
     KafkaError,
     OffsetOutOfRangeError,
 )
 
 from workers.config import Settings
-from workers.connections import client_options
+from workers.connections import REFUSALS, client_options
 from workers.ports import LogAuthorizationError, LogBrokenError, LogError
 
 #: So many records are decoded between two turns of the event loop: about 10 ms of it.
@@ -46,7 +45,7 @@ class TopicReader:
             broken, consumer = consumer, None
             if broken is not None:
                 await self._stop(broken)
-            if isinstance(error, AuthorizationError):
+            if isinstance(error, REFUSALS):
                 raise LogAuthorizationError(f"the broker refuses to let us read: {error}") from error
             if isinstance(error, KafkaError):
                 raise LogError(f"cannot read from the broker: {type(error).__name__}: {error}") from error

@@ -26,6 +26,7 @@ from workers.ports import (
     Headers,
     LogAuthorizationError,
     LogBrokenError,
+    LogError,
     NewRecord,
     RequestRecord,
 )
@@ -91,6 +92,14 @@ class LogProducer:
             self.discard(self._producer)
         if self._stopping:
             await asyncio.wait(self._stopping, timeout=_STOP_TIMEOUT_S + 1)
+
+    async def partition_count(self, topic: str) -> int:
+        """How many partitions a topic has. Raises :class:`LogError`."""
+        try:
+            async with asyncio.timeout(self._settings.append_timeout_s):
+                return len(await (await self.get()).partitions_for(topic))
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise LogError(f"{topic}: the broker does not tell its partitions ({type(error).__name__})") from error
 
     async def send(
         self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes | None, Headers]]

@@ -35,7 +35,10 @@ class KafkaOutbox:
             ("x-turnlog-code", code.encode()),
             ("x-turnlog-reason", reason[:1000].encode()),
         ]
-        await self._producer.send(self._topics.dead_letters, record.partition, [(record.key, record.value, headers)])
+        count = await self._producer.partition_count(self._topics.dead_letters)
+        await self._producer.send(
+            self._topics.dead_letters, record.partition % count, [(record.key, record.value, headers)]
+        )
 
     async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:
         target = partition_of(key, self._partition_count)

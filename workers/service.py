@@ -65,7 +65,7 @@ class WorkerService:
         await asyncio.to_thread(schema_topic.publish_schemas, settings)
         await asyncio.to_thread(schema_topic.read_schemas, settings, packaged())
         await self._replies.start()
-        self._stores = StoreDirectory(settings.data_dir / "stores" / owner_name(settings), deployment=settings.prefix)
+        self._stores = StoreDirectory(settings.data_dir / "stores", deployment=settings.prefix)
         self._parts = self._build_parts(topics)
         self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
 

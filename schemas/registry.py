@@ -106,13 +106,17 @@ class Registry:
 
 @cache
 def packaged() -> Registry:
-    """The registry of the ``.avsc`` files in this package."""
+    """The registry of the ``.avsc`` files in this package, those of every release included."""
     registry = Registry()
-    root = resources.files("schemas").joinpath("avro")
+    root = resources.files("schemas")
     for family in FAMILIES.values():
         for payload in family.payloads:
-            text = root.joinpath(f"{family.name}.{payload.__name__}.avsc").read_text(encoding="utf-8")
+            text = root.joinpath("avro", f"{family.name}.{payload.__name__}.avsc").read_text(encoding="utf-8")
             registry.add(load(text), current=True)
+    released = root.joinpath("released")
+    for version in released.iterdir() if released.is_dir() else ():
+        for file in version.iterdir() if version.is_dir() else ():
+            registry.add(load(file.read_text(encoding="utf-8")))
     return registry
 
 

@@ -130,16 +130,23 @@ class Epoch:
             )
 
     async def read_to(self, end: int) -> None:
-        """Read what others wrote. Raises :class:`FencedError` when there is a claim in it."""
-        fenced_by = -1
+        """Read what others wrote. Raises :class:`FencedError` when there is a claim in it.
+
+        The position never passes that claim: what follows it is the next owner's, and none of it is in our store.
+        """
+        fenced_by = newest = -1
         async for batch in self._log.read(self._partition, self.position.next_offset, end):
             for event in batch:
                 if isinstance(event.payload, PartitionClaimed):
                     fenced_by = event.offset
-                elif fenced_by < 0 and is_accepted(self.position, event.header, event.payload):
+                    newest = max(newest, event.payload.generation)
+                if fenced_by >= 0:
+                    continue
+                if is_accepted(self.position, event.header, event.payload):
                     raise AppendUncertainError(
                         f"partition {self._partition}@{event.offset}: a record of our own epoch that we did not confirm"
                     )
                 self.position = advance(self.position, event.offset, event.header, event.payload)
         if fenced_by >= 0:
-            raise FencedError(self._partition, self.epoch, fenced_by, self.position.newest_generation)
+            newest = max(newest, self.position.newest_generation)
+            raise FencedError(self._partition, self.epoch, fenced_by, newest)

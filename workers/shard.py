@@ -117,7 +117,6 @@ class Shard:
         """Claim, catch up, serve; whatever ends it, everything folded is thrown away."""
         store = await self._open_store()
         epoch = Epoch(self._parts.event_log, self.partition, store.position)
-        first, end = await self._parts.request_log.bounds(self.partition)
         catch_up = _CatchUp(store, self._parts.limits.store_batch_events)
         claim = Claim(
             owner=self._parts.owner,
@@ -126,10 +125,14 @@ class Shard:
             partition_count=self._parts.partition_count,
             requests_topic_id=self._parts.topics_id,
         )
-        await epoch.open(claim, self._parts.now_ms(), catch_up.take, lambda position: self._check(position, end))
+        await epoch.open(claim, self._parts.now_ms(), catch_up.take, self._check_topics)
         await catch_up.finish(epoch.position)
         self.claims += 1
         accepted = epoch.position.accepted
+        # Asked after the catch-up: whoever owned the partition before us accepted up to the moment of our claim.
+        first, end = await self._parts.request_log.bounds(self.partition)
+        if accepted >= end:
+            raise self._recreated(f"accepted up to {accepted}, it ends at {end}")
         self.inbox.cover(accepted)
         next_request = accepted + 1 if accepted >= 0 else first
         serving = Serving(self._parts, self.partition, epoch=epoch, store=store, inbox=self.inbox, first=next_request)
@@ -176,20 +179,22 @@ class Shard:
                 return record_id(event.header, event.payload) == position.last_event_id
         return False
 
-    def _check(self, position: LogPosition, requests_end: int) -> None:
-        """Does the deployment fit what the log says of it? Raises :class:`LogBrokenError`."""
-        where = f"partition {self.partition}"
+    def _check_topics(self, position: LogPosition) -> None:
+        """Does the deployment fit what the last claim says of it? Raises :class:`LogBrokenError`."""
         if position.partition_count and position.partition_count != self._parts.partition_count:
             raise LogBrokenError(
-                f"{where}: the log was written with {position.partition_count} partitions, now there are "
-                f"{self._parts.partition_count}: sessions would change their place. Use a new prefix (TURNLOG_PREFIX)"
+                f"partition {self.partition}: the log was written with {position.partition_count} partitions, now "
+                f"there are {self._parts.partition_count}: sessions would change their place. "
+                "Use a new prefix (TURNLOG_PREFIX)"
             )
-        recreated = position.requests_topic_id and position.requests_topic_id != self._parts.topics_id
-        if recreated or position.accepted >= requests_end:
-            raise LogBrokenError(
-                f"{where}: the requests topic was re-created (accepted up to {position.accepted}, it ends at "
-                f"{requests_end}): new requests would be skipped as known. Use a new prefix (TURNLOG_PREFIX)"
-            )
+        if position.requests_topic_id and position.requests_topic_id != self._parts.topics_id:
+            raise self._recreated(f"its id was {position.requests_topic_id}, now it is {self._parts.topics_id}")
+
+    def _recreated(self, how_we_know: str) -> LogBrokenError:
+        return LogBrokenError(
+            f"partition {self.partition}: the requests topic was re-created ({how_we_know}): new requests would be "
+            "skipped as known. Use a new prefix (TURNLOG_PREFIX)"
+        )
 
     async def _save_regularly(self, serving: Serving) -> None:
         while True:

@@ -6,20 +6,19 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from schemas.codec import Codec, RequestCodec, UnknownPayload, check_ids
+from schemas.codec import RequestCodec, check_ids
 from schemas.commands import Chat, RequestHeader
 from schemas.errors import WireError
-from schemas.frames import FrameHeader
 from schemas.parts import ContentPart, NewSession, text_content
-from schemas.registry import FRAMES
 from streams.topics import partition_of
 from turnlog.chat_turn import ChatTurn
 from turnlog.errors import TurnlogError, UsageError
+from turnlog.frame_decoder import FrameDecoder
 from turnlog.kafka_client import (
     PreparedRequest,
     ReplyConsumer,
@@ -76,7 +75,7 @@ class Client:
         self._send_timeout_s = send_timeout_s
         self._max_buffered_frames = max_buffered_frames
         self._requests = RequestCodec()
-        self._frames = Codec(FRAMES)
+        self._frames = FrameDecoder(self.settings)
         self._turns: dict[bytes, dict[str, list[ChatTurn]]] = {}  # by key of the record, then request id
         self._failure: TurnlogError | None = None
         self._partitions: list[int] = []
@@ -194,7 +193,7 @@ class Client:
         request_id: str | None = None,
         from_position: Position | Literal["beginning"] | None = None,
         deduplicate: bool = True,
-    ) -> AsyncIterator[ReplyFrame]:
+    ) -> AsyncGenerator[ReplyFrame, None]:
         """The frames of a session (or of all), from now on, from the beginning, or after a position that a reader left.
 
         Without end; with ``request_id`` only that request's, up to the terminal one. ``deduplicate=False`` yields what
@@ -233,7 +232,7 @@ class Client:
             for record in records:
                 if key is not None and record.key != key:
                     continue
-                reply = self._decode(record)
+                reply = await self._frames.decode(record)
                 if reply is None or (request_id is not None and reply.header.request_id != request_id):
                     continue
                 if not deduplicate or seen.accept(reply):
@@ -263,11 +262,15 @@ class Client:
         except WireError as error:
             raise UsageError(str(error)) from error
         kind = f"commands.{type(command).__name__}"
+        try:
+            value = self._requests.encode(header, command)
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the request for session {session_id} holds text that is not Unicode: {error}") from error
         headers = cloudevent(kind, uuid.uuid4().hex, source=self._client_id, time_ms=now_ms)
         return PreparedRequest(
             session_id=session_id,
             request_id=header.request_id or "",
-            value=self._requests.encode(header, command),
+            value=value,
             headers=(*headers, *trace_headers(traceparent, None)),
         )
 
@@ -303,7 +306,7 @@ class Client:
             async for records in consumer.batches():
                 for record in records:
                     requests = self._turns.get(record.key)  # others' frames are not even decoded
-                    reply = self._decode(record) if requests else None
+                    reply = await self._frames.decode(record) if requests else None
                     if requests and reply is not None:
                         for turn in tuple(requests.get(reply.header.request_id, ())):
                             turn.deliver(reply)
@@ -318,19 +321,6 @@ class Client:
     def _fail_turns(self, error: TurnlogError) -> None:
         for turn in [turn for requests in self._turns.values() for turns in requests.values() for turn in turns]:
             turn.give_up(error)
-
-    def _decode(self, record: Any) -> ReplyFrame | None:
-        """The frame of a record; ``None`` for what this version cannot read (a newer one may have written it)."""
-        value: bytes = record.value or b""
-        header: FrameHeader
-        frame: Any | UnknownPayload
-        try:
-            header, frame = self._frames.from_json(value) if value[:1] == b"{" else self._frames.decode(value)
-        except WireError as error:
-            where = f"{record.topic}[{record.partition}]@{record.offset}"
-            log.warning("%s: passed over, not a frame that this version knows: %s", where, error)
-            return None
-        return ReplyFrame(header=header, frame=frame, partition=record.partition, offset=record.offset)
 
 
 def _parts(content: Content) -> tuple[ContentPart, ...]:

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from fastavro import schemaless_writer
 from kafka import KafkaAdminClient
 
 from schemas.codec import Codec, RequestCodec
@@ -25,9 +27,11 @@ from schemas.frames import (
     TurnCompleted,
     TurnStarted,
 )
+from schemas.mapping import to_dict
 from schemas.parts import Usage, content_text, text_content
-from schemas.registry import FRAMES
+from schemas.registry import FRAMES, derive, load
 from streams.topics import partition_of
+from tests.waiting import eventually
 from turnlog import (
     BrokerUnreachableError,
     Client,
@@ -136,7 +140,9 @@ def make_topics(settings: Settings) -> None:
     admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap_server)
     try:
         wanted = {"num_partitions": PARTITIONS, "replication_factor": 1}
-        admin.create_topics({settings.topics.requests: wanted, settings.topics.replies: wanted})
+        schemas = {"num_partitions": 1, "replication_factor": 1}
+        topics = settings.topics
+        admin.create_topics({topics.requests: wanted, topics.replies: wanted, topics.schemas: schemas})
     finally:
         admin.close()
 
@@ -278,10 +284,36 @@ async def test_json_frames_and_frames_that_nobody_knows(settings: Settings) -> N
         assert client.failure is None
 
 
-async def first(stream: AsyncIterator[ReplyFrame], count: int) -> list[ReplyFrame]:
+async def test_frames_of_a_newer_writer_are_read_by_its_published_schemas(settings: Settings) -> None:
+    raw = derive(FRAMES, TurnCompleted)
+    raw["fields"].append({"name": "mood", "type": "string", "default": ""})
+    newer, frame = load(json.dumps(raw)), TurnCompleted(text="from the future", usage=Usage())
+
+    def nobody(request: Received, times: int) -> Iterable[Sent]:
+        return ()
+
+    async with (
+        answering(settings, nobody) as responder,
+        Client(settings) as client,
+        client.chat("web-1", "Hello", request_id="r1", resend_after_s=60) as turn,
+    ):
+        await eventually(lambda: responder.received, "the request")
+        assert responder.producer is not None
+        await responder.producer.send_and_wait(
+            settings.topics.schemas, newer.text.encode(), key=newer.fingerprint.hex().encode()
+        )
+        buffer = io.BytesIO(b"\xc3\x01" + newer.fingerprint)
+        buffer.seek(0, io.SEEK_END)
+        header = to_dict(FrameHeader)(FrameHeader(session_id="web-1", request_id="r1"))
+        schemaless_writer(buffer, newer.parsed, {**header, **to_dict(TurnCompleted)(frame), "mood": "fine"})
+        await responder.write(b"web-1", buffer.getvalue())
+        assert (await turn.result(timeout_s=20)).text == "from the future"
+
+
+async def first(stream: AsyncGenerator[ReplyFrame, None], count: int) -> list[ReplyFrame]:
     """So many frames, then the stream is closed."""
     out: list[ReplyFrame] = []
-    async with contextlib.aclosing(stream) as frames:  # type: ignore[type-var]
+    async with contextlib.aclosing(stream) as frames:
         async for frame in frames:
             out.append(frame)
             if len(out) == count:

@@ -227,6 +227,8 @@ async def test_an_impossible_session_id_is_refused_before_anything_is_sent() -> 
         client.chat("no spaces", "Hi")
     with pytest.raises(UsageError, match="session_id"):
         await client.enqueue("no spaces", "Hi")
+    with pytest.raises(UsageError, match="not Unicode"):
+        client.chat("web-1", "half a \ud83d")
     with pytest.raises(TurnlogError, match="not connected"):
         await client.enqueue("web-1", "Hi")
 

@@ -430,6 +430,8 @@ async def test_a_broker_that_comes_back_is_waited_for(tmp_path: Path, monkeypatc
 
 # ---- verifying
 
+AT = Millis(0)
+
 
 def insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: Sequence[object]) -> None:
     columns = columns_of(table.row)
@@ -441,94 +443,98 @@ def insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: Sequence[o
         connection.execute(f"INSERT INTO {table.name} VALUES ({marks})", values)
 
 
+def session_row(conversation: Conversation) -> SessionRow:
+    return SessionRow(
+        session_id=conversation.session_id,
+        partition=0,
+        session_offset=0,
+        channel="feed",
+        title="",
+        instructions=conversation.instructions,
+        model=None,
+        metadata=Json("{}"),
+        created_at=AT,
+        last_active_at=AT,
+        stream_version=1,
+        last_offset=1,
+    )
+
+
+def turn_row(session_id: str, request_id: str, offset: int, status: str) -> TurnRow:
+    return TurnRow(
+        turn_id=request_id,
+        session_id=session_id,
+        partition=0,
+        session_offset=0,
+        request_id=request_id,
+        command_hash="",
+        status=status,
+        requested_model=None,
+        text=None,
+        content_parts=None,
+        reply_to=None,
+        framing="avro",
+        traceparent=None,
+        tracestate=None,
+        accepted_offset=offset,
+        accepted_at=AT,
+    )
+
+
+def message_row(session_id: str, seq: int, message: Message) -> MessageRow:
+    parts = None if message.content is None else [{"text": part.text} for part in message.content]
+    return MessageRow(
+        session_id=session_id,
+        partition=0,
+        session_offset=0,
+        message_seq=seq,
+        turn_id="t",
+        role=message.role,
+        content=None if parts is None else "".join(part["text"] or "" for part in parts),
+        content_parts=None if parts is None or len(parts) == 1 else Json(json.dumps(parts)),
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        interrupted=False,
+        truncated=False,
+        log_offset=seq,
+        recorded_at=AT,
+    )
+
+
+def call_row(session_id: str, seq: int, position: int, call: ToolCall) -> ToolCallRow:
+    return ToolCallRow(
+        session_id=session_id,
+        partition=0,
+        session_offset=0,
+        message_seq=seq,
+        position=position,
+        turn_id="t",
+        call_id=call.call_id,
+        name=call.name,
+        arguments=call.arguments,
+        idempotent=True,
+        idempotency_key="",
+        log_offset=seq,
+        recorded_at=AT,
+    )
+
+
 def publish(path: Path, plan: FeedPlan, *, status: str = "completed", skip: frozenset[str] = frozenset()) -> None:
-    """A snapshot of what a worker that replays the file would have stored."""
-    at = Millis(0)
-    sessions, turns, messages, calls = list[SessionRow](), list[TurnRow](), list[MessageRow](), list[ToolCallRow]()
+    """A snapshot of what a worker that replays the file would have stored; rows stand in the wrong order on purpose."""
+    rows: dict[Table, list[object]] = {SESSIONS: [], TURNS: [], MESSAGES: [], TOOL_CALLS: []}
     for conversation in plan.file.conversations:
         name = conversation.session_id
         if name in skip:
             continue
-        sessions.append(
-            SessionRow(
-                session_id=name,
-                partition=0,
-                session_offset=0,
-                channel="feed",
-                title="",
-                instructions=conversation.instructions,
-                model=None,
-                metadata=Json("{}"),
-                created_at=at,
-                last_active_at=at,
-                stream_version=1,
-                last_offset=1,
-            )
-        )
+        rows[SESSIONS].append(session_row(conversation))
         for number in range(1, len(conversation.turns) + 1):
-            turns.append(
-                TurnRow(
-                    turn_id=f"{name}-{number}",
-                    session_id=name,
-                    partition=0,
-                    session_offset=0,
-                    request_id=plan.request_id(conversation, number),
-                    command_hash="",
-                    status=status,
-                    requested_model=None,
-                    text=None,
-                    content_parts=None,
-                    reply_to=None,
-                    framing="avro",
-                    traceparent=None,
-                    tracestate=None,
-                    accepted_offset=number,
-                    accepted_at=at,
-                )
-            )
+            rows[TURNS].append(turn_row(name, plan.request_id(conversation, number), number, status))
         for seq, message in enumerate(conversation.messages, start=1):
-            parts = None if message.content is None else [{"text": part.text} for part in message.content]
-            plain = parts is not None and len(parts) == 1
-            text = None if parts is None else "".join(part["text"] or "" for part in parts)
-            messages.append(
-                MessageRow(
-                    session_id=name,
-                    partition=0,
-                    session_offset=0,
-                    message_seq=seq,
-                    turn_id="t",
-                    role=message.role,
-                    content=text,
-                    content_parts=None if parts is None or plain else Json(json.dumps(parts)),
-                    tool_call_id=message.tool_call_id,
-                    name=message.name,
-                    interrupted=False,
-                    truncated=False,
-                    log_offset=seq,
-                    recorded_at=at,
-                )
-            )
-            calls += [
-                ToolCallRow(
-                    session_id=name,
-                    partition=0,
-                    session_offset=0,
-                    message_seq=seq,
-                    position=position,
-                    turn_id="t",
-                    call_id=call.call_id,
-                    name=call.name,
-                    arguments=call.arguments,
-                    idempotent=True,
-                    idempotency_key="",
-                    log_offset=seq,
-                    recorded_at=at,
-                )
-                for position, call in reversed(list(enumerate(message.tool_calls)))
-            ]
+            rows[MESSAGES].append(message_row(name, seq, message))
+            rows[TOOL_CALLS] += [call_row(name, seq, at, call) for at, call in enumerate(message.tool_calls)]
     with duckdb.connect(str(path)) as connection:
-        for table, rows in ((SESSIONS, sessions), (TURNS, turns), (MESSAGES, reversed(messages)), (TOOL_CALLS, calls)):
-            insert(connection, table, list(rows))
+        for table, of_table in rows.items():
+            insert(connection, table, of_table[::-1])
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.commands import ID_PATTERN, ON_BUSY, Chat, RequestHeader
 from schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
-from schemas.mapping import avro_fields, from_dict, jsonable, to_dict, unknown_field, unwritable
+from schemas.mapping import avro_fields, from_dict, jsonable, merged_dict, to_dict, unknown_field, unwritable
 from schemas.registry import COMMANDS, Family, Registry, Schema, packaged
 
 AVRO_MAGIC = b"\xc3\x01"
@@ -58,14 +58,18 @@ class Codec:
             schema = self.registry.current(family.name, payload.__name__)
             if schema is None:
                 raise LookupError(f"no schema for {family.name}.{payload.__name__}")
-            self._writers[payload] = (AVRO_MAGIC + schema.fingerprint, schema.parsed, to_dict(payload))
+            self._writers[payload] = (
+                AVRO_MAGIC + schema.fingerprint,
+                schema.parsed,
+                merged_dict(family.header, payload),
+            )
 
     def encode(self, header: Any, payload: Any) -> bytes:
         """Single-object encoding of a record."""
-        prefix, schema, payload_dict = self._writers[type(payload)]
+        prefix, schema, merged = self._writers[type(payload)]
         buffer = io.BytesIO()
         buffer.write(prefix)
-        schemaless_writer(buffer, schema, self._header_dict(header) | payload_dict(payload))
+        schemaless_writer(buffer, schema, merged(header, payload))
         return buffer.getvalue()
 
     def decode(self, data: bytes) -> tuple[Any, Any]:
@@ -105,7 +109,7 @@ class Codec:
             common = self._header_dict(header)
             rest = {key: jsonable(value) for key, value in payload.fields.items() if key not in common}
             return common | {self.family.json_key: rest | {"type": snake(payload.name)}}
-        _, _, payload_dict = self._writers[type(payload)]
+        payload_dict = to_dict(payload.__class__)
         body = {"type": snake(type(payload).__name__)} | payload_dict(payload)
         return self._header_dict(header) | {self.family.json_key: body}
 

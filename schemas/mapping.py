@@ -10,10 +10,10 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
-from operator import attrgetter
 from typing import Any
 
 _PRIMITIVES: dict[type, str] = {str: "string", int: "long", float: "double", bool: "boolean", bytes: "bytes"}
+_LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 Converter = Callable[[Any], Any]
 
 
@@ -99,44 +99,58 @@ def _from_plain(hint: Any) -> Converter | None:
     return None
 
 
+def _literal(cls: type, source: str, converters: dict[str, Any]) -> str:
+    """The items of a dict literal that reads every field of ``source``, an instance of ``cls``."""
+    hints = typing.get_type_hints(cls)
+    items = []
+    for field in dataclasses.fields(cls):
+        convert = _to_plain(hints[field.name])
+        value = f"{source}.{field.name}"
+        if convert is not None:
+            name = f"{source}_{field.name}"
+            converters[name] = convert
+            value = f"{name}({value})"
+        items.append(f"{field.name!r}: {value}")
+    return ", ".join(items)
+
+
+def _compiled(source: str, names: dict[str, Any]) -> Any:
+    """Evaluate a function's source. It is made of our own field names only."""
+    return eval(source, names)
+
+
 @cache
 def to_dict(cls: type) -> Callable[[Any], dict[str, Any]]:
-    """A fast converter from an instance of ``cls`` to a plain dict (hot path: built once per class)."""
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    nested = [(name, convert) for name in names if (convert := _to_plain(hints[name])) is not None]
-    if len(names) == 1:
-        only = attrgetter(names[0])
-        get: Callable[[Any], tuple[Any, ...]] = lambda obj: (only(obj),)  # noqa: E731
-    else:
-        get = attrgetter(*names)
+    """A converter from an instance of ``cls`` to a plain dict.
 
-    def convert_all(obj: Any) -> dict[str, Any]:
-        plain = dict(zip(names, get(obj), strict=True))
-        for name, convert in nested:
-            plain[name] = convert(plain[name])
-        return plain
+    The hot path: compiled once per class, as a dict literal is several times faster than a loop over fields.
+    """
+    names: dict[str, Any] = {}
+    return typing.cast(Callable[[Any], dict[str, Any]], _compiled(f"lambda o: {{{_literal(cls, 'o', names)}}}", names))
 
-    return convert_all
+
+@cache
+def merged_dict(header: type, payload: type) -> Callable[[Any, Any], dict[str, Any]]:
+    """A converter from a header and a payload to one plain dict, header fields first."""
+    names: dict[str, Any] = {}
+    items = ", ".join(part for part in (_literal(header, "h", names), _literal(payload, "p", names)) if part)
+    return typing.cast(Callable[[Any, Any], dict[str, Any]], _compiled(f"lambda h, p: {{{items}}}", names))
 
 
 @cache
 def from_dict(cls: type) -> Callable[[Mapping[str, Any]], Any]:
-    """A fast converter from a dict that holds at least the fields of ``cls`` (others are passed over)."""
+    """A converter from a dict that holds at least the fields of ``cls`` (others are passed over)."""
     hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    nested = [(name, convert) for name in names if (convert := _from_plain(hints[name])) is not None]
-
-    def build(plain: Mapping[str, Any]) -> Any:
-        values = {name: plain[name] for name in names}
-        for name, convert in nested:
-            values[name] = convert(values[name])
-        return cls(**values)
-
-    return build
-
-
-_LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
+    names: dict[str, Any] = {"cls": cls}
+    arguments = []
+    for field in dataclasses.fields(cls):
+        convert = _from_plain(hints[field.name])
+        value = f"d[{field.name!r}]"
+        if convert is not None:
+            names[f"c_{field.name}"] = convert
+            value = f"c_{field.name}({value})"
+        arguments.append(f"{field.name}={value}")
+    return typing.cast(Callable[[Mapping[str, Any]], Any], _compiled(f"lambda d: cls({', '.join(arguments)})", names))
 
 
 def unwritable(plain: Any) -> str | None:

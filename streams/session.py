@@ -4,13 +4,14 @@ Stream name: the session id.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from immutables import Map
 
 from schemas import events as ev
 from schemas.parts import Usage
+from streams.records import changed
 from streams.turn import Answer, ReplyAddress, Turn, without_result
 
 NO_TURNS: Map[str, Turn] = Map()
@@ -60,12 +61,12 @@ class Session:
 
 def evolve(session: Session, fact: Fact) -> Session:
     """The state after an accepted event. Never refuses a recorded fact."""
-    session = replace(session, version=session.version + 1)
-    event = fact.event
+    event, version = fact.event, session.version + 1
     match event:
         case ev.SessionCreated():
-            return replace(
+            return changed(
                 session,
+                version=version,
                 exists=True,
                 channel=event.channel,
                 title=event.title,
@@ -96,9 +97,9 @@ def evolve(session: Session, fact: Fact) -> Session:
             key = event.request_id
             if key in session.answers:
                 key = conflict_key(key, event.command_hash)
-            return replace(session, answers=session.answers.set(key, answer))
+            return changed(session, version=version, answers=session.answers.set(key, answer))
         case ev.PartitionClaimed() | ev.RequestDeadLettered() | ev.RequestsLost():
-            return session
+            return changed(session, version=version)
         case _:
             assert_never(event)
 
@@ -122,8 +123,9 @@ def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session
         requested_model=event.model,
         reply=reply,
     )
-    return replace(
+    return changed(
         session,
+        version=session.version + 1,
         turns=session.turns.set(turn_id, turn),
         queue=(*session.queue, turn_id),
         answers=session.answers.set(
@@ -134,15 +136,16 @@ def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session
 
 def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted) -> Session:
     turn = session.turns[turn_id]
-    turn = replace(
+    turn = changed(
         turn,
         attempt=attempt,
         model=event.model,
         runner_failures=turn.runner_failures + (event.cause == "retry"),
         takeovers_in_a_row=turn.takeovers_in_a_row + (event.cause == "takeover"),
     )
-    return replace(
+    return changed(
         session,
+        version=session.version + 1,
         turns=session.turns.set(turn_id, turn),
         running=turn_id,
         queue=tuple(queued for queued in session.queue if queued != turn_id),
@@ -151,26 +154,27 @@ def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted
 
 
 def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> Session:
-    session = replace(session, messages=event.message_seq)
+    version = session.version + 1
     turn = session.turns.get(turn_id or "")
     if turn is None:
-        return session
+        return changed(session, version=version, messages=event.message_seq)
     if event.role == "tool":
-        turn = replace(turn, open_calls=without_result(turn.open_calls, event.tool_call_id))
+        turn = changed(turn, open_calls=without_result(turn.open_calls, event.tool_call_id))
     elif event.role == "assistant":
-        turn = replace(turn, open_calls=event.tool_calls)
+        turn = changed(turn, open_calls=event.tool_calls)
     if event.role != "user" and not event.interrupted and turn.takeovers_in_a_row:
-        turn = replace(turn, takeovers_in_a_row=0)
-    return replace(session, turns=session.turns.set(turn.turn_id, turn))
+        turn = changed(turn, takeovers_in_a_row=0)
+    return changed(session, version=version, messages=event.message_seq, turns=session.turns.set(turn.turn_id, turn))
 
 
 def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usage: Usage) -> Session:
     turn = session.turns[fact.turn_id or ""]
-    answer = replace(
+    answer = changed(
         session.answers[turn.request_id], kind=kind, code=code, reason=reason, usage=usage, attempt=fact.attempt
     )
-    return replace(
+    return changed(
         session,
+        version=session.version + 1,
         turns=session.turns.delete(turn.turn_id),
         answers=session.answers.set(turn.request_id, answer),
         running=None if session.running == turn.turn_id else session.running,

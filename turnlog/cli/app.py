@@ -7,9 +7,14 @@ import typer
 from typer.core import TyperGroup
 
 from turnlog.cli import output, processes
+from turnlog.cli.chat import chat
 from turnlog.cli.common import VERBOSE
+from turnlog.cli.doctor import doctor
 from turnlog.cli.exits import explain
+from turnlog.cli.feed import feed
+from turnlog.cli.sessions import sessions_app
 from turnlog.cli.sql import sql
+from turnlog.cli.talk import send, tail
 
 _PASS_ON = (typer.Exit, typer.Abort, typer.TyperException, KeyboardInterrupt, BrokenPipeError)
 
@@ -63,8 +68,15 @@ _RUN = "Run it"
 _TALK = "Talk to it"
 _ASK = "Ask it"
 
+app.command(rich_help_panel=_TRY)(processes.demo)
 app.command(rich_help_panel=_TRY)(processes.up)
+app.command(rich_help_panel=_TRY)(doctor)
+app.command(rich_help_panel=_TALK)(chat)
+app.command(rich_help_panel=_TALK)(send)
+app.command(rich_help_panel=_TALK)(tail)
+app.command(rich_help_panel=_TALK)(feed)
+app.add_typer(sessions_app, name="sessions", rich_help_panel=_ASK)
+app.command(rich_help_panel=_ASK)(sql)
 app.command(rich_help_panel=_RUN)(processes.worker)
 app.command(rich_help_panel=_RUN)(processes.materialize)
 app.add_typer(processes.topics_app, name="topics", rich_help_panel=_RUN)
-app.command(rich_help_panel=_ASK)(sql)

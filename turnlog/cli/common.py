@@ -66,6 +66,16 @@ Json = Annotated[
         "--json", help="Print JSON on one line (one per line where it streams) and nothing else.", show_default=False
     ),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="For example echo: or recorded:FILE#ID. Default: the session's, else the worker's.",
+        show_default=False,
+    ),
+]
 TimeoutS = Annotated[
     float,
     typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="Give up (exit code 6) after so many seconds."),
@@ -104,6 +114,12 @@ def client_settings(
 ) -> "Settings":
     """:func:`resolve_settings` for a command that talks to a stack, with the libraries' logs kept off its output."""
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
+    silence_libraries(settings, verbose=verbose)
+    return settings
+
+
+def silence_libraries(settings: "Settings", *, verbose: bool) -> None:
+    """Log nothing, or with ``verbose`` what a worker would log."""
     from workers import logs
 
     if verbose:
@@ -111,7 +127,6 @@ def client_settings(
     else:
         # What goes wrong ends the command with a sentence; a client library's own account of it helps nobody.
         logging.basicConfig(level=logging.CRITICAL + 1, force=True)
-    return settings
 
 
 def snapshot_or_fail(settings: "Settings") -> Path:

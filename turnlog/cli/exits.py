@@ -2,7 +2,14 @@
 
 import sys
 
-from turnlog.errors import EXIT_FAILED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, TurnlogError
+from turnlog.errors import (
+    EXIT_FAILED,
+    EXIT_NOT_FOUND,
+    EXIT_TIMED_OUT,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    TurnlogError,
+)
 
 #: Errors of other modules: exit code by module and class name. Subclasses stand before their base.
 _CODES: tuple[tuple[str, str, int], ...] = (
@@ -11,6 +18,8 @@ _CODES: tuple[tuple[str, str, int], ...] = (
     ("workers.broker_ports", "PortTakenError", EXIT_USAGE),
     ("workers.broker_dir", "DataDirInUseError", EXIT_USAGE),
     ("workers.broker_files", "BrokerError", EXIT_UNREACHABLE),
+    ("workers.kafka_python", "BrokerUnreachableError", EXIT_UNREACHABLE),
+    ("workers.topics_admin", "TopicsError", EXIT_NOT_FOUND),
 )
 
 

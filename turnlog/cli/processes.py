@@ -1,14 +1,51 @@
 """Commands that run a process of Turnlog: the development stack, a worker, the materializer."""
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from turnlog.cli import output
-from turnlog.cli.common import Bootstrap, DataDir, Prefix, Verbose, client_settings, resolve_settings
+from turnlog.cli.common import (
+    Bootstrap,
+    DataDir,
+    Json,
+    Prefix,
+    TimeoutS,
+    Verbose,
+    client_settings,
+    resolve_settings,
+    silence_libraries,
+)
+from turnlog.errors import EXIT_FAILED, EXIT_OK
 
 topics_app = typer.Typer(help="Make and check the topics.", no_args_is_help=True)
+
+
+def demo(data_dir: DataDir = None, verbose: Verbose = False) -> None:
+    """Run real conversations through Kafka, kill a worker in the middle, prove that nothing is missing.
+
+    Starts a stack of its own in DIR/demo and stops it again; a stack that runs already is not touched.
+    """
+    settings = resolve_settings(data_dir=data_dir)
+    silence_libraries(settings, verbose=verbose)
+    from turnlog.demo import run_demo
+
+    raise typer.Exit(run_demo(settings.data_dir / "demo", command=_own_command()))
+
+
+def _own_command() -> str:
+    """How to call this command again: its name where the PATH has it, else its place."""
+    called = Path(sys.argv[0])
+    found = shutil.which("turnlog")
+    if called.name != "turnlog" or (found and Path(found).resolve() == called.resolve()):
+        return "turnlog"
+    return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
 
 
 def up(
@@ -82,14 +119,27 @@ def materialize(
 
 @topics_app.command("init")
 def topics_init(
+    timeout_s: TimeoutS = 10.0,
+    json: Json = False,
     bootstrap_server: Bootstrap = None,
     data_dir: DataDir = None,
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Create the topics that are missing, and check that all are as they must be. Safe to repeat."""
+    """Create the topics that are missing and look at the others, which are never changed. Safe to repeat.
+
+    Exit code 1 if one is not as it must be.
+    """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     from workers.topics_admin import init_topics
 
-    init_topics(settings)
-    output.say(f"The topics {settings.prefix}.* on {settings.bootstrap_server} are as they must be.")
+    reports = init_topics(settings, timeout_s=timeout_s)
+    problems = [problem for report in reports for problem in report.problems]
+    if json:
+        output.print_json([asdict(report) for report in reports])
+    else:
+        rows = [(report.name, report.partitions, "made" if report.created else "was there") for report in reports]
+        output.print_table(("topic", "partitions", "state"), rows, right=("partitions",))
+    for problem in problems:
+        output.say(problem)
+    raise typer.Exit(EXIT_FAILED if problems else EXIT_OK)

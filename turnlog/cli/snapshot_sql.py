@@ -1,5 +1,6 @@
 """Reading the published snapshot: one statement that only reads, in a database that can do nothing else."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +26,18 @@ class Result:
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
+    json_columns: frozenset[int] = frozenset()  #: indexes of the columns that hold JSON text
     more: bool = False  #: there were more rows than asked for
 
     def records(self) -> list[dict[str, Any]]:
-        """The rows by column name."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        """The rows by column name, JSON text decoded."""
+        return [
+            {
+                name: json.loads(value) if index in self.json_columns and value is not None else value
+                for index, (name, value) in enumerate(zip(self.columns, row, strict=True))
+            }
+            for row in self.rows
+        ]
 
 
 @contextmanager
@@ -55,7 +63,7 @@ def run(
     try:
         _check_reads(connection, statement)
         cursor = connection.execute(statement, list(parameters))
-        columns = _distinct([column[0] for column in cursor.description or []])
+        described = cursor.description or []
         rows = cursor.fetchmany(max_rows + 1) if max_rows else cursor.fetchall()
     except duckdb.Error as error:
         raise UsageError(str(error)) from error
@@ -65,7 +73,9 @@ def run(
             raise KeyboardInterrupt from error
         raise
     more = bool(max_rows) and len(rows) > max_rows
-    return Result(columns=columns, rows=rows[:max_rows] if more else rows, more=more)
+    columns = _distinct([column[0] for column in described])
+    json_columns = frozenset(index for index, column in enumerate(described) if str(column[1]) == "JSON")
+    return Result(columns=columns, json_columns=json_columns, rows=rows[:max_rows] if more else rows, more=more)
 
 
 def _check_reads(connection: duckdb.DuckDBPyConnection, statement: str) -> None:

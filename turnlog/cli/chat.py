@@ -1,0 +1,175 @@
+"""``turnlog chat``: a conversation in the terminal, the answer streaming in. Works with piped lines too."""
+
+import asyncio
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turnlog.cli import output
+from turnlog.cli.common import Bootstrap, DataDir, Json, Model, Prefix, TimeoutS, Verbose, client_settings
+from turnlog.cli.exits import explain
+from turnlog.cli.talk import CONNECT_TIMEOUT_S
+from turnlog.errors import TurnlogError
+
+if TYPE_CHECKING:
+    from turnlog.client import Client
+    from turnlog.replies import FinishedTurn
+
+_HELP = "Each line is a message. /quit or Ctrl-D ends; Ctrl-C stops waiting for an answer (the turn goes on)."
+
+
+def chat(
+    session_id: Annotated[
+        str | None, typer.Argument(metavar="SESSION", help="Go on with this session. Default: a new one.")
+    ] = None,
+    model: Model = None,
+    timeout_s: TimeoutS = 600.0,
+    json: Json = False,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """Chat with a session; answers stream in as they are generated.
+
+    Each line is a message. /quit or Ctrl-D ends. With piped input the first turn that does not complete ends the
+    command with its exit code. With --json each answer is one line.
+    """
+    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    from turnlog.client import Client
+
+    session_id = session_id or f"cli-{uuid.uuid4().hex[:8]}"
+    with _background_loop() as wait_for:
+        client = Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S)
+        wait_for(client.__aenter__())
+        try:
+            _Conversation(client, wait_for, session_id, model=model, timeout_s=timeout_s, json=json).run()
+        finally:
+            wait_for(client.aclose())
+
+
+@contextmanager
+def _background_loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """An event loop in a thread: its connections live on while the main thread waits for somebody to type.
+
+    Yields a function that runs a coroutine there and waits for it; a Ctrl-C meanwhile cancels the coroutine.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="kafka", daemon=True)
+    thread.start()
+
+    def wait_for(step: Coroutine[Any, Any, Any]) -> Any:
+        future = asyncio.run_coroutine_threadsafe(step, loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    try:
+        yield wait_for
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+class _Conversation:
+    """Reads lines and shows the turns that they start."""
+
+    def __init__(
+        self,
+        client: "Client",
+        wait_for: Callable[[Coroutine[Any, Any, Any]], Any],
+        session_id: str,
+        *,
+        model: str | None,
+        timeout_s: float,
+        json: bool,
+    ) -> None:
+        self._client, self._wait_for, self._session_id = client, wait_for, session_id
+        self._model, self._timeout_s, self._json = model, timeout_s, json
+        self._interactive = output.is_terminal(sys.stdin)
+
+    def run(self) -> None:
+        """Until the input ends. Piped input: raises the first error; somebody at a terminal may go on after it."""
+        if self._interactive:
+            output.say(f"session {self._session_id}. {_HELP}")
+        for line in self._lines():
+            if line == "/help":
+                output.say(_HELP)
+                continue
+            try:
+                turn = self._wait_for(self._say(line))
+                turn.raise_for_status()
+            except KeyboardInterrupt:
+                if not self._interactive:
+                    raise
+                output.say("\nNot waiting any more; the turn goes on, and the next message comes after it.")
+            except TurnlogError as error:
+                if not self._interactive:
+                    raise
+                output.say(f"({explain(error)[1]})")
+        if self._interactive:
+            output.say(f"Go on with it: turnlog chat {self._session_id}")
+
+    def _lines(self) -> Iterator[str]:
+        if self._interactive:
+            _enable_line_editing()
+        while True:
+            try:
+                line = input("\nyou> " if self._interactive else "")
+            except EOFError:
+                if self._interactive:
+                    output.say("")
+                return
+            except KeyboardInterrupt:
+                if not self._interactive:
+                    raise
+                output.say("\n/quit or Ctrl-D ends.")
+                continue
+            line = line.strip()
+            if line == "/quit":
+                return
+            if line:
+                yield line
+
+    async def _say(self, text: str) -> "FinishedTurn":
+        from turnlog.cli.live import LiveTurn, finished_document
+
+        turn = self._client.chat(self._session_id, text, model=self._model, timeout_s=self._timeout_s)
+        live = LiveTurn(_writer())
+        async with turn:
+            try:
+                async for reply in turn:
+                    if not self._json:
+                        live.show(reply)
+            finally:
+                live.finish()
+            finished = await turn.result()
+        if self._json:
+            output.print_json(finished_document(finished))
+        return finished
+
+
+def _enable_line_editing() -> None:
+    try:
+        import readline  # noqa: F401 - importing it is what gives input() its editing
+    except ImportError:  # not on every platform; input() works without
+        return
+
+
+def _writer() -> Callable[[str, bool], None]:
+    dim = output.is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
+
+    def write(text: str, aside: bool) -> None:
+        sys.stdout.write(f"\x1b[2m{text}\x1b[0m" if aside and dim else text)
+        sys.stdout.flush()
+
+    return write

@@ -1,0 +1,186 @@
+"""``turnlog doctor``: would a chat be answered? If not, what to do."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnlog.cli import intruders, output
+from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
+from turnlog.cli.exits import explain
+from turnlog.errors import EXIT_OK, EXIT_USAGE, TurnlogError
+
+if TYPE_CHECKING:
+    from workers.config import Settings
+
+SESSION = "turnlog-doctor"
+_CONNECT_TIMEOUT_S = 5.0
+_RESEND_AFTER_S = 5.0
+_SNAPSHOT_POLL_S = 0.2
+_OLDEST_PYTHON = (3, 11)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at. A check that is not ``needed`` does not stand in the way of an answer."""
+
+    name: str
+    ok: bool
+    detail: str
+    exit_code: int = EXIT_OK
+    needed: bool = True
+
+
+def doctor(
+    model: Annotated[str, typer.Option("--model", "-m", help="The model to ask.")] = "echo:",
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", metavar="SECONDS", min=0.1, help="Wait so long for the answer.")
+    ] = 30.0,
+    json: Json = False,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """Check whether a chat would be answered (exit code 0), and say what to do if not.
+
+    Asks a worker for real, in a session of its own, "turnlog-doctor", which grows by one turn each time.
+    """
+    problem = intruders.check()
+    installation = Check(
+        name="installation", ok=problem is None, detail=problem or "no foreign package in the way", exit_code=EXIT_USAGE
+    )
+    checks = [installation]
+    if not json:
+        _print(installation)
+    if installation.ok:
+        settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+        checks += asyncio.run(_collect(settings, model, timeout_s, quiet=json))
+    failed = next((check for check in checks if not check.ok and check.needed), None)
+    if json:
+        document = [{"check": c.name, "ok": c.ok, "needed": c.needed, "detail": c.detail} for c in checks]
+        output.print_json({"ok": failed is None, "checks": document})
+    elif failed is None:
+        output.print_text("A chat would be answered.")
+    raise typer.Exit(failed.exit_code if failed else EXIT_OK)
+
+
+async def _collect(settings: "Settings", model: str, timeout_s: float, *, quiet: bool) -> list[Check]:
+    checks = []
+    async for check in _examine(settings, model, timeout_s):
+        checks.append(check)
+        if not quiet:
+            _print(check)
+    return checks
+
+
+def _print(check: Check) -> None:
+    word = "ok" if check.ok else "FAILED" if check.needed else "missing"
+    output.print_text(f"{word:<8} {check.name}: {check.detail}")
+
+
+async def _examine(settings: "Settings", model: str, timeout_s: float) -> AsyncIterator[Check]:
+    """The checks in order, up to the first that everything after it needs."""
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info < _OLDEST_PYTHON:
+        yield Check(
+            name="python", ok=False, detail=f"{python}; Turnlog needs 3.11 or newer: install one", exit_code=EXIT_USAGE
+        )
+        return
+    yield Check(name="python", ok=True, detail=python)
+    for examine in (_broker, _topics):
+        check = await examine(settings)
+        yield check
+        if not check.ok:
+            return
+    request_id = f"doctor-{time.time_ns():x}"
+    check = await _worker(settings, model, request_id, timeout_s)
+    yield check
+    if check.ok:
+        yield await _snapshot(settings, request_id, timeout_s)
+
+
+async def _broker(settings: "Settings") -> Check:
+    from aiokafka.admin import AIOKafkaAdminClient
+    from aiokafka.errors import KafkaError
+
+    from workers.connections import client_options
+
+    options = client_options(settings, "turnlog-doctor")
+    admin = AIOKafkaAdminClient(**options, request_timeout_ms=int(_CONNECT_TIMEOUT_S * 1000))
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            await admin.start()
+    except (KafkaError, OSError) as error:
+        from turnlog.kafka_client import unreachable
+
+        code, sentence = explain(unreachable(settings, "no broker answers", error))
+        return Check(name="broker", ok=False, detail=sentence, exit_code=code)
+    finally:
+        await admin.close()
+    return Check(name="broker", ok=True, detail=f"{settings.bootstrap_server} answers")
+
+
+async def _topics(settings: "Settings") -> Check:
+    from workers.topics_admin import check_topics
+
+    try:
+        state = await asyncio.to_thread(check_topics, settings, timeout_s=_CONNECT_TIMEOUT_S)
+    except Exception as error:
+        code, sentence = explain(error)
+        return Check(name="topics", ok=False, detail=sentence, exit_code=code)
+    what = "; ".join(state.problems) or f"{settings.prefix}.* are as they must be"
+    return Check(name="topics", ok=True, detail=f"{what} ({state.partition_count} partitions)")
+
+
+async def _worker(settings: "Settings", model: str, request_id: str, timeout_s: float) -> Check:
+    from turnlog.client import Client
+
+    started = time.monotonic()
+    try:
+        async with Client(settings, connect_timeout_s=_CONNECT_TIMEOUT_S) as client:
+            turn = client.chat(
+                SESSION,
+                "Are you there?",
+                request_id=request_id,
+                model=model,
+                timeout_s=timeout_s,
+                resend_after_s=_RESEND_AFTER_S,
+            )
+            (await turn.result()).raise_for_status()
+    except TurnlogError as error:
+        code, sentence = explain(error)
+        return Check(name="worker", ok=False, detail=f"{sentence} {_ADVICE}", exit_code=code)
+    took_ms = (time.monotonic() - started) * 1000
+    return Check(name="worker", ok=True, detail=f"a chat with {model} was answered in {took_ms:.0f} ms")
+
+
+_ADVICE = "(`turnlog up` runs a whole stack, `turnlog worker` one worker; their logs say more)"
+
+
+async def _snapshot(settings: "Settings", request_id: str, timeout_s: float) -> Check:
+    """Is the turn that was just answered in the published snapshot?"""
+    path = settings.snapshot
+    started = time.monotonic()
+    deadline = started + min(timeout_s, 3 * settings.publish_interval_s)
+    while True:
+        if path.is_file() and await asyncio.to_thread(_has_turn, settings, request_id):
+            took_s = time.monotonic() - started
+            return Check(name="snapshot", ok=True, detail=f"{path} has that chat after {took_s:.1f} s")
+        if time.monotonic() > deadline:
+            state = "does not have that chat yet: it is out of date" if path.is_file() else "is not there"
+            detail = f"{path} {state}. SQL needs it: run `turnlog materialize`, or name another with --data-dir."
+            return Check(name="snapshot", ok=False, detail=detail, needed=False)
+        await asyncio.sleep(_SNAPSHOT_POLL_S)
+
+
+def _has_turn(settings: "Settings", request_id: str) -> bool:
+    from turnlog.cli.snapshot_sql import open_snapshot, run
+
+    with open_snapshot(settings.snapshot) as connection:
+        found = run(connection, "SELECT 1 FROM turns WHERE session_id = ? AND request_id = ?", [SESSION, request_id])
+    return bool(found.rows)

@@ -1,0 +1,165 @@
+"""Commands that talk to sessions over Kafka: ``send`` and ``tail``."""
+
+import asyncio
+import sys
+from contextlib import aclosing
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnlog.cli import output
+from turnlog.cli.common import Bootstrap, DataDir, Json, Model, Prefix, TimeoutS, Verbose, client_settings
+from turnlog.errors import TurnTimedOutError
+
+if TYPE_CHECKING:
+    from workers.config import Settings
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+class Start(StrEnum):
+    """Where ``tail`` begins."""
+
+    BEGINNING = "beginning"
+    END = "end"
+
+
+def send(
+    session_id: Annotated[
+        str, typer.Argument(metavar="SESSION", help="The session's id; it is created when it does not exist.")
+    ],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the user says; - reads it from standard input.")],
+    model: Model = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end of the turn and print the answer.", show_default=False)
+    ] = False,
+    request_id: Annotated[
+        str | None,
+        typer.Option(
+            "--request-id",
+            help="The idempotency key: sent again, the same id and text are the same turn. Default: new.",
+        ),
+    ] = None,
+    timeout_s: TimeoutS = 120.0,
+    json: Json = False,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """Send one message to a session; prints the request's id and its place in the topic, or with --wait the answer."""
+    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    if text == "-":
+        text = sys.stdin.read()
+    if wait:
+        asyncio.run(_send_and_wait(settings, session_id, text, model, request_id, timeout_s=timeout_s, json=json))
+    else:
+        asyncio.run(_send(settings, session_id, text, model, request_id, json=json))
+
+
+async def _send(
+    settings: "Settings", session_id: str, text: str, model: str | None, request_id: str | None, *, json: bool
+) -> None:
+    from turnlog.client import Client
+
+    async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
+        sent = await client.enqueue(session_id, text, request_id=request_id, model=model)
+    topic = settings.topics.requests
+    if json:
+        document = {"request_id": sent.request_id, "session_id": session_id, "topic": topic}
+        output.print_json({**document, "partition": sent.partition, "offset": sent.offset})
+    else:
+        output.print_text(f"request {sent.request_id} at {topic}[{sent.partition}]@{sent.offset}")
+
+
+async def _send_and_wait(
+    settings: "Settings",
+    session_id: str,
+    text: str,
+    model: str | None,
+    request_id: str | None,
+    *,
+    timeout_s: float,
+    json: bool,
+) -> None:
+    from turnlog.cli.live import finished_document
+    from turnlog.client import Client
+
+    async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
+        turn = await client.chat(session_id, text, request_id=request_id, model=model, timeout_s=timeout_s).result()
+    if json:
+        output.print_json(finished_document(turn))
+    elif turn.text:
+        output.print_text(turn.text)
+    turn.raise_for_status()
+
+
+def tail(
+    session_id: Annotated[
+        str | None, typer.Option("--session", metavar="SESSION", help="Only this session's. Default: all sessions.")
+    ] = None,
+    start: Annotated[Start, typer.Option("--offset", "-o", help="Where to begin in the reply topic.")] = Start.END,
+    max_frames: Annotated[
+        int, typer.Option("--max", "-n", min=0, help="End after so many frames; 0: go on until Ctrl-C.")
+    ] = 0,
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout-s",
+            metavar="SECONDS",
+            min=0.0,
+            help="End after so many seconds (exit code 6 if --max frames did not come); 0: never.",
+        ),
+    ] = 0.0,
+    json: Json = False,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """Follow the reply frames as they come: what every reader of the reply topic sees."""
+    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    asyncio.run(
+        _tail(
+            settings,
+            session_id,
+            from_start=start is Start.BEGINNING,
+            max_frames=max_frames,
+            timeout_s=timeout_s,
+            json=json,
+        )
+    )
+
+
+async def _tail(
+    settings: "Settings",
+    session_id: str | None,
+    *,
+    from_start: bool,
+    max_frames: int,
+    timeout_s: float,
+    json: bool,
+) -> None:
+    from schemas.codec import Codec
+    from schemas.registry import FRAMES
+    from turnlog.cli.live import frame_document, frame_line
+    from turnlog.client import Client
+
+    codec = Codec(FRAMES)
+    count = 0
+    async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
+        frames = client.follow(session_id, from_position="beginning" if from_start else None, deduplicate=False)
+        try:
+            async with asyncio.timeout(timeout_s or None), aclosing(frames):
+                async for reply in frames:
+                    if json:
+                        output.print_json(frame_document(codec, reply))
+                    else:
+                        output.print_text(frame_line(reply))
+                    count += 1
+                    if count == max_frames:
+                        return
+        except TimeoutError as error:
+            if max_frames:
+                raise TurnTimedOutError(f"{count} of {max_frames} frames came within {timeout_s:g} s.") from error

@@ -1,0 +1,338 @@
+"""``turnlog demo``: real conversations through real Kafka, a worker killed in the middle, proof that nothing is lost.
+
+Everything it starts is its own, in a directory of its own, and is stopped at the end, whatever happens.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas.codec import Codec
+from schemas.events import PartitionClaimed
+from schemas.frames import TextDelta
+from schemas.parts import content_text
+from schemas.registry import EVENTS
+from streams.topics import partition_of
+from turnlog.cli import output
+from turnlog.cli.feed import progress_bar, report_line
+from turnlog.cli.live import LiveTurn
+from turnlog.cli.processes import init_stack_topics
+from turnlog.cli.sessions import list_records, print_sessions
+from turnlog.cli.snapshot_sql import open_snapshot
+from turnlog.client import Client
+from turnlog.conversations import Conversation
+from turnlog.errors import EXIT_FAILED, EXIT_OK, TurnlogError
+from turnlog.feed_plan import FeedOptions, FeedPlan, FeedProgress, FeedReport, plan_feed
+from turnlog.feeding import run_feed
+from turnlog.replies import ReplyFrame
+from workers import stack
+from workers.broker_ports import choose_ports
+from workers.config import Settings
+from workers.connections import client_options
+from workers.json_file import read_json
+from workers.stack_dir import StackDir
+
+SAMPLE = Path(__file__).with_name("data") / "sample-conversations.jsonl"
+_WORKERS = 2
+_DELTA_MS = 30  #: a word: about as fast as a model talks
+_MIN_CONVERSATIONS = 10
+_KILL_AFTER_WORDS = 10
+_START_TIMEOUT_S = 600.0  #: the first download included
+_RESTART_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+_READ_TIMEOUT_S = 10.0
+_FOLLOW_TIMEOUT_S = 60.0  #: of the live view alone
+_KEPT_VARIABLES = ("TURNLOG_CACHE_DIR",)
+#: Shorter than the default, so that nobody has to watch a dead worker's partitions wait for ten seconds.
+_OWN_VARIABLES = {"TURNLOG_SESSION_TIMEOUT_S": "6"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Victim:
+    """A worker that was killed."""
+
+    name: str
+    pid: int
+
+
+class Screen:
+    """Standard output, shared by the story, the stack's lines and the streaming answer."""
+
+    def __init__(self) -> None:
+        self._styled = output.is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
+        self._at_line_start = True
+
+    def heading(self, text: str) -> None:
+        """A new part of the story."""
+        self._line(f"\n== {text}", "1")
+
+    def line(self, text: str) -> None:
+        """A line of the story."""
+        self._line(output.printable(text), "")
+
+    def stack_line(self, text: str) -> None:
+        """What the stack says of itself."""
+        self._line(f"   {output.printable(text)}", "2")
+
+    def alarm(self, text: str) -> None:
+        """What must not be overlooked."""
+        self._line(f"** {output.printable(text)}", "1;31")
+
+    def write(self, text: str, aside: bool) -> None:
+        """A piece of an answer."""
+        if text == "\n" and self._at_line_start:
+            return
+        self._put(text, "2" if aside else "")
+
+    def _line(self, text: str, style: str) -> None:
+        if not self._at_line_start:
+            self._put("\n", "")
+        self._put(f"{text}\n", style)
+
+    def _put(self, text: str, style: str) -> None:
+        sys.stdout.write(f"\x1b[{style}m{text}\x1b[0m" if style and self._styled else text)
+        sys.stdout.flush()
+        self._at_line_start = text.endswith("\n")
+
+
+def run_demo(data_dir: Path, command: str = "turnlog") -> int:
+    """Run the demo in ``data_dir`` (emptied first) and tell it on standard output; the exit code.
+
+    0 only if every history equals its recording and the killed worker is back. Raises what the stack raises.
+    """
+    screen = Screen()
+    started = time.monotonic()
+    with _own_environment():
+        code = asyncio.run(_run(data_dir.absolute(), screen))
+    if code == EXIT_OK:
+        _say_what_next(screen, data_dir, command, time.monotonic() - started)
+    return code
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """The user's ``TURNLOG_...`` settings are for the user's stack; the demo is the same for everybody."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("TURNLOG_")}
+    for name in before:
+        if name not in _KEPT_VARIABLES:
+            del os.environ[name]
+    os.environ.update(_OWN_VARIABLES)
+    try:
+        yield
+    finally:
+        for name in _OWN_VARIABLES:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+async def _run(data_dir: Path, screen: Screen) -> int:
+    await asyncio.to_thread(_empty, data_dir)
+    port = choose_ports(port=None, preferred=None, remembered=None, say=screen.stack_line).client
+    screen.heading(f"Starting Kafka, {_WORKERS} workers and the materializer in {data_dir}")
+    running = asyncio.create_task(
+        stack.up(data_dir, workers=_WORKERS, port=port, init_topics=init_stack_topics, say=screen.stack_line)
+    )
+    story = asyncio.create_task(_Story(data_dir, screen).run())
+    try:
+        await asyncio.wait({running, story}, return_when=asyncio.FIRST_COMPLETED)
+        if not story.done():
+            running.result()  # why it ended
+            raise KeyboardInterrupt  # it was asked to
+        return story.result()
+    finally:
+        story.cancel()
+        await asyncio.gather(story, return_exceptions=True)
+        if not running.done():
+            screen.heading("Stopping everything")
+            running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def _empty(data_dir: Path) -> None:
+    """Forget the last demo: the same requests again would change nothing. Raises ``StackInUseError`` while one runs."""
+    directory = StackDir(data_dir)
+    directory.take()
+    try:
+        directory.stop_leftovers()
+        for entry in data_dir.iterdir():
+            if entry.name == "stack.lock":
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    finally:
+        directory.release()
+
+
+class _Story:
+    """What the demo does once its stack is starting."""
+
+    def __init__(self, data_dir: Path, screen: Screen) -> None:
+        self._data_dir, self._screen = data_dir, screen
+        self._victim: Victim | None = None
+        self._progress: FeedProgress | None = None
+
+    async def run(self) -> int:
+        """Tell it; the exit code."""
+        screen = self._screen
+        plan = await asyncio.to_thread(
+            plan_feed, SAMPLE, FeedOptions(delta_ms=_DELTA_MS, verify=True, resend_after_s=5.0)
+        )
+        state = await self._stack_state(lambda state: bool(state.get("ready")), _START_TIMEOUT_S)
+        settings = Settings(
+            bootstrap_server=state["bootstrap_server"],
+            data_dir=self._data_dir,
+            snapshot_path=Path(state["snapshot_path"]),
+        )
+        conversations = plan.file.conversations
+        turns = sum(len(conversation.user_messages) for conversation in conversations)
+        screen.heading(f"Feeding {len(conversations)} recorded conversations ({turns} turns) through Kafka")
+        shown = max(conversations, key=_longest_answer)
+        screen.line(f"Of these, session {shown.session_id} streams in here, word by word, from the reply topic:")
+        report = await self._feed(plan, settings, shown)
+        return await self._prove(report, settings)
+
+    async def _feed(self, plan: FeedPlan, settings: Settings, shown: Conversation) -> FeedReport:
+        view = asyncio.create_task(self._watch(plan, settings, shown))
+        feeding = asyncio.create_task(run_feed(plan, settings, self._note))
+        try:
+            await asyncio.wait({view, feeding}, return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done():
+                feeding.result()  # if it failed, that is what to tell
+            await view
+            self._screen.line("\n(…) The rest of all sessions, without showing it.")
+            with progress_bar() as show:
+                while not feeding.done():
+                    if self._progress is not None:
+                        show(self._progress)
+                    await asyncio.wait({feeding}, timeout=_POLL_S)
+            return feeding.result()
+        finally:
+            for task in (view, feeding):
+                task.cancel()
+            await asyncio.gather(view, feeding, return_exceptions=True)
+
+    def _note(self, progress: FeedProgress) -> None:
+        self._progress = progress
+
+    async def _watch(self, plan: FeedPlan, settings: Settings, shown: Conversation) -> None:
+        """Show a session's answers up to the end of the one that its worker was killed in."""
+        kill_turn = _turn_to_kill_in(shown)
+        numbers = {plan.request_id(shown, n): n for n in range(1, kill_turn + 1)}
+        async with Client(settings) as client, asyncio.timeout(_FOLLOW_TIMEOUT_S):
+            following = client.follow(shown.session_id, from_position="beginning")
+            frames = cast("AsyncGenerator[ReplyFrame, None]", following)
+            live, number, words = LiveTurn(self._screen.write), 0, 0
+            async with aclosing(frames):
+                async for reply in frames:
+                    if numbers.get(reply.header.request_id, 0) != number:
+                        number = numbers[reply.header.request_id]
+                        live = LiveTurn(self._screen.write)
+                        self._screen.line(f"\nuser> {content_text(shown.user_messages[number - 1].content) or ''}")
+                    live.show(reply)
+                    words += number == kill_turn and isinstance(reply.frame, TextDelta)
+                    if words == _KILL_AFTER_WORDS and self._victim is None:
+                        await self._kill_owner(settings, shown.session_id, epoch=reply.header.epoch)
+                    if reply.is_terminal and number == kill_turn:
+                        live.finish()
+                        return
+
+    async def _kill_owner(self, settings: Settings, session_id: str, *, epoch: int) -> None:
+        """SIGKILL for the worker that writes this session: the one whose claim opened the epoch."""
+        name = await _owner(settings, partition_of(session_id.encode(), settings.partitions), epoch)
+        pid = read_json(self._data_dir / "stack.json").get("children", {}).get(name)
+        if pid is None:
+            raise TurnlogError(f"The worker {name!r} that owns {session_id} is not one of this stack's processes.")
+        self._victim = Victim(name=name, pid=pid)
+        os.kill(pid, signal.SIGKILL)
+        self._screen.alarm(
+            f"kill -9 {pid}: {name}, which was generating this answer, is dead. The other worker takes over"
+        )
+
+    async def _prove(self, report: FeedReport, settings: Settings) -> int:
+        screen, victim = self._screen, self._victim
+        screen.heading("The sessions, out of DuckDB")
+        with open_snapshot(settings.snapshot) as connection:
+            print_sessions(list_records(connection))
+        screen.heading("The proof")
+        for detail in (*report.refused, *report.failed_turns, *report.mismatches):
+            screen.alarm(str(detail))
+        screen.line(report_line(report))
+        screen.line("(roles, text, tool calls with their arguments, tool results, order)")
+        if victim is None:
+            screen.alarm("No worker was killed, so this proves too little.")
+            return EXIT_FAILED
+        state = await self._stack_state(
+            lambda state: state.get("children", {}).get(victim.name) not in (None, victim.pid), _RESTART_TIMEOUT_S
+        )
+        new_pid = state["children"][victim.name]
+        screen.line(
+            f"{victim.name} was killed in the middle of an answer (process {victim.pid}) and runs again ({new_pid})."
+        )
+        if report.conversations < _MIN_CONVERSATIONS or not report.verified:
+            screen.alarm("Too few conversations were compared.")
+            return EXIT_FAILED
+        return report.exit_code
+
+    async def _stack_state(self, is_it: Callable[[Mapping[str, Any]], bool], timeout_s: float) -> dict[str, Any]:
+        """What ``stack.json`` says, once it says what is waited for."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                state = read_json(self._data_dir / "stack.json")
+                if is_it(state):
+                    return state
+                await asyncio.sleep(_POLL_S)
+
+
+async def _owner(settings: Settings, partition: int, epoch: int) -> str:
+    """Who made the claim at this offset of the event log."""
+    place = TopicPartition(settings.topics.events, partition)
+    consumer = AIOKafkaConsumer(**client_options(settings, "turnlog-demo"), enable_auto_commit=False)
+    async with asyncio.timeout(_READ_TIMEOUT_S), consumer:
+        consumer.assign([place])
+        consumer.seek(place, epoch)
+        record = await consumer.getone()
+    _, claim = Codec(EVENTS).decode(record.value)
+    if record.offset != epoch or not isinstance(claim, PartitionClaimed):
+        raise TurnlogError(f"{place.topic}[{partition}]@{epoch} is not the claim that the reply frames name.")
+    return claim.owner
+
+
+def _words(conversation: Conversation, number: int) -> int:
+    """Of the longest message that answers user message ``number`` (from 1)."""
+    answers = conversation.turns[number - 1][1:]
+    texts = [content_text(message.content) or "" for message in answers if message.role == "assistant"]
+    return max((len(text.split()) for text in texts), default=0)
+
+
+def _turn_to_kill_in(conversation: Conversation) -> int:
+    """The first turn but one with an answer long enough to die in."""
+    candidates = range(2, len(conversation.turns) + 1)
+    long_enough = (number for number in candidates if _words(conversation, number) >= 3 * _KILL_AFTER_WORDS)
+    return next(long_enough, max(candidates, key=lambda number: _words(conversation, number)))
+
+
+def _longest_answer(conversation: Conversation) -> int:
+    return max(_words(conversation, number) for number in range(1, len(conversation.turns) + 1))
+
+
+def _say_what_next(screen: Screen, data_dir: Path, command: str, took_s: float) -> None:
+    screen.heading(f"Done in {took_s:.0f} s. Try next")
+    for step, what in (
+        (f"{command} sessions list --data-dir {data_dir}", "what this demo left behind"),
+        (f"{command} up", "a stack of your own; leave it running, and in another terminal:"),
+        (f"{command} chat", "talk to a session"),
+        (f'{command} sql "SELECT role, content FROM messages"', "ask all sessions"),
+    ):
+        screen.line(f"   {step:<60} {what}")

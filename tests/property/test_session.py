@@ -1,0 +1,304 @@
+"""The session aggregate against a model of plain lists and dicts, and its laws:
+
+the same command twice adds nothing; folding in parts is folding at once; history order is turn order; every accepted
+turn ends at most once, and no other way than by its own end.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+
+from schemas import events as ev
+from schemas.parts import ToolCall
+from streams.decisions import decide, known_answer
+from streams.policy import Policy
+from streams.session import Fact, Session, evolve
+from streams.session_commands import AcceptChat, RecordMessage, Refuse, SessionCommand
+from tests.given import SESSION_ID, call, chat, complete, fail, fold, message, refuse, resume
+
+POLICY = Policy(allow_models=("echo:*",), max_text_bytes=10, max_queued_turns=2, max_runner_attempts=2, max_takeovers=2)
+TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
+
+
+@dataclass
+class ModelTurn:
+    name: str
+    attempt: int = 0
+    failures: int = 0
+    takeovers: int = 0
+    calls: list[ToolCall] = field(default_factory=list)
+
+
+@dataclass
+class Model:
+    """What a session is, told a second time and in other words."""
+
+    turns: dict[str, ModelTurn] = field(default_factory=dict)  #: those that are open, in order of acceptance
+    running: str | None = None
+    answers: dict[str, str] = field(default_factory=dict)  #: request id -> how it ended, or open
+    history: list[tuple[str, str]] = field(default_factory=list)  #: name of the turn, role
+    draining: bool = False
+
+    @property
+    def waiting(self) -> list[str]:
+        return [name for name in self.turns if name != self.running]
+
+    def start_next(self) -> None:
+        if self.running is None and self.turns and not self.draining:
+            self.running = next(iter(self.turns))
+            self.turns[self.running].attempt = 1
+            self.history.append((self.running, "user"))
+
+    def end(self, how: str) -> None:
+        assert self.running is not None
+        if how == "failed":
+            self.close(list(self.turns[self.running].calls))
+        del self.turns[self.running]
+        self.answers[self.running] = how
+        self.running = None
+        self.start_next()
+
+    def close(self, calls: list[ToolCall]) -> None:
+        assert self.running is not None
+        turn = self.turns[self.running]
+        for tool in calls:
+            turn.calls.remove(tool)
+            self.history.append((turn.name, "tool"))
+
+    def again(self) -> None:
+        assert self.running is not None
+        turn = self.turns[self.running]
+        turn.attempt += 1
+        unsafe = {tool.call_id for tool in turn.calls if not tool.idempotent}
+        self.close([tool for tool in turn.calls if tool.call_id in unsafe])
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """Every command that a session can get, right and wrong, in every order."""
+
+    requests = Bundle("requests")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.session = Session(session_id=SESSION_ID)
+        self.model = Model()
+        self.facts: list[Fact] = []
+        self.past: list[SessionCommand] = []
+        self.count = 0
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(
+            allow_models=POLICY.allow_models,
+            max_text_bytes=POLICY.max_text_bytes,
+            max_queued_turns=POLICY.max_queued_turns,
+            max_runner_attempts=POLICY.max_runner_attempts,
+            max_takeovers=POLICY.max_takeovers,
+            start_turns=not self.model.draining,
+        )
+
+    def do(self, command: SessionCommand) -> list[Fact]:
+        """Decide, fold, and do the same thing again: the second time adds nothing."""
+        facts = decide(self.session, command, self.policy)
+        self.session = fold(facts, self.session)
+        self.facts += facts
+        self.past.append(command)
+        assert decide(self.session, command, self.policy) == []
+        return facts
+
+    def next_name(self) -> str:
+        self.count += 1
+        return str(self.count)
+
+    # ---- requests
+
+    @rule(
+        target=requests,
+        on_busy=st.sampled_from(["enqueue", "reject"]),
+        wrong=st.sampled_from(["", "", "", "model", "long"]),
+    )
+    def new_chat(self, on_busy: str, wrong: str) -> AcceptChat:
+        name = self.next_name()
+        model = "gpt:9" if wrong == "model" else None
+        request = chat(name, "x" * 11 if wrong == "long" else "Hi", on_busy=on_busy, model=model)
+        busy = (on_busy == "reject" and self.model.turns) or (
+            self.model.turns and len(self.model.waiting) >= POLICY.max_queued_turns
+        )
+        facts = self.do(request)
+        if wrong or busy:
+            (refused,) = facts
+            assert isinstance(refused.event, ev.RequestRefused)
+            assert refused.event.code == {"model": "model_not_allowed", "long": "too_long"}.get(wrong, "busy")
+            self.model.answers[name] = "refused"
+        else:
+            self.model.turns[name] = ModelTurn(name)
+            self.model.answers[name] = "open"
+            self.model.start_next() if len(self.model.turns) == 1 else None
+        return request
+
+    @rule(target=requests)
+    def new_wrong_request(self) -> Refuse:
+        request = refuse(self.next_name())
+        assert [type(fact.event) for fact in self.do(request)] == [ev.RequestRefused]
+        self.model.answers[str(self.count)] = "refused"
+        return request
+
+    @rule(request=requests)
+    def the_producer_retries(self, request: AcceptChat | Refuse) -> None:
+        assert self.do(request) == []
+
+    @rule(request=requests, other=st.sampled_from(["a", "b"]))
+    def a_request_id_is_used_again(self, request: AcceptChat | Refuse, other: str) -> None:
+        name = request.request_id.removeprefix("r")
+        known = known_answer(self.session, request.request_id, other) is not None
+        facts = self.do(chat(name, command_hash=other))
+        codes = [fact.event.code for fact in facts if isinstance(fact.event, ev.RequestRefused)]
+        assert codes == ([] if known else ["conflict"])
+        assert len(facts) == len(codes)
+
+    # ---- outcomes of the runner
+
+    @precondition(lambda self: self.model.running)
+    @rule(calls=st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=3))
+    def the_assistant_speaks(self, calls: list[tuple[str, bool]]) -> None:
+        turn = self.running()
+        tools = tuple(call(call_id, idempotent=idempotent) for call_id, idempotent in calls)
+        (fact,) = self.do(self.message_of(turn, "assistant", tools))
+        assert isinstance(fact.event, ev.MessageStored)
+        turn.calls = list(fact.event.tool_calls)
+        turn.takeovers = 0
+        self.model.history.append((turn.name, "assistant"))
+
+    @precondition(lambda self: self.model.running and self.running().calls)
+    @rule(data=st.data())
+    def a_tool_answers(self, data: st.DataObject) -> None:
+        turn = self.running()
+        call_id = data.draw(st.sampled_from([tool.call_id for tool in turn.calls]))
+        self.do(self.message_of(turn, "tool", call_id=call_id))
+        turn.calls.remove(next(tool for tool in turn.calls if tool.call_id == call_id))
+        turn.takeovers = 0
+        self.model.history.append((turn.name, "tool"))
+
+    @precondition(lambda self: self.model.running)
+    @rule()
+    def the_runner_ends(self) -> None:
+        turn = self.running()
+        facts = self.do(complete(turn.name, turn.attempt))
+        assert isinstance(facts[0].event, ev.TurnCompleted)
+        self.model.end("completed")
+
+    @precondition(lambda self: self.model.running)
+    @rule(retryable=st.booleans())
+    def the_runner_fails(self, retryable: bool) -> None:
+        turn = self.running()
+        self.do(fail(turn.name, turn.attempt, retryable=retryable))
+        turn.failures += 1
+        if retryable and turn.failures < POLICY.max_runner_attempts:
+            self.model.again()
+        else:
+            self.model.end("failed")
+
+    @precondition(lambda self: self.model.running)
+    @rule()
+    def the_owner_is_lost(self) -> None:
+        turn = self.running()
+        self.do(resume(turn.name, turn.attempt))
+        if turn.takeovers >= POLICY.max_takeovers:
+            self.model.end("failed")
+        else:
+            turn.takeovers += 1
+            self.model.again()
+
+    @precondition(lambda self: self.past)
+    @rule(data=st.data())
+    def anything_old_comes_again(self, data: st.DataObject) -> None:
+        """Every command of the past, once its effect is there, is spent for ever."""
+        old = data.draw(st.sampled_from(self.past))
+        if isinstance(old, RecordMessage) and self.is_current(old):
+            return  # with the position taken by another message it is a retry of that one
+        assert self.do(old) == []
+
+    def is_current(self, old: RecordMessage) -> bool:
+        turn = self.session.turns.get(old.turn_id)
+        return turn is not None and turn.attempt == old.attempt and old.message_seq > self.session.messages
+
+    # ---- draining
+
+    @precondition(lambda self: not self.model.draining)
+    @rule()
+    def the_worker_drains(self) -> None:
+        self.model.draining = True
+
+    @precondition(lambda self: self.model.draining)
+    @rule()
+    def a_new_owner_resumes_what_waits(self) -> None:
+        self.model.draining = False
+        running = self.model.running
+        waiting = self.model.waiting[:1]
+        for name in waiting:
+            self.do(resume(name, self.model.turns[name].attempt))
+        if running is None:
+            self.model.start_next()
+
+    # ---- what always holds
+
+    def running(self) -> ModelTurn:
+        assert self.model.running is not None
+        return self.model.turns[self.model.running]
+
+    def message_of(
+        self, turn: ModelTurn, role: str, calls: tuple[ToolCall, ...] = (), call_id: str | None = None
+    ) -> RecordMessage:
+        seq = len(self.model.history) + 1
+        return message(seq, name=turn.name, attempt=turn.attempt, role=role, calls=calls, call_id=call_id)
+
+    @invariant()
+    def the_state_is_what_the_model_says(self) -> None:
+        session, model = self.session, self.model
+        assert session.running == (f"t{model.running}" if model.running else None)
+        assert list(session.queue) == [f"t{name}" for name in model.waiting]
+        assert set(session.turns) == {f"t{name}" for name in model.turns}
+        assert session.messages == len(model.history)
+        for name, turn in model.turns.items():
+            state = session.turns[f"t{name}"]
+            assert (state.attempt, state.runner_failures, state.takeovers_in_a_row) == (
+                turn.attempt,
+                turn.failures,
+                turn.takeovers,
+            )
+            assert list(state.open_calls) == turn.calls
+        assert {name: session.answers[f"r{name}"].kind for name in model.answers} == model.answers
+
+    @invariant()
+    def the_log_is_sound(self) -> None:
+        stored = [fact for fact in self.facts if isinstance(fact.event, ev.MessageStored)]
+        told = [(fact.turn_id, fact.event.message_seq, fact.event.role) for fact in stored]  # type: ignore[union-attr]
+        expected = [(f"t{name}", seq, role) for seq, (name, role) in enumerate(self.model.history, 1)]
+        assert told == expected
+        accepted = [fact.turn_id for fact in self.facts if isinstance(fact.event, ev.TurnAccepted)]
+        spoken = [turn_id for turn_id, _, role in told if role == "user"]
+        assert spoken == accepted[: len(spoken)], "history order is the order of acceptance"
+        ends = Counter(fact.turn_id for fact in self.facts if isinstance(fact.event, TERMINAL))
+        assert set(ends.values()) <= {1}
+        assert set(ends) | set(self.session.turns) == set(accepted)
+        assert not set(ends) & set(self.session.turns)
+
+    @invariant()
+    def nothing_waits_for_nothing(self) -> None:
+        assert self.model.draining or self.model.running or not self.model.turns
+
+    def teardown(self) -> None:
+        """Folding in two parts, cut anywhere, is folding at once, and is what the owner had in memory."""
+        assert fold(self.facts) == self.session
+        assert self.session.version == len(self.facts)
+        state = Session(session_id=SESSION_ID)
+        for cut, fact in enumerate(self.facts):
+            assert fold(self.facts[cut:], state) == self.session
+            state = evolve(state, fact)
+
+
+SessionMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+TestSession = SessionMachine.TestCase

@@ -26,6 +26,7 @@ FRAMING_AVRO = "avro"
 FRAMING_JSON = "json"
 CONTENT_TYPES = {FRAMING_AVRO: "application/avro", FRAMING_JSON: "application/json"}
 _ID = re.compile(ID_PATTERN)
+_to_json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # one encoder: it is costly to make
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ class Codec:
 
     def encode_json(self, header: Any, payload: Any) -> bytes:
         """:meth:`to_json` as compact bytes."""
-        return json.dumps(self.to_json(header, payload), ensure_ascii=False, separators=(",", ":")).encode()
+        return _to_json_text(self.to_json(header, payload)).encode()
 
     def from_json(self, data: bytes | str) -> tuple[Any, Any]:
         """The inverse of :meth:`encode_json`; raises :class:`UndecodableError`."""

@@ -190,6 +190,8 @@ def _start_next(session: Session, policy: Policy) -> list[Fact]:
 
 def _end(session: Session, terminal: Fact, policy: Policy) -> list[Fact]:
     """A terminal event, and the start of the turn that waited for it: one decision, one record batch."""
+    if not session.queue:
+        return [terminal]
     return [terminal, *_start_next(evolve(session, terminal), policy)]
 
 

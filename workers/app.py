@@ -5,13 +5,12 @@ and only of requests that the log has (see ``workers.inbox``).
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
-import sys
 from typing import Any, cast
 
 import faust
+import uvloop
 from faust.types import TP
 
 from workers.config import Settings
@@ -68,46 +67,16 @@ class TurnlogApp(faust.App):
 
 def build_app(settings: Settings) -> TurnlogApp:
     """The app for these settings. Nothing connects before it starts."""
-    topics = settings.topics
-    turn_s = settings.turn_timeout_s
-    app = TurnlogApp(
-        settings.group_id,
-        broker=faust_broker(settings),
-        broker_credentials=faust_credentials(settings),
-        broker_client_id=f"turnlog-{owner_name(settings)}",
-        broker_session_timeout=settings.session_timeout_s,
-        broker_heartbeat_interval=settings.heartbeat_interval_s,
-        broker_commit_interval=settings.commit_interval_s,
-        broker_max_poll_records=500,
-        # Both only log or expel; a healthy long turn must trigger neither.
-        broker_max_poll_interval=max(1000.0, 2 * turn_s),
-        broker_commit_livelock_soft_timeout=max(600.0, 2 * turn_s),
-        stream_processing_timeout=max(600.0, 2 * turn_s),
-        stream_buffer_maxsize=4096,
-        stream_wait_empty=False,
-        consumer_auto_offset_reset="earliest",
-        consumer_metadata_max_age_ms=10_000,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        key_serializer="raw",
-        value_serializer="raw",
-        store="memory://",
-        datadir=settings.data_dir / "faust" / owner_name(settings),
-        web_enabled=False,
-        autodiscover=False,
-        processing_guarantee="at_least_once",
-    )
+    app = TurnlogApp(settings.group_id, **_faust_settings(settings))
     app.connect(settings)
-    requests = app.topic(
-        topics.requests, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
-    )
+    topic = settings.topics.requests
+    requests = app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
     @app.agent(requests, name="turnlog.intake")
     async def intake(stream: Any) -> None:
         """Read and hand over, nothing else: no session is waited for here."""
         async for event in stream.noack().events():
             message = event.message
-            tp = TP(message.topic, message.partition)
             record = RequestRecord(
                 partition=message.partition,
                 offset=message.offset,
@@ -116,20 +85,53 @@ def build_app(settings: Settings) -> TurnlogApp:
                 headers=_headers(message.headers),
             )
             if not app.inside.deliver(record):
-                # Soft: what is fetched already still comes. Drops when the queue drains; asserted again at each event.
-                app.consumer.on_buffer_full(tp)
+                # Soft: what is fetched already still comes. Faust lets go when its queue drains; held again then.
+                app.consumer.on_buffer_full(TP(message.topic, message.partition))
 
     async def revoked(*_args: Any, **_: Any) -> None:
         app.inside.revoked()
 
     async def assigned(_app: Any, *args: Any, **_: Any) -> None:
         partitions: set[TP] = args[0]
-        mine = {tp.partition for tp in partitions if tp.topic == topics.requests}
+        mine = {tp.partition for tp in partitions if tp.topic == topic}
         await app.inside.assigned(mine, app.consumer_generation_id)
 
     cast(Any, app.on_partitions_revoked).connect(revoked)
     cast(Any, app.on_partitions_assigned).connect(assigned)
     return app
+
+
+def _faust_settings(settings: Settings) -> dict[str, Any]:
+    """Faust's settings for ours; docs/adr and the comments here say why they differ from its defaults."""
+    turn_s = settings.turn_timeout_s
+    return {
+        "broker": faust_broker(settings),
+        "broker_credentials": faust_credentials(settings),
+        "broker_client_id": f"turnlog-{owner_name(settings)}",
+        "broker_session_timeout": settings.session_timeout_s,
+        "broker_heartbeat_interval": settings.heartbeat_interval_s,
+        "broker_commit_interval": settings.commit_interval_s,
+        # Small buffers starve the group commit.
+        "broker_max_poll_records": 500,
+        "stream_buffer_maxsize": 4096,
+        # These three only log or expel; a healthy long turn must trigger none of them.
+        "broker_max_poll_interval": max(1000.0, 2 * turn_s),
+        "broker_commit_livelock_soft_timeout": max(600.0, 2 * turn_s),
+        "stream_processing_timeout": max(600.0, 2 * turn_s),
+        # Turns in flight must not hold up a rebalance: the log fences whoever comes late.
+        "stream_wait_empty": False,
+        "consumer_auto_offset_reset": "earliest",
+        "consumer_metadata_max_age_ms": 10_000,
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "key_serializer": "raw",
+        "value_serializer": "raw",
+        "store": "memory://",
+        "datadir": settings.data_dir / "faust" / owner_name(settings),
+        "web_enabled": False,
+        "autodiscover": False,
+        "processing_guarantee": "at_least_once",
+    }
 
 
 def _headers(headers: Any) -> tuple[tuple[str, bytes], ...]:
@@ -146,8 +148,7 @@ async def _serve(settings: Settings) -> int:
     (settings.data_dir / "faust").mkdir(exist_ok=True)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):  # not on every platform
-            loop.add_signal_handler(signum, app.stopping.set)
+        loop.add_signal_handler(signum, app.stopping.set)
     try:
         await app.start()
         ended = asyncio.create_task(app.wait_until_stopped())
@@ -165,12 +166,8 @@ async def _serve(settings: Settings) -> int:
 
 def run_worker(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT; the exit code. Raises before it serves when the topics are not right."""
-    if sys.platform != "win32":
-        import uvloop
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings))
-    return asyncio.run(_serve(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings))
 
 
 def __getattr__(name: str) -> Any:

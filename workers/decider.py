@@ -159,9 +159,11 @@ class Decider:
         facts: list[Fact] = []
         session = live.session
         for command in commands:
-            for fact in self._decided(session, command):
-                session = evolve(session, fact)
-                facts.append(fact)
+            decided = self._decided(session, command)
+            facts.extend(decided)
+            if command is not commands[-1]:  # what comes after the last one is folded when it is recorded
+                for fact in decided:
+                    session = evolve(session, fact)
         self._record(live, facts, decided=None)
         if done is not None:
             self._group(0).done.append(done)

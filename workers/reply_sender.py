@@ -72,6 +72,7 @@ class ReplySender:
         self, settings: Settings, *, source: str, now_ms: Callable[[], int], codec: Codec | None = None
     ) -> None:
         self._settings = settings
+        self._default_topic = settings.topics.replies
         self._source = source
         self._now_ms = now_ms
         self._codec = codec or Codec(FRAMES)
@@ -147,8 +148,8 @@ class ReplySender:
             sent=SentFrame(),
             terminal=reply.terminal,
         )
-        topic = reply.address.reply_to or self._settings.topics.replies
-        if topic != self._settings.topics.replies:
+        topic = reply.address.reply_to or self._default_topic
+        if topic != self._default_topic:
             partition = partition_of(key, self._counts[topic]) if topic in self._counts else -1
         self._pending += 1
         self._put(topic, partition, queued)

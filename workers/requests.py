@@ -40,14 +40,14 @@ class Misrouted:
     value: bytes
 
 
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 Incoming = ForSession | Unreadable | Misrouted
 
 
 def command_hash(command: Any) -> str:
     """Hash of the decoded command, type and fields: what makes a retry the same request, in either framing."""
     plain = {"type": type(command).__name__} | to_dict(command.__class__)(command)
-    canonical = json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+    return hashlib.sha256(_canonical(plain).encode()).hexdigest()[:32]
 
 
 class RequestReader:

@@ -54,6 +54,7 @@ class WorkerService:
         self._stores: StoreDirectory | None = None
         self._watch: asyncio.Task[None] | None = None
         self._schemas_read_at = 0.0
+        self._policy_now = settings.policy()
         self._changing = asyncio.Lock()
 
     # ---- start and stop
@@ -122,9 +123,7 @@ class WorkerService:
         )
 
     def _policy(self) -> Policy:
-        policy = self._settings.policy()
-        draining = self._parts is not None and self._parts.draining
-        return replace(policy, start_turns=False) if draining else policy
+        return self._policy_now
 
     def _fatal(self, reason: str) -> None:
         log.critical("stopping: %s", reason)
@@ -135,6 +134,7 @@ class WorkerService:
         if self._parts is None:
             return
         self._parts.draining = True
+        self._policy_now = replace(self._policy_now, start_turns=False)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain_timeout_s
         while self.running_turns and loop.time() < deadline:  # noqa: ASYNC110

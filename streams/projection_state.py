@@ -1,0 +1,71 @@
+"""What projecting an event depends on, and what a batch of events changes. Part of ``streams.projection``."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from streams.projection_rows import (
+    CallResultRow,
+    DeadLetterRow,
+    EventRow,
+    MessageRow,
+    RefusalRow,
+    SessionRow,
+    ToolCallRow,
+    TurnRow,
+    UnknownEventRow,
+    UsageRow,
+)
+
+StreamKey = tuple[int, str]  #: partition and session id
+
+
+class ProjectionError(RuntimeError):
+    """An event refers to something that no event before it made."""
+
+
+class UnseenError(Exception):
+    """What an event refers to is missing."""
+
+
+class OpenCall(NamedTuple):
+    """A stored tool call without a stored result: its id and its place."""
+
+    call_id: str
+    log_offset: int
+    position: int
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenTurn:
+    """A turn without a terminal event, and its calls without a result, in order."""
+
+    row: TurnRow
+    calls: list[OpenCall] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionState:
+    """What projecting a session's next event depends on. Changed in place by :func:`project`."""
+
+    row: SessionRow | None = None  #: ``None``: not created
+    unknown_events: int = 0
+    turns: dict[str, OpenTurn] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Changes:
+    """What a batch does to the tables. A row is in one of new and changed, never in both."""
+
+    new_sessions: dict[StreamKey, SessionRow] = field(default_factory=dict)
+    changed_sessions: dict[StreamKey, SessionRow] = field(default_factory=dict)
+    changed_profiles: dict[StreamKey, SessionRow] = field(default_factory=dict)  #: what seldom changes changed
+    new_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)
+    changed_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)
+    new_calls: dict[tuple[int, int, int], ToolCallRow] = field(default_factory=dict)
+    call_results: list[CallResultRow] = field(default_factory=list)
+    messages: list[MessageRow] = field(default_factory=list)
+    usage: list[UsageRow] = field(default_factory=list)
+    refusals: list[RefusalRow] = field(default_factory=list)
+    unknown_events: list[UnknownEventRow] = field(default_factory=list)
+    dead_letters: list[DeadLetterRow] = field(default_factory=list)
+    events: list[EventRow] = field(default_factory=list)

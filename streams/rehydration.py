@@ -1,0 +1,190 @@
+"""The way back from the projection's rows to the state that decisions need: the inverse of ``streams.projection``.
+
+``rehydrate`` of a session's rows equals the fold of its events by ``streams.session.evolve``; a property test holds
+the two together.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from schemas.mapping import from_dict
+from schemas.parts import ContentPart, ToolCall, Usage, text_content
+from streams.history import HistoryMessage
+from streams.projection_rows import MessageRow, RefusalRow, SessionRow, ToolCallRow, TurnRow
+from streams.session import Session, conflict_key
+from streams.turn import Answer, ReplyAddress, Turn
+
+_PART = from_dict(ContentPart)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSession:
+    """A session as a store holds it."""
+
+    session: Session
+    history: list[HistoryMessage] = field(default_factory=list)
+    last_offset: int = -1  #: of the session's newest event
+    unknown_events: int = 0  #: above 0: written by a newer version, nothing may be decided for it here
+
+
+class Unanswered(NamedTuple):
+    """A decided request whose terminal frame may not have been sent: ``known_answer`` finds what became of it."""
+
+    session_id: str
+    request_id: str
+    command_hash: str
+    log_offset: int  #: of the event that ended its turn, or refused it
+
+
+class UnknownMark(NamedTuple):
+    """An event of the session that could not be projected."""
+
+    log_offset: int
+    stream_version: int
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionRows:
+    """All rows of one session, each list in log order."""
+
+    session: SessionRow | None = None
+    turns: list[TurnRow] = field(default_factory=list)
+    messages: list[MessageRow] = field(default_factory=list)
+    calls: list[ToolCallRow] = field(default_factory=list)
+    refusals: list[RefusalRow] = field(default_factory=list)
+    unknown: list[UnknownMark] = field(default_factory=list)
+
+
+def rehydrate(session_id: str, rows: SessionRows) -> LoadedSession | None:
+    """The session that the rows tell of; ``None`` when there was never an event of it."""
+    row = rows.session
+    last = [(refusal.log_offset, refusal.stream_version) for refusal in rows.refusals] + list(rows.unknown)
+    if row is not None:
+        last.append((row.last_offset, row.stream_version))
+    if not last:
+        return None
+    last_offset, version = max(last)
+    calls_of: dict[int, list[ToolCallRow]] = {}
+    for call in rows.calls:
+        calls_of.setdefault(call.message_seq, []).append(call)
+    history = [_message(message, calls_of.get(message.message_seq, ())) for message in rows.messages]
+    session = Session(session_id=session_id, version=version)
+    if row is not None:
+        session = replace(
+            session,
+            exists=True,
+            archived=row.archived,
+            channel=row.channel,
+            title=row.title,
+            instructions=row.instructions,
+            model=row.model,
+            metadata=json.loads(row.metadata),
+            messages=row.messages,
+            turn_count=row.started_turns,
+            running=row.running_turn_id,
+            queue=tuple(turn.turn_id for turn in rows.turns if turn.status == "accepted"),
+        )
+    session = replace(
+        session,
+        turns=session.turns.update(
+            {turn.turn_id: _turn(turn, calls_of) for turn in rows.turns if turn.ended_offset is None}
+        ),
+        answers=session.answers.update(_answers(rows.turns, rows.refusals)),
+    )
+    return LoadedSession(session=session, history=history, last_offset=last_offset, unknown_events=len(rows.unknown))
+
+
+def _message(row: MessageRow, calls: Iterable[ToolCallRow]) -> HistoryMessage:
+    return HistoryMessage(
+        message_seq=row.message_seq,
+        turn_id=row.turn_id,
+        role=row.role,
+        content=content_of(row.content, row.content_parts),
+        tool_calls=tuple(_call(call) for call in calls),
+        tool_call_id=row.tool_call_id,
+        name=row.name,
+        interrupted=row.interrupted,
+        truncated=row.truncated,
+    )
+
+
+def content_of(text: str | None, parts: str | None) -> tuple[ContentPart, ...] | None:
+    """The content of a message or a turn, from its two columns."""
+    if parts is not None:
+        return tuple(_PART(part) for part in json.loads(parts))
+    return None if text is None else text_content(text)
+
+
+def _call(row: ToolCallRow) -> ToolCall:
+    return ToolCall(
+        call_id=row.call_id,
+        name=row.name,
+        arguments=row.arguments,
+        idempotent=row.idempotent,
+        idempotency_key=row.idempotency_key,
+    )
+
+
+def _turn(row: TurnRow, calls_of: dict[int, list[ToolCallRow]]) -> Turn:
+    """Open calls are those of the newest assistant message that have no result: an older one's are given up."""
+    calls = calls_of.get(row.answer_seq, []) if row.answer_seq is not None else []
+    return Turn(
+        turn_id=row.turn_id,
+        request_id=row.request_id,
+        content=content_of(row.text, row.content_parts) or (),
+        requested_model=row.requested_model,
+        reply=_reply(row),
+        model=row.model,
+        attempt=row.attempt,
+        runner_failures=row.runner_failures,
+        takeovers_in_a_row=row.takeovers_in_a_row,
+        open_calls=tuple(_call(call) for call in calls if call.result_message_seq is None),
+    )
+
+
+def _reply(row: TurnRow | RefusalRow) -> ReplyAddress:
+    return ReplyAddress(
+        reply_to=row.reply_to, framing=row.framing, traceparent=row.traceparent, tracestate=row.tracestate
+    )
+
+
+def _answers(turns: Sequence[TurnRow], refusals: Sequence[RefusalRow]) -> dict[str, Answer]:
+    """In log order, since the first use of a request id has its key and a conflict another one."""
+    answers: dict[str, Answer] = {}
+    found: list[tuple[int, TurnRow | RefusalRow]] = [(turn.accepted_offset, turn) for turn in turns]
+    if refusals:
+        found += [(refusal.log_offset, refusal) for refusal in refusals]
+        found.sort(key=lambda entry: entry[0])
+    for _, row in found:
+        if isinstance(row, TurnRow):
+            answers[row.request_id] = _answer(row)
+        else:
+            key = row.request_id
+            if key in answers:
+                key = conflict_key(key, row.command_hash)
+            answers[key] = Answer(
+                command_hash=row.command_hash, kind="refused", code=row.code, reason=row.reason, reply=_reply(row)
+            )
+    return answers
+
+
+def _answer(row: TurnRow) -> Answer:
+    if row.ended_offset is None:
+        return Answer(command_hash=row.command_hash, turn_id=row.turn_id, reply=_reply(row))
+    return Answer(
+        command_hash=row.command_hash,
+        turn_id=row.turn_id,
+        kind=row.status,
+        code=row.code or "",
+        reason=row.reason or "",
+        attempt=row.attempt,
+        usage=Usage(
+            input_tokens=row.input_tokens or 0,
+            output_tokens=row.output_tokens or 0,
+            model_calls=row.model_calls or 0,
+            last_input_tokens=row.last_input_tokens or 0,
+        ),
+        reply=_reply(row),
+    )

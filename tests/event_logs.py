@@ -1,0 +1,293 @@
+"""Random event logs that the real decisions make: many sessions, takeovers, failures, bad requests, newer versions,
+and the late events of zombies in between."""
+
+import random
+from dataclasses import dataclass, field, replace
+
+from schemas import events as ev
+from schemas.codec import UnknownPayload
+from schemas.commands import Chat
+from schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
+from streams.decisions import decide
+from streams.history import HistoryMessage, history_message
+from streams.policy import Policy
+from streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
+from streams.rehydration import LoadedSession
+from streams.session import Fact, Session, evolve
+from streams.session_commands import (
+    AcceptChat,
+    CompleteTurn,
+    FailAttempt,
+    RecordMessage,
+    Refuse,
+    ResumeTurn,
+    SessionCommand,
+)
+from streams.turn import ReplyAddress
+
+CONTENTS: tuple[tuple[ContentPart, ...] | None, ...] = (
+    None,
+    (),
+    text_content(""),
+    text_content("plain"),
+    text_content("nul \0, 'quotes' \"double\", \\ and 🜁 ü"),
+    (ContentPart(text="two"), ContentPart(text=" parts")),
+    (ContentPart(text=None),),
+    (ContentPart(kind="file_ref", ref="file-1"),),
+)
+ADDRESSES = (
+    ReplyAddress(),
+    ReplyAddress(reply_to="chat.replies.x", framing="json", traceparent="00-a-b-01", tracestate="v=1"),
+)
+START_MS = 1_790_000_000_000
+
+
+@dataclass(slots=True)
+class LogWriter:
+    """One partition's log, written by one owner after the other."""
+
+    rng: random.Random
+    partition: int = 0
+    policy: Policy = field(default_factory=lambda: Policy(max_queued_turns=3, max_takeovers=2))
+    records: list[LoggedEvent] = field(default_factory=list)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    histories: dict[str, list[HistoryMessage]] = field(default_factory=dict)
+    last_offsets: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
+    epoch: int = -1
+    n: int = 0
+    partition_version: int = 0
+    turns: int = 0
+
+    def session(self, session_id: str) -> Session:
+        """The folded session."""
+        return self.sessions.get(session_id) or Session(session_id=session_id)
+
+    def _header(self, kind: str, stream_id: str, version: int, *, fact: Fact | None = None) -> ev.EventHeader:
+        return ev.EventHeader(
+            stream_kind=kind,
+            stream_id=stream_id,
+            stream_version=version,
+            epoch=self.epoch,
+            n=self.n,
+            accepted=len(self.records),
+            replied=len(self.records) // 2,
+            turn_id=fact.turn_id if fact else None,
+            attempt=fact.attempt if fact else 0,
+            recorded_at=START_MS + self.rng.randrange(100_000),  # clocks go back and forth
+        )
+
+    def _append(self, header: ev.EventHeader, payload: object) -> int:
+        offset = len(self.records)
+        self.records.append(LoggedEvent(partition=self.partition, offset=offset, header=header, payload=payload))
+        return offset
+
+    def claim(self) -> None:
+        """A new owner."""
+        payload = ev.PartitionClaimed(
+            owner="worker",
+            incarnation=f"incarnation-{len(self.records)}",
+            generation=len(self.records),
+            partition_count=1,
+            requests_topic_id="topic-1",
+        )
+        header = self._header(ev.PARTITION, str(self.partition), 0)
+        self.epoch = self._append(replace(header, epoch=-1, n=-1), payload)
+        self.n = 0
+
+    def partition_event(self, payload: object) -> None:
+        """An event of the partition itself."""
+        self.partition_version += 1
+        self._append(self._header(ev.PARTITION, str(self.partition), self.partition_version), payload)
+        self.n += 1
+
+    def facts(self, session_id: str, facts: list[Fact]) -> None:
+        """Append and fold the events of a decision."""
+        for fact in facts:
+            session = self.session(session_id)
+            header = self._header(ev.SESSION, session_id, session.version + 1, fact=fact)
+            offset = self._append(header, fact.event)
+            self.n += 1
+            self.sessions[session_id] = evolve(session, fact)
+            self.last_offsets[session_id] = offset
+            if isinstance(fact.event, ev.MessageStored):
+                history = self.histories.setdefault(session_id, [])
+                history.append(history_message(fact.turn_id or "", fact.event))
+
+    def tell(self, session_id: str, command: SessionCommand) -> None:
+        """Decide a command."""
+        self.facts(session_id, decide(self.session(session_id), command, self.policy))
+
+    def newer_event(self, session_id: str) -> None:
+        """An event type that this version does not know."""
+        session = self.session(session_id)
+        payload = UnknownPayload(name="SessionDreamt", fields={"stream_id": session_id, "of": b"sheep", "deep": 1.5})
+        self.last_offsets[session_id] = self._append(self._header(ev.SESSION, session_id, session.version + 1), payload)
+        self.n += 1
+        self.sessions[session_id] = replace(session, version=session.version + 1)
+        self.unknown[session_id] = self.unknown.get(session_id, 0) + 1
+
+    def zombie(self) -> None:
+        """A late event of an owner that was fenced, or a copy of one that was appended already."""
+        if not self.records:
+            return
+        victim = self.rng.choice(self.records)
+        if isinstance(victim.payload, ev.PartitionClaimed):
+            return
+        if self.rng.random() < 0.5:
+            header = replace(victim.header, epoch=max(0, self.epoch - 1), n=self.rng.randrange(5))
+        else:
+            header = replace(victim.header, n=max(0, self.n - 1 - self.rng.randrange(3)))
+        if (header.epoch, header.n) != (self.epoch, self.n):
+            self._append(header, victim.payload)
+
+    def expected(self) -> dict[str, LoadedSession]:
+        """What a store has to give back."""
+        return {
+            session_id: LoadedSession(
+                session=session,
+                history=self.histories.get(session_id, []),
+                last_offset=self.last_offsets[session_id],
+                unknown_events=self.unknown.get(session_id, 0),
+            )
+            for session_id, session in self.sessions.items()
+        }
+
+
+def random_log(seed: int, steps: int, *, sessions: int = 4, zombies: bool = True, newer: bool = True) -> LogWriter:
+    """A log of about ``2 * steps`` records."""
+    writer = LogWriter(random.Random(seed))
+    writer.claim()
+    for _ in range(steps):
+        _step(writer, f"s-{writer.rng.randrange(sessions)}", zombies, newer)
+    return writer
+
+
+def _step(writer: LogWriter, session_id: str, zombies: bool, newer: bool) -> None:
+    rng = writer.rng
+    kind = rng.random()
+    if kind < 0.25:
+        _chat(writer, session_id)
+    elif kind < 0.75:
+        _run(writer, session_id)
+    elif kind < 0.80:
+        writer.claim()
+        for name, session in list(writer.sessions.items()):
+            if session.running is not None:
+                turn = session.turns[session.running]
+                writer.tell(name, ResumeTurn(turn_id=turn.turn_id, attempt=turn.attempt))
+    elif kind < 0.85:
+        refuse = Refuse(
+            request_id=f"r{rng.randrange(30)}",
+            command_hash=f"h{rng.randrange(3)}",
+            code="unknown_command",
+            reason="no such command",
+            reply=rng.choice(ADDRESSES),
+        )
+        writer.tell(session_id, refuse)
+    elif kind < 0.88:
+        lost = ev.RequestsLost(from_offset=1, to_offset=2)
+        dead = ev.RequestDeadLettered(offset=rng.randrange(1000), code="undecodable", reason="random bytes")
+        writer.partition_event(rng.choice([lost, dead]))
+    elif kind < 0.90:
+        _cancel(writer, session_id)
+    elif kind < 0.91 and newer:
+        writer.newer_event(session_id)
+    elif zombies:
+        writer.zombie()
+
+
+def _chat(writer: LogWriter, session_id: str) -> None:
+    rng = writer.rng
+    writer.turns += 1
+    new = NewSession(title="A title", instructions=rng.choice([None, "", "Be kind."]), metadata={"b": "1", "a": "\0"})
+    chat = Chat(
+        content=rng.choice([content for content in CONTENTS if content is not None]),
+        model=rng.choice([None, "echo:", "echo:other"]),
+        on_busy=rng.choice(["enqueue", "enqueue", "reject"]),
+        new_session=rng.choice([None, new]),
+    )
+    accept = AcceptChat(
+        request_id=f"r{rng.randrange(30)}",
+        command_hash=f"h{rng.randrange(3)}",
+        turn_id=f"t-{writer.partition}-{writer.turns}",
+        chat=chat,
+        reply=rng.choice(ADDRESSES),
+    )
+    writer.tell(session_id, accept)
+
+
+def _run(writer: LogWriter, session_id: str) -> None:
+    """The next thing that the runner of a session's turn does."""
+    rng = writer.rng
+    session = writer.session(session_id)
+    if session.running is None:
+        for turn_id in session.queue[:1]:
+            writer.tell(session_id, ResumeTurn(turn_id=turn_id, attempt=0))
+        return
+    turn = session.turns[session.running]
+    kind = rng.random()
+    usage = Usage(input_tokens=rng.randrange(100), output_tokens=rng.randrange(100), model_calls=1, last_input_tokens=7)
+    if kind < 0.65:
+        role = "tool" if turn.open_calls and rng.random() < 0.7 else "assistant"
+        # Ids repeat, within a message and over the session; now and then a result names a call that is not open.
+        calls = [
+            ToolCall(
+                call_id=f"call-{rng.randrange(2)}",
+                name="look_up",
+                arguments=rng.choice(['{"a": 1 }', "", "not json"]),
+                idempotent=rng.random() < 0.5,
+            )
+            for _ in range(rng.choice([0, 0, 1, 2, 3]))
+        ]
+        message = RecordMessage(
+            turn_id=turn.turn_id,
+            attempt=turn.attempt,
+            message_seq=session.messages + 1,
+            role=role,
+            content=rng.choice(CONTENTS),
+            tool_calls=tuple(calls) if role == "assistant" else (),
+            tool_call_id=f"call-{rng.randrange(3)}" if role == "tool" else None,
+            name=rng.choice([None, "look_up"]),
+            truncated=rng.random() < 0.1,
+        )
+        writer.tell(session_id, message)
+    elif kind < 0.85:
+        done = CompleteTurn(turn_id=turn.turn_id, attempt=turn.attempt, usage=usage, duration_ms=rng.randrange(5000))
+        writer.tell(session_id, done)
+    else:
+        failed = FailAttempt(
+            turn_id=turn.turn_id,
+            attempt=turn.attempt,
+            code="runner_error",
+            reason="it raised",
+            retryable=rng.random() < 0.7,
+            usage=usage,
+        )
+        writer.tell(session_id, failed)
+
+
+def _cancel(writer: LogWriter, session_id: str) -> None:
+    """What no command decides yet, but a log may hold."""
+    open_turns = list(writer.session(session_id).turns.values())
+    if open_turns:
+        turn = writer.rng.choice(sorted(open_turns, key=lambda turn: turn.turn_id))
+        event = ev.TurnCancelled(reason="enough", usage=Usage(output_tokens=3))
+        writer.facts(session_id, [Fact(event=event, turn_id=turn.turn_id, attempt=turn.attempt)])
+
+
+def accepted_batches(
+    records: list[LoggedEvent], size: int, start: LogPosition | None = None
+) -> list[tuple[list[LoggedEvent], LogPosition]]:
+    """What a tail hands to a store: the accepted events of ``size`` records, and where it stands after them."""
+    position = start or LogPosition()
+    batches = []
+    records = [record for record in records if record.offset >= position.next_offset]
+    for first in range(0, len(records), size):
+        events = []
+        for record in records[first : first + size]:
+            if is_accepted(position, record.header, record.payload):
+                events.append(record)
+            position = advance(position, record.offset, record.header, record.payload)
+        batches.append((events, position))
+    return batches

@@ -1,0 +1,184 @@
+"""Reading rows back: what the projection needs to go on, and whole sessions for their owners."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from streams.projection_rows import (
+    MESSAGES,
+    REFUSALS,
+    SESSIONS,
+    TOOL_CALLS,
+    TURNS,
+    UNKNOWN_EVENTS,
+    MessageRow,
+    RefusalRow,
+    SessionRow,
+    Table,
+    ToolCallRow,
+    TurnRow,
+    UnknownEventRow,
+)
+from streams.projection_state import OpenCall, OpenTurn, SessionState, StreamKey
+from streams.rehydration import LoadedSession, SessionRows, Unanswered, UnknownMark, rehydrate
+
+SessionNumber = tuple[int, int]  #: partition and session_offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Which rows to select: those whose ``partition`` and one other column are among the keys."""
+
+    column: str
+    keys: Collection[tuple[int, Any]]
+
+
+def load_states(connection: duckdb.DuckDBPyConnection, keys: Collection[StreamKey]) -> dict[StreamKey, SessionState]:
+    """The state of these sessions for ``streams.projection.project``; those without any event are left out."""
+    if not keys:
+        return {}
+    states: dict[StreamKey, SessionState] = {}
+    by_number: dict[SessionNumber, SessionState] = {}
+    for session in _sessions(connection, keys):
+        state = SessionState(row=session, unknown_events=session.unknown_events)
+        states[session.partition, session.session_id] = state
+        by_number[session.partition, session.session_offset] = state
+    for key, marks in _unknown(connection, keys - states.keys()).items():
+        states[key] = SessionState(unknown_events=len(marks))
+    if by_number:
+        _load_open_turns(connection, by_number)
+    return states
+
+
+def _load_open_turns(connection: duckdb.DuckDBPyConnection, states: Mapping[SessionNumber, SessionState]) -> None:
+    wanted = _Wanted(column="session_offset", keys=states.keys())
+    open_at: dict[tuple[int, int, int], OpenTurn] = {}  #: by the session's number and the turn's answer_seq
+    for turn in _turns(connection, wanted, "ended_offset IS NULL"):
+        number = (turn.partition, turn.session_offset)
+        states[number].turns[turn.turn_id] = opened = OpenTurn(row=turn)
+        if turn.answer_seq is not None:
+            open_at[*number, turn.answer_seq] = opened
+    if not open_at:
+        return
+    for call in _calls(connection, wanted, "result_message_seq IS NULL"):
+        found = open_at.get((call.partition, call.session_offset, call.message_seq))
+        if found is not None:
+            found.calls.append(OpenCall(call.call_id, call.log_offset, call.position))
+
+
+def load_sessions(
+    connection: duckdb.DuckDBPyConnection, partition: int, session_ids: Collection[str]
+) -> dict[str, LoadedSession]:
+    """Whole sessions; those without any event are left out."""
+    if not session_ids:
+        return {}
+    rows = {session_id: SessionRows() for session_id in session_ids}
+    keys = {(partition, session_id) for session_id in rows}
+    numbers: dict[SessionNumber, SessionRows] = {}
+    for session in _sessions(connection, keys):
+        found = rows[session.session_id]
+        found.session = session
+        numbers[partition, session.session_offset] = found
+        if not session.unknown_events:
+            keys.discard((partition, session.session_id))
+    for (_, session_id), marks in _unknown(connection, keys).items():
+        rows[session_id].unknown = marks
+    by_id = _Wanted(column="session_id", keys=[(partition, session_id) for session_id in rows])
+    for values in _select(connection, REFUSALS, by_id, "true", "log_offset"):
+        refusal = RefusalRow._make(values)
+        rows[refusal.session_id].refusals.append(refusal)
+    if numbers:
+        _load_histories(connection, numbers)
+    loaded = {session_id: rehydrate(session_id, found) for session_id, found in rows.items()}
+    return {session_id: session for session_id, session in loaded.items() if session is not None}
+
+
+def _load_histories(connection: duckdb.DuckDBPyConnection, numbers: Mapping[SessionNumber, SessionRows]) -> None:
+    wanted = _Wanted(column="session_offset", keys=numbers.keys())
+    for turn in _turns(connection, wanted, "true"):
+        numbers[turn.partition, turn.session_offset].turns.append(turn)
+    for values in _select(connection, MESSAGES, wanted, "true", "log_offset"):
+        message = MessageRow._make(values)
+        numbers[message.partition, message.session_offset].messages.append(message)
+    for call in _calls(connection, wanted, "true"):
+        numbers[call.partition, call.session_offset].calls.append(call)
+
+
+def unfinished(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Sessions with open turns, the one that waits longest first."""
+    rows = connection.execute(
+        "SELECT session_id FROM turns WHERE ended_offset IS NULL GROUP BY session_id ORDER BY min(accepted_offset)"
+    ).fetchall()
+    return [session_id for (session_id,) in rows]
+
+
+def unanswered(connection: duckdb.DuckDBPyConnection, replied: int) -> list[Unanswered]:
+    """Decided requests whose last event lies above an offset, in log order."""
+    rows = connection.execute(
+        "SELECT session_id, request_id, command_hash, ended_offset AS log_offset FROM turns WHERE ended_offset > $1 "
+        "UNION ALL SELECT session_id, request_id, command_hash, log_offset FROM refusals WHERE log_offset > $1 "
+        "ORDER BY log_offset",
+        [replied],
+    ).fetchall()
+    return [Unanswered._make(row) for row in rows]
+
+
+# ---- statements
+
+
+def _sessions(connection: duckdb.DuckDBPyConnection, keys: Collection[StreamKey]) -> Iterator[SessionRow]:
+    wanted = _Wanted(column="session_id", keys=keys)
+    for values in _select(connection, SESSIONS, wanted, "true", "session_offset"):
+        yield SessionRow(**_named(SESSIONS, values))
+
+
+def _turns(connection: duckdb.DuckDBPyConnection, wanted: _Wanted, condition: str) -> Iterator[TurnRow]:
+    for values in _select(connection, TURNS, wanted, condition, "accepted_offset"):
+        yield TurnRow(**_named(TURNS, values))
+
+
+def _calls(connection: duckdb.DuckDBPyConnection, wanted: _Wanted, condition: str) -> Iterator[ToolCallRow]:
+    for values in _select(connection, TOOL_CALLS, wanted, condition, "log_offset, position"):
+        yield ToolCallRow(**_named(TOOL_CALLS, values))
+
+
+def _unknown(connection: duckdb.DuckDBPyConnection, keys: Collection[StreamKey]) -> dict[StreamKey, list[UnknownMark]]:
+    if not keys:
+        return {}
+    found: dict[StreamKey, list[UnknownMark]] = {}
+    wanted = _Wanted(column="stream_id", keys=keys)
+    for values in _select(connection, UNKNOWN_EVENTS, wanted, "stream_kind = 'session'", "log_offset"):
+        event = UnknownEventRow._make(values)
+        marks = found.setdefault((event.partition, event.stream_id), [])
+        marks.append(UnknownMark(event.log_offset, event.stream_version))
+    return found
+
+
+def _named(table: Table, values: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip([column.name for column in table.columns], values, strict=True))
+
+
+def _select(
+    connection: duckdb.DuckDBPyConnection, table: Table, wanted: _Wanted, condition: str, order: str
+) -> list[tuple[Any, ...]]:
+    """Rows as tuples in the order of the table's columns, times in milliseconds."""
+    columns = ", ".join(
+        f"epoch_ms(t.{column.name})" if column.sql_type == "TIMESTAMP" else f"t.{column.name}"
+        for column in table.columns
+    )
+    select = f"SELECT {columns} FROM {table.name} t"
+    if len(wanted.keys) == 1:  # a comparison with a constant can use the index and the zone maps
+        (key,) = wanted.keys
+        statement = f"{select} WHERE t.partition = $1 AND t.{wanted.column} = $2 AND {condition} ORDER BY {order}"
+        return connection.execute(statement, list(key)).fetchall()
+    matching = f"{select} SEMI JOIN batch USING (partition, {wanted.column}) WHERE {condition} ORDER BY {order}"
+    partitions, values = zip(*wanted.keys, strict=True)
+    return _with_batch(connection, matching, pa.table({"partition": partitions, wanted.column: values}))
+
+
+def _with_batch(connection: duckdb.DuckDBPyConnection, statement: str, batch: Any) -> list[tuple[Any, ...]]:
+    """DuckDB finds ``batch`` by its name, as in ``workers.duck``."""
+    return connection.execute(statement).fetchall()

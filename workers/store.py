@@ -1,0 +1,226 @@
+"""The worker's store: one DuckDB file per partition, all attached to one DuckDB instance.
+
+Every DuckDB call runs in one thread of its own, so the event loop never waits for a disk. Memory, not the store, is
+the authority for live sessions: the store is written every second or so, and loads sessions that are not live.
+"""
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import duckdb
+import psutil
+
+from streams.reader_rule import LoggedEvent, LogPosition
+from streams.rehydration import LoadedSession, Unanswered
+from workers import duck_files, duck_load
+from workers.duck_files import FileKind, FileLockedError
+from workers.duck_writer import BatchWriter
+from workers.store_port import StoreError
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_OF_PROCESS = re.compile(r"p\d+\.(\d+)(-\d+)?\.duckdb")
+_MAX_OWN_FILES = 16  #: of one partition in one process, while others hold the usual one
+_MAX_CACHED_SESSIONS = 2_000  #: of one partition
+_CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
+
+
+class StoreDirectory:
+    """The stores of one worker, in one folder."""
+
+    def __init__(self, path: Path, *, deployment: str, threads: int = 1, memory_limit_mb: int = 1024) -> None:
+        """``deployment`` names cluster and topics: files of another one are moved aside.
+
+        Raises :class:`StoreError` when the folder cannot be made.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"the folder {path} cannot be made: {error}. Set TURNLOG_DATA_DIR to another") from error
+        self._path = path
+        self._deployment = deployment
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="turnlog-store")
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "threads": threads,
+                "memory_limit": f"{memory_limit_mb}MB",
+                "temp_directory": str(path / "temp"),
+                "wal_autocheckpoint": "1GB",  # a commit must stay short: checkpoints come from here, on purpose
+            },
+        )
+        self._open: dict[int, DuckPartitionStore] = {}
+        self._opening: set[int] = set()
+        self._closed = False
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in the store's thread. DuckDB's errors come back as :class:`StoreError`."""
+        if self._closed:
+            raise StoreError(f"the stores in {self._path} are closed")
+
+        def call() -> T:
+            try:
+                return function(*args, **kwargs)
+            except duckdb.Error as error:
+                raise StoreError(
+                    f"DuckDB in {self._path}: {type(error).__name__}: {error}. Check the free disk space; "
+                    "the files may be deleted, they come back from the log"
+                ) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    async def open(self, partition: int) -> "DuckPartitionStore":
+        """The partition's store, where it stands. While another process holds its file: one of our own."""
+        return await self._opened(partition, lambda: self._attach(partition))
+
+    async def open_fresh(self, partition: int, reason: str) -> "DuckPartitionStore":
+        """Move the partition's file aside and start from the log's beginning."""
+
+        def attach() -> DuckPartitionStore:
+            store = self._attach(partition)
+            if store.position == LogPosition():
+                return store
+            log.warning("%s is moved aside and rebuilt from the log: %s", store.file, reason)
+            store.detach()
+            duck_files.move_aside(store.file)
+            return self._attach(partition)
+
+        return await self._opened(partition, attach)
+
+    async def _opened(self, partition: int, attach: "Callable[[], DuckPartitionStore]") -> "DuckPartitionStore":
+        if partition in self._open or partition in self._opening:
+            raise ValueError(f"the store of partition {partition} is open already: close it first")
+        self._opening.add(partition)
+        try:
+            store = self._open[partition] = await self.run(attach)
+        finally:
+            self._opening.discard(partition)
+        return store
+
+    def _attach(self, partition: int) -> "DuckPartitionStore":
+        kind = FileKind(deployment=self._deployment, analysts=False, partitions=(partition,))
+        usual = self._path / f"p{partition:04d}.duckdb"
+        alias = usual.stem
+        own = [self._path / f"{alias}.{os.getpid()}-{n}.duckdb" for n in range(1, _MAX_OWN_FILES)]
+        for file in (usual, *own):
+            try:
+                duck_files.attach(self._connection, file, alias, kind)
+            except FileLockedError as error:
+                log.warning("%s; another file is used meanwhile", error)
+                continue
+            if file == usual:
+                self._delete_left_over(alias)
+            return DuckPartitionStore(self, partition, file, alias, self._connection)
+        raise StoreError(f"every file for partition {partition} in {self._path} is open elsewhere: stop old workers")
+
+    def _delete_left_over(self, alias: str) -> None:
+        """Files of processes that had to use one of their own, and are gone."""
+        for file in self._path.glob(f"{alias}.*.duckdb"):
+            match = _OF_PROCESS.fullmatch(file.name)
+            if match and not psutil.pid_exists(int(match[1])):
+                duck_files.delete(file)
+
+    def closed(self, partition: int) -> None:
+        """A store tells that it is closed."""
+        self._open.pop(partition, None)
+
+    async def close(self) -> None:
+        """Close every store and the instance. May be called again."""
+        if self._closed:
+            return
+        for store in list(self._open.values()):
+            await store.close()
+        await self.run(self._connection.close)
+        self._closed = True
+        self._executor.shutdown(wait=False)
+
+
+class DuckPartitionStore:
+    """One partition's DuckDB file, open."""
+
+    def __init__(
+        self, directory: StoreDirectory, partition: int, file: Path, alias: str, instance: duckdb.DuckDBPyConnection
+    ) -> None:
+        self.file = file
+        self._directory = directory
+        self._partition = partition
+        self._alias = alias
+        self._instance = instance
+        self._cursor = instance.cursor()
+        self._cursor.execute(f"USE {alias}")
+        self._writer = BatchWriter(self._cursor, analysts=False, max_cached_sessions=_MAX_CACHED_SESSIONS, name="store")
+        self._closed = False
+
+    @property
+    def position(self) -> LogPosition:
+        """The committed checkpoint."""
+        return self._writer.positions[self._partition]
+
+    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        """Rows and checkpoint in one transaction."""
+        await self._run(self._write, events, position)
+
+    async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
+        """Whole sessions, many in one query."""
+        return await self._run(duck_load.load_sessions, self._cursor, self._partition, session_ids)
+
+    async def unfinished(self) -> list[str]:
+        """Sessions with open turns."""
+        return await self._run(duck_load.unfinished, self._cursor)
+
+    async def unanswered(self, replied: int) -> list[Unanswered]:
+        """Requests whose last event lies above ``replied``."""
+        return await self._run(duck_load.unanswered, self._cursor, replied)
+
+    async def checkpoint(self) -> None:
+        """Fold the write-ahead log into the file."""
+        await self._run(self._checkpoint)
+
+    async def close(self) -> None:
+        """Checkpoint and give the file free."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._directory.run(self._close)
+        finally:
+            self._directory.closed(self._partition)
+
+    async def _run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise StoreError(f"the store of partition {self._partition} is closed")
+        return await self._directory.run(function, *args, **kwargs)
+
+    # ---- in the store's thread
+
+    def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        self._writer.commit(events, {self._partition: position})
+        wal = duck_files.wal_of(self.file)
+        if wal.exists() and wal.stat().st_size > _CHECKPOINT_WAL_BYTES:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self._cursor.execute(f"CHECKPOINT {self._alias}")
+
+    def _close(self) -> None:
+        try:
+            self._checkpoint()
+        except duckdb.Error as error:  # the write-ahead log holds what the checkpoint would have
+            log.warning("%s: the checkpoint on closing failed: %s", self.file, error)
+        self.detach()
+
+    def detach(self) -> None:
+        """Give the file free (in the store's thread)."""
+        self._cursor.close()
+        try:
+            duck_files.detach(self._instance, self._alias)
+        finally:
+            duck_files.forget(self.file)

@@ -1,0 +1,70 @@
+"""What a shard needs of a store: the rows of one partition's log prefix, and the checkpoint that they belong to.
+
+DuckDB files (``workers.store``) and memory (``workers.testing_store``) pass the same contract suite.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from streams.reader_rule import LoggedEvent, LogPosition
+from streams.rehydration import LoadedSession, Unanswered
+
+
+class StoreError(RuntimeError):
+    """A store cannot be read or written. Nothing of the failed call is in it; the log has everything."""
+
+
+class PartitionStore(Protocol):
+    """The materialization of one partition, open for its owner. Calls may overlap; they run one after the other."""
+
+    @property
+    def position(self) -> LogPosition:
+        """The committed checkpoint: where to go on reading the log."""
+        ...
+
+    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        """Commit the rows of accepted events (in offset order) and the position behind them, both or neither.
+
+        Events below the checkpoint are passed over, so writing a batch again changes nothing.
+        Raises :class:`StoreError`, or ``streams.projection_state.ProjectionError`` for a log with holes.
+        """
+        ...
+
+    async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
+        """The sessions that have any event, as of the checkpoint; others are left out."""
+        ...
+
+    async def unfinished(self) -> list[str]:
+        """Sessions with turns that have no terminal event, the one that waits longest first."""
+        ...
+
+    async def unanswered(self, replied: int) -> list[Unanswered]:
+        """Requests whose terminal event or refusal lies above the log offset ``replied``, in log order."""
+        ...
+
+    async def checkpoint(self) -> None:
+        """Fold what was written into the file proper, so that the next owner opens it quickly."""
+        ...
+
+    async def close(self) -> None:
+        """Give the file free for the next owner. May be called again."""
+        ...
+
+
+class PartitionStores(Protocol):
+    """The stores of one worker."""
+
+    async def open(self, partition: int) -> PartitionStore:
+        """The partition's store, where it stands; a fresh one if there is none that can be used.
+
+        Raises :class:`StoreError` when not even a fresh one can be made, ``ValueError`` when it is open already.
+        """
+        ...
+
+    async def open_fresh(self, partition: int, reason: str) -> PartitionStore:
+        """Move the partition's file aside (for example: its log was re-created) and start from the log's beginning."""
+        ...
+
+    async def close(self) -> None:
+        """Close every store."""
+        ...

@@ -1,0 +1,176 @@
+"""Stores in memory, for tests and the simulation: the same projection and the same way back, without DuckDB."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any, TypeVar
+
+from schemas.events import SESSION
+from streams.projection import project, touched
+from streams.projection_rows import TurnRow
+from streams.projection_state import Changes, OpenCall, OpenTurn, SessionState
+from streams.reader_rule import LoggedEvent, LogPosition
+from streams.rehydration import LoadedSession, SessionRows, Unanswered, UnknownMark, rehydrate
+from workers.store_port import StoreError
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Data:
+    """The rows of one partition, by session; they outlive the store that is open on them, as a file does."""
+
+    position: LogPosition = field(default_factory=LogPosition)
+    sessions: dict[str, SessionRows] = field(default_factory=dict)
+
+
+class MemoryStores:
+    """The stores of one worker. Closing one keeps its rows, as the disk would."""
+
+    def __init__(self) -> None:
+        self._data: dict[int, _Data] = {}
+        self._open: dict[int, MemoryStore] = {}
+
+    async def open(self, partition: int) -> "MemoryStore":
+        """The partition's store, where it stands."""
+        if partition in self._open:
+            raise ValueError(f"the store of partition {partition} is open already: close it first")
+        data = self._data.setdefault(partition, _Data())
+        self._open[partition] = MemoryStore(partition, data, lambda: self._open.pop(partition, None))
+        return self._open[partition]
+
+    async def open_fresh(self, partition: int, reason: str) -> "MemoryStore":
+        """Throw the partition's rows away."""
+        if partition not in self._open:
+            self._data.pop(partition, None)
+        return await self.open(partition)
+
+    async def close(self) -> None:
+        """Close every store."""
+        for store in list(self._open.values()):
+            await store.close()
+
+
+class MemoryStore:
+    """One partition's rows in memory."""
+
+    def __init__(self, partition: int, data: _Data, on_close: Callable[[], object]) -> None:
+        self._partition = partition
+        self._data = data
+        self._on_close = on_close
+        self._closed = False
+
+    @property
+    def position(self) -> LogPosition:
+        """The committed checkpoint."""
+        return self._data.position
+
+    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        """Rows and checkpoint, both or neither."""
+        self._check_open()
+        start = self._data.position.next_offset
+        if position.next_offset <= start:
+            return
+        events = [logged for logged in events if logged.offset >= start]
+        states = {key: _state(self._data.sessions[key[1]]) for key in touched(events) if key[1] in self._data.sessions}
+        self._apply(project(events, states))
+        self._data.position = position
+
+    def _rows(self, session_id: str) -> SessionRows:
+        return self._data.sessions.setdefault(session_id, SessionRows())
+
+    def _apply(self, changes: Changes) -> None:
+        for session in _values(changes.new_sessions, changes.changed_sessions, changes.changed_profiles):
+            self._rows(session.session_id).session = session
+        self._changed_turns(_values(changes.new_turns, changes.changed_turns))
+        for call in changes.new_calls.values():
+            self._rows(call.session_id).calls.append(call)
+        places = {
+            (call.log_offset, call.position): call
+            for rows in (self._data.sessions.values() if changes.call_results else ())
+            for call in rows.calls
+        }
+        for result in changes.call_results:
+            places[result.log_offset, result.position].result_message_seq = result.result_message_seq
+        for message in changes.messages:
+            self._rows(message.session_id).messages.append(message)
+        for refusal in changes.refusals:
+            self._rows(refusal.session_id).refusals.append(refusal)
+        for event in changes.unknown_events:
+            if event.stream_kind == SESSION:
+                self._rows(event.stream_id).unknown.append(UnknownMark(event.log_offset, event.stream_version))
+
+    def _changed_turns(self, turns: Iterable[TurnRow]) -> None:
+        for turn in turns:
+            stored = self._rows(turn.session_id).turns
+            known = [index for index, other in enumerate(stored) if other.accepted_offset == turn.accepted_offset]
+            if known:
+                stored[known[0]] = turn
+            else:
+                stored.append(turn)
+
+    async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
+        """Whole sessions."""
+        self._check_open()
+        found = {name: self._data.sessions[name] for name in session_ids if name in self._data.sessions}
+        loaded = {session_id: rehydrate(session_id, rows) for session_id, rows in found.items()}
+        return {session_id: session for session_id, session in loaded.items() if session is not None}
+
+    def _turns(self) -> list[TurnRow]:
+        turns = [turn for rows in self._data.sessions.values() for turn in rows.turns]
+        return sorted(turns, key=lambda turn: turn.accepted_offset)
+
+    async def unfinished(self) -> list[str]:
+        """Sessions with open turns."""
+        self._check_open()
+        return list(dict.fromkeys(turn.session_id for turn in self._turns() if turn.ended_offset is None))
+
+    async def unanswered(self, replied: int) -> list[Unanswered]:
+        """Requests whose last event lies above ``replied``."""
+        self._check_open()
+        ended = [
+            Unanswered(turn.session_id, turn.request_id, turn.command_hash, turn.ended_offset)
+            for turn in self._turns()
+            if turn.ended_offset is not None and turn.ended_offset > replied
+        ]
+        refused = [
+            Unanswered(refusal.session_id, refusal.request_id, refusal.command_hash, refusal.log_offset)
+            for rows in self._data.sessions.values()
+            for refusal in rows.refusals
+            if refusal.log_offset > replied
+        ]
+        return sorted(ended + refused, key=lambda request: request.log_offset)
+
+    async def checkpoint(self) -> None:
+        """Nothing to do: there is no file."""
+        self._check_open()
+
+    async def close(self) -> None:
+        """Let the next owner open it."""
+        if not self._closed:
+            self._closed = True
+            self._on_close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"the store of partition {self._partition} is closed")
+
+
+def _state(rows: SessionRows) -> SessionState:
+    """Copies: a batch that fails leaves the rows as they were."""
+    state = SessionState(unknown_events=len(rows.unknown))
+    if rows.session is not None:
+        state.row = replace(rows.session)
+    for turn in rows.turns:
+        if turn.ended_offset is None:
+            calls = [
+                OpenCall(call.call_id, call.log_offset, call.position)
+                for call in rows.calls
+                if call.message_seq == turn.answer_seq and call.result_message_seq is None
+            ]
+            state.turns[turn.turn_id] = OpenTurn(row=replace(turn), calls=calls)
+    return state
+
+
+def _values(*maps: Mapping[Any, T]) -> Iterable[T]:
+    return chain.from_iterable(part.values() for part in maps)

@@ -9,11 +9,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -34,7 +34,6 @@ from turnlog.conversations import Conversation
 from turnlog.errors import EXIT_FAILED, EXIT_OK, TurnlogError
 from turnlog.feed_plan import FeedOptions, FeedPlan, FeedProgress, FeedReport, plan_feed
 from turnlog.feeding import run_feed
-from turnlog.replies import ReplyFrame
 from workers import stack
 from workers.broker_ports import choose_ports
 from workers.config import Settings
@@ -231,8 +230,7 @@ class _Story:
         kill_turn = _turn_to_kill_in(shown)
         numbers = {plan.request_id(shown, n): n for n in range(1, kill_turn + 1)}
         async with Client(settings) as client, asyncio.timeout(_FOLLOW_TIMEOUT_S):
-            following = client.follow(shown.session_id, from_position="beginning")
-            frames = cast("AsyncGenerator[ReplyFrame, None]", following)
+            frames = client.follow(shown.session_id, from_position="beginning")
             live, number, words = LiveTurn(self._screen.write), 0, 0
             async with aclosing(frames):
                 async for reply in frames:
@@ -256,9 +254,7 @@ class _Story:
             raise TurnlogError(f"The worker {name!r} that owns {session_id} is not one of this stack's processes.")
         self._victim = Victim(name=name, pid=pid)
         os.kill(pid, signal.SIGKILL)
-        self._screen.alarm(
-            f"kill -9 {pid}: {name}, which was generating this answer, is dead. The other worker takes over"
-        )
+        self._screen.alarm(f"kill -9 {pid}: {name}, which was generating this answer, is dead. Another one takes over.")
 
     async def _prove(self, report: FeedReport, settings: Settings) -> int:
         screen, victim = self._screen, self._victim
@@ -329,10 +325,11 @@ def _longest_answer(conversation: Conversation) -> int:
 
 def _say_what_next(screen: Screen, data_dir: Path, command: str, took_s: float) -> None:
     screen.heading(f"Done in {took_s:.0f} s. Try next")
-    for step, what in (
-        (f"{command} sessions list --data-dir {data_dir}", "what this demo left behind"),
-        (f"{command} up", "a stack of your own; leave it running, and in another terminal:"),
-        (f"{command} chat", "talk to a session"),
-        (f'{command} sql "SELECT role, content FROM messages"', "ask all sessions"),
+    for what, step in (
+        ("what this demo left behind", f"sessions list --data-dir {data_dir}"),
+        ("a stack of your own; leave it running, and in another terminal:", "up"),
+        ("talk to a session", "chat"),
+        ("ask all sessions", 'sql "SELECT session_id, role, content FROM messages"'),
     ):
-        screen.line(f"   {step:<60} {what}")
+        screen.line(f"   {command} {step}")
+        screen.stack_line(f"   {what}")

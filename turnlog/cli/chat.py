@@ -169,7 +169,8 @@ def _writer() -> Callable[[str, bool], None]:
     dim = output.is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
 
     def write(text: str, aside: bool) -> None:
-        sys.stdout.write(f"\x1b[2m{text}\x1b[0m" if aside and dim else text)
+        line = text.rstrip("\n")
+        sys.stdout.write(f"\x1b[2m{line}\x1b[0m{text[len(line) :]}" if aside and dim else text)
         sys.stdout.flush()
 
     return write

@@ -124,16 +124,21 @@ def console() -> Console:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, right: Iterable[str] = ()
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = (), elastic: str | None = None
 ) -> None:
-    """A table for people; long cells are cut. ``right`` names the columns that are aligned to the right."""
-    on_terminal = is_terminal(sys.stdout)
-    table = Table(
-        title=title, title_justify="left", box=ROUNDED if on_terminal else SIMPLE, title_style="bold", pad_edge=False
-    )
+    """A table for people; long cells are cut. ``right``: columns aligned to the right; ``elastic``: the column that
+    gives way, on one line, when the window is narrow (without one, cells are folded)."""
+    table = Table(box=ROUNDED if is_terminal(sys.stdout) else SIMPLE, pad_edge=False)
     numbers = set(right)
     for column in columns:
-        table.add_column(Text(printable(column)), justify="right" if column in numbers else "left", overflow="fold")
+        table.add_column(
+            Text(printable(column)),
+            justify="right" if column in numbers else "left",
+            overflow="ellipsis" if elastic else "fold",
+            no_wrap=elastic is not None,
+            min_width=None if elastic is None or column == elastic else len(column),
+            ratio=1 if column == elastic and is_terminal(sys.stdout) else None,
+        )
     for row in rows:
         table.add_row(*[Text(_cell(value, _MAX_CELL)) for value in row])
     console().print(table)

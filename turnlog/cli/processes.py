@@ -36,6 +36,7 @@ def demo(data_dir: DataDir = None, verbose: Verbose = False) -> None:
     silence_libraries(settings, verbose=verbose)
     from turnlog.demo import run_demo
 
+    fetch_kafka()
     raise typer.Exit(run_demo(settings.data_dir / "demo", command=_own_command()))
 
 
@@ -72,7 +73,15 @@ def up(
 
     from workers import stack
 
+    fetch_kafka()
     asyncio.run(stack.up(settings.data_dir, workers=workers, port=port, init_topics=init_stack_topics, say=output.say))
+
+
+def fetch_kafka() -> None:
+    """Fetch Kafka where it is missing: before any event loop runs, so that Ctrl-C ends it at once."""
+    from workers.broker_files import cache_dir, ensure_jars
+
+    ensure_jars(cache_dir(), say=output.say)
 
 
 def init_stack_topics(variables: Mapping[str, str]) -> None:

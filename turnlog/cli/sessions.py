@@ -74,22 +74,21 @@ def list_records(connection: "duckdb.DuckDBPyConnection", *, max_rows: int = 0) 
     return run(connection, _LIST, max_rows=max_rows).records()
 
 
-def print_sessions(sessions: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
+def print_sessions(sessions: Sequence[Mapping[str, Any]]) -> None:
     """A table of sessions for people."""
-    columns = ("session", "title", "turns", "messages", "tokens in/out", "last active (UTC)", "state")
+    columns = ("session", "title", "turns", "messages", "last active (UTC)", "state")
     rows = [
         (
             session["session_id"],
             session["title"],
             session["turns"],
             session["messages"],
-            f"{session['input_tokens']}/{session['output_tokens']}",
             session["last_active_at"].strftime("%Y-%m-%d %H:%M:%S"),
             _state(session),
         )
         for session in sessions
     ]
-    output.print_table(columns, rows, title=title, right=("turns", "messages", "tokens in/out"))
+    output.print_table(columns, rows, right=("turns", "messages"), elastic="title")
 
 
 def _state(session: Mapping[str, Any]) -> str:

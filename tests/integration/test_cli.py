@@ -1,0 +1,286 @@
+"""The command line against a real worker and materializer on the run's broker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.waiting import until
+from workers.broker import DevBroker
+
+STOP_TIMEOUT_S = 30.0
+CONVERSATIONS = [
+    {
+        "id": "first",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Where is my order?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"order":  7}'}}
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "name": "find", "content": "on its way"},
+            {"role": "assistant", "content": "It is on its way."},
+            {"role": "user", "content": "Thanks"},
+        ],
+    },
+    {
+        "id": "second",
+        "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello, what can I do?"}],
+    },
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document on one line that standard output must be."""
+        assert self.out.count("\n") == 1, self.out
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """One JSON document a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """Topics of its own on the run's broker, and a directory of its own."""
+
+    directory: Path
+    variables: Mapping[str, str]
+    logs: dict[str, Path] = field(default_factory=dict)
+
+    def run(self, *arguments: str, stdin: str = "", timeout_s: float = 60.0, **variables: str) -> Done:
+        """Run a command to its end."""
+        done = subprocess.run(
+            self._argv(arguments),
+            env=self._environment(variables),
+            cwd=self.directory,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A process of Turnlog, ready; stopped at the end."""
+        ready_file = self.directory / f"{'-'.join(arguments)}.ready"
+        log = self.directory / f"{'-'.join(arguments)}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                self._argv(arguments),
+                env=self._environment({"TURNLOG_READY_FILE": str(ready_file)}),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                text=True,
+            )
+        try:
+            until(lambda: ready_file.exists() or process.poll() is not None, f"{arguments} is ready", 60.0)
+            assert process.poll() is None, log.read_text()
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(STOP_TIMEOUT_S)
+                raise
+
+    def _argv(self, arguments: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-P", "-m", "turnlog", *arguments]
+
+    def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("TURNLOG_")}
+        return {**own, **self.variables, **variables}
+
+
+def deployment(broker: DevBroker, directory: Path) -> Deployment:
+    """A deployment with a prefix of its own; no topics yet."""
+    return Deployment(
+        directory=directory,
+        variables={
+            "TURNLOG_BOOTSTRAP_SERVER": broker.bootstrap_server,
+            "TURNLOG_PREFIX": f"cli-{uuid.uuid4().hex[:8]}",
+            "TURNLOG_PARTITIONS": "3",
+            "TURNLOG_DATA_DIR": str(directory / "data"),
+            "TURNLOG_ALLOW_MODELS": "echo:*,recorded:*,script:*",
+            "TURNLOG_PUBLISH_INTERVAL_S": "0.5",
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def serving(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Topics, a worker and a materializer."""
+    here = deployment(broker, tmp_path_factory.mktemp("serving"))
+    made = here.run("topics", "init", "--json")
+    assert made.code == 0, made.err
+    with here.running("worker"), here.running("materialize"):
+        yield here
+
+
+@pytest.fixture
+def idle(broker: DevBroker, tmp_path: Path) -> Deployment:
+    """Topics, and nobody who works on them."""
+    here = deployment(broker, tmp_path)
+    made = here.run("topics", "init", "--json")
+    assert made.code == 0, made.err
+    return here
+
+
+def test_topics_are_made_once(idle: Deployment) -> None:
+    again = idle.run("topics", "init", "--json")
+    assert (again.code, again.err) == (0, "")
+    assert len(again.document) == 6
+    assert not any(report["created"] for report in again.document)
+    other_count = idle.run("topics", "init", "--json", TURNLOG_PARTITIONS="5")
+    assert other_count.code == 1
+    assert "3 partitions, not 5" in other_count.err
+
+
+def test_without_topics_it_is_4_and_says_what_to_run(broker: DevBroker, tmp_path: Path) -> None:
+    nowhere = deployment(broker, tmp_path)
+    for arguments in (("send", "web-1", "Hi"), ("tail", "-n", "1"), ("doctor",), ("worker",)):
+        done = nowhere.run(*arguments)
+        assert done.code == 4, (arguments, done)
+        assert "turnlog topics init" in done.out + done.err
+        assert "Traceback" not in done.err
+
+
+def test_send_says_where_the_request_is_and_waits_if_asked(serving: Deployment) -> None:
+    sent = serving.run("send", "web-1", "Hi", "--json", "--request-id", "mine")
+    assert (sent.code, sent.err) == (0, "")
+    assert sent.document["request_id"] == "mine"
+    assert sent.document["topic"].endswith(".requests")
+    again = serving.run("send", "web-1", "Hi", "--json", "--request-id", "mine", "--wait").document
+    assert (again["request_id"], again["status"], again["text"]) == ("mine", "completed", "Hi")
+    assert serving.run("send", "web-1", "What\nnow?", "--wait") == Done(code=0, out="What\nnow?\n", err="")
+    assert serving.run("send", "web-1", "-", "--wait", stdin="From a pipe") == Done(code=0, out="From a pipe\n", err="")
+
+
+def test_a_turn_that_fails_is_1(serving: Deployment) -> None:
+    model = "script:1?fail_attempts=9&fatal=true"
+    done = serving.run("send", "web-fails", "Hi", "--model", model, "--wait", "--json")
+    assert done.code == 1
+    assert done.document["status"] == "failed"
+    assert "the turn failed" in done.err
+
+
+def test_what_is_refused_is_5(serving: Deployment) -> None:
+    for arguments in (("send", "web-r", "Hi", "--model", "other:x", "--wait"), ("send", "web-r", "", "--wait")):
+        done = serving.run(*arguments, "--json")
+        assert (done.code, done.out) == (5, "")
+        assert done.err.startswith("turnlog: refused (")
+    conflict = ("send", "web-r", "--request-id", "once", "--wait")
+    assert serving.run(*conflict, "Hi").code == 0
+    assert serving.run(*conflict, "Something else").code == 5
+
+
+def test_nobody_answers_is_6(idle: Deployment) -> None:
+    waited = idle.run("send", "web-1", "Hi", "--wait", "--timeout-s", "1", "--json")
+    assert (waited.code, waited.out) == (6, "")
+    assert "turnlog doctor" in waited.err
+    followed = idle.run("tail", "-n", "1", "--timeout-s", "0.5")
+    assert (followed.code, followed.out) == (6, "")
+    doctor = idle.run("doctor", "--timeout-s", "1", "--json")
+    assert doctor.code == 6
+    assert [check["check"] for check in doctor.document["checks"] if not check["ok"]] == ["worker"]
+
+
+def test_chat_answers_line_by_line(serving: Deployment) -> None:
+    done = serving.run("chat", "web-chat", stdin="one two\n\nthree\n/quit\nnever\n")
+    assert done == Done(code=0, out="one two\nthree\n", err="")
+    as_json = serving.run("chat", "web-chat", "--json", stdin="four\nfive\n")
+    assert (as_json.code, as_json.err) == (0, "")
+    assert [turn["text"] for turn in as_json.lines] == ["four", "five"]
+
+
+def test_chat_shows_tool_calls_and_ends_at_the_first_error(serving: Deployment) -> None:
+    done = serving.run("chat", "--model", "script:2?tools=1&words=3", stdin="Go\n")
+    assert done.code == 0
+    assert done.out.startswith("-> ") or "\n-> " in done.out
+    assert "<- " in done.out
+    failed = serving.run("chat", "--model", "script:1?fail_attempts=9&fatal=true", stdin="Go\nnever\n")
+    assert failed.code == 1
+    assert "the turn failed" in failed.err
+
+
+def test_tail_shows_the_frames_of_a_session(serving: Deployment) -> None:
+    serving.run("send", "web-tail", "Hi there", "--wait")
+    done = serving.run("tail", "--session", "web-tail", "-o", "beginning", "--timeout-s", "3", "--json")
+    assert (done.code, done.err) == (0, "")
+    kinds = [line["frame"]["type"] for line in done.lines]
+    assert kinds[0] == "turn_accepted"
+    assert kinds[-1] == "turn_completed"
+    assert {line["session_id"] for line in done.lines} == {"web-tail"}
+    assert len(serving.run("tail", "-o", "beginning", "-n", "2").out.splitlines()) == 2
+
+
+def test_feed_proves_that_the_histories_are_the_recordings(serving: Deployment) -> None:
+    file = serving.directory / "conversations.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in CONVERSATIONS))
+    for _ in range(2):  # the second run changes nothing
+        fed = serving.run("feed", file.name, "--verify", "--json")
+        assert (fed.code, fed.err) == (0, "")
+        counts = {name: fed.document[name] for name in ("conversations", "turns", "messages", "mismatches")}
+        assert counts == {"conversations": 2, "turns": 3, "messages": 7, "mismatches": 0}
+    shown = serving.run("sessions", "show", "feed-first", "--json").document
+    assert [message["role"] for message in shown["messages"]] == ["user", "assistant", "tool", "assistant", "user"]
+    assert shown["session"]["instructions"] == "Be brief."
+    assert shown["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"order":  7}'
+    listed = serving.run("sessions", "list", "--limit", "0", "--json").document
+    assert {"feed-first", "feed-second"} <= {session["session_id"] for session in listed}
+    counted = serving.run("sql", "SELECT count(*) AS n FROM messages WHERE session_id LIKE 'feed-%'", "--json")
+    assert counted.document == [{"n": 7}]
+
+
+def test_the_doctor_is_content_with_a_stack_that_answers(serving: Deployment) -> None:
+    done = serving.run("doctor", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert done.document["ok"] is True
+    assert [check["check"] for check in done.document["checks"]] == [
+        "installation",
+        "python",
+        "broker",
+        "topics",
+        "worker",
+        "snapshot",
+    ]
+    assert all(check["ok"] for check in done.document["checks"])
+
+
+def test_a_worker_stops_on_sigterm_with_0_and_logs_json(idle: Deployment) -> None:
+    with idle.running("worker") as worker:
+        assert idle.run("send", "web-1", "not for the log", "--wait").code == 0
+        worker.terminate()
+        assert worker.wait(STOP_TIMEOUT_S) == 0
+    lines = (idle.directory / "worker.log").read_text().splitlines()
+    assert lines
+    assert all({"time", "level", "logger", "message"} <= json.loads(line).keys() for line in lines)
+    assert "not for the log" not in "".join(lines)

@@ -83,8 +83,8 @@ def held(path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-async def test_a_file_that_a_zombie_holds_is_not_waited_for(tmp_path: Path) -> None:
-    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+async def test_a_file_that_a_zombie_holds_is_not_waited_for_long(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT, hand_over_s=0.1)
     await (await filled(directory)).close()
     with held(tmp_path / "p0000.duckdb") as zombie:
         os.kill(zombie.pid, signal.SIGSTOP)
@@ -98,6 +98,20 @@ async def test_a_file_that_a_zombie_holds_is_not_waited_for(tmp_path: Path) -> N
     usual = await directory.open(0)
     assert usual.file.name == "p0000.duckdb"
     assert await usual.load(LOG.sessions) == LOG.expected()
+    await directory.close()
+
+
+async def test_a_file_whose_owner_lets_go_is_taken_over(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT, hand_over_s=30)
+    await (await filled(directory)).close()
+    with held(tmp_path / "p0000.duckdb") as owner:
+        opening = asyncio.create_task(directory.open(0))
+        done, _ = await asyncio.wait([opening], timeout=0.3)
+        assert not done, "no file of its own meanwhile"
+        os.kill(owner.pid, signal.SIGKILL)
+        store = await opening
+    assert store.file.name == "p0000.duckdb"
+    assert await store.load(LOG.sessions) == LOG.expected()
     await directory.close()
 
 

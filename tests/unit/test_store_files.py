@@ -44,6 +44,39 @@ async def main():
 
 asyncio.run(main())
 """
+WRITE_ON_A_FULL_DISK = """
+import asyncio, os, resource, sys
+from pathlib import Path
+from tests.event_logs import accepted_batches, random_log
+from workers.store import StoreDirectory
+from workers.store_port import StoreError
+
+async def main():
+    directory = StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2])
+    store = await directory.open(0)
+    log = random_log(3, 400)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    wal = store.file.with_name(store.file.name + ".wal")
+    batches = accepted_batches(log.records, 50)
+    failures = 0
+    for number, (events, position) in enumerate(batches):
+        if number == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (wal.stat().st_size + 1000, limits[1]))
+        before = store.position
+        try:
+            await store.write(events, position)
+        except StoreError:
+            failures += 1
+            assert store.position == before
+            assert await store.unfinished() is not None
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            await store.write(events, position)
+    assert await store.load(log.sessions) == log.expected()
+    await directory.close()
+    print(failures)
+
+asyncio.run(main())
+"""
 
 
 async def filled(directory: StoreDirectory, partition: int = 0, log: LogWriter = LOG) -> DuckPartitionStore:
@@ -249,6 +282,23 @@ async def test_killed_in_the_middle_of_a_commit(tmp_path: Path, hit: int) -> Non
     for events, position in accepted_batches(log.records, 10, store.position):
         await store.write(events, position)
     assert await store.load(log.sessions) == log.expected()
+    await directory.close()
+
+
+async def test_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
+    process = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", WRITE_ON_A_FULL_DISK, str(tmp_path), DEPLOYMENT],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) > 0, "the disk was never full"
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    log = random_log(3, 400)
+    assert await (await directory.open(0)).load(log.sessions) == log.expected()
     await directory.close()
 
 

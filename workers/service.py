@@ -27,7 +27,7 @@ from workers.runners.registry import RunnerRegistry
 from workers.shard import Shard
 from workers.store import StoreDirectory
 from workers.topic_reader import TopicReader
-from workers.topics_admin import TopicsState, check_topics
+from workers.topics_admin import TopicsState, check_topics, topic_id
 
 log = logging.getLogger(__name__)
 _SCHEMA_REFRESH_MIN_S = 1.0
@@ -66,7 +66,9 @@ class WorkerService:
         await asyncio.to_thread(schema_topic.publish_schemas, settings)
         await asyncio.to_thread(schema_topic.read_schemas, settings, packaged())
         await self._replies.start()
-        self._stores = StoreDirectory(settings.data_dir / "stores", deployment=settings.prefix)
+        # The topic's id tells a re-created log from the one that the files were made of.
+        events_id = await asyncio.to_thread(topic_id, settings, settings.topics.events)
+        self._stores = StoreDirectory(settings.data_dir / "stores", deployment=f"{settings.prefix} {events_id}")
         self._parts = self._build_parts(topics)
         self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
 

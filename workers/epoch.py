@@ -13,7 +13,6 @@ from streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
 from workers.crash_points import crash_point
 from workers.ports import AppendUncertainError, EventLog, LogBrokenError, NewRecord
 
-
 #: Takes accepted events, batch by batch, with the position behind them.
 CaughtUp = Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]]
 

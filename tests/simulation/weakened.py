@@ -4,7 +4,7 @@ Nothing of the shipped code knows of it: the parts are exchanged from here while
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +20,7 @@ from tests.simulation.faults import Fault
 from tests.simulation.ports import SimStore
 from tests.simulation.run import Plan
 from workers.decider import Decider, Group
-from workers.epoch import Claim, Epoch, FencedError
+from workers.epoch import CaughtUp, Claim, Epoch, FencedError
 from workers.inbox import Inbox
 from workers.ports import NewRecord, RequestLog, RequestRecord
 from workers.serving import Serving
@@ -98,15 +98,14 @@ def _no_catch_up() -> list[Any]:
         self: Epoch,
         claim: Claim,
         now_ms: int,
-        caught_up: Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]],
-        check: Callable[[LogPosition], None],
+        caught_up: CaughtUp,
     ) -> None:
         _, end = await self._log.bounds(self._partition)
 
         async def some(events: Sequence[LoggedEvent], position: LogPosition) -> None:
             await caught_up([event for event in events if event.offset < end], position)
 
-        await original(self, claim, now_ms, some, check)
+        await original(self, claim, now_ms, some)
 
     return [patch.object(Epoch, "open", open_epoch)]
 

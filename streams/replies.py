@@ -9,6 +9,8 @@ from streams.history import HistoryMessage, final_text, of_turn
 from streams.session import Fact, Session, reply_address
 from streams.turn import Answer, ReplyAddress
 
+_TERMINAL = frozenset(fr.TERMINAL_FRAMES)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
@@ -23,7 +25,7 @@ class Reply:
     @property
     def terminal(self) -> bool:
         """Does this frame end what its reader waits for?"""
-        return isinstance(self.frame, fr.TERMINAL_FRAMES)
+        return self.frame.__class__ in _TERMINAL
 
 
 def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -> list[Reply]:

@@ -29,7 +29,7 @@ from turnlog.kafka_client import (
     from_end,
 )
 from turnlog.replies import Deduplicator, Position, ReplyFrame
-from workers.cloudevents import cloudevent, trace_headers
+from workers.cloudevents import Envelope, trace_headers
 from workers.config import Settings
 
 log = logging.getLogger(__name__)
@@ -261,12 +261,11 @@ class Client:
             check_ids(header)  # nobody could answer it; everything else is the worker's to judge
         except WireError as error:
             raise UsageError(str(error)) from error
-        kind = f"commands.{type(command).__name__}"
         try:
             value = self._requests.encode(header, command)
         except UnicodeEncodeError as error:
             raise UsageError(f"the request for session {session_id} holds text that is not Unicode: {error}") from error
-        headers = cloudevent(kind, uuid.uuid4().hex, source=self._client_id, time_ms=now_ms)
+        headers = Envelope("commands", self._client_id).headers(type(command), uuid.uuid4().hex, now_ms)
         return PreparedRequest(
             session_id=session_id,
             request_id=header.request_id or "",

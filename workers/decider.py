@@ -100,16 +100,13 @@ class Decider:
 
     def request(self, offset: int, live: LiveSession, command: AcceptChat | Refuse) -> None:
         """Decide the request at ``offset``; it is the next one."""
-        facts = self._decided(live.session, command)
+        facts = decide(live.session, command, self._policy())
         self._record(live, facts, decided=offset)
         if not facts:
             answer = known_answer(live.session, command.request_id, command.command_hash)
             if answer is not None:
                 reply = reply_again(answer, command.request_id, command.reply, live.history)
                 self.groups[-1].effects.append(Effect(index=-1, live=live, reply=reply))
-
-    def _decided(self, session: Session, command: SessionCommand) -> list[Fact]:
-        return decide(session, command, self._policy())
 
     def refuse_unknown(self, offset: int, live: LiveSession, command: AcceptChat | Refuse) -> None:
         """The session holds events of a newer version: nothing is decided for it, the caller is told."""
@@ -140,7 +137,16 @@ class Decider:
         self._partition_event(RequestsLost(from_offset=first, to_offset=last), decided=last)
 
     def _partition_event(self, payload: RequestDeadLettered | RequestsLost, *, decided: int) -> None:
-        header = self._header(PARTITION, str(self._partition), 0, None, 0, accepted=decided)
+        header = EventHeader(
+            stream_kind=PARTITION,
+            stream_id=str(self._partition),
+            stream_version=0,
+            epoch=self._epoch,
+            n=self._next_n,
+            accepted=decided,
+            replied=self._replied(),
+            recorded_at=self._now_ms(),
+        )
         record = self._log.encode(header, payload, str(self._partition).encode())
         group = self._group(record.size_bytes)
         self._next_n += 1
@@ -159,7 +165,7 @@ class Decider:
         facts: list[Fact] = []
         session = live.session
         for command in commands:
-            decided = self._decided(session, command)
+            decided = decide(session, command, self._policy())
             facts.extend(decided)
             if command is not commands[-1]:  # what comes after the last one is folded when it is recorded
                 for fact in decided:
@@ -170,73 +176,64 @@ class Decider:
 
     # ---- recording
 
-    def _header(
-        self, kind: str, stream_id: str, version: int, turn_id: str | None, attempt: int, *, accepted: int
-    ) -> EventHeader:
-        return EventHeader(
-            stream_kind=kind,
-            stream_id=stream_id,
-            stream_version=version,
-            epoch=self._epoch,
-            n=self._next_n,
-            accepted=accepted,
-            replied=self._replied(),
-            turn_id=turn_id,
-            attempt=attempt,
-            recorded_at=self._now_ms(),
-        )
-
     def _record(self, live: LiveSession, facts: Sequence[Fact], *, decided: int | None) -> None:
         """Put a decision into a group and let the run-ahead state follow.
 
         The state changes only after every record is encoded and fits: a failing decision leaves no trace.
         """
-        first_n, session = self._next_n, live.session
-        records: list[NewRecord] = []
-        replies: list[list[Reply]] = []
-        starts: list[str | None] = []
-        messages = live.history
+        session, messages = live.session, live.history
         kept = len(messages)
+        records: list[NewRecord] = []
+        effects: list[tuple[int, Reply]] = []
+        started: str | None = None
+        size = 0
         key = session.session_id.encode()
+        replied, now_ms, last = self._replied(), self._now_ms(), len(facts) - 1
         try:
             for index, fact in enumerate(facts):
-                last = index == len(facts) - 1
-                accepted = decided if last and decided is not None else self.decided
-                header = self._header(
-                    SESSION, session.session_id, session.version + 1, fact.turn_id, fact.attempt, accepted=accepted
+                event = fact.event
+                header = EventHeader(
+                    stream_kind=SESSION,
+                    stream_id=session.session_id,
+                    stream_version=session.version + 1,
+                    epoch=self._epoch,
+                    n=self._next_n + index,
+                    accepted=decided if index == last and decided is not None else self.decided,
+                    replied=replied,
+                    turn_id=fact.turn_id,
+                    attempt=fact.attempt,
+                    recorded_at=now_ms,
                 )
-                records.append(self._log.encode(header, fact.event, key, _trace(session, fact)))
-                self._next_n += 1
-                if isinstance(fact.event, MessageStored):
-                    messages.append(history_message(fact.turn_id or "", fact.event))
-                replies.append(replies_to(session, fact, messages))
-                starts.append(fact.turn_id if isinstance(fact.event, TurnStarted) else None)
+                record = self._log.encode(header, event, key, _trace(session, fact))
+                records.append(record)
+                size += record.size_bytes
+                if isinstance(event, MessageStored):
+                    messages.append(history_message(fact.turn_id or "", event))
+                elif isinstance(event, TurnStarted):
+                    started = fact.turn_id
+                effects.extend([(index, reply) for reply in replies_to(session, fact, messages)])
                 session = evolve(session, fact)
-            size = sum(record.size_bytes for record in records)
             group = self._group(size)
         except BaseException:
-            self._next_n = first_n
             del messages[kept:]
             raise
+        self._next_n += len(records)
         live.session = session
         base = len(group.records)
-        group.records.extend(records)
-        group.touched.extend([live] * len(records))
+        group.records += records
+        group.touched += [live] * len(records)
         group.size_bytes += size
-        for index, frames in enumerate(replies):
-            group.effects.extend(Effect(index=base + index, live=live, reply=reply) for reply in frames)
-        started = [turn_id for turn_id in starts if turn_id]
-        if started and session.running == started[-1]:
-            group.effects.append(Effect(index=base + len(records) - 1, live=live, start=started[-1]))
+        group.effects += [Effect(index=base + index, live=live, reply=reply) for index, reply in effects]
+        if started and session.running == started:
+            group.effects.append(Effect(index=base + last, live=live, start=started))
         if decided is not None:
             group.covered = decided
             self.decided = decided
 
 
-def _trace(session: Session, fact: Fact) -> list[tuple[str, bytes]]:
+def _trace(session: Session, fact: Fact) -> Sequence[tuple[str, bytes]]:
     """The trace context of the request that caused this event."""
-    reply = getattr(fact.event, "traceparent", None)
-    if reply:
-        return trace_headers(reply, getattr(fact.event, "tracestate", None))
-    turn = session.turns.get(fact.turn_id or "")
-    return trace_headers(turn.reply.traceparent, turn.reply.tracestate) if turn else []
+    turn = session.turns.get(fact.turn_id) if fact.turn_id else None
+    cause = turn.reply if turn is not None else fact.event
+    parent = getattr(cause, "traceparent", None)
+    return trace_headers(parent, getattr(cause, "tracestate", None)) if parent else ()

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from schemas import frames as fr
 from schemas.errors import UnknownFingerprintError
@@ -26,6 +27,7 @@ from workers.inbox import Inbox
 from workers.live import LiveSession
 from workers.logs import at
 from workers.parts import WorkerParts
+from workers.patience import patiently
 from workers.ports import RequestRecord
 from workers.replied import Replied
 from workers.requests import ForSession, Incoming, Misrouted, UnknownReplyTopicError, Unreadable
@@ -278,7 +280,7 @@ class Serving:
         elif isinstance(item, Unreadable):
             await self._park(record, item.code, item.reason)
         elif isinstance(item, Misrouted):
-            await self._parts.outbox.forward(record, item.key, item.value)
+            await patiently(partial(self._parts.outbox.forward, record, item.key, item.value))
             self._decider.nothing(offset)
         else:
             live = self.sessions[item.session_id]
@@ -299,7 +301,7 @@ class Serving:
     async def _park(self, record: RequestRecord, code: str, reason: str) -> None:
         """Bytes first, then the event: a crash in between parks them twice, never not at all."""
         log.warning("dead letter (%s): %s", code, reason, extra=at(partition=self._partition, offset=record.offset))
-        await self._parts.outbox.dead_letter(record, code, reason)
+        await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
         self._decider.dead_letter(record.offset, code, reason)
 
     # ---- commit and effects

@@ -32,7 +32,7 @@ def crash(sim: "Simulation", at_s: float) -> None:
         sim.at(3.0, lambda: None if worker.alive and worker.boots > boots else sim.group.left(worker.name))
         sim.at(back_after_s, lambda: None if worker.alive else worker.boot())
 
-    sim.at(at_s, lambda: worker.alive and worker.lane.light(rng.randint(0, MAX_FUSE), kill))
+    sim.at(at_s, lambda: worker.light_fuse(rng.randint(0, MAX_FUSE), kill))
 
 
 def pause(sim: "Simulation", at_s: float) -> None:
@@ -51,7 +51,7 @@ def pause(sim: "Simulation", at_s: float) -> None:
             sim.at(expelled_after_s, sim.group.left, worker.name)
         sim.at(length_s, lambda: worker.resume() if worker.alive and worker.boots == boots else None)
 
-    sim.at(at_s, lambda: worker.alive and worker.lane.light(rng.randint(0, MAX_FUSE), stop))
+    sim.at(at_s, lambda: worker.light_fuse(rng.randint(0, MAX_FUSE), stop))
 
 
 def rebalance(sim: "Simulation", at_s: float) -> None:

@@ -108,7 +108,7 @@ class SimEventLog:
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         await _trip(self._world)
-        return 0, len(self._world.events[partition])
+        return self._world.events_start, len(self._world.events[partition])
 
 
 def _answer(answer: asyncio.Future[int], base: int) -> None:

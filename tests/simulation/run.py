@@ -135,7 +135,7 @@ class Simulation:
             unheard = [
                 f"a task died: {type(task.exception()).__name__}: {task.exception()}"
                 for task in self.loop.tasks
-                if task.done() and not task.cancelled() and task._log_traceback  # type: ignore[attr-defined]
+                if task.done() and not task.cancelled() and task._log_traceback
             ]
             defects_found = [*defects.found, *self.loop.errors, *unheard]
             self.loop.close_down()

@@ -99,7 +99,7 @@ class SimService(WorkerService):
         outbox = SimOutbox(world, self._name)
         return WorkerParts(
             owner=self._name,
-            topics_id="topic-1",
+            topics_id=world.requests_topic_id,
             partition_count=world.partition_count,
             event_log=SimEventLog(world, self._name, append_timeout_s=settings.append_timeout_s),
             request_log=SimRequestLog(world),
@@ -193,6 +193,11 @@ class SimWorker:
             self.alive = False
             self.lane.dead = True
             self.world.trace(self.name, "crashes")
+
+    def light_fuse(self, callbacks: int, then: Callable[[], None]) -> None:
+        """Do something to the process after so many of its callbacks, if it is there."""
+        if self.alive:
+            self.lane.light(callbacks, then)
 
     def pause(self) -> None:
         """SIGSTOP."""

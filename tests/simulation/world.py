@@ -54,6 +54,8 @@ class World:
         self.loop = loop
         self.chaos = Chaos()
         self.partition_count = partitions
+        self.requests_topic_id = "topic-1"
+        self.events_start = 0
         self.requests = [Topic() for _ in range(partitions)]
         self.events: list[list[LoggedEvent]] = [[] for _ in range(partitions)]
         self.frames: list[SeenFrame] = []

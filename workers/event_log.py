@@ -213,11 +213,17 @@ class KafkaRequestLog:
         self._reader = reader
 
     async def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord]]:
-        async for records in self._reader.read(self._topic, partition, start, end):
-            yield [
-                RequestRecord(partition=partition, offset=r.offset, key=r.key, value=r.value, headers=tuple(r.headers))
-                for r in records
-            ]
+        try:
+            async for found in self._reader.read(self._topic, partition, start, end):
+                yield [
+                    RequestRecord(
+                        partition=partition, offset=r.offset, key=r.key, value=r.value, headers=tuple(r.headers)
+                    )
+                    for r in found
+                ]
+        except LogBrokenError as error:
+            # Retention took them since we asked where the topic begins: whoever asks again learns which ones are lost.
+            raise LogError(str(error)) from error
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         return (await self._reader.bounds(self._topic, [partition]))[partition]

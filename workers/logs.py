@@ -19,6 +19,8 @@ _REDACTED = "[secret]"
 _FIELDS = ("session", "turn", "topic", "partition", "offset")
 #: Libraries that tell their own story at INFO; ours says what matters.
 _TALKATIVE = ("aiokafka", "kafka", "faust", "mode", "asyncio")
+#: Warns of each step of its own loop that takes 0.1 s, as the first connection of every process does.
+_NERVOUS = "kafka.net.selector"
 _NAMED_SECRET = re.compile(
     r"((?:[\w-]*(?:password|passwd|secret|api[_-]?key)|(?:access|auth|bearer)[_-]token|authorization)[\"']?\s*[=:]\s*"
     r"(?:(?:bearer|basic)\s+)?)(\"[^\"]*\"|'[^']*'|[^\s,;)}\]]+)",
@@ -158,4 +160,5 @@ def set_up(settings: Settings, stream: TextIO | None = None) -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(level if level <= logging.DEBUG else max(level, logging.WARNING))
+    logging.getLogger(_NERVOUS).setLevel(level if level <= logging.DEBUG else logging.ERROR)
     logging.captureWarnings(True)

@@ -76,12 +76,14 @@ def test_the_level_holds_and_libraries_are_quieter() -> None:
     logs.set_up(Settings(log_level="INFO"), stream)
     logging.getLogger("workers").debug("no")
     logging.getLogger("aiokafka.consumer").info("no")
+    logging.getLogger("kafka.net.selector").warning("no")
     assert stream.getvalue() == ""
     logging.getLogger("aiokafka.consumer").warning("yes")
     assert "yes" in stream.getvalue()
     logs.set_up(Settings(log_level="DEBUG"), stream)
-    logging.getLogger("aiokafka.consumer").debug("now yes")
-    assert "now yes" in stream.getvalue()
+    for name in ("aiokafka.consumer", "kafka.net.selector"):
+        logging.getLogger(name).debug("now yes, %s", name)
+        assert f"now yes, {name}" in stream.getvalue()
 
 
 def test_only_the_named_fields_are_written() -> None:

@@ -75,9 +75,8 @@ def up(
     from workers import stack
 
     fetch_kafka()
-    output.say(
-        'Once it is up, in another terminal in this folder: turnlog chat, turnlog doctor, turnlog sql "SHOW TABLES"'
-    )
+    me = _own_command()
+    output.say(f'Once it is up, in another terminal in this folder: {me} chat, {me} doctor, {me} sql "SHOW TABLES"')
     asyncio.run(stack.up(settings.data_dir, workers=workers, port=port, init_topics=init_stack_topics, say=output.say))
 
 

@@ -21,6 +21,8 @@ class Inbox:
         self._ack = ack
         self.covered = -1  #: the confirmed fold covers every request up to here
         self.known_end = 0  #: some request below this offset exists and must be decided
+        self.delivered_end = 0  #: behind the highest delivery
+        self._silent_since: tuple[int, float] | None = None  #: ``delivered_end`` and when it was first seen so
 
     def __len__(self) -> int:
         return len(self._records)
@@ -30,14 +32,10 @@ class Inbox:
         """Should deliveries be held back?"""
         return len(self._records) >= self._limit
 
-    @property
-    def half_empty(self) -> bool:
-        """Is there room for more than a few deliveries again?"""
-        return len(self._records) <= self._limit // 2
-
     def deliver(self, record: RequestRecord) -> None:
         """Take a delivery: acknowledge it if it is covered, keep it if there is room (again, after a rebalance)."""
-        self.known_end = max(self.known_end, record.offset + 1)
+        self.delivered_end = max(self.delivered_end, record.offset + 1)
+        self.known_end = max(self.known_end, self.delivered_end)
         if record.offset <= self.covered:
             self._ack(record.offset)
         elif not self.full:
@@ -81,7 +79,21 @@ class Inbox:
 
     def cover(self, upto: int) -> None:
         """Everything up to here is confirmed: acknowledge it, in order, and forget it."""
-        self.covered = max(self.covered, upto)
-        for offset in sorted(known for known in self._records if known <= self.covered):
-            del self._records[offset]
-            self._ack(offset)
+        first, self.covered = self.covered + 1, max(self.covered, upto)
+        few = self.covered - first < len(self._records)
+        for offset in range(first, self.covered + 1) if few else sorted(self._records):
+            if offset <= self.covered and offset in self._records:
+                del self._records[offset]
+                self._ack(offset)
+
+    def silent_for(self, wanted: int, requests_end: int, now: float) -> float:
+        """Seconds since the last delivery while the request ``wanted`` is there and does not come; 0: nothing is amiss.
+
+        Counted from the first call that finds it so, and from the start after every delivery: slow is not lost.
+        """
+        if wanted >= requests_end or self.has(wanted):
+            self._silent_since = None
+            return 0.0
+        if self._silent_since is None or self._silent_since[0] != self.delivered_end:
+            self._silent_since = (self.delivered_end, now)
+        return now - self._silent_since[1]

@@ -7,7 +7,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from schemas.codec import RequestCodec
@@ -54,6 +54,7 @@ class WorkerService:
         self._stores: StoreDirectory | None = None
         self._watch: asyncio.Task[None] | None = None
         self._schemas_read_at = 0.0
+        self._looked: dict[int, tuple[int, int]] = {}  #: by partition, at the last look: delivered, and there
         self._policy_now = settings.policy()
         self._changing = asyncio.Lock()
 
@@ -223,10 +224,24 @@ class WorkerService:
             except LogError as error:
                 log.warning("cannot look at the log's end: %s", error)
                 continue
+            behind = self._intake_behind(requests)
             for partition in partitions:
                 shard = self._shards.get(partition)
                 if shard is not None and shard.serving is not None:
-                    shard.serving.notice(events[partition], requests[partition])
+                    shard.serving.notice(events[partition], requests[partition], intake_behind=behind)
+
+    def _intake_behind(self, requests: Mapping[int, int]) -> bool:
+        """Does Faust still deliver what was in the topic at the last look? A backlog comes partition by partition."""
+        before, self._looked = self._looked, {}
+        behind = False
+        for partition, end in requests.items():
+            shard = self._shards.get(partition)
+            if shard is not None:
+                delivered = shard.inbox.delivered_end
+                delivered_before, end_before = before.get(partition, (delivered, end))
+                behind = behind or delivered_before < delivered < end_before
+                self._looked[partition] = (delivered, end)
+        return behind
 
     async def _refresh_schemas(self) -> None:
         """Read the schemas topic, at most once a second: whoever writes garbage must not make us busy."""

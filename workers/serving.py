@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _LOAD_BATCH = 200
 _MAX_OUTCOMES = 500
 _MAX_UNSAVED_BATCHES = 20  #: then the partition waits for its store
+_BEHIND_FACTOR = 12
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
 
 
@@ -67,7 +68,6 @@ class Serving:
         self._next = first
         self._tail_end = 0
         self._closed = False
-        self._stalled_since: float | None = None
         self._wake = asyncio.Event()
         self._outcomes: deque[tuple[str, Sequence[SessionCommand], asyncio.Future[None]]] = deque()
         self._doubts: list[asyncio.Future[None]] = []
@@ -127,17 +127,16 @@ class Serving:
         )
         self._send(live, reply)
 
-    def notice(self, events_end: int, requests_end: int) -> None:
-        """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here."""
+    def notice(self, events_end: int, requests_end: int, *, intake_behind: bool = False) -> None:
+        """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here.
+
+        ``intake_behind``: other partitions get requests that are old, so ours may merely have to wait.
+        """
         if events_end > self._epoch.position.next_offset:
             self._tail_end = max(self._tail_end, events_end)
             self._wake.set()
-        if requests_end <= self._next or self._inbox.has(self._next):
-            self._stalled_since = None
-        elif self._stalled_since is None:
-            self._stalled_since = self._parts.now()
-        elif self._parts.now() - self._stalled_since >= self._parts.limits.stalled_delivery_s:
-            self._stalled_since = None
+        limit_s = self._parts.limits.stalled_delivery_s * (_BEHIND_FACTOR if intake_behind else 1)
+        if self._inbox.silent_for(self._next, requests_end, self._parts.now()) >= limit_s:
             self._inbox.known_end = max(self._inbox.known_end, requests_end)
             self._wake.set()
 

@@ -133,9 +133,10 @@ def check_tools(view: LogView) -> Iterator[Anomaly]:
         else:
             yield from _tool(view, run, *found, where)
         before = runs[run.idempotency_key]
+        repeatable = run.idempotent and (found is None or found[1].call.idempotent)
         if any((o.attempt, o.fencing_token) == (run.attempt, run.fencing_token) for o in before):
             yield Anomaly(kind="tool run twice", where=where, text="by one owner in one attempt")
-        elif before and not run.idempotent:
+        elif before and not repeatable:
             yield Anomaly(kind="tool run twice", where=where, text="it is not idempotent")
         before.append(run)
 

@@ -9,6 +9,8 @@ from collections import Counter
 from tests.simulation.run import Outcome, simulate
 from tests.simulation.weakened import WEAKNESSES, weakened
 
+PROGRESS_SEEDS = 5_000
+
 
 def _run(seed: int, weakness: str, verbose: bool = False) -> Outcome:
     if not weakness:
@@ -38,6 +40,8 @@ def _many(first: int, last: int, jobs: int, most: int, weakness: str) -> int:
     with multiprocessing.Pool(jobs) as pool:
         for seed, anomalies, faults, count in pool.imap_unordered(_one, tasks, chunksize=20):
             done += 1
+            if done % PROGRESS_SEEDS == 0:
+                print(f"{done} seeds, {failing} with anomalies", flush=True)
             callbacks += count
             if anomalies:
                 failing += 1

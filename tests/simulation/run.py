@@ -11,6 +11,7 @@ from schemas import events as ev
 from streams.reader_rule import LoggedEvent
 from tests.checker import Anomaly, History, StoreContent, accepted_events, check
 from tests.checker.history import SentRequest
+from tests.simulation.expected import check_turns
 from tests.simulation.faults import FAULTS, Fault
 from tests.simulation.group import Group
 from tests.simulation.loop import SimLoop, StuckError
@@ -145,7 +146,7 @@ class Simulation:
         anomalies = [Anomaly(kind="defect", where="worker", text=text) for text in defects_found]
         anomalies += [Anomaly(kind="stopped", where="worker", text=text) for text in problems]
         anomalies += check(history)
-        anomalies += claims_go_on(history)
+        anomalies += [*claims_go_on(history), *check_turns(history)]
         if history.drained:
             anomalies += self._group_offsets()
         return Outcome(

@@ -19,10 +19,13 @@ from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.ports import SimStore
 from tests.simulation.run import Plan
+from workers.actors import _Attempt
 from workers.decider import Decider, Group
 from workers.epoch import CaughtUp, Claim, Epoch, FencedError
 from workers.inbox import Inbox
+from workers.live import LiveSession
 from workers.ports import NewRecord, RequestLog, RequestRecord
+from workers.runners.base import AssistantMessage
 from workers.serving import Serving
 from workers.shard import Shard
 
@@ -170,6 +173,47 @@ def _duplicates_at_once() -> list[Any]:
         original(self, record)
 
     return [patch.object(Inbox, "deliver", deliver)]
+
+
+@_weakness("tools start before their call is stored", faults.crash, faults.everything_is_slow)
+def _tools_first() -> list[Any]:
+    original = _Attempt._assistant
+
+    async def assistant(self: _Attempt, output: AssistantMessage) -> None:
+        await original(self, replace(output, tool_calls=()))
+        if self._held is not None:
+            self._held = replace(self._held, tool_calls=output.tool_calls)
+
+    return [patch.object(_Attempt, "_assistant", assistant)]
+
+
+@_weakness("calls with an unknown outcome are repeated", faults.crash, faults.rebalance)
+def _all_repeated() -> list[Any]:
+    """Whatever the tool declares: nothing is closed at a takeover, and the runner is told that it may."""
+    original = LiveSession.turn_input
+
+    def turn_input(self: LiveSession, turn_id: str, epoch: int) -> Any:
+        turn = original(self, turn_id, epoch)
+        messages = [
+            replace(message, tool_calls=tuple(replace(call, idempotent=True) for call in message.tool_calls))
+            for message in turn.turn_messages
+        ]
+        return replace(turn, turn_messages=messages)
+
+    return [
+        patch.object(streams.decisions, "_closed", lambda *what: []),
+        patch.object(LiveSession, "turn_input", turn_input),
+    ]
+
+
+@_weakness("an attempt begins from nothing", faults.crash, faults.rebalance)
+def _from_nothing() -> list[Any]:
+    original = LiveSession.turn_input
+
+    def turn_input(self: LiveSession, turn_id: str, epoch: int) -> Any:
+        return replace(original(self, turn_id, epoch), turn_messages=())
+
+    return [patch.object(LiveSession, "turn_input", turn_input)]
 
 
 @_weakness("frames are sent once", faults.crash, faults.frames_are_lost)

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import workers.service
 from schemas.codec import RequestCodec
 from tests.simulation.group import Group
 from tests.simulation.ports import Disk, SimEventLog, SimJournal, SimOutbox, SimRequestLog, SimStores
@@ -51,7 +53,8 @@ def _codec() -> RequestCodec:
 
 
 @cache
-def _options(model: str) -> tuple[str, ScriptOptions]:
+def script_of(model: str) -> tuple[str, ScriptOptions]:
+    """Seed and options of a model name."""
     seed, _, query = after_provider(model).partition("?")
     return seed, read_options(model, query, ScriptOptions)
 
@@ -75,13 +78,24 @@ class SimReader:
         """Nothing is open."""
 
 
+class NoReplySender:
+    """Frames go out by :class:`SimOutbox`."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    async def stop(self) -> None:
+        """Nothing was started."""
+
+
 class SimService(WorkerService):
     """The real service on simulated ports."""
 
     def __init__(
         self, world: World, name: str, disk: Disk, limits: ShardLimits, variant: int, **callbacks: Any
     ) -> None:
-        super().__init__(sim_settings(variant), **callbacks)
+        with patch.object(workers.service, "ReplySender", NoReplySender):  # a codec each would take most of the time
+            super().__init__(sim_settings(variant), **callbacks)
         self._world = world
         self._name = name
         self._sim_stores = SimStores(world, disk)
@@ -134,7 +148,7 @@ class SimService(WorkerService):
         )
 
     def _make_runner(self, model: str) -> Runner:
-        seed, options = _options(model)
+        seed, options = script_of(model)
         return ScriptRunner(seed, options, self._journal)  # type: ignore[arg-type]
 
     async def _no_schemas(self) -> None:

@@ -233,6 +233,7 @@ PLANTS: list[tuple[str, Plant]] = [
     ("tool run twice", lambda d: d.tool_runs.append(d.tool_runs[-1])),
     ("tool run twice", lambda d: d.tool_runs.__setitem__(1, replace(d.tool_runs[2], idempotent=False))),
     ("tool run after its result", tool_again),
+    ("tool run twice", tool_again),
     ("tool run after its result", result_before_the_second_start),
     ("effect without its event", lambda d: d.tool("k2", "t1", 2, idempotent=True, fencing_token=0)),
 ]

@@ -1,0 +1,58 @@
+"""What the checker cannot know: how the turns of this workload must come out, since their models are scripts."""
+
+from collections.abc import Iterator, Sequence
+
+from schemas import events as ev
+from streams.reader_rule import LoggedEvent
+from tests.checker import Anomaly, History, accepted_events
+from tests.checker.log_view import LogView, TurnLog
+from tests.simulation.worker import script_of
+from workers.runners.playback import role_of
+from workers.runners.script import plan_turn
+
+#: Failures that a script asks for, and those that bounds of the worker bring about.
+FAILURES = {"scripted_failure", "suspected_poison", "turn_timeout"}
+
+
+def check_turns(history: History) -> Iterator[Anomaly]:
+    """Every turn that failed for no good reason, or said something else than its script."""
+    view = LogView(history)
+    numbers: dict[str, int] = {}
+    for log in history.log.values():
+        numbers.update(_turn_numbers(accepted_events(log)))
+    for turn in view.turns.values():
+        if turn.turn_id not in numbers or not turn.ends:
+            continue
+        end = turn.ends[0].payload
+        if isinstance(end, ev.TurnFailed) and end.code not in FAILURES:
+            yield Anomaly(kind="turn failed", where=turn.where, text=f"{end.code}: {end.reason}")
+        yield from _as_planned(turn, numbers[turn.turn_id], whole=isinstance(end, ev.TurnCompleted))
+
+
+def _turn_numbers(events: Sequence[LoggedEvent]) -> dict[str, int]:
+    """The number of each started turn in its session, from 1."""
+    numbers: dict[str, int] = {}
+    started: dict[str, int] = {}
+    for event in events:
+        if isinstance(event.payload, ev.TurnStarted) and event.payload.cause == "first":
+            session_id = event.header.stream_id
+            started[session_id] = started.get(session_id, 0) + 1
+            numbers[event.header.turn_id or ""] = started[session_id]
+    return numbers
+
+
+def _as_planned(turn: TurnLog, number: int, *, whole: bool) -> Iterator[Anomaly]:
+    """What is stored is the script's beginning, all of it if the turn was completed."""
+    seed, options = script_of(turn.starts[0].payload.model)
+    steps = plan_turn(seed, number, options).steps
+    stored = [message.payload for message in turn.messages if message.payload.role != "user"]
+    told = [(message.role, None if message.interrupted else message.content) for message in stored]
+    planned = [(role_of(step), step.content) for step in steps]
+    for index, (role, content) in enumerate(told):
+        interrupted = stored[index].interrupted
+        if index >= len(planned) or (role, content) != (planned[index][0], None if interrupted else planned[index][1]):
+            text = f"message {index + 1} after the user's ({role}) is not the one of its script"
+            yield Anomaly(kind="not as planned", where=turn.where, text=text)
+            return
+    if whole and len(told) != len(planned):
+        yield Anomaly(kind="not as planned", where=turn.where, text=f"{len(told)} messages of {len(planned)}")

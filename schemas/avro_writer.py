@@ -9,7 +9,7 @@ import dataclasses
 import struct
 import typing
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from schemas.mapping import is_mapping, optional_of
@@ -18,6 +18,7 @@ _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 Writer = Callable[[Any], bytes]
 
 
+@lru_cache(maxsize=4096)
 def _any_long(value: int) -> bytes:
     """Zig-zag, then 7 bits a byte, the lowest first."""
     if not _LONG_MIN <= value <= _LONG_MAX:
@@ -89,17 +90,21 @@ def _items(cls: type, source: str, names: dict[str, Any]) -> list[str]:
         if hint is int:
             items.append(f"small[x] if 0 <= (x := {value}) < end else any_long(x)")
         elif hint is str:
-            items.append(f"string({value})")
+            items.append(f"small[n] if (n := len(s := {value}.encode())) < end else any_long(n)")
+            items.append("s")
         else:
             name = f"{source}_{field.name}"
-            names[name] = _writer(hint)
-            items.append(f"{name}({value})")
+            inner = optional_of(hint)
+            names[name] = _writer(hint if inner is None else inner)
+            write = f"{name}({value})"
+            items.append(write if inner is None else f"null if {value} is None else some + {write}")
     return items
 
 
 def _compiled(arguments: str, items: list[str], names: dict[str, Any]) -> Any:
     """A function that joins the items. Its source is made of our own field names only."""
-    names |= {"small": _SMALL, "end": _SMALL_END, "any_long": _any_long, "string": _string, "join": b"".join}
+    names |= {"small": _SMALL, "end": _SMALL_END, "any_long": _any_long, "join": b"".join}
+    names |= {"null": b"\x00", "some": b"\x02"}
     return eval(f"lambda {arguments}: join(({''.join(f'{item}, ' for item in items)}))", names)
 
 

@@ -42,30 +42,27 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
     turn = before.turns.get(fact.turn_id or "")
     if turn is None:
         return []
+    return [
+        Reply(frame=frame, address=turn.reply, request_id=turn.request_id, turn_id=turn.turn_id, attempt=fact.attempt)
+        for frame in _frames_of_turn(event, turn.turn_id, history)
+    ]
 
-    def reply(frame: fr.Frame) -> Reply:
-        return Reply(
-            frame=frame,
-            address=turn.reply,
-            request_id=turn.request_id,
-            turn_id=turn.turn_id,
-            attempt=fact.attempt,
-        )
 
+def _frames_of_turn(event: ev.Event, turn_id: str, history: Sequence[HistoryMessage]) -> Sequence[fr.Frame]:
     match event:
         case ev.TurnStarted():
-            return [reply(fr.TurnStarted(model=event.model))]
-        case ev.MessageStored() if event.role != "user":
-            return [reply(frame) for frame in _message_frames(event)]
+            return (fr.TurnStarted(model=event.model),)
+        case ev.MessageStored():
+            return _message_frames(event) if event.role != "user" else ()
         case ev.TurnCompleted():
-            return [reply(fr.TurnCompleted(text=final_text(of_turn(history, turn.turn_id)), usage=event.usage))]
+            return (fr.TurnCompleted(text=final_text(of_turn(history, turn_id)), usage=event.usage),)
         case ev.TurnFailed():
-            return [reply(fr.TurnFailed(code=event.code, reason=event.reason, usage=event.usage))]
+            return (fr.TurnFailed(code=event.code, reason=event.reason, usage=event.usage),)
         case ev.TurnCancelled():
-            text = final_text(of_turn(history, turn.turn_id))
-            return [reply(fr.TurnCancelled(reason=event.reason, text=text, usage=event.usage))]
+            text = final_text(of_turn(history, turn_id))
+            return (fr.TurnCancelled(reason=event.reason, text=text, usage=event.usage),)
         case _:
-            return []
+            return ()
 
 
 def _message_frames(event: ev.MessageStored) -> list[fr.Frame]:

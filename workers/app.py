@@ -5,6 +5,7 @@ and only of requests that the log has (see ``workers.inbox``).
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from typing import Any, cast
@@ -76,6 +77,10 @@ class TurnlogApp(faust.App):
         await super().on_first_start()
 
     async def on_start(self) -> None:
+        # Sessions in memory are many objects that live long and hold no cycles: looked through as often as by default,
+        # they cost a sixth of the CPU time.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         await super().on_start()
         await self.inside.start()
 

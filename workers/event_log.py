@@ -161,13 +161,10 @@ class KafkaEventLog:
         value = self._codec.encode(header, payload)
         # Claims are told apart by their incarnation: they have no epoch yet.
         n = header.n if header.n >= 0 else getattr(payload, "incarnation", header.n)
-        headers = self._envelope.headers(
-            payload.__class__, f"{header.stream_id}.{header.epoch}.{n}", header.recorded_at
-        )
+        event_id = f"{header.stream_id}.{header.epoch}.{n}"
+        headers = self._envelope.headers(payload.__class__, event_id, header.recorded_at)
         headers.extend(trace)
-        size = len(key) + len(value) + RECORD_OVERHEAD_BYTES
-        for name, content in headers:
-            size += len(name) + len(content) + HEADER_OVERHEAD_BYTES
+        size = len(key) + len(value) + RECORD_OVERHEAD_BYTES + _header_bytes(headers)
         return NewRecord(header=header, payload=payload, key=key, value=value, headers=headers, size_bytes=size)
 
     async def append(self, partition: int, records: Sequence[NewRecord]) -> int:
@@ -203,6 +200,13 @@ class KafkaEventLog:
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         return (await self._reader.bounds(self._topic, [partition]))[partition]
+
+
+def _header_bytes(headers: Headers) -> int:
+    size = HEADER_OVERHEAD_BYTES * len(headers)
+    for name, content in headers:
+        size += len(name) + len(content)
+    return size
 
 
 class KafkaRequestLog:

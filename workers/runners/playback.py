@@ -77,8 +77,9 @@ def resume_position(turn: TurnInput, steps: Sequence[Step]) -> int:
 
 def estimated_usage(turn: TurnInput, steps: Iterable[Step]) -> Usage:
     """Tokens of a whole turn, about 4 characters each: no tokenizer is at hand. Earlier attempts' steps count too."""
-    prompt = estimated_tokens(turn.instructions) + sum(_message_tokens(message) for message in turn.history)
-    prompt += _content_tokens(turn.user_content)
+    prompt = estimated_tokens(turn.instructions) + _content_tokens(turn.user_content)
+    for message in turn.history:
+        prompt += _message_tokens(message)
     input_tokens = output_tokens = model_calls = last_input_tokens = 0
     for step in steps:
         size = _message_tokens(step)
@@ -102,13 +103,17 @@ def estimated_tokens(text: str | None) -> int:
 
 
 def _content_tokens(content: Sequence[ContentPart] | None) -> int:
-    return sum(estimated_tokens(part.text) for part in content or ())
+    tokens = 0
+    for part in content or ():
+        tokens += estimated_tokens(part.text)
+    return tokens
 
 
 def _message_tokens(message: HistoryMessage | Step) -> int:
     tokens = _content_tokens(message.content)
     if not isinstance(message, ToolResult):
-        tokens += sum(estimated_tokens(call.name) + estimated_tokens(call.arguments) for call in message.tool_calls)
+        for call in message.tool_calls:
+            tokens += estimated_tokens(call.name) + estimated_tokens(call.arguments)
     return tokens
 
 

@@ -1,0 +1,92 @@
+"""A session's side of its lifecycle: how it begins, and what its channel tells it. The channel decides."""
+
+from schemas import events as ev
+from schemas.events import CHANNEL
+from schemas.parts import NewSession, content_text
+from streams.ending import cancel_queued
+from streams.forwarding import (
+    ACTIVATED,
+    ARCHIVED,
+    CREATED,
+    DEACTIVATED,
+    OPENED,
+    TOUCHED,
+    ReceiveForward,
+    ReceiveReceipt,
+    forwarded,
+    source_key,
+)
+from streams.naming import auto_title, channel_of
+from streams.session import Fact, Session
+from streams.session_commands import AcceptChat
+
+
+def opening(session: Session, command: AcceptChat) -> list[Fact]:
+    """What an accepted chat means for the session itself: it begins, it gets its title, its channel hears of it."""
+    text = content_text(command.chat.content) or ""
+    if not session.exists:
+        created = _creation(session.session_id, command, text)
+        told = NewSession(
+            channel=created.channel,
+            title=created.title,
+            instructions=created.instructions,
+            model=created.model,
+            metadata=dict(created.metadata),
+        )
+        opened = forwarded(
+            session.forward_seq + 1, OPENED, target_kind=CHANNEL, target_id=created.channel, new_session=told
+        )
+        return [Fact(event=created), Fact(event=opened)]
+    facts: list[Fact] = []
+    if not session.title:
+        facts.append(Fact(event=ev.SessionTitled(title=auto_title(text))))
+    if not session.active and not any(forward.what == TOUCHED for forward in session.outbox):
+        touched = forwarded(session.forward_seq + 1, TOUCHED, target_kind=CHANNEL, target_id=session.channel)
+        facts.append(Fact(event=touched))
+    return facts
+
+
+def _creation(session_id: str, command: AcceptChat, text: str) -> ev.SessionCreated:
+    new = command.chat.new_session or NewSession()
+    return ev.SessionCreated(
+        channel=new.channel or channel_of(session_id),
+        title=new.title or auto_title(text),
+        instructions=new.instructions,
+        model=new.model,
+        metadata=new.metadata or {},
+        request_id=command.request_id,
+    )
+
+
+def receive_forward(session: Session, command: ReceiveForward) -> list[Fact]:
+    """What the channel tells; whatever was heard before is ``[]``."""
+    if command.seq <= session.marks.get(source_key(command.source_kind, command.source_id), 0):
+        return []
+    received = ev.ForwardReceived(source_kind=command.source_kind, source_id=command.source_id, seq=command.seq)
+    facts = [Fact(event=received)]
+    match command.what:
+        case what if what == CREATED and not session.exists:
+            new = command.new_session or NewSession()
+            created = ev.SessionCreated(
+                channel=command.source_id,
+                title=new.title or "",
+                instructions=new.instructions,
+                model=new.model,
+                metadata=new.metadata or {},
+                request_id=command.request_id_of_origin,
+            )
+            facts.append(Fact(event=created))
+        case what if what == ARCHIVED and not session.archived:
+            facts.append(Fact(event=ev.SessionArchived()))
+            facts += cancel_queued(session, "the session was archived")
+        case what if what == ACTIVATED and not session.active:
+            facts.append(Fact(event=ev.SessionActivated()))
+        case what if what == DEACTIVATED and session.active:
+            facts.append(Fact(event=ev.SessionDeactivated()))
+    return facts
+
+
+def receive_receipt(session: Session, command: ReceiveReceipt) -> list[Fact]:
+    """A forward of ours arrived."""
+    known = any(forward.seq == command.seq for forward in session.outbox)
+    return [Fact(event=ev.ForwardDelivered(seq=command.seq))] if known else []

@@ -99,13 +99,3 @@ SessionCommand = (
     | CompleteTurn
     | FailAttempt
 )
-    AcceptChat
-    | Refuse
-    | Cancel
-    | ReceiveForward
-    | ReceiveReceipt
-    | ResumeTurn
-    | RecordMessage
-    | CompleteTurn
-    | FailAttempt
-)

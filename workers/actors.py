@@ -149,7 +149,8 @@ class SessionActor:
         runner, self._runner = self._runner, None
         if runner is not None:
             try:
-                await asyncio.wait_for(runner.aclose(), _CLOSE_TIMEOUT_S)
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await runner.aclose()
             except Exception as error:
                 log.warning("closing a runner failed: %s", type(error).__name__, extra={"session": self.session_id})
 

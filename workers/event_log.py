@@ -64,7 +64,8 @@ class LogProducer:
                     request_timeout_ms=int(self._settings.append_timeout_s * 1000),
                 )
                 try:
-                    await asyncio.wait_for(producer.start(), self._settings.append_timeout_s)
+                    async with asyncio.timeout(self._settings.append_timeout_s):
+                        await producer.start()
                 except BaseException:
                     self._retire(producer)
                     raise
@@ -80,7 +81,8 @@ class LogProducer:
     def _retire(self, producer: AIOKafkaProducer) -> None:
         async def stop() -> None:
             with contextlib.suppress(Exception):  # it is broken: nothing depends on how it ends
-                await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT_S)
+                async with asyncio.timeout(_STOP_TIMEOUT_S):
+                    await producer.stop()
 
         task = asyncio.create_task(stop())
         self._stopping.add(task)

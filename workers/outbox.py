@@ -26,6 +26,9 @@ class KafkaOutbox:
     def known_reply_topic(self, topic: str) -> bool:
         return self._replies.knows_topic(topic)
 
+    async def look_for_reply_topics(self) -> None:
+        await self._replies.look_for_topics()
+
     async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
         headers = [
             *record.headers,

@@ -93,7 +93,11 @@ class Outbox(Protocol):
         ...
 
     def known_reply_topic(self, topic: str) -> bool:
-        """Does this reply topic exist?"""
+        """Did this reply topic exist when the broker was asked last?"""
+        ...
+
+    async def look_for_reply_topics(self) -> None:
+        """Ask the broker for its topics. Raises :class:`LogError`."""
         ...
 
     async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:

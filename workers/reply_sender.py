@@ -21,7 +21,7 @@ from streams.topics import partition_of
 from workers.cloudevents import cloudevent, trace_headers
 from workers.config import Settings
 from workers.connections import client_options
-from workers.ports import Headers
+from workers.ports import Headers, LogError
 
 log = logging.getLogger(__name__)
 _RETRY_S = 0.5
@@ -79,6 +79,7 @@ class ReplySender:
         self._producer: AIOKafkaProducer | None = None
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._counts: dict[str, int] = {}
+        self._topics: frozenset[str] = frozenset()
         self._pending = 0
         self.dropped = 0
 
@@ -108,13 +109,18 @@ class ReplySender:
                 log.warning("the reply producer did not stop: %s", type(error).__name__)
 
     def knows_topic(self, topic: str) -> bool:
-        """Is the topic in the producer's metadata? A new one shows after the next refresh."""
+        """Was the topic there when the broker was asked last?"""
+        return topic in self._topics
+
+    async def look_for_topics(self) -> None:
+        """Ask for all topics: asked for one by its name, a broker may make it. Raises :class:`LogError`."""
         if self._producer is None:
-            return False
-        if topic in self._producer.client.cluster.topics(exclude_internal_topics=False):
-            return True
-        self._producer.client.add_topic(topic)
-        return False
+            raise LogError("the reply producer is not connected")
+        try:
+            found = await asyncio.wait_for(self._producer.client.fetch_all_metadata(), self._settings.append_timeout_s)
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise LogError(f"the broker does not tell its topics ({type(error).__name__})") from error
+        self._topics = frozenset(found.topics(exclude_internal_topics=False))
 
     def send(self, reply: Reply, *, session_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
         """Queue a frame for its reply topic."""

@@ -50,8 +50,12 @@ def command_hash(command: Any) -> str:
     return hashlib.sha256(_canonical(plain).encode()).hexdigest()[:32]
 
 
+class UnknownReplyTopicError(Exception):
+    """A request names a reply topic that was not there when we looked last."""
+
+
 class RequestReader:
-    """Reads requests of one deployment. ``reply_topic_exists`` looks into the broker's metadata."""
+    """Reads requests of one deployment. ``reply_topic_exists`` knows what the broker told last."""
 
     def __init__(
         self,
@@ -68,8 +72,12 @@ class RequestReader:
         self._reply_prefix = reply_prefix
         self._reply_topic_exists = reply_topic_exists
 
-    def read(self, record: RequestRecord) -> Incoming:
-        """The verdict on a record. Raises :class:`UnknownFingerprintError`: look for new schemas, then ask again."""
+    def read(self, record: RequestRecord, *, last_try: bool = False) -> Incoming:
+        """The verdict on a record.
+
+        Unless it is the last try, raises :class:`UnknownFingerprintError` (look for new schemas, then ask again) or
+        :class:`UnknownReplyTopicError` (look for new topics, then ask again).
+        """
         framing = FRAMING_JSON if (record.value or b"")[:1] == b"{" else FRAMING_AVRO
         refusal: InvalidCommandError | None = None
         command: Any = None
@@ -79,8 +87,10 @@ class RequestReader:
             if not isinstance(error.header, RequestHeader):
                 return Unreadable(code=error.code, reason=error.reason)
             header, refusal = error.header, error
-        except UnknownFingerprintError:
-            raise
+        except UnknownFingerprintError as error:
+            if not last_try:
+                raise
+            return Unreadable(code=error.code, reason=str(error))
         except UndecodableError as error:
             return Unreadable(code=error.code, reason=str(error))
         if header.session_id is None:
@@ -89,8 +99,11 @@ class RequestReader:
         elsewhere = self._elsewhere(record, header, command, framing)
         if elsewhere is not None:
             return elsewhere
+        reply_to, wrong_topic = self._reply_topic(header.reply_to, last_try=last_try)
+        if refusal is None and wrong_topic is not None:
+            refusal = InvalidCommandError("reply_topic", wrong_topic, header)
         return ForSession(
-            session_id=header.session_id, command=self._command(record, header, command, framing, refusal)
+            session_id=header.session_id, command=self._command(record, header, command, framing, refusal, reply_to)
         )
 
     def _elsewhere(
@@ -120,9 +133,9 @@ class RequestReader:
         command: Any,
         framing: str,
         refusal: InvalidCommandError | None,
+        reply_to: str | None,
     ) -> AcceptChat | Refuse:
         trace = {key: value for key, value in record.headers if key in ("traceparent", "tracestate")}
-        reply_to, wrong_topic = self._reply_topic(header.reply_to)
         address = ReplyAddress(
             reply_to=reply_to,
             framing=framing,
@@ -130,13 +143,13 @@ class RequestReader:
             tracestate=_ascii(trace.get("tracestate")),
         )
         request_id = header.request_id or self.default_request_id(record)
-        if refusal is not None or wrong_topic is not None:
+        if refusal is not None:
             digest = hashlib.sha256(record.value or b"").hexdigest()[:32]
             return Refuse(
                 request_id=request_id,
                 command_hash=digest if command is None else command_hash(command),
-                code=refusal.code if refusal else "reply_topic",
-                reason=refusal.reason if refusal else (wrong_topic or ""),
+                code=refusal.code,
+                reason=refusal.reason,
                 reply=address,
             )
         return AcceptChat(
@@ -147,7 +160,7 @@ class RequestReader:
             reply=address,
         )
 
-    def _reply_topic(self, wanted: str | None) -> tuple[str | None, str | None]:
+    def _reply_topic(self, wanted: str | None, *, last_try: bool) -> tuple[str | None, str | None]:
         """The reply topic to use (``None``: the default one), and why the wanted one cannot be."""
         if wanted is None or wanted == self._topics.replies:
             return None, None
@@ -155,6 +168,8 @@ class RequestReader:
         if not wanted.startswith(self._reply_prefix) or wanted in others:
             return None, f"reply_to must start with {self._reply_prefix!r} and be none of Turnlog's own topics"
         if not self._reply_topic_exists(wanted):
+            if not last_try:
+                raise UnknownReplyTopicError(wanted)
             return None, f"reply topic {wanted[:200]!r} does not exist"
         return wanted, None
 

@@ -27,7 +27,7 @@ from workers.live import LiveSession
 from workers.logs import at
 from workers.parts import WorkerParts
 from workers.ports import RequestRecord, Sent
-from workers.requests import ForSession, Incoming, Misrouted, Unreadable
+from workers.requests import ForSession, Incoming, Misrouted, UnknownReplyTopicError, Unreadable
 from workers.runners.base import TurnInput
 from workers.store_port import PartitionStore
 from workers.unsaved import Unsaved
@@ -230,14 +230,14 @@ class Serving:
             self._inbox.put(offset, found.get(offset))
 
     async def _read(self, record: RequestRecord) -> Incoming:
-        try:
-            return self._parts.requests.read(record)
-        except UnknownFingerprintError:
-            await self._parts.refresh_schemas()
-        try:
-            return self._parts.requests.read(record)
-        except UnknownFingerprintError as error:
-            return Unreadable(code=error.code, reason=str(error))
+        for _ in range(2):  # it may name a new schema and a new reply topic
+            try:
+                return self._parts.requests.read(record)
+            except UnknownFingerprintError:
+                await self._parts.refresh_schemas()
+            except UnknownReplyTopicError:
+                await self._parts.outbox.look_for_reply_topics()
+        return self._parts.requests.read(record, last_try=True)
 
     async def _load(self, session_ids: Collection[str]) -> None:
         """Bring sessions into memory. The store is at or past the last event of each that is not there."""

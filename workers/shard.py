@@ -23,6 +23,7 @@ from workers.store_port import PartitionStore
 log = logging.getLogger(__name__)
 _RETRY_MIN_S = 0.1
 _RETRY_MAX_S = 2.0
+_CANCEL_AGAIN_S = 10.0  #: longer than an orderly release takes
 
 
 class Shard:
@@ -70,10 +71,10 @@ class Shard:
 
     async def _cancel_run(self) -> None:
         task, self._task = self._task, None
-        if task is not None:
+        while task is not None and not task.done():
+            # Again after a while: libraries that we call have been seen to swallow a cancellation.
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
 
     async def _run(self) -> None:
         retry_s = _RETRY_MIN_S
@@ -110,8 +111,10 @@ class Shard:
     async def _wait_for_assignment(self, assigned: asyncio.Event) -> None:
         """Until the next assignment; at most a session timeout (generations restart when a group is deleted)."""
         limit_s = self._parts.limits.session_timeout_s * (1 + self._parts.jitter())
+        # Not asyncio.wait_for: in Python 3.11 it forgets a cancellation that comes together with the assignment.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(assigned.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await assigned.wait()
 
     async def _own(self) -> None:
         """Claim, catch up, serve; whatever ends it, everything folded is thrown away."""

@@ -21,6 +21,7 @@ from workers.ports import LogAuthorizationError, LogBrokenError, LogError
 
 #: So many records are decoded between two turns of the event loop: about 10 ms of it.
 _MAX_RECORDS = 500
+_STOP_TIMEOUT_S = 5.0
 
 
 class TopicReader:
@@ -68,7 +69,8 @@ class TopicReader:
             request_timeout_ms=int(self._settings.append_timeout_s * 1000),
         )
         try:
-            await asyncio.wait_for(consumer.start(), self._settings.startup_timeout_s)
+            async with asyncio.timeout(self._settings.startup_timeout_s):
+                await consumer.start()
         except BaseException:
             await self._stop(consumer)
             raise
@@ -76,7 +78,8 @@ class TopicReader:
 
     async def _stop(self, consumer: AIOKafkaConsumer) -> None:
         with contextlib.suppress(Exception):  # it is broken or unneeded: nothing depends on how it ends
-            await asyncio.wait_for(consumer.stop(), 5.0)
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await consumer.stop()
 
     async def close(self) -> None:
         """Stop the idle consumers; those in use stop when they are given back."""
@@ -92,8 +95,9 @@ class TopicReader:
         timeout_s = self._settings.append_timeout_s
         async with self._consumer() as consumer:
             try:
-                first = await asyncio.wait_for(consumer.beginning_offsets(wanted), timeout_s)
-                end = await asyncio.wait_for(consumer.end_offsets(wanted), timeout_s)
+                async with asyncio.timeout(2 * timeout_s):
+                    first = await consumer.beginning_offsets(wanted)
+                    end = await consumer.end_offsets(wanted)
             except TimeoutError as error:
                 raise LogError(f"{topic}: the broker did not tell its offsets within {timeout_s} s") from error
         return {tp.partition: (first[tp], end[tp]) for tp in wanted}
@@ -104,7 +108,8 @@ class TopicReader:
         timeout_s = self._settings.append_timeout_s
         async with self._consumer() as consumer:
             try:
-                end = await asyncio.wait_for(consumer.end_offsets(wanted), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    end = await consumer.end_offsets(wanted)
             except TimeoutError as error:
                 raise LogError(f"{topic}: the broker did not tell its offsets within {timeout_s} s") from error
         return {tp.partition: end[tp] for tp in wanted}

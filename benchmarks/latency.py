@@ -1,0 +1,135 @@
+"""Request to first delta, at a steady rate: requests go out when their time has come, answered or not."""
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.deployment import WORKER, Deployment
+from benchmarks.load import MIN_FRAMES_PER_TURN, Broker, Request, requests
+from benchmarks.meter import foreign_cores, load_average, used
+from schemas.codec import Codec
+from schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
+from schemas.registry import FRAMES
+
+_ANSWER_TIMEOUT_S = 30.0
+_POLL_S = 0.1
+_STALLED_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How many requests, how fast."""
+
+    rate_per_s: float
+    seconds: float
+    warm_up_s: float
+    sessions: int
+
+
+@dataclass(slots=True)
+class _Seen:
+    """When frames came, by request id (monotonic seconds)."""
+
+    first_delta: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
+    bad: list[str] = field(default_factory=list)
+
+
+async def measure(pace: Pace, deployment: Deployment, *, framing: str = "avro") -> dict[str, Any]:
+    """One run; latencies in milliseconds, from the moment when a request was due."""
+    with deployment.process("worker", WORKER):
+        async with Broker(deployment.settings) as broker:
+            result = await _drive(pace, deployment, broker, framing)
+    result["requests_read_again"] = deployment.not_delivered()
+    return result
+
+
+async def _drive(pace: Pace, deployment: Deployment, broker: Broker, framing: str) -> dict[str, Any]:
+    settings = deployment.settings
+    warm_up = int(pace.rate_per_s * pace.warm_up_s)
+    made = requests(
+        uuid.uuid4().hex[:6],
+        pace.sessions + warm_up + int(pace.rate_per_s * pace.seconds),
+        sessions=pace.sessions,
+        framing=framing,
+        partitions=settings.partitions,
+    )
+    seen = _Seen()
+    broker.consumer.assign(broker.tps(settings.topics.replies))
+    await broker.consumer.seek_to_beginning()
+    reading = asyncio.create_task(_read(broker, seen, framing))
+    meter = deployment.meter()
+    try:
+        opening = made[: pace.sessions]  # every session exists, and the worker serves, before the clock starts
+        await broker.send_all(opening)
+        await broker.until_records(
+            settings.topics.replies,
+            len(opening) * MIN_FRAMES_PER_TURN,
+            stalled_s=_STALLED_S,
+            alive=deployment.check_alive,
+        )
+        made = made[pace.sessions :]
+        await _send(broker, made[:warm_up], pace.rate_per_s)
+        load_before, before = load_average(), meter.read()
+        due = await _send(broker, made[warm_up:], pace.rate_per_s)
+        after = meter.read()
+        deadline = time.monotonic() + _ANSWER_TIMEOUT_S
+        while len(seen.ended) < pace.sessions + len(made) and time.monotonic() < deadline:
+            if reading.done():
+                await reading
+            await asyncio.sleep(_POLL_S)
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    missing = [request_id for request_id in due if request_id not in seen.first_delta]
+    if missing or seen.bad:
+        raise RuntimeError(f"{len(missing)} requests without an answer, {len(seen.bad)} that failed")
+    first = sorted(1000 * (seen.first_delta[request_id] - at) for request_id, at in due.items())
+    ended = sorted(1000 * (seen.ended[request_id] - at) for request_id, at in due.items())
+    return {
+        "turns": len(due),
+        "first_delta_p50_ms": percentile(first, 50),
+        "first_delta_p99_ms": percentile(first, 99),
+        "first_delta_max_ms": first[-1],
+        "completed_p50_ms": percentile(ended, 50),
+        "completed_p99_ms": percentile(ended, 99),
+        "cpu_ms_per_turn": 1000 * used(before, after)["worker"] / len(due),
+        "load_average": [round(load_before, 2), round(load_average(), 2)],
+        "foreign_cores": foreign_cores(before, after),
+    }
+
+
+async def _send(broker: Broker, made: list[Request], rate_per_s: float) -> dict[str, float]:
+    """Send each request at its time; when each was due: latencies count from then, also of a request that goes late."""
+    start = time.monotonic()
+    due: dict[str, float] = {}
+    for index, request in enumerate(made):
+        at = start + index / rate_per_s
+        await asyncio.sleep(max(0.0, at - time.monotonic()))
+        due[request.request_id] = at
+        await broker.send(request)
+    return due
+
+
+async def _read(broker: Broker, seen: _Seen, framing: str) -> None:
+    codec = Codec(FRAMES)
+    decode = codec.decode if framing == "avro" else codec.from_json
+    while True:
+        found = await broker.consumer.getmany(timeout_ms=1000)
+        now = time.monotonic()
+        for records in found.values():
+            for record in records:
+                header, frame = decode(record.value)
+                if isinstance(frame, TextDelta):
+                    seen.first_delta.setdefault(header.request_id, now)
+                elif isinstance(frame, TERMINAL_FRAMES):
+                    seen.ended.setdefault(header.request_id, now)
+                    if not isinstance(frame, TurnCompleted):
+                        seen.bad.append(header.request_id)
+
+
+def percentile(ordered: list[float], percent: float) -> float:
+    """The smallest value that so many percent of all do not exceed."""
+    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]

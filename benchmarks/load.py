@@ -1,0 +1,126 @@
+"""Chat requests for many sessions, ready encoded, and how far a topic has come."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from schemas.codec import Codec
+from schemas.commands import Chat, RequestHeader
+from schemas.parts import text_content
+from schemas.registry import COMMANDS
+from streams.topics import partition_of
+from workers.config import Settings
+from workers.connections import client_options
+
+MODEL = "echo:?deltas=3"
+#: Of one turn of :data:`MODEL` in a session that exists, when its deltas are not joined.
+EVENTS_PER_TURN = 5  # accepted, started, the user's message, the answer, completed
+FRAMES_PER_TURN = 7  # accepted, started, 3 deltas, the answer, completed
+MIN_FRAMES_PER_TURN = 5  # where they are joined: the first and, at most, all others together
+_BATCH_BYTES = 512 * 1024
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request, encoded."""
+
+    request_id: str
+    partition: int
+    key: bytes
+    value: bytes
+
+
+def requests(
+    run: str, count: int, *, sessions: int, framing: str, partitions: int, model: str = MODEL
+) -> list[Request]:
+    """``count`` chats, one session after the other; ``run`` makes the request ids unique."""
+    codec = Codec(COMMANDS)
+    encode = codec.encode if framing == "avro" else codec.encode_json
+    made = []
+    for index in range(count):
+        session_id = f"bench-{index % sessions:08x}"
+        text = f"Message {index:06d}: what is the cheapest way to get from here to there on Friday?"
+        header = RequestHeader(request_id=f"{run}-{index:06d}", session_id=session_id)
+        key = session_id.encode()
+        value = encode(header, Chat(content=text_content(text), model=model))
+        made.append(
+            Request(request_id=f"{run}-{index:06d}", partition=partition_of(key, partitions), key=key, value=value)
+        )
+    return made
+
+
+class Broker:
+    """A producer for requests and a consumer that looks at ends of topics."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer = AIOKafkaProducer(
+            **client_options(settings, "bench-load"), max_batch_size=2 * _BATCH_BYTES, acks="all"
+        )
+        self.consumer = AIOKafkaConsumer(
+            **client_options(settings, "bench-ends"), enable_auto_commit=False, fetch_max_wait_ms=100
+        )
+
+    async def __aenter__(self) -> "Broker":
+        await self._producer.start()
+        await self.consumer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+        await self.consumer.stop()
+
+    def tps(self, topic: str) -> list[TopicPartition]:
+        """The partitions of a partitioned topic of this deployment."""
+        return [TopicPartition(topic, partition) for partition in range(self._settings.partitions)]
+
+    async def send_all(self, made: Sequence[Request]) -> None:
+        """Produce everything, in as few batches as it takes."""
+        by_partition: dict[int, list[Request]] = {}
+        for request in made:
+            by_partition.setdefault(request.partition, []).append(request)
+        await asyncio.gather(*(self._send_part(partition, part) for partition, part in by_partition.items()))
+
+    async def _send_part(self, partition: int, part: Sequence[Request]) -> None:
+        rest = list(reversed(part))
+        while rest:
+            batch = self._producer.create_batch()
+            size = 0
+            while rest and size < _BATCH_BYTES:
+                request = rest.pop()
+                batch.append(timestamp=None, key=request.key, value=request.value, headers=[])
+                size += len(request.value) + len(request.key) + 64
+            batch.close()
+            await (await self._producer.send_batch(batch, self._settings.topics.requests, partition=partition))
+
+    async def send(self, request: Request) -> None:
+        """Hand one request to the producer."""
+        await self._producer.send(
+            self._settings.topics.requests, value=request.value, key=request.key, partition=request.partition
+        )
+
+    async def records(self, topic: str) -> int:
+        """How many records a topic has had."""
+        ends: Mapping[TopicPartition, int] = await self.consumer.end_offsets(self.tps(topic))
+        return sum(ends.values())
+
+    async def until_records(self, topic: str, count: int, *, stalled_s: float, alive: Callable[[], None]) -> float:
+        """Wait until a topic has had so many records; the moment (monotonic) when it was seen.
+
+        Raises ``TimeoutError`` when none came for ``stalled_s``, and what ``alive`` raises.
+        """
+        last, last_at = -1, time.monotonic()
+        while True:
+            found, now = await self.records(topic), time.monotonic()
+            if found >= count:
+                return now
+            if found != last:
+                last, last_at = found, now
+            elif now - last_at > stalled_s:
+                raise TimeoutError(f"{topic} stands at {found} of {count} records since {stalled_s:g} s")
+            alive()
+            await asyncio.sleep(_POLL_S)

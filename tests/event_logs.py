@@ -154,13 +154,21 @@ class LogWriter:
         }
 
 
-def random_log(seed: int, steps: int, *, sessions: int = 4, zombies: bool = True, newer: bool = True) -> LogWriter:
-    """A log of about ``2 * steps`` records."""
-    writer = LogWriter(random.Random(seed))
+def random_log(
+    seed: int, steps: int, *, partition: int = 0, sessions: int = 4, zombies: bool = True, newer: bool = True
+) -> LogWriter:
+    """A log of about ``1.5 * steps`` records."""
+    writer = LogWriter(random.Random(seed), partition)
     writer.claim()
-    for _ in range(steps):
-        _step(writer, f"s-{writer.rng.randrange(sessions)}", zombies, newer)
+    write_on(writer, steps, sessions=sessions, zombies=zombies, newer=newer)
     return writer
+
+
+def write_on(writer: LogWriter, steps: int, *, sessions: int = 4, zombies: bool = True, newer: bool = True) -> None:
+    """More of the same."""
+    for _ in range(steps):
+        session_id = f"s{writer.partition}-{writer.rng.randrange(sessions)}"
+        _step(writer, session_id, zombies, newer)
 
 
 def _step(writer: LogWriter, session_id: str, zombies: bool, newer: bool) -> None:

@@ -39,6 +39,7 @@ class TurnlogApp(faust.App):
     turnlog_settings: Settings
     inside: WorkerService
     stop_reason: str | None = None
+    under_faust = True  #: Faust's command line runs the app; it knows only crashes
 
     def connect(self, settings: Settings) -> None:
         """Bind the worker's inside to this app's consumer."""
@@ -53,6 +54,12 @@ class TurnlogApp(faust.App):
     def _stop_for(self, reason: str) -> None:
         self.stop_reason = reason
         self.stopping.set()
+        if self.under_faust:
+            self.add_future(self.crash(RuntimeError(reason)))
+
+    async def on_first_start(self) -> None:
+        self.conf.datadir.parent.mkdir(parents=True, exist_ok=True)  # Faust makes one level only
+        await super().on_first_start()
 
     async def on_start(self) -> None:
         await super().on_start()
@@ -143,9 +150,8 @@ def _headers(headers: Any) -> tuple[tuple[str, bytes], ...]:
 
 async def _serve(settings: Settings) -> int:
     app = build_app(settings)
+    app.under_faust = False
     app.finalize()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    (settings.data_dir / "faust").mkdir(exist_ok=True)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, app.stopping.set)

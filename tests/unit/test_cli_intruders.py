@@ -70,22 +70,32 @@ def test_a_foreign_distribution_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "'workers' 1.2.3" in sentence
 
 
-@pytest.mark.parametrize("package", ["schemas", "workers"])
-def test_the_command_line_refuses_to_run_with_one(tmp_path: Path, package: str) -> None:
+def run_with_intruder(tmp_path: Path, package: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    code = "from turnlog.cli import main; main()"
     # The intruder comes first on the path, as a folder of that name does for `python -m`.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    done = subprocess.run(
-        [sys.executable, "-c", code, "sessions"],
+    return subprocess.run(
+        [sys.executable, "-c", "from turnlog.cli import main; main()", *arguments],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize("package", ["schemas", "workers"])
+def test_the_command_line_refuses_to_run_with_one(tmp_path: Path, package: str) -> None:
+    done = run_with_intruder(tmp_path, package, "sessions", "list")
     assert done.returncode == 2
     assert f"'{package}'" in done.stderr
     assert str(tmp_path / package) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_finds_it_too(tmp_path: Path) -> None:
+    done = run_with_intruder(tmp_path, "schemas", "doctor")
+    assert done.returncode == 2
+    assert done.stdout.startswith("FAILED   installation: Python finds another package 'schemas'")
+    assert done.stderr == ""

@@ -12,13 +12,16 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, TextIO
 
-from rich.box import ROUNDED, SIMPLE
+from rich.box import ROUNDED, SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 _MAX_CELL = 200
 _NO_WIDTH_LIMIT = 100_000
+_COLUMN_PADDING = 3  #: blank, border, blank
+_MIN_ELASTIC = 10
 
 
 def printable(text: str) -> str:
@@ -128,17 +131,25 @@ def print_table(
 ) -> None:
     """A table for people; long cells are cut. ``right``: columns aligned to the right; ``elastic``: the column that
     gives way, on one line, when the window is narrow (without one, cells are folded)."""
-    table = Table(box=ROUNDED if is_terminal(sys.stdout) else SIMPLE, pad_edge=False)
+    to = console()
+    table = Table(box=ROUNDED if is_terminal(sys.stdout) else SIMPLE_HEAD)
+    cells = [[_cell(value, _MAX_CELL) for value in row] for row in rows]
     numbers = set(right)
-    for column in columns:
+    for index, column in enumerate(columns):
         table.add_column(
             Text(printable(column)),
             justify="right" if column in numbers else "left",
             overflow="ellipsis" if elastic else "fold",
             no_wrap=elastic is not None,
-            min_width=None if elastic is None or column == elastic else len(column),
-            ratio=1 if column == elastic and is_terminal(sys.stdout) else None,
+            max_width=_left_over(columns, cells, index, to.width) if column == elastic else None,
         )
-    for row in rows:
-        table.add_row(*[Text(_cell(value, _MAX_CELL)) for value in row])
-    console().print(table)
+    for row in cells:
+        table.add_row(*[Text(cell) for cell in row])
+    to.print(table)
+
+
+def _left_over(columns: Sequence[str], cells: Sequence[Sequence[str]], elastic: int, width: int) -> int:
+    """How wide a column may be, so that all others fit into the window as they are."""
+    others = [index for index in range(len(columns)) if index != elastic]
+    needed = sum(max(cell_len(row[index]) for row in (columns, *cells)) + _COLUMN_PADDING for index in others)
+    return max(_MIN_ELASTIC, width - needed - _COLUMN_PADDING - 1)

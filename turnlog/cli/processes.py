@@ -69,11 +69,15 @@ def up(
     The first start fetches Kafka (45 MB). Other commands in the same folder find the stack by themselves.
     """
     settings = resolve_settings(data_dir=data_dir)
+    silence_libraries(settings, verbose=verbose)
     import asyncio
 
     from workers import stack
 
     fetch_kafka()
+    output.say(
+        'Once it is up, in another terminal in this folder: turnlog chat, turnlog doctor, turnlog sql "SHOW TABLES"'
+    )
     asyncio.run(stack.up(settings.data_dir, workers=workers, port=port, init_topics=init_stack_topics, say=output.say))
 
 

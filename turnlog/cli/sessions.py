@@ -83,7 +83,7 @@ def print_sessions(sessions: Sequence[Mapping[str, Any]]) -> None:
             session["title"],
             session["turns"],
             session["messages"],
-            session["last_active_at"].strftime("%Y-%m-%d %H:%M:%S"),
+            session["last_active_at"].strftime("%Y-%m-%d %H:%M"),
             _state(session),
         )
         for session in sessions
@@ -152,8 +152,8 @@ def _print_transcript(document: Mapping[str, Any], *, max_result: int) -> None:
     session, turns, messages = document["session"], document["turns"], document["messages"]
     output.print_text(
         f"{session['session_id']}: {session['title']}\n"
-        f"{session['turns']} turns, {session['messages']} messages, "
-        f"{session['input_tokens']}/{session['output_tokens']} tokens in/out, {_state(session)}"
+        f"turns: {session['turns']}, messages: {session['messages']}, "
+        f"tokens in/out: {session['input_tokens']}/{session['output_tokens']}; {_state(session)}"
     )
     if session["instructions"]:
         output.print_text(f"instructions: {_cut(session['instructions'], max_result)}")

@@ -158,13 +158,13 @@ def _most_recent(sessions: Map[str, ChannelSession]) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecideLifecycle:
-    """A lifecycle request, decoded. ``new_id`` is the id that a session gets if one is opened without a given id."""
+    """A lifecycle request, decoded. ``new_ids``: candidates for the id of a session that it opens."""
 
     request_id: str
     command_hash: str
     command: cmd.ChannelRequest
     session_id: str | None  #: of the request's header: the id to create, the session to archive
-    new_id: str
+    new_ids: tuple[str, ...]
     reply: ReplyAddress
 
 
@@ -253,18 +253,18 @@ def _lifecycle(channel: Channel, command: DecideLifecycle, policy: Policy) -> li
         return [refusal(command, "model_not_allowed", reason)]
     match command.command:
         case cmd.CreateSession():
-            session_id = command.session_id or command.new_id
+            session_id = command.session_id or _free_id(channel, command)
             if session_id in channel.sessions:
                 return [refusal(command, "exists", f"session {session_id} exists already")]
             return _open_new(work, command, session_id, new)
         case cmd.ResolveSession():
             if channel.active is not None:
                 return _decided(work, command, channel.active, created=False)
-            return _open_new(work, command, command.new_id, new)
+            return _open_new(work, command, _free_id(channel, command), new)
         case cmd.RotateSession():
             if channel.active is not None:
                 work.archive(channel.active)
-            return _open_new(work, command, command.new_id, new, told=channel.active)
+            return _open_new(work, command, _free_id(channel, command), new, told=channel.active)
         case cmd.ArchiveSession():
             return _archive(work, command)
         case cmd.ActiveSession():
@@ -273,6 +273,11 @@ def _lifecycle(channel: Channel, command: DecideLifecycle, policy: Policy) -> li
             return []
         case _:
             assert_never(command.command)
+
+
+def _free_id(channel: Channel, command: DecideLifecycle) -> str:
+    """The first candidate that no session of the channel has; 8 hex digits of a digest seldom meet."""
+    return next(session_id for session_id in command.new_ids if session_id not in channel.sessions)
 
 
 def _open_new(

@@ -4,31 +4,30 @@ Requests are decided strictly in offset order on the state that the groups befor
 decision go into one group, and a group is one record batch; of a decision only the last event raises ``accepted``.
 """
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from schemas.events import (
     PARTITION,
-    SESSION,
     EventHeader,
-    MessageStored,
     RequestDeadLettered,
     RequestsLost,
+    TurnCancelled,
     TurnStarted,
 )
-from streams.decisions import decide, known_answer
-from streams.history import history_message
+from streams.channel import Channel
+from streams.decisions import decide
+from streams.history import HistoryMessage
 from streams.policy import Policy
-from streams.replies import Reply, replies_to, reply_again
+from streams.replies import Reply
 from streams.session import Fact, Session, evolve
-from streams.session_commands import AcceptChat, Refuse, SessionCommand
+from streams.session_commands import Refuse, SessionCommand
+from streams.turn import ReplyAddress
 from workers.cloudevents import trace_headers
 from workers.event_log import BATCH_OVERHEAD_BYTES
-from workers.live import LiveSession
+from workers.live import Live, LiveSession
 from workers.ports import EventLog, NewRecord
-
-log = logging.getLogger(__name__)
+from workers.requests import StreamCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +35,10 @@ class Effect:
     """What happens when the record at ``index`` of its group is confirmed (-1: nothing was recorded)."""
 
     index: int
-    live: LiveSession
+    live: Live
     reply: Reply | None = None
     start: str | None = None  #: turn id
+    cancel: str | None = None  #: turn id
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Group:
     """One record batch and what waits for it."""
 
     records: list[NewRecord] = field(default_factory=list)
-    touched: list[LiveSession | None] = field(default_factory=list)  #: by record
+    touched: list[Live | None] = field(default_factory=list)  #: by record
     effects: list[Effect] = field(default_factory=list)
     done: list[Callable[[], None]] = field(default_factory=list)
     covered: int = -1  #: requests up to here are decided once this group is confirmed
@@ -98,33 +98,29 @@ class Decider:
 
     # ---- requests
 
-    def request(self, offset: int, live: LiveSession, command: AcceptChat | Refuse) -> None:
+    def request(self, offset: int, live: Live, command: StreamCommand) -> None:
         """Decide the request at ``offset``; it is the next one."""
-        facts = self._decided(live.session, command)
+        facts = live.decide(live.state, command, self._policy())  # type: ignore[arg-type]
         self._record(live, facts, decided=offset)
-        if not facts:
-            answer = known_answer(live.session, command.request_id, command.command_hash)
-            if answer is not None:
-                reply = reply_again(answer, command.request_id, command.reply, live.history)
-                self.groups[-1].effects.append(Effect(index=-1, live=live, reply=reply))
+        self._answer(live, live.answers(command, facts))
 
-    def _decided(self, session: Session, command: SessionCommand) -> list[Fact]:
-        return decide(session, command, self._policy())
+    def _answer(self, live: Live, replies: Sequence[Reply]) -> None:
+        self.groups[-1].effects.extend(Effect(index=-1, live=live, reply=reply) for reply in replies)
 
-    def refuse_unknown(self, offset: int, live: LiveSession, command: AcceptChat | Refuse) -> None:
-        """The session holds events of a newer version: nothing is decided for it, the caller is told."""
-        reason = f"session {live.session.session_id} holds events written by a newer Turnlog: upgrade this worker"
-        refusal = Refuse(
-            request_id=command.request_id,
-            command_hash=command.command_hash,
-            code="newer_version",
-            reason=reason,
-            reply=command.reply,
-        )
-        facts = decide(Session(session_id=live.session.session_id), refusal, self._policy())
+    def refuse_unknown(self, offset: int, live: Live, command: StreamCommand) -> None:
+        """The stream holds events of a newer version: nothing is decided for it, the caller is told."""
+        reason = f"{live.kind} {live.stream_id} holds events written by a newer Turnlog: upgrade this worker"
         self._record(live, [], decided=offset)
-        for reply in replies_to(live.session, facts[0], []):
-            self.groups[-1].effects.append(Effect(index=-1, live=live, reply=reply))
+        request_id = getattr(command, "request_id", None)
+        if request_id is not None:
+            refusal = Refuse(
+                request_id=request_id,
+                command_hash=getattr(command, "command_hash", ""),
+                code="newer_version",
+                reason=reason,
+                reply=getattr(command, "reply", ReplyAddress()),
+            )
+            self._answer(live, live.refused(refusal, self._policy()))
 
     def nothing(self, offset: int) -> None:
         """The request at ``offset`` leads to no event (sent on, or not there)."""
@@ -159,7 +155,7 @@ class Decider:
         facts: list[Fact] = []
         session = live.session
         for command in commands:
-            decided = self._decided(session, command)
+            decided = decide(session, command, self._policy())
             facts.extend(decided)
             if command is not commands[-1]:  # what comes after the last one is folded when it is recorded
                 for fact in decided:
@@ -186,57 +182,58 @@ class Decider:
             recorded_at=self._now_ms(),
         )
 
-    def _record(self, live: LiveSession, facts: Sequence[Fact], *, decided: int | None) -> None:
+    def _record(self, live: Live, facts: Sequence[Fact], *, decided: int | None) -> None:
         """Put a decision into a group and let the run-ahead state follow.
 
         The state changes only after every record is encoded and fits: a failing decision leaves no trace.
         """
-        first_n, session = self._next_n, live.session
-        records: list[NewRecord] = []
-        replies: list[list[Reply]] = []
-        starts: list[str | None] = []
-        messages = live.history
+        first_n, state, messages = self._next_n, live.state, _messages(live)
         kept = len(messages)
-        key = session.session_id.encode()
+        records: list[NewRecord] = []
+        effects: list[Effect] = []
+        key = live.stream_id.encode()
         try:
             for index, fact in enumerate(facts):
                 last = index == len(facts) - 1
                 accepted = decided if last and decided is not None else self.decided
-                header = self._header(
-                    SESSION, session.session_id, session.version + 1, fact.turn_id, fact.attempt, accepted=accepted
-                )
-                records.append(self._log.encode(header, fact.event, key, _trace(session, fact)))
+                version = state.version + 1
+                header = self._header(live.kind, live.stream_id, version, fact.turn_id, fact.attempt, accepted=accepted)
+                records.append(self._log.encode(header, fact.event, key, _trace(live, state, fact)))
                 self._next_n += 1
-                if isinstance(fact.event, MessageStored):
-                    messages.append(history_message(fact.turn_id or "", fact.event))
-                replies.append(replies_to(session, fact, messages))
-                starts.append(fact.turn_id if isinstance(fact.event, TurnStarted) else None)
-                session = evolve(session, fact)
+                live.note(fact)
+                for reply in live.frames(state, fact):  # type: ignore[arg-type]
+                    effects.append(Effect(index=index, live=live, reply=reply))
+                if isinstance(fact.event, TurnCancelled):
+                    effects.append(Effect(index=index, live=live, cancel=fact.turn_id))
+                state = live.fold(state, fact)  # type: ignore[arg-type]
             size = sum(record.size_bytes for record in records)
             group = self._group(size)
         except BaseException:
             self._next_n = first_n
             del messages[kept:]
             raise
-        live.session = session
+        live.become(state)  # type: ignore[arg-type]
         base = len(group.records)
         group.records.extend(records)
         group.touched.extend([live] * len(records))
         group.size_bytes += size
-        for index, frames in enumerate(replies):
-            group.effects.extend(Effect(index=base + index, live=live, reply=reply) for reply in frames)
-        started = [turn_id for turn_id in starts if turn_id]
-        if started and session.running == started[-1]:
+        group.effects.extend(replace(effect, index=base + effect.index) for effect in effects)
+        started = [fact.turn_id for fact in facts if isinstance(fact.event, TurnStarted)]
+        if started and isinstance(state, Session) and state.running == started[-1]:
             group.effects.append(Effect(index=base + len(records) - 1, live=live, start=started[-1]))
         if decided is not None:
             group.covered = decided
             self.decided = decided
 
 
-def _trace(session: Session, fact: Fact) -> list[tuple[str, bytes]]:
+def _messages(live: Live) -> list[HistoryMessage]:
+    return live.history if isinstance(live, LiveSession) else []
+
+
+def _trace(live: Live, state: Session | Channel, fact: Fact) -> list[tuple[str, bytes]]:
     """The trace context of the request that caused this event."""
-    reply = getattr(fact.event, "traceparent", None)
-    if reply:
-        return trace_headers(reply, getattr(fact.event, "tracestate", None))
-    turn = session.turns.get(fact.turn_id or "")
-    return trace_headers(turn.reply.traceparent, turn.reply.tracestate) if turn else []
+    traceparent = getattr(fact.event, "traceparent", None)
+    if traceparent:
+        return trace_headers(traceparent, getattr(fact.event, "tracestate", None))
+    cause = live.trace_of(state, fact)  # type: ignore[arg-type]
+    return trace_headers(cause.traceparent, cause.tracestate) if cause else []

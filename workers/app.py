@@ -45,11 +45,25 @@ class TurnlogApp(faust.App):
         """Bind the worker's inside to this app's consumer."""
         self.turnlog_settings = settings
         self.stopping = asyncio.Event()
+        self._held: set[TP] = set()
         self.inside = WorkerService(settings, ack=self._ack, stop=self._stop_for)
 
     def _ack(self, partition: int, offset: int) -> None:
         tp = TP(self.turnlog_settings.topics.requests, partition)
         self.consumer.ack(cast(Any, _Acked(tp, offset)))
+        # What is acknowledged has left its inbox. Faust itself lets go only if its own queue was full, too.
+        if tp in self._held and self.inside.has_room(partition):
+            self._held.discard(tp)
+            self.consumer.on_buffer_drop(tp)
+
+    def hold(self, tp: TP) -> None:
+        """Fetch no more of a partition for now. Soft: what is fetched already still comes."""
+        self._held.add(tp)
+        self.consumer.on_buffer_full(tp)
+
+    def forget_holds(self) -> None:
+        """At a rebalance Faust fetches all of the new assignment."""
+        self._held.clear()
 
     def _stop_for(self, reason: str) -> None:
         self.stop_reason = reason
@@ -92,13 +106,14 @@ def build_app(settings: Settings) -> TurnlogApp:
                 headers=_headers(message.headers),
             )
             if not app.inside.deliver(record):
-                # Soft: what is fetched already still comes. Faust lets go when its queue drains; held again then.
-                app.consumer.on_buffer_full(TP(message.topic, message.partition))
+                app.hold(TP(message.topic, message.partition))
 
     async def revoked(*_args: Any, **_: Any) -> None:
+        app.forget_holds()
         app.inside.revoked()
 
     async def assigned(_app: Any, *args: Any, **_: Any) -> None:
+        app.forget_holds()
         partitions: set[TP] = args[0]
         mine = {tp.partition for tp in partitions if tp.topic == topic}
         await app.inside.assigned(mine, app.consumer_generation_id)

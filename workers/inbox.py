@@ -3,9 +3,13 @@
 Whatever was dropped, skipped or never delivered is read from the topic itself, so a full inbox may drop.
 """
 
+import logging
 from collections.abc import Callable
 
-from workers.ports import RequestRecord
+from workers.ports import RequestLog, RequestRecord
+
+log = logging.getLogger(__name__)
+_FILL_BATCH = 500
 
 
 class Inbox:
@@ -25,6 +29,11 @@ class Inbox:
     def full(self) -> bool:
         """Should deliveries be held back?"""
         return len(self._records) >= self._limit
+
+    @property
+    def half_empty(self) -> bool:
+        """Is there room for more than a few deliveries again?"""
+        return len(self._records) <= self._limit // 2
 
     def deliver(self, record: RequestRecord) -> None:
         """Take a delivery: acknowledge it if it is covered, keep it if there is room (again, after a rebalance)."""
@@ -52,6 +61,23 @@ class Inbox:
             return offset
         above = [known for known in self._records if known > offset]
         return min(above, default=self.known_end)
+
+    async def fill(self, requests: RequestLog, partition: int, start: int, end: int) -> int:
+        """Read (some of) a missing range from the topic: requests that were not delivered.
+
+        ``start``, or a higher offset if the broker has deleted what lies below it: then nothing is read.
+        """
+        first, _ = await requests.bounds(partition)
+        if first > start:
+            return min(first, end)
+        end = min(end, start + _FILL_BATCH)
+        found: dict[int, RequestRecord] = {}
+        async for records in requests.read(partition, start, end):
+            found.update((record.offset, record) for record in records)
+        for offset in range(start, end):
+            self.put(offset, found.get(offset))
+        log.info("read %d requests that were not delivered, from %d", len(found), start, extra={"partition": partition})
+        return start
 
     def cover(self, upto: int) -> None:
         """Everything up to here is confirmed: acknowledge it, in order, and forget it."""

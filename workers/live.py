@@ -125,6 +125,11 @@ class LiveSession:
         facts = decide(Session(session_id=self.stream_id), refusal, policy)
         return [reply for fact in facts for reply in replies_to(self.session, fact, [])]
 
+    def idle_since(self, moment: float) -> bool:
+        """Has nothing run, waited or been asked for since then?"""
+        busy = self.session.open_turns > 0 or (self.actor is not None and self.actor.busy)
+        return not busy and self.last_used < moment
+
     def next_frame_seq(self, reply: Reply) -> int:
         """Position of the next frame in its attempt, from 0; a terminal frame ends the count."""
         key = (reply.turn_id, reply.attempt)

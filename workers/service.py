@@ -201,6 +201,11 @@ class WorkerService:
         shard.deliver(record)
         return not shard.inbox.full
 
+    def has_room(self, partition: int) -> bool:
+        """May a partition that was held back be fetched again?"""
+        shard = self._shards.get(partition)
+        return shard is None or len(shard.inbox) <= self._settings.max_inbox_requests // 2
+
     # ---- upkeep
 
     async def _watch_tails(self) -> None:

@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 _LOAD_BATCH = 200
 _MAX_OUTCOMES = 500
 _MAX_UNSAVED_BATCHES = 20  #: then the partition waits for its store
-_FILL_BATCH = 500
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
 
 
@@ -47,6 +46,7 @@ class Serving:
         self, parts: WorkerParts, partition: int, *, epoch: Epoch, store: PartitionStore, inbox: Inbox, first: int
     ) -> None:
         self.sessions: dict[str, LiveSession] = {}
+        self._in_use: set[str] = set()  #: by the running step: their state is ahead of the log
         self.confirmed_at = parts.now()
         self._parts = parts
         self._partition = partition
@@ -135,7 +135,8 @@ class Serving:
         """Take over: answer again what may not have been heard, go on with every unfinished turn."""
         unanswered = await self._store.unanswered(self._epoch.position.replied)
         unfinished = await self._store.unfinished()
-        await self._load({waiting.session_id for waiting in unanswered} | set(unfinished))
+        self._in_use = {waiting.session_id for waiting in unanswered} | set(unfinished)
+        await self._load(self._in_use)
         for waiting in unanswered:
             self._answer_again(self.sessions[waiting.session_id], waiting)
         for session_id in unfinished:
@@ -147,6 +148,7 @@ class Serving:
                 self._decider.outcome(live, [resume])
         for group in self._decider.take_groups():
             await self._commit(group)
+        self._in_use = set()
 
     def _answer_again(self, live: LiveSession, waiting: Unanswered) -> None:
         answer = known_answer(live.session, waiting.request_id, waiting.command_hash)
@@ -172,6 +174,7 @@ class Serving:
         incoming = [await self._read(record) if record else None for _, record in records]
         wanted = {session_id for session_id, _, _ in outcomes}
         wanted |= {item.session_id for item in incoming if isinstance(item, ForSession)}
+        self._in_use = wanted
         await self._load(wanted)
         for session_id, commands, done in outcomes:
             self._decide_outcome(self.sessions[session_id], commands, done)
@@ -179,6 +182,7 @@ class Serving:
             await self._decide_request(offset, record, item)
         for group in self._decider.take_groups():
             await self._commit(group)
+        self._in_use = set()
         if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._parts.limits.store_batch_events:
             await self.save()
         return bool(records or self._outcomes)
@@ -196,9 +200,17 @@ class Serving:
                     sure.set_result(None)
 
     async def _next_requests(self) -> list[tuple[int, RequestRecord | None]]:
-        missing_to = self._inbox.missing_from(self._next)
-        if missing_to > self._next:
-            await self._fill(self._next, min(missing_to, self._next + _FILL_BATCH))
+        while (missing_to := self._inbox.missing_from(self._next)) > self._next:
+            first = await self._inbox.fill(self._parts.request_log, self._partition, self._next, missing_to)
+            if first > self._next:
+                lost = self._next, first - 1
+                log.error(
+                    "requests %d to %d were deleted before they were accepted",
+                    *lost,
+                    extra=at(partition=self._partition),
+                )
+                self._decider.lost(*lost)
+                self._next = first
         records: list[tuple[int, RequestRecord | None]] = []
         while self._inbox.has(self._next) and len(records) < self._parts.limits.max_group_requests:
             records.append((self._next, self._inbox.get(self._next)))
@@ -206,28 +218,6 @@ class Serving:
         if records:
             crash_point("shard.after_consume")
         return records
-
-    async def _fill(self, start: int, end: int) -> None:
-        """Read requests that were not delivered. Those that the broker deleted are lost: say so in the log."""
-        first, _ = await self._parts.request_log.bounds(self._partition)
-        if first > start:
-            log.error(
-                "requests %d to %d were deleted before they were accepted",
-                start,
-                first - 1,
-                extra=at(partition=self._partition),
-            )
-            self._decider.lost(start, first - 1)
-            self._next = first
-            return
-        found: dict[int, RequestRecord] = {}
-        async for records in self._parts.request_log.read(self._partition, start, end):
-            found.update((record.offset, record) for record in records)
-        log.info(
-            "read %d requests that were not delivered, from %d", len(found), start, extra=at(partition=self._partition)
-        )
-        for offset in range(start, end):
-            self._inbox.put(offset, found.get(offset))
 
     async def _read(self, record: RequestRecord) -> Incoming:
         for _ in range(2):  # it may name a new schema and a new reply topic
@@ -247,7 +237,7 @@ class Serving:
             loaded = await self._store.load(part)
             for session_id in part:
                 found = loaded.get(session_id)
-                live = LiveSession(session=Session(session_id=session_id))
+                live = LiveSession(session=Session(session_id=session_id), last_used=self._parts.now())
                 if found is not None:
                     live.session = found.session
                     live.history = list(found.history)
@@ -378,16 +368,18 @@ class Serving:
 
     async def reap(self) -> None:
         """Close idle and dead runners; forget idle sessions that the store has."""
-        now = self._parts.now()
         for session_id, live in list(self.sessions.items()):
-            idle = live.last_used + self._parts.limits.idle_timeout_s < now
-            if not idle or live.session.open_turns or (live.actor is not None and live.actor.busy):
+            if not self._idle(session_id, live):
                 continue
             if live.actor is not None:
                 actor, live.actor = live.actor, None
                 await actor.stop()
-            if live.last_offset < self._store.position.next_offset and live.session.open_turns == 0:
+            # Closing took its time: the session may be at work again.
+            if self._idle(session_id, live) and live.last_offset < self._store.position.next_offset:
                 self.sessions.pop(session_id, None)
+
+    def _idle(self, session_id: str, live: LiveSession) -> bool:
+        return session_id not in self._in_use and live.idle_since(self._parts.now() - self._parts.limits.idle_timeout_s)
 
     async def close(self) -> None:
         """Stop every turn; whoever waits for a confirmation is cancelled."""

@@ -155,7 +155,9 @@ def channel_replies_to(before: Channel, fact: Fact) -> list[Reply]:
     if isinstance(event, ev.RequestRefused):
         refused = fr.RequestRefused(code=event.code, reason=event.reason)
         address = reply_address(event)
-        return [Reply(frame=refused, address=address, request_id=event.request_id, channel=before.channel)]
+        return [
+            Reply(frame=refused, address=address, request_id=event.request_id, session_id="", channel=before.channel)
+        ]
     if isinstance(event, ev.ChannelRequestDecided) and not event.waits_for:
         return [_told(before, event.session_id, event.created, event.request_id, reply_address(event))]
     if isinstance(event, ev.ForwardDelivered):
@@ -174,7 +176,7 @@ def channel_reply_again(
     """The answer of the log to a lifecycle request that was decided before; ``None`` while it waits for deliveries."""
     if answer.kind == "refused":
         refused = fr.RequestRefused(code=answer.code, reason=answer.reason)
-        return Reply(frame=refused, address=address, request_id=request_id, channel=channel.channel)
+        return Reply(frame=refused, address=address, request_id=request_id, session_id="", channel=channel.channel)
     if request_id in channel.waits:
         return None
     return _told(channel, answer.session_id, answer.created, request_id, address)

@@ -201,8 +201,8 @@ class Decider:
                 records.append(self._log.encode(header, fact.event, key, _trace(live, state, fact)))
                 self._next_n += 1
                 live.note(fact)
-                for reply in live.frames(state, fact):  # type: ignore[arg-type]
-                    effects.append(Effect(index=index, live=live, reply=reply))
+                frames = live.frames(state, fact)  # type: ignore[arg-type]
+                effects.extend(Effect(index=index, live=live, reply=reply) for reply in frames)
                 if isinstance(fact.event, TurnCancelled):
                     effects.append(Effect(index=index, live=live, cancel=fact.turn_id))
                 state = live.fold(state, fact)  # type: ignore[arg-type]

@@ -43,7 +43,8 @@ class LiveSession:
     unknown_events: bool = False  #: written by a newer version: nothing is decided for it here
     actor: SessionActor | None = None
     frame_seqs: dict[tuple[str | None, int], int] = field(default_factory=dict)
-    kind = SESSION
+    forwards: bool = False  #: has it ever had something to forward?
+    kind: str = SESSION
 
     @property
     def stream_id(self) -> str:
@@ -72,6 +73,7 @@ class LiveSession:
 
     def become(self, state: Session) -> None:
         """Take the state that a recorded decision leads to."""
+        self.forwards = self.forwards or bool(state.outbox)
         self.session = state
 
     def decide(self, state: Session, command: StreamCommand, policy: Policy) -> list[Fact]:
@@ -125,10 +127,24 @@ class LiveSession:
         facts = decide(Session(session_id=self.stream_id), refusal, policy)
         return [reply for fact in facts for reply in replies_to(self.session, fact, [])]
 
-    def idle_since(self, moment: float) -> bool:
-        """Has nothing run, waited or been asked for since then?"""
-        busy = self.session.open_turns > 0 or (self.actor is not None and self.actor.busy)
-        return not busy and self.last_used < moment
+    def answer_of(self, request_id: str, command_hash: str) -> Reply | None:
+        """The answer that a request has in the log, to where it was asked."""
+        answer = known_answer(self.session, request_id, command_hash)
+        return None if answer is None else reply_again(answer, request_id, answer.reply, self.history)
+
+    def partial_text(self) -> str:
+        """What the running turn has said since its last message."""
+        return self.actor.partial_text if self.actor is not None else ""
+
+    def cancel_turn(self, turn_id: str) -> None:
+        """Stop the turn's runner, if it is the one at work."""
+        if self.actor is not None:
+            self.actor.cancel(turn_id)
+
+    def reset_runner(self) -> None:
+        """The next turn makes a new runner."""
+        if self.actor is not None:
+            self.actor.reset()
 
     def next_frame_seq(self, reply: Reply) -> int:
         """Position of the next frame in its attempt, from 0; a terminal frame ends the count."""
@@ -167,7 +183,8 @@ class LiveChannel:
     last_offset: int = -1
     last_used: float = 0.0
     unknown_events: bool = False
-    kind = CHANNEL
+    forwards: bool = True
+    kind: str = CHANNEL
 
     @property
     def stream_id(self) -> str:
@@ -225,7 +242,11 @@ class LiveChannel:
                 reason = f"channel {self.stream_id} has no active session"
                 frame = fr.RequestRefused(code="not_found", reason=reason)
                 reply = Reply(
-                    frame=frame, address=command.reply, request_id=command.request_id, channel=self.stream_id
+                    frame=frame,
+                    address=command.reply,
+                    request_id=command.request_id,
+                    session_id="",
+                    channel=self.stream_id,
                 )
             return [reply]
         if isinstance(command, ReceiveForward | ReceiveReceipt) or facts:
@@ -241,6 +262,11 @@ class LiveChannel:
         """The frames of a refusal that is not recorded."""
         facts = decide_channel(Channel(channel=self.stream_id), refusal, policy)
         return [reply for fact in facts for reply in channel_replies_to(self.channel, fact)]
+
+    def answer_of(self, request_id: str, command_hash: str) -> Reply | None:
+        """The answer that a request has in the log, to where it was asked."""
+        answer = known_channel_answer(self.channel, request_id, command_hash)
+        return None if answer is None else channel_reply_again(self.channel, answer, request_id, answer.reply)
 
     def next_frame_seq(self, reply: Reply) -> int:
         """Every lifecycle request has one frame."""

@@ -122,18 +122,19 @@ class ReplySender:
             raise LogError(f"the broker does not tell its topics ({type(error).__name__})") from error
         self._topics = frozenset(found.topics(exclude_internal_topics=False))
 
-    def send(self, reply: Reply, *, session_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
+    def send(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
         """Queue a frame for its reply topic."""
         if self._pending >= self._settings.max_pending_replies and not reply.terminal:
             self.dropped += 1
             return SentFrame(done=True)
         header = FrameHeader(
-            session_id=session_id,
+            session_id=reply.session_id if reply.session_id is not None else stream_id,
             request_id=reply.request_id,
             turn_id=reply.turn_id,
             attempt=reply.attempt,
             epoch=epoch,
             frame_seq=frame_seq,
+            channel=reply.channel,
         )
         framing = reply.address.framing
         encode = self._codec.encode_json if framing == FRAMING_JSON else self._codec.encode
@@ -146,17 +147,17 @@ class ReplySender:
         )
         if reply.address.traceparent:
             headers.extend(trace_headers(reply.address.traceparent, reply.address.tracestate))
-        key = session_id.encode()
-        queued = _Queued(
-            key=key,
-            value=encode(header, reply.frame),
-            headers=headers,
-            sent=SentFrame(),
-            terminal=reply.terminal,
-        )
+        key = stream_id.encode()
         topic = reply.address.reply_to or self._default_topic
         if topic != self._default_topic:
             partition = partition_of(key, self._counts[topic]) if topic in self._counts else -1
+        return self.put(topic, partition, key, encode(header, reply.frame), headers, lasting=reply.terminal)
+
+    def put(
+        self, topic: str, partition: int, key: bytes, value: bytes, headers: Headers, *, lasting: bool = True
+    ) -> SentFrame:
+        """Queue any record; a ``lasting`` one is sent again when the broker does not take it."""
+        queued = _Queued(key=key, value=value, headers=headers, sent=SentFrame(), terminal=lasting)
         self._pending += 1
         self._put(topic, partition, queued)
         return queued.sent

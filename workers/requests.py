@@ -197,9 +197,7 @@ class RequestReader:
             case ForwardReceipt():
                 return ReceiveReceipt(seq=command.seq)
             case GetSession() | GetHistory() | ResetRunner() | ActiveSession():
-                return Query(
-                    query=command, request_id=request_id, command_hash=command_hash(command), reply=address
-                )
+                return Query(query=command, request_id=request_id, command_hash=command_hash(command), reply=address)
             case CancelTurn():
                 return Cancel(
                     request_id=request_id,

@@ -75,7 +75,14 @@ class WorkerService:
         owner = owner_name(settings)
         runners = RunnerRegistry()
         assert self._stores is not None
-        outbox = KafkaOutbox(settings, self._producer, self._replies, partition_count=topics.partition_count)
+        outbox = KafkaOutbox(
+            settings,
+            self._producer,
+            self._replies,
+            partition_count=topics.partition_count,
+            source=owner,
+            now_ms=_wall_ms,
+        )
         return WorkerParts(
             owner=owner,
             topics_id=topics.requests_topic_id,

@@ -204,7 +204,7 @@ class Shard:
             await asyncio.sleep(self._parts.limits.store_commit_interval_s)
             try:
                 await serving.save()
-                await serving.reap()
+                await serving.upkeep()
             except Exception as error:
                 log.error("the store cannot be written: %s", error, extra={"partition": self.partition})
 

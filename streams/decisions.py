@@ -12,7 +12,7 @@ from schemas.commands import Chat
 from schemas.parts import ContentPart, Usage, content_text
 from streams.ending import cancel_all, cancellation, closed_calls
 from streams.forwarding import ReceiveForward, ReceiveReceipt
-from streams.lifecycle import opening, receive_forward, receive_receipt
+from streams.lifecycle import opened_channel, opening, receive_forward, receive_receipt
 from streams.policy import Policy
 from streams.refusals import conflict, refusal
 from streams.session import Fact, Session, conflict_key, evolve
@@ -71,6 +71,13 @@ def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[
         return [refusal(command, code, reason)]
     chat, reply = command.chat, command.reply
     facts = opening(session, command)
+    for fact in facts:
+        session = evolve(session, fact)
+    if chat.on_busy == "interrupt" and session.open_turns:
+        ended = cancel_all(session, command)
+        facts += ended
+        for fact in ended:
+            session = evolve(session, fact)
     accepted = ev.TurnAccepted(
         request_id=command.request_id,
         command_hash=command.command_hash,
@@ -81,13 +88,9 @@ def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[
         traceparent=reply.traceparent,
         tracestate=reply.tracestate,
     )
-    if chat.on_busy == "interrupt" and session.open_turns:
-        facts += cancel_all(session, command)
-        for fact in facts:
-            session = evolve(session, fact)
     facts.append(Fact(event=accepted, turn_id=command.turn_id))
     if session.running is None and not session.queue and policy.start_turns:
-        model = chat.model or session.model or _new_model(session, chat) or policy.default_model
+        model = chat.model or session.model or policy.model_of(session.channel)
         facts += _start(session, command.turn_id, chat.content, model)
     return facts
 
@@ -109,7 +112,8 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
     for model in (chat.model, _new_model(session, chat)):
         if model is not None and not policy.allows(model):
             return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
-    model = chat.model or session.model or _new_model(session, chat) or policy.default_model
+    channel = session.channel if session.exists else opened_channel(session.session_id, chat)
+    model = chat.model or session.model or _new_model(session, chat) or policy.model_of(channel)
     if not policy.allows(model):
         return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
     if not session.open_turns:
@@ -141,7 +145,7 @@ def _start_next(session: Session, policy: Policy) -> list[Fact]:
     if session.running is not None or not session.queue or not policy.start_turns:
         return []
     turn = session.turns[session.queue[0]]
-    model = turn.requested_model or session.model or policy.default_model
+    model = turn.requested_model or session.model or policy.model_of(session.channel)
     return _start(session, turn.turn_id, turn.content, model)
 
 

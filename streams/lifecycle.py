@@ -1,6 +1,7 @@
 """A session's side of its lifecycle: how it begins, and what its channel tells it. The channel decides."""
 
 from schemas import events as ev
+from schemas.commands import Chat
 from schemas.events import CHANNEL
 from schemas.parts import NewSession, content_text
 from streams.ending import cancel_queued
@@ -46,10 +47,15 @@ def opening(session: Session, command: AcceptChat) -> list[Fact]:
     return facts
 
 
+def opened_channel(session_id: str, chat: Chat) -> str:
+    """The channel of a session that a chat opens."""
+    return (chat.new_session.channel if chat.new_session else None) or channel_of(session_id)
+
+
 def _creation(session_id: str, command: AcceptChat, text: str) -> ev.SessionCreated:
     new = command.chat.new_session or NewSession()
     return ev.SessionCreated(
-        channel=new.channel or channel_of(session_id),
+        channel=opened_channel(session_id, command.chat),
         title=new.title or auto_title(text),
         instructions=new.instructions,
         model=new.model,

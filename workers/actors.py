@@ -60,6 +60,7 @@ class ActorLimits:
     delta_interval_s: float
     max_text_bytes: int
     max_tool_result_bytes: int
+    max_turn_messages: int = 200
 
 
 class DeltaBuffer:
@@ -230,6 +231,7 @@ class _Attempt:
         self.turn = turn
         self.partial_text = ""
         self._next_seq = next_message_seq
+        self._last_seq = next_message_seq + limits.max_turn_messages - len(turn.turn_messages)
         self.usage = Usage()
         self._host = host
         self._limits = limits
@@ -322,6 +324,9 @@ class _Attempt:
         tool_call_id: str | None = None,
         name: str | None = None,
     ) -> None:
+        if self._next_seq >= self._last_seq:
+            limit = self._limits.max_turn_messages
+            raise RunnerError("too_many_steps", f"the turn has {limit} messages, the most it may have", retryable=False)
         self._held = RecordMessage(
             turn_id=self.turn.turn_id,
             attempt=self.turn.attempt,

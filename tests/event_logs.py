@@ -58,6 +58,7 @@ class LogWriter:
     n: int = 0
     partition_version: int = 0
     turns: int = 0
+    inert: set[int] = field(default_factory=set)  #: offsets of what zombies wrote
 
     def session(self, session_id: str) -> Session:
         """The folded session."""
@@ -139,14 +140,14 @@ class LogWriter:
         else:
             header = replace(victim.header, n=max(0, self.n - 1 - self.rng.randrange(3)))
         if (header.epoch, header.n) != (self.epoch, self.n):
-            self._append(header, victim.payload)
+            self.inert.add(self._append(header, victim.payload))
 
     def expected(self) -> dict[str, LoadedSession]:
         """What a store has to give back."""
         return {
             session_id: LoadedSession(
                 session=session,
-                history=self.histories.get(session_id, []),
+                history=list(self.histories.get(session_id, ())),
                 last_offset=self.last_offsets[session_id],
                 unknown_events=self.unknown.get(session_id, 0),
             )

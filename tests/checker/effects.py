@@ -1,0 +1,163 @@
+"""Checks of what the world saw: reply frames and tools. An effect must follow an event that readers accept."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from schemas import events as ev
+from schemas import frames as fr
+from schemas.parts import content_text
+from tests.checker.history import Anomaly, SeenFrame, ToolRun
+from tests.checker.log_view import CallLog, LogView, TurnLog
+
+_TERMINAL_EVENT = {fr.TurnCompleted: ev.TurnCompleted, fr.TurnFailed: ev.TurnFailed, fr.TurnCancelled: ev.TurnCancelled}
+
+
+def _early(frame: SeenFrame, offset: int) -> bool:
+    return frame.log_end is not None and offset >= frame.log_end
+
+
+# ---- frames
+
+
+def check_frames(view: LogView) -> Iterator[Anomaly]:
+    """Every anomaly of the reply frames."""
+    yield from _attempts(view)
+    heard: set[str] = set()
+    refused: set[tuple[str, str]] = set()
+    for seen in view.history.frames:
+        yield from _backed(view, seen)
+        if type(seen.frame) in _TERMINAL_EVENT and seen.header.turn_id:
+            heard.add(seen.header.turn_id)
+        elif isinstance(seen.frame, fr.RequestRefused):
+            refused.add((seen.header.session_id, seen.header.request_id))
+    if not view.history.drained:
+        return
+    for turn in view.turns.values():
+        if turn.ends and turn.turn_id not in heard:
+            text = f"it ended at {turn.ends[0].offset}, no frame said so"
+            yield Anomaly(kind="terminal frame missing", where=turn.where, text=text)
+    for key, decisions in view.decisions.items():
+        if key not in refused and any(isinstance(decision.event, ev.RequestRefused) for decision in decisions):
+            where = f"session {key[0]}, request {key[1]}"
+            yield Anomaly(kind="terminal frame missing", where=where, text="it was refused, no frame said so")
+
+
+def _attempts(view: LogView) -> Iterator[Anomaly]:
+    """Frames of one attempt of one owner: numbered without gaps, nothing new after the terminal one."""
+    next_seq: dict[tuple[str, int, int], int] = defaultdict(int)
+    ended: set[tuple[str, int, int]] = set()
+    for seen in view.history.frames:
+        header = seen.header
+        if header.turn_id is None:
+            continue
+        key = header.turn_id, header.epoch, header.attempt
+        where = f"{seen.topic}[{seen.partition}]@{seen.offset}, turn {header.turn_id}, attempt {header.attempt}"
+        terminal = isinstance(seen.frame, fr.TERMINAL_FRAMES)
+        if not terminal and key in ended:
+            text = f"{type(seen.frame).__name__} {header.frame_seq}"
+            yield Anomaly(kind="frame after the terminal one", where=where, text=text)
+        if header.frame_seq > next_seq[key] and not view.history.frames_may_be_lost:
+            text = f"frame_seq {header.frame_seq}, not {next_seq[key]}"
+            yield Anomaly(kind="frame_seq gap", where=where, text=text)
+        next_seq[key] = max(next_seq[key], header.frame_seq + 1)
+        if terminal:
+            ended.add(key)
+
+
+def _backed(view: LogView, seen: SeenFrame) -> Iterator[Anomaly]:
+    """Is there the event that the frame reports?"""
+    header, frame = seen.header, seen.frame
+    where = f"{seen.topic}[{seen.partition}]@{seen.offset}, request {header.request_id}, epoch {header.epoch}"
+    if isinstance(frame, fr.RequestRefused):
+        decisions = view.decisions.get((header.session_id, header.request_id), ())
+        offsets = [d.offset for d in decisions if isinstance(d.event, ev.RequestRefused) and d.event.code == frame.code]
+        if frame.code != "newer_version" and (not offsets or _early(seen, min(offsets))):
+            yield Anomaly(kind="effect without its event", where=where, text=f"refused as {frame.code}")
+        return
+    turn = view.turns.get(header.turn_id or "")
+    if turn is None or turn.accepted is None or _early(seen, turn.accepted.offset):
+        yield Anomaly(kind="effect without its event", where=where, text=f"{type(frame).__name__} of no accepted turn")
+        return
+    if type(frame) in _TERMINAL_EVENT:
+        yield from _backed_end(turn, seen, where)
+        return
+    if isinstance(frame, fr.TurnAccepted):
+        return
+    if isinstance(frame, fr.MessageStored | fr.ToolCallStarted):
+        stored = [
+            message.offset
+            for message in turn.messages
+            if message.payload.message_seq == frame.message_seq
+            and (message.header.epoch, message.header.attempt) == (header.epoch, header.attempt)
+        ]
+        if not stored or _early(seen, stored[0]):
+            text = f"{type(frame).__name__}: message {frame.message_seq} is not in the log"
+            yield Anomaly(kind="effect without its event", where=where, text=text)
+        return
+    start = turn.start_of(header.attempt, header.epoch)
+    if start is None or _early(seen, start.offset):
+        text = f"{type(frame).__name__} of attempt {header.attempt} that this owner did not start"
+        yield Anomaly(kind="effect without its event", where=where, text=text)
+
+
+def _backed_end(turn: TurnLog, seen: SeenFrame, where: str) -> Iterator[Anomaly]:
+    frame = seen.frame
+    if not turn.ends or _early(seen, turn.ends[0].offset):
+        yield Anomaly(kind="effect without its event", where=where, text=f"{type(frame).__name__}, the turn is open")
+        return
+    end = turn.ends[0].payload
+    if not isinstance(end, _TERMINAL_EVENT[type(frame)]):
+        text = f"{type(frame).__name__}, the log says {type(end).__name__}"
+        yield Anomaly(kind="terminal frame contradicts the log", where=where, text=text)
+    elif isinstance(frame, fr.TurnCompleted):
+        texts = [content_text(m.payload.content) or "" for m in turn.messages if m.payload.role == "assistant"]
+        if frame.text != (texts[-1] if texts else ""):
+            text = f"text {frame.text[:50]!r}, the log says {(texts[-1] if texts else '')[:50]!r}"
+            yield Anomaly(kind="terminal frame contradicts the log", where=where, text=text)
+
+
+# ---- tools
+
+
+def check_tools(view: LogView) -> Iterator[Anomaly]:
+    """Every anomaly of the tools that were started."""
+    calls = {call.call.idempotency_key: (turn, call) for turn in view.turns.values() for call in turn.calls}
+    runs: dict[str, list[ToolRun]] = defaultdict(list)
+    for run in view.history.tool_runs:
+        if run.what != "start":
+            continue
+        where = f"tool {run.idempotency_key}, attempt {run.attempt}, epoch {run.fencing_token}"
+        found = calls.get(run.idempotency_key)
+        if found is None:
+            yield Anomaly(kind="tool before its call", where=where, text="the call is not in the log")
+        else:
+            yield from _tool(view, run, *found, where)
+        before = runs[run.idempotency_key]
+        if any((o.attempt, o.fencing_token) == (run.attempt, run.fencing_token) for o in before):
+            yield Anomaly(kind="tool run twice", where=where, text="by one owner in one attempt")
+        elif before and not run.idempotent:
+            yield Anomaly(kind="tool run twice", where=where, text="it is not idempotent")
+        before.append(run)
+
+
+def _tool(view: LogView, run: ToolRun, turn: TurnLog, call: CallLog, where: str) -> Iterator[Anomaly]:
+    start = turn.start_of(run.attempt, run.fencing_token)
+    if start is None:
+        yield Anomaly(kind="effect without its event", where=where, text="by an owner that did not start the attempt")
+        return
+    if run.log_end is not None and call.offset >= run.log_end:
+        yield Anomaly(kind="tool before its call", where=where, text=f"the call is stored at {call.offset}")
+    if start.offset < call.offset and run.attempt < turn_attempt_of(turn, call):
+        yield Anomaly(kind="tool before its call", where=where, text="a later attempt stored the call")
+    if call.result is None:
+        return
+    # A paused owner may start a tool whose call another one has closed meanwhile: its attempt began before that.
+    owner = run.log_end is not None and view.owner_at(turn.partition, run.log_end) == run.fencing_token
+    if call.result.offset < start.offset or (owner and call.result.offset < (run.log_end or 0)):
+        text = f"its result is stored at {call.result.offset}"
+        yield Anomaly(kind="tool run after its result", where=where, text=text)
+
+
+def turn_attempt_of(turn: TurnLog, call: CallLog) -> int:
+    """The attempt that stored a call."""
+    return next(message.header.attempt for message in turn.messages if message.offset == call.offset)

@@ -1,0 +1,178 @@
+"""Checks of the stores: their rows are the fold of the log up to their checkpoint, table by table, column by column."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from schemas import events as ev
+from streams.projection import project
+from streams.projection_rows import TABLES
+from streams.projection_state import SessionState, StreamKey
+from streams.reader_rule import LoggedEvent, record_id
+from streams.session import Fact, Session, evolve
+from tests.checker.history import Anomaly, StoreContent
+from tests.checker.log_view import TERMINAL, LogView, accepted_events
+
+Row = Mapping[str, Any]
+Tables = dict[str, list[Row]]
+_NOT_COMPARED = {"dead_letters": {"bytes"}}  #: their topic keeps 30 days
+_KEYS = {table.name: table.key for table in TABLES}
+
+
+def check_stores(view: LogView) -> Iterator[Anomaly]:
+    """Every difference between a store and the log."""
+    known: dict[tuple[int, int, bool], Tables] = {}
+    for store in view.history.stores:
+        raw_events = "events" in store.tables
+        ends = {row["partition"]: row["next_offset"] for row in store.tables.get("partitions", ())}
+        expected: Tables = {table.name: [] for table in TABLES}
+        for partition, end in ends.items():
+            log = view.history.log.get(partition, ())
+            if end > len(log):
+                text = f"it has read up to {end}, the log ends at {len(log)}"
+                yield Anomaly(kind="store is ahead of the log", where=f"store {store.name}", text=text)
+            key = partition, end, raw_events
+            if key not in known:
+                known[key] = expected_tables(partition, log[:end], raw_events=raw_events)
+            for name, rows in known[key].items():
+                expected[name] += rows
+        yield from _compare(store, expected)
+        yield from _fenced_rows(view, store)
+        yield from _session_rows(view, store, ends)
+
+
+def plain_row(row: Any) -> Row:
+    """A row of ``streams.projection_rows`` by column name."""
+    if hasattr(row, "_asdict"):
+        return dict(row._asdict())
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}
+
+
+def expected_tables(partition: int, log: Sequence[LoggedEvent], *, raw_events: bool = True) -> Tables:
+    """The rows that a log prefix leads to, made in one go."""
+    events = accepted_events(log)
+    states: dict[StreamKey, SessionState] = {}
+    changes = project(events, states, keep_raw_events=raw_events)
+    rows: dict[str, Any] = {
+        "sessions": changes.new_sessions.values(),
+        "turns": changes.new_turns.values(),
+        "messages": changes.messages,
+        "tool_calls": changes.new_calls.values(),
+        "usage": changes.usage,
+        "refusals": changes.refusals,
+        "unknown_events": changes.unknown_events,
+        "dead_letters": changes.dead_letters,
+        "events": changes.events,
+    }
+    tables: Tables = {name: [plain_row(row) for row in found] for name, found in rows.items()}
+    tables["partitions"] = [_partition_row(partition, log, events)]
+    return tables
+
+
+def _partition_row(partition: int, log: Sequence[LoggedEvent], events: Sequence[LoggedEvent]) -> Row:
+    claims = [event for event in events if isinstance(event.payload, ev.PartitionClaimed)]
+    last = claims[-1] if claims else None
+    return {
+        "partition": partition,
+        "next_offset": len(log),
+        "epoch": last.offset if last else -1,
+        "next_n": len(events) - events.index(last) - 1 if last else 0,
+        "accepted": max((event.header.accepted for event in events), default=-1),
+        "replied": max((event.header.replied for event in events), default=-1),
+        "newest_generation": max((claim.payload.generation for claim in claims), default=-1),
+        "partition_count": last.payload.partition_count if last else 0,
+        "requests_topic_id": last.payload.requests_topic_id if last else "",
+        "last_event_id": record_id(log[-1].header, log[-1].payload) if log else "",
+    }
+
+
+def _value(value: Any) -> Any:
+    """DuckDB gives times as ``datetime`` (UTC, without saying so)."""
+    if isinstance(value, datetime):
+        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return round(aware.timestamp() * 1000)
+    return value
+
+
+def _compare(store: StoreContent, expected: Tables) -> Iterator[Anomaly]:
+    for name, rows in store.tables.items():
+        keys = _KEYS.get(name)
+        if keys is None:
+            continue
+        where = f"store {store.name}, table {name}"
+        found = {tuple(row[key] for key in keys): row for row in rows}
+        wanted = {tuple(row[key] for key in keys): row for row in expected[name]}
+        if len(found) < len(rows):
+            yield Anomaly(kind="store is not the fold", where=where, text=f"{len(rows) - len(found)} rows are doubled")
+        for key in wanted.keys() - found.keys():
+            yield Anomaly(kind="store is not the fold", where=where, text=f"row {key} is missing")
+        for key in found.keys() - wanted.keys():
+            yield Anomaly(kind="store is not the fold", where=where, text=f"row {key} should not be")
+        skipped = _NOT_COMPARED.get(name, set())
+        for key in wanted.keys() & found.keys():
+            for column, value in wanted[key].items():
+                if column not in skipped and column in found[key] and _value(found[key][column]) != value:
+                    text = f"row {key}, column {column}: {found[key][column]!r}, the log says {value!r}"
+                    yield Anomaly(kind="store is not the fold", where=where, text=text)
+
+
+def _fenced_rows(view: LogView, store: StoreContent) -> Iterator[Anomaly]:
+    counted = {(partition, event.offset) for partition, events in view.accepted.items() for event in events}
+    for row in store.tables.get("messages", ()):
+        place = row["partition"], row["log_offset"]
+        if place not in counted:
+            text = f"message {row['message_seq']} of session {row['session_id']} is at {place}, which is inert"
+            yield Anomaly(kind="message of a fenced epoch", where=f"store {store.name}", text=text)
+
+
+# ---- session rows, from another fold than the projection's
+
+
+def _session_rows(view: LogView, store: StoreContent, ends: Mapping[int, int]) -> Iterator[Anomaly]:
+    for row in store.tables.get("sessions", ()):
+        end = ends.get(row["partition"], 0)
+        events = [e for e in view.sessions.get((row["partition"], row["session_id"]), ()) if e.offset < end]
+        if not events:
+            continue  # the comparison with the projection tells
+        for column, value in session_columns(row["session_id"], events).items():
+            if column in row and _value(row[column]) != value:
+                where = f"store {store.name}, session {row['session_id']}, column {column}"
+                yield Anomaly(kind="session row", where=where, text=f"{row[column]!r}, the events say {value!r}")
+
+
+def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str, Any]:
+    """What each column of a session's row must say, from the state that decisions use and from plain counting."""
+    session = Session(session_id=session_id)
+    for event in events:
+        session = evolve(session, Fact(event=event.payload, turn_id=event.header.turn_id, attempt=event.header.attempt))
+
+    def count(*kinds: type) -> int:
+        return sum(isinstance(event.payload, kinds) for event in events)
+
+    ends = [event.payload for event in events if isinstance(event.payload, TERMINAL)]
+    created = [event for event in events if isinstance(event.payload, ev.SessionCreated)]
+    active = [event for event in events if not isinstance(event.payload, ev.RequestRefused)]
+    return {
+        "session_offset": created[0].offset if created else None,
+        "channel": session.channel,
+        "title": session.title,
+        "instructions": session.instructions,
+        "model": session.model,
+        "metadata": json.dumps(dict(session.metadata), ensure_ascii=False, separators=(",", ":")),
+        "archived": session.archived,
+        "created_at": created[0].header.recorded_at if created else None,
+        "last_active_at": active[-1].header.recorded_at if active else None,
+        "turns": count(ev.TurnAccepted),
+        "started_turns": session.turn_count,
+        "completed_turns": count(ev.TurnCompleted),
+        "failed_turns": count(ev.TurnFailed),
+        "cancelled_turns": count(ev.TurnCancelled),
+        "running_turn_id": session.running,
+        "messages": count(ev.MessageStored),
+        "input_tokens": sum(end.usage.input_tokens for end in ends),
+        "output_tokens": sum(end.usage.output_tokens for end in ends),
+        "unknown_events": 0,
+        "stream_version": len(events),
+        "last_offset": events[-1].offset,
+    }

@@ -1,0 +1,197 @@
+"""What every store must do: DuckDB files, and the one in memory that tests and the simulation use."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from schemas import events as ev
+from schemas.parts import Usage
+from streams.projection_state import ProjectionError
+from streams.reader_rule import LogPosition
+from streams.rehydration import Unanswered
+from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
+from workers.store import StoreDirectory
+from workers.store_port import PartitionStore, PartitionStores, StoreError
+from workers.testing_store import MemoryStores
+
+
+@pytest.fixture(params=["memory", "duckdb"])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[PartitionStores]:
+    made: PartitionStores = (
+        MemoryStores() if request.param == "memory" else StoreDirectory(tmp_path, deployment="cluster/chat")
+    )
+    yield made
+    await made.close()
+
+
+async def fill(store: PartitionStore, log: LogWriter, size: int) -> None:
+    for events, position in accepted_batches(log.records, size, store.position):
+        await store.write(events, position)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_gives_back_what_the_fold_says(stores: PartitionStores, size: int) -> None:
+    for seed in (1,) if size == 1 else (1, 2, 3, 4):
+        log = random_log(seed, 150, partition=seed)
+        store = await stores.open(seed)
+        await fill(store, log, size)
+        assert await store.load([*log.sessions, "never"]) == log.expected()
+        for session_id in log.sessions:
+            assert await store.load([session_id]) == {session_id: log.expected()[session_id]}
+        assert await store.load([]) == {}
+        ((_, position),) = accepted_batches(log.records, 10_000)
+        assert store.position == position
+
+
+async def test_many_sessions_in_one_call(stores: PartitionStores) -> None:
+    log = random_log(7, 600, sessions=80)
+    store = await stores.open(0)
+    await fill(store, log, 100)
+    assert len(log.sessions) > 70
+    assert await store.load(log.sessions) == log.expected()
+
+
+async def test_a_fresh_store_is_empty(stores: PartitionStores) -> None:
+    store = await stores.open(4)
+    assert store.position == LogPosition()
+    assert await store.load(["s"]) == {}
+    assert await store.unfinished() == []
+    assert await store.unanswered(-1) == []
+
+
+async def test_unfinished_sessions_longest_wait_first(stores: PartitionStores) -> None:
+    log = random_log(11, 300, sessions=12, zombies=False)
+    store = await stores.open(0)
+    await fill(store, log, 50)
+    waiting = {session_id for session_id, session in log.sessions.items() if session.turns}
+    first_accepted = {
+        session_id: min(
+            record.offset
+            for record in log.records
+            if isinstance(record.payload, ev.TurnAccepted) and record.header.turn_id in log.sessions[session_id].turns
+        )
+        for session_id in waiting
+    }
+    assert len(waiting) > 3
+    assert await store.unfinished() == sorted(waiting, key=lambda session_id: first_accepted[session_id])
+
+
+async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None:
+    log = random_log(12, 300, zombies=False)
+    store = await stores.open(0)
+    await fill(store, log, 50)
+    accepted = {
+        record.header.turn_id: record.payload for record in log.records if isinstance(record.payload, ev.TurnAccepted)
+    }
+    expected = []
+    for record in log.records:
+        answered = record.payload
+        if isinstance(answered, ev.TurnCompleted | ev.TurnFailed | ev.TurnCancelled):
+            answered = accepted[record.header.turn_id]
+        elif not isinstance(answered, ev.RequestRefused):
+            continue
+        stream_id = record.header.stream_id
+        expected.append(Unanswered(stream_id, answered.request_id, answered.command_hash, record.offset))
+    assert await store.unanswered(-1) == expected
+    middle = expected[len(expected) // 2].log_offset
+    assert await store.unanswered(middle) == [entry for entry in expected if entry.log_offset > middle]
+    assert await store.unanswered(len(log.records)) == []
+
+
+async def test_comes_back_where_it_stood(stores: PartitionStores) -> None:
+    log = random_log(21, 120)
+    store = await stores.open(0)
+    await fill(store, log, 9)
+    position = store.position
+    await store.checkpoint()
+    await store.close()
+    await store.close()
+    again = await stores.open(0)
+    assert again.position == position
+    assert await again.load(log.sessions) == log.expected()
+    write_on(log, 120)
+    await fill(again, log, 9)
+    assert await again.load(log.sessions) == log.expected()
+
+
+async def test_a_closed_store_says_so(stores: PartitionStores) -> None:
+    store = await stores.open(0)
+    await store.close()
+    with pytest.raises(StoreError):
+        await store.load(["s"])
+    with pytest.raises(StoreError):
+        await store.write([], LogPosition(next_offset=1))
+
+
+async def test_a_partition_has_one_owner(stores: PartitionStores) -> None:
+    store = await stores.open(0)
+    with pytest.raises(ValueError, match="partition 0"):
+        await stores.open(0)
+    await store.close()
+    await (await stores.open(0)).close()
+
+
+async def test_writing_a_batch_again_changes_nothing(stores: PartitionStores) -> None:
+    log = random_log(31, 150)
+    store = await stores.open(0)
+    batches = accepted_batches(log.records, 20)
+    for number, batch in enumerate(batches):
+        await store.write(*batch)
+        await store.write(*batch)
+        await store.write(*batches[number // 2])
+    # A reader that came back to an older checkpoint has other batches.
+    await store.write(*accepted_batches(log.records, 1000)[0])
+    assert await store.load(log.sessions) == log.expected()
+    assert store.position.next_offset == len(log.records)
+
+
+async def test_inert_records_move_the_checkpoint_only(stores: PartitionStores) -> None:
+    log = random_log(32, 50)
+    store = await stores.open(0)
+    await fill(store, log, 50)
+    further = replace(store.position, next_offset=store.position.next_offset + 3, last_event_id="zombie")
+    await store.write([], further)
+    assert store.position == further
+    assert await store.load(log.sessions) == log.expected()
+
+
+async def test_a_batch_that_fails_leaves_nothing_behind(stores: PartitionStores) -> None:
+    log = random_log(33, 100, zombies=False, newer=False)
+    store = await stores.open(0)
+    await fill(store, log, 50)
+    position = store.position
+    before = log.expected()
+    write_on(log, 60, zombies=False, newer=False)
+    ((events, after),) = accepted_batches(log.records, 1000, position)
+    unseen = replace(events[-1], payload=ev.TurnCompleted(usage=Usage()))
+    unseen = replace(unseen, header=replace(unseen.header, stream_kind="session", stream_id="s0-0", turn_id="never"))
+    with pytest.raises(ProjectionError, match="s0-0"):
+        await store.write([*events, unseen], after)
+    assert store.position == position
+    assert await store.load(before) == before
+    await store.write(events, after)
+    assert await store.load(log.sessions) == log.expected()
+
+
+async def test_open_fresh_begins_at_the_beginning(stores: PartitionStores) -> None:
+    log = random_log(41, 60)
+    store = await stores.open(0)
+    await fill(store, log, 50)
+    await store.close()
+    fresh = await stores.open_fresh(0, "its log was re-created")
+    assert fresh.position == LogPosition()
+    assert await fresh.load(log.sessions) == {}
+    other = random_log(42, 60)
+    await fill(fresh, other, 50)
+    assert await fresh.load(other.sessions) == other.expected()
+
+
+async def test_partitions_and_overlapping_calls_do_not_mix(stores: PartitionStores) -> None:
+    logs = [random_log(50 + partition, 80, partition=partition) for partition in range(4)]
+    opened = [await stores.open(log.partition) for log in logs]
+    await asyncio.gather(*(fill(store, log, 10) for store, log in zip(opened, logs, strict=True)))
+    loaded = await asyncio.gather(*(store.load(log.sessions) for store, log in zip(opened, logs, strict=True)))
+    assert loaded == [log.expected() for log in logs]

@@ -1,0 +1,205 @@
+"""The projection is a function of the log's prefix, and its rows are enough to decide: properties over random logs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, is_dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas import events as ev
+from schemas.codec import UnknownPayload
+from schemas.parts import ContentPart, ToolCall, Usage, text_content
+from streams.projection import project
+from streams.projection_rows import TABLES
+from streams.projection_state import Changes, ProjectionError, SessionState
+from streams.projection_values import content_columns
+from streams.reader_rule import LoggedEvent, LogPosition
+from streams.rehydration import content_of
+from tests.event_logs import CONTENTS, LogWriter, accepted_batches, random_log
+from tests.strategies import records
+from workers.testing_store import MemoryStores
+
+LOGS = st.builds(random_log, st.integers(0, 2**32), st.integers(0, 120), sessions=st.integers(1, 3))
+Rows = dict[str, dict[Any, Any]]
+
+
+class Tables:
+    """Every table as a dictionary by key. Sessions' states are kept, as a store that caches all of them does."""
+
+    def __init__(self) -> None:
+        self.rows: Rows = {table.name: {} for table in TABLES}
+        self.states: dict[Any, SessionState] = {}
+
+    def apply(self, events: Sequence[LoggedEvent]) -> Changes:
+        changes = project(events, self.states, keep_raw_events=True)
+        self._insert("sessions", changes.new_sessions.values())
+        self._replace("sessions", changes.changed_sessions.values())
+        self._replace("sessions", changes.changed_profiles.values())
+        self._insert("turns", changes.new_turns.values())
+        self._replace("turns", changes.changed_turns.values())
+        self._insert("tool_calls", changes.new_calls.values())
+        for result in changes.call_results:
+            call = self.rows["tool_calls"][result.partition, result.log_offset, result.position]
+            assert call.result_message_seq is None
+            call.result_message_seq = result.result_message_seq
+        for name in ("messages", "usage", "refusals", "unknown_events", "dead_letters", "events"):
+            self._insert(name, getattr(changes, name))
+        return changes
+
+    def _keyed(self, name: str, rows: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
+        (table,) = (table for table in TABLES if table.name == name)
+        return ((tuple(getattr(row, column) for column in table.key), row) for row in rows)
+
+    def _insert(self, name: str, rows: Iterable[Any]) -> None:
+        for key, row in self._keyed(name, rows):
+            assert key not in self.rows[name], f"{name} {key} twice"
+            self.rows[name][key] = row
+
+    def _replace(self, name: str, rows: Iterable[Any]) -> None:
+        for key, row in self._keyed(name, rows):
+            assert key in self.rows[name], f"{name} {key} changed before it was there"
+            self.rows[name][key] = row
+
+    def plain(self) -> Rows:
+        """Values only, to compare."""
+        return {
+            name: {key: astuple(row) if is_dataclass(row) else tuple(row) for key, row in rows.items()}
+            for name, rows in self.rows.items()
+        }
+
+
+def tables(records: list[LoggedEvent], size: int) -> Rows:
+    made = Tables()
+    for events, _ in accepted_batches(records, size):
+        made.apply(events)
+    return made.plain()
+
+
+@given(LOGS, st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_batch_sizes_do_not_matter(log: LogWriter, size: int) -> None:
+    assert tables(log.records, size) == tables(log.records, 1000)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 120))
+@settings(max_examples=60, deadline=None)
+def test_late_events_of_zombies_change_nothing(seed: int, steps: int) -> None:
+    log = random_log(seed, steps)
+    written_by_owners = [record for record in log.records if record.offset not in log.inert]
+    ((accepted, _),) = accepted_batches(log.records, 10_000)
+    assert accepted == written_by_owners
+    assert tables(log.records, 7) == tables(written_by_owners, 7)
+
+
+@given(LOGS)
+@settings(max_examples=60, deadline=None)
+async def test_the_way_back_equals_the_fold(log: LogWriter) -> None:
+    store = await MemoryStores().open(0)
+    for events, position in accepted_batches(log.records, 5):
+        await store.write(events, position)
+    assert await store.load(list(log.sessions)) == log.expected()
+
+
+@given(LOGS, st.data())
+@settings(max_examples=60, deadline=None)
+async def test_writing_again_from_anywhere_changes_nothing(log: LogWriter, data: st.DataObject) -> None:
+    """A reader that comes back to an older position hands over events that are stored already."""
+    store = await MemoryStores().open(0)
+    batches = accepted_batches(log.records, 4)
+    for number, (events, position) in enumerate(batches):
+        await store.write(events, position)
+        again = data.draw(st.integers(0, number))
+        for old_events, old_position in batches[again : number + 1]:
+            await store.write(old_events, old_position)
+    assert await store.load(list(log.sessions)) == log.expected()
+    assert store.position.next_offset == len(log.records)
+
+
+@given(st.lists(records(ContentPart), max_size=3).map(tuple) | st.sampled_from([c for c in CONTENTS if c is not None]))
+def test_content_comes_back_exactly(content: tuple[ContentPart, ...]) -> None:
+    assert content_of(*content_columns(content)) == content
+
+
+def test_plain_text_needs_no_parts() -> None:
+    assert content_columns(text_content("")) == ("", None)
+    assert content_columns(text_content("a")) == ("a", None)
+    assert content_of(None, None) is None
+
+
+def logged(payload: object, *, version: int = 1, offset: int = 5, turn_id: str | None = "t-1") -> LoggedEvent:
+    header = ev.EventHeader(
+        stream_kind=ev.SESSION,
+        stream_id="web-1",
+        stream_version=version,
+        epoch=0,
+        n=offset,
+        accepted=0,
+        replied=0,
+        turn_id=turn_id,
+        attempt=1,
+    )
+    return LoggedEvent(partition=3, offset=offset, header=header, payload=payload)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        ev.TurnStarted(model="echo:", cause="first"),
+        ev.TurnCompleted(usage=Usage()),
+        ev.MessageStored(message_seq=1, role="user"),
+        ev.TurnAccepted(request_id="r", command_hash="h", content=text_content("Hi")),
+    ],
+)
+def test_an_event_of_something_unseen_is_an_error_with_coordinates(payload: object) -> None:
+    with pytest.raises(ProjectionError, match=r"session web-1, event \w+ at events\[3\]@5"):
+        project([logged(payload)], {})
+
+
+def test_in_a_session_of_a_newer_version_it_is_kept_raw() -> None:
+    newer = UnknownPayload(name="SessionForked", fields={"stream_id": "web-1", "source": "web-0"})
+    started = ev.TurnStarted(model="echo:", cause="first")
+    changes = project([logged(newer), logged(started, version=2, offset=6)], {})
+    assert [(row.type, row.body) for row in changes.unknown_events] == [
+        ("SessionForked", '{"source":"web-0"}'),
+        ("TurnStarted", '{"model":"echo:","cause":"first","error":null}'),
+    ]
+
+
+def test_an_unknown_stream_kind_is_kept_raw() -> None:
+    event = logged(UnknownPayload(name="ChannelOpened", fields={}))
+    event = replace(event, header=replace(event.header, stream_kind="channel", stream_id="web"))
+    changes = project([event], {})
+    assert [(row.stream_kind, row.stream_id, row.type) for row in changes.unknown_events] == [
+        ("channel", "web", "ChannelOpened")
+    ]
+
+
+def test_results_are_paired_by_position() -> None:
+    """Ids repeat in real conversations: each result answers the first open call of its id, else the first of all."""
+    calls = tuple(ToolCall(call_id=call_id, name="look_up", arguments="{}") for call_id in ("a", "b", "a"))
+    said = [
+        ev.SessionCreated(channel="web", title="Hi"),
+        ev.TurnAccepted(request_id="r", command_hash="h", content=text_content("Hi")),
+        ev.TurnStarted(model="echo:", cause="first"),
+        ev.MessageStored(message_seq=1, role="assistant", tool_calls=calls),
+        ev.MessageStored(message_seq=2, role="tool", tool_call_id="b"),
+        ev.MessageStored(message_seq=3, role="tool", tool_call_id="a"),
+        ev.MessageStored(message_seq=4, role="tool", tool_call_id="never called"),
+        ev.MessageStored(message_seq=5, role="tool", tool_call_id="a"),
+    ]
+    for size in (1, 100):
+        made = Tables()
+        events = [logged(event, version=n + 1, offset=n) for n, event in enumerate(said)]
+        for first in range(0, len(events), size):
+            made.apply(events[first : first + size])
+        results = [row.result_message_seq for row in made.rows["tool_calls"].values()]
+        assert results == [3, 2, 4]
+
+
+def test_positions_are_part_of_the_rows() -> None:
+    log = random_log(5, 50)
+    ((_, position),) = accepted_batches(log.records, 1000)
+    assert position != LogPosition()
+    assert (position.epoch, position.next_n) == (log.epoch, log.n)

@@ -1,0 +1,65 @@
+"""``python -m tests.simulation --seeds 0:10000 [--jobs 2]``, ``python -m tests.simulation --seed 17 -v``."""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections import Counter
+
+from tests.simulation.run import Outcome, simulate
+
+
+def _one(seed: int) -> tuple[int, list[tuple[str, str]], list[str], int]:
+    outcome = simulate(seed)
+    return seed, [(anomaly.kind, str(anomaly)) for anomaly in outcome.anomalies], outcome.faults, outcome.callbacks
+
+
+def _replay(seed: int, verbose: bool) -> int:
+    outcome: Outcome = simulate(seed, verbose=verbose)
+    print(f"seed {seed}: faults {outcome.faults}, {outcome.callbacks} callbacks, {outcome.virtual_s:.1f} s")
+    for anomaly in outcome.anomalies:
+        print(f"  {anomaly}")
+    return 1 if outcome.anomalies else 0
+
+
+def _many(first: int, last: int, jobs: int, most: int) -> int:
+    started = time.monotonic()
+    failing, kinds, done, callbacks = 0, Counter[str](), 0, 0
+    with multiprocessing.Pool(jobs) as pool:
+        for seed, anomalies, faults, count in pool.imap_unordered(_one, range(first, last), chunksize=20):
+            done += 1
+            callbacks += count
+            if anomalies:
+                failing += 1
+                kinds.update({kind for kind, _ in anomalies})
+                print(f"seed {seed}: faults {faults}", flush=True)
+                for _, text in anomalies[:4]:
+                    print(f"  {text}", flush=True)
+                if failing >= most:
+                    pool.terminate()
+                    break
+    seconds = time.monotonic() - started
+    print(
+        f"{done} seeds, {failing} with anomalies {dict(kinds)}; {seconds:.1f} s, {done / seconds:.0f} seeds/s, "
+        f"{callbacks / done:.0f} callbacks a seed"
+    )
+    return 1 if failing else 0
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation")
+    parser.add_argument("--seeds", default="0:1000", help="FIRST:LAST, the last one not included")
+    parser.add_argument("--seed", type=int, help="replay one")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--most", type=int, default=20, help="stop after so many failing seeds")
+    parser.add_argument("-v", "--verbose", action="store_true", help="print what happens")
+    options = parser.parse_args()
+    if options.seed is not None:
+        return _replay(options.seed, options.verbose)
+    first, last = (int(part) for part in options.seeds.split(":"))
+    return _many(first, last, options.jobs, options.most)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""What can happen to a run, each at a time and with the rest by chance."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulation.run import Simulation
+    from tests.simulation.worker import SimWorker
+
+Fault = Callable[["Simulation", float], None]
+MAX_FUSE = 120  #: callbacks of a worker between the time of a fault and the fault
+
+
+def _anybody(sim: "Simulation") -> "SimWorker":
+    return sim.rng.choice(sim.workers)
+
+
+def crash(sim: "Simulation", at_s: float) -> None:
+    """kill -9 between two callbacks; the group hears of it when the session times out or the process comes back."""
+    worker, rng = _anybody(sim), sim.rng
+    back_after_s = rng.choice((0.1, 1.0, 4.0, 100.0))
+    loses_disk = rng.random() < 0.2
+
+    def kill() -> None:
+        if sim.calm or not worker.alive:
+            return
+        worker.crash()
+        if loses_disk:
+            for partition in range(sim.world.partition_count):
+                worker.disk.forget(partition)
+        boots = worker.boots
+        sim.at(3.0, lambda: None if worker.alive and worker.boots > boots else sim.group.left(worker.name))
+        sim.at(back_after_s, lambda: None if worker.alive else worker.boot())
+
+    sim.at(at_s, lambda: worker.alive and worker.lane.light(rng.randint(0, MAX_FUSE), kill))
+
+
+def pause(sim: "Simulation", at_s: float) -> None:
+    """SIGSTOP between two callbacks, then SIGCONT; the group may have gone on without it."""
+    worker, rng = _anybody(sim), sim.rng
+    length_s = rng.choice((0.3, 2.0, 3.5, 6.0))
+    expelled = rng.random() < 0.7
+    expelled_after_s = rng.choice((0.01, 0.1, 1.0, 3.0))
+
+    def stop() -> None:
+        if sim.calm or not worker.alive or worker.lane.paused:
+            return
+        worker.pause()
+        boots = worker.boots
+        if expelled and expelled_after_s < length_s:
+            sim.at(expelled_after_s, sim.group.left, worker.name)
+        sim.at(length_s, lambda: worker.resume() if worker.alive and worker.boots == boots else None)
+
+    sim.at(at_s, lambda: worker.alive and worker.lane.light(rng.randint(0, MAX_FUSE), stop))
+
+
+def rebalance(sim: "Simulation", at_s: float) -> None:
+    """One or some new generations, with whatever assignment."""
+    for _ in range(sim.rng.randint(1, 3)):
+        sim.at(at_s, sim.group.rebalance)
+        at_s += sim.rng.choice((0.01, 0.3, 1.5))
+
+
+def leave_and_come_back(sim: "Simulation", at_s: float) -> None:
+    """SIGTERM, and a new start."""
+    worker = _anybody(sim)
+    sim.at(at_s, worker.leave)
+    sim.at(at_s + sim.rng.choice((1.0, 4.0)), lambda: None if worker.alive else worker.boot())
+
+
+def generations_start_over(sim: "Simulation", at_s: float) -> None:
+    """The group is deleted and made again."""
+    sim.at(at_s, sim.group.start_over)
+
+
+def _window(sim: "Simulation", at_s: float, name: str, probability: float) -> None:
+    length_s = sim.rng.choice((0.2, 1.0, 4.0))
+    sim.at(at_s, setattr, sim.world.chaos, name, probability)
+    sim.at(at_s + length_s, setattr, sim.world.chaos, name, 0.0)
+
+
+def answers_are_lost(sim: "Simulation", at_s: float) -> None:
+    """Appends land and nobody says so."""
+    _window(sim, at_s, "append_lost_answer", sim.rng.choice((0.2, 0.6)))
+
+
+def batches_are_late(sim: "Simulation", at_s: float) -> None:
+    """Batches of a producer that is given up land after their deadline."""
+    _window(sim, at_s, "append_late", sim.rng.choice((0.2, 0.6)))
+
+
+def batches_are_rejected(sim: "Simulation", at_s: float) -> None:
+    """Appends fail."""
+    _window(sim, at_s, "append_rejected", sim.rng.choice((0.2, 0.6)))
+
+
+def offsets_are_not_told(sim: "Simulation", at_s: float) -> None:
+    """Appends are answered with -1."""
+    _window(sim, at_s, "append_no_offset", sim.rng.choice((0.2, 0.6)))
+
+
+def batches_land_twice(sim: "Simulation", at_s: float) -> None:
+    """As without an idempotent producer."""
+    _window(sim, at_s, "append_twice", sim.rng.choice((0.2, 0.6)))
+
+
+def reads_fail(sim: "Simulation", at_s: float) -> None:
+    """Topics cannot be read now and then."""
+    _window(sim, at_s, "read_fails", sim.rng.choice((0.1, 0.4)))
+
+
+def disks_are_full(sim: "Simulation", at_s: float) -> None:
+    """Stores fail now and then."""
+    _window(sim, at_s, "store_fails", sim.rng.choice((0.1, 0.5)))
+
+
+def parking_fails(sim: "Simulation", at_s: float) -> None:
+    """Dead letters and forwards are not answered."""
+    _window(sim, at_s, "parking_fails", 0.5)
+
+
+def frames_are_lost(sim: "Simulation", at_s: float) -> None:
+    """The broker takes no frames for a while."""
+    _window(sim, at_s, "frames_lost", 0.5)
+
+
+def deliveries_come_twice(sim: "Simulation", at_s: float) -> None:
+    """Requests are delivered again."""
+    _window(sim, at_s, "delivery_twice", 0.5)
+
+
+def deliveries_are_skipped(sim: "Simulation", at_s: float) -> None:
+    """Fetched requests are thrown away."""
+    _window(sim, at_s, "delivery_skips", 0.4)
+
+
+def wrong_start(sim: "Simulation", at_s: float) -> None:
+    """The group's offset is somewhere: expired, reset, or set by hand."""
+    sim.at(at_s, setattr, sim.world.chaos, "wrong_start", 0.8)
+    sim.at(at_s + 0.1, sim.group.rebalance)
+    sim.at(at_s + 4.0, setattr, sim.world.chaos, "wrong_start", 0.0)
+
+
+def everything_is_slow(sim: "Simulation", at_s: float) -> None:
+    """Latencies of seconds."""
+    sim.at(at_s, setattr, sim.world.chaos, "slowness", sim.rng.choice((10.0, 60.0)))
+    sim.at(at_s + sim.rng.choice((1.0, 4.0)), setattr, sim.world.chaos, "slowness", 1.0)
+
+
+def requests_are_deleted(sim: "Simulation", at_s: float) -> None:
+    """Retention overtakes the workers."""
+    partition = sim.rng.randrange(sim.world.partition_count)
+    share = sim.rng.random()
+
+    def delete() -> None:
+        topic = sim.world.requests[partition]
+        topic.start = max(topic.start, int(share * len(topic.records)))
+        sim.deleted_below[partition] = topic.start
+        sim.world.trace(f"requests[{partition}] below {topic.start} are deleted")
+
+    sim.at(at_s, delete)
+
+
+#: The heavier ones more often.
+FAULTS: tuple[Fault, ...] = (
+    *[crash] * 3,
+    *[pause] * 3,
+    *[rebalance] * 2,
+    answers_are_lost,
+    batches_are_late,
+    batches_are_late,
+    batches_are_rejected,
+    offsets_are_not_told,
+    batches_land_twice,
+    reads_fail,
+    disks_are_full,
+    parking_fails,
+    frames_are_lost,
+    deliveries_come_twice,
+    deliveries_are_skipped,
+    wrong_start,
+    everything_is_slow,
+    requests_are_deleted,
+    leave_and_come_back,
+    generations_start_over,
+)

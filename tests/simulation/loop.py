@@ -1,0 +1,188 @@
+"""An event loop in virtual time whose order is decided by a seed.
+
+Every process of the simulation is a *lane*: what it schedules runs in its own order, as on a loop of its own; which
+lane goes next is chance. A lane can be paused (nothing of it runs, time goes on: SIGSTOP) and killed (nothing of it
+ever runs again: SIGKILL), also between any two of its callbacks. Time jumps to the next timer when nobody is ready.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import random
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar, copy_context
+from typing import Any
+
+_ROUNDS = 10
+_LANE: ContextVar["Lane | None"] = ContextVar("lane", default=None)
+
+
+class StuckError(Exception):
+    """Nothing is scheduled any more, or far too much was."""
+
+
+class Lane:
+    """One simulated process."""
+
+    __slots__ = ("context", "dead", "fuse", "name", "on_fuse", "paused", "ready")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ready: deque[asyncio.Handle] = deque()
+        self.paused = False
+        self.dead = False
+        self.fuse = -1  #: callbacks until ``on_fuse``
+        self.on_fuse: Callable[[], None] | None = None
+        self.context = Context()
+        self.context.run(_LANE.set, self)
+
+    def light(self, callbacks: int, then: Callable[[], None]) -> None:
+        """Do something to this lane after so many of its callbacks."""
+        self.fuse = callbacks
+        self.on_fuse = then
+
+
+class SimLoop(asyncio.AbstractEventLoop):
+    """As much of an event loop as our code needs. Not for threads, sockets or signals."""
+
+    def __init__(self, rng: random.Random, *, max_callbacks: int = 300_000) -> None:
+        self.now = 0.0
+        self.callbacks = 0
+        self.errors: list[str] = []
+        self.world = Lane("world")
+        self.lanes = [self.world]
+        self._rng = rng
+        self._max_callbacks = max_callbacks
+        self._timers: list[tuple[float, int, asyncio.TimerHandle, Lane]] = []
+        self._count = 0
+        self.tasks: list[asyncio.Task[Any]] = []  # those of the dead must not be collected in the middle of a run
+
+    # ---- what asyncio asks of a loop
+
+    def time(self) -> float:
+        return self.now
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return False
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(  # type: ignore[override]
+        self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
+    ) -> asyncio.Task[Any]:
+        task = asyncio.Task(coro, loop=self, name=name, context=context)
+        self.tasks.append(task)
+        return task
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        if context is None:
+            context = copy_context()
+        handle = asyncio.Handle(callback, args, self, context)
+        (context.get(_LANE) or self.world).ready.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self.now + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        if context is None:
+            context = copy_context()
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, handle, context.get(_LANE) or self.world))
+        return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """A cancelled timer is passed over when its time comes."""
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.errors.append(f"{context.get('message')}: {type(error).__name__}: {error}" if error else str(context))
+
+    # ---- lanes
+
+    def new_lane(self, name: str) -> Lane:
+        """A new process."""
+        lane = Lane(name)
+        self.lanes.append(lane)
+        return lane
+
+    def in_world(self, delay_s: float, callback: Callable[..., object], *args: Any) -> None:
+        """Do something later whatever becomes of the process that asks for it (a packet is on its way)."""
+        self.call_at(self.now + delay_s, callback, *args, context=self.world.context)
+
+    # ---- running
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        """Run until something is done. Raises :class:`StuckError`."""
+        events._set_running_loop(self)
+        try:
+            while not done():
+                self._run_once()
+        finally:
+            events._set_running_loop(None)
+
+    def _run_once(self) -> None:
+        runnable = [lane for lane in self.lanes if lane.ready and not lane.paused and not lane.dead]
+        if not runnable:
+            self._advance()
+            return
+        lane = runnable[int(self._rng.random() * len(runnable))] if len(runnable) > 1 else runnable[0]
+        for _ in range(len(lane.ready)):
+            if lane.fuse >= 0:
+                lane.fuse -= 1
+                if lane.fuse < 0 and lane.on_fuse is not None:
+                    action, lane.on_fuse = lane.on_fuse, None
+                    self.world.context.run(action)
+                    return
+            handle = lane.ready.popleft()
+            if not handle._cancelled:  # type: ignore[attr-defined]
+                self.callbacks += 1
+                handle._run()
+        if self.callbacks > self._max_callbacks:
+            raise StuckError(f"more than {self._max_callbacks} callbacks at {self.now:.1f} s")
+
+    def _advance(self) -> None:
+        timers = self._timers
+        while timers:
+            when, _, handle, lane = timers[0]
+            if handle._cancelled:  # type: ignore[attr-defined]
+                heapq.heappop(timers)
+                continue
+            self.now = max(self.now, when)
+            while timers and timers[0][0] <= self.now:
+                _, _, handle, lane = heapq.heappop(timers)
+                if not handle._cancelled:  # type: ignore[attr-defined]
+                    lane.ready.append(handle)
+            return
+        raise StuckError(f"nothing is scheduled at {self.now:.1f} s")
+
+    def close_down(self) -> None:
+        """Let every task end, those of dead processes too, so that nothing is left to the garbage collector."""
+        for lane in self.lanes:
+            lane.dead = lane.paused = False
+            lane.fuse = -1
+        for _ in range(_ROUNDS):  # what is cancelled may start something
+            tasks = [task for task in self.tasks if not task.done()]
+            if not tasks:
+                return
+            for task in tasks:
+                task.cancel()
+            self._max_callbacks = self.callbacks + 20_000
+            with contextlib.suppress(StuckError):
+                self.run_until(lambda tasks=tasks: all(task.done() for task in tasks))  # type: ignore[misc]

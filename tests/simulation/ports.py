@@ -1,0 +1,400 @@
+"""The ports of a worker, in memory: each call takes its time, may fail, and may take effect although it failed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from schemas.events import EventHeader, TurnAccepted
+from schemas.frames import FrameHeader
+from schemas.parts import ToolCall
+from streams.reader_rule import LoggedEvent, LogPosition
+from streams.rehydration import LoadedSession, Unanswered
+from streams.replies import Reply
+from streams.topics import partition_of
+from tests.checker.history import ToolRun
+from tests.checker.requests import home_of
+from tests.checker.stores import Row, plain_row
+from tests.simulation.world import World
+from workers.ports import AppendUncertainError, Headers, LogError, NewRecord, RequestRecord
+from workers.runners.base import TurnInput
+from workers.store_port import StoreError
+from workers.testing_store import MemoryStore, MemoryStores
+
+T = TypeVar("T")
+RECORD_BYTES = 100
+
+
+class Batches(AsyncIterator[list[T]]):
+    """What was in a range of a topic when it was read, in batches of chance."""
+
+    def __init__(self, world: World, records: Sequence[T]) -> None:
+        self._world = world
+        self._rest = list(records)
+
+    def __aiter__(self) -> "Batches[T]":
+        return self
+
+    async def __anext__(self) -> list[T]:
+        if not self._rest:
+            raise StopAsyncIteration
+        await asyncio.sleep(self._world.latency())
+        if self._world.happens(self._world.chaos.read_fails):
+            raise LogError("simulated: cannot read")
+        size = self._world.rng.randint(1, 12)
+        batch, self._rest = self._rest[:size], self._rest[size:]
+        return batch
+
+
+class _Failing(AsyncIterator[list[T]]):
+    def __aiter__(self) -> "_Failing[T]":
+        return self
+
+    async def __anext__(self) -> list[T]:
+        raise LogError("simulated: there is no such offset")
+
+
+class SimEventLog:
+    """:class:`workers.ports.EventLog`."""
+
+    def __init__(self, world: World, worker: str, *, append_timeout_s: float) -> None:
+        self._world = world
+        self._worker = worker
+        self._timeout_s = append_timeout_s
+
+    def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
+        size = RECORD_BYTES
+        if isinstance(payload, TurnAccepted):
+            size += sum(len(part.text or "") for part in payload.content)
+        return NewRecord(header=header, payload=payload, key=key, value=None, size_bytes=size)
+
+    async def append(self, partition: int, records: Sequence[NewRecord]) -> int:
+        world, loop = self._world, self._world.loop
+        chaos = world.chaos
+        answer: asyncio.Future[int] = loop.create_future()
+        delay = world.latency()
+        kind = ""
+        if world.happens(chaos.append_rejected):
+            kind = "rejected"
+            loop.in_world(delay, _fail, answer)
+        elif world.happens(chaos.append_late):
+            kind = "late"
+            loop.in_world(self._timeout_s + world.latency(0.5), world.land, self._worker, partition, records)
+        else:
+            twice, silent = world.happens(chaos.append_twice), world.happens(chaos.append_lost_answer)
+            no_offset = world.happens(chaos.append_no_offset)
+            kind = ("twice " if twice else "") + ("unanswered" if silent else "no offset" if no_offset else "")
+
+            def land() -> None:
+                base = world.land(self._worker, partition, records)
+                if twice:
+                    again = world.land(self._worker, partition, records)
+                    base = again if world.rng.random() < 0.5 else base
+                if not silent:
+                    loop.in_world(world.latency(), _answer, answer, -1 if no_offset else base)
+
+            loop.in_world(delay, land)
+        if kind:
+            world.trace(self._worker, f"append to {partition} of {len(records)} is {kind}")
+        deadline = loop.call_later(self._timeout_s, _fail, answer)
+        try:
+            return await answer
+        finally:
+            deadline.cancel()
+
+    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[LoggedEvent]]:
+        log = self._world.events[partition]
+        return _Failing() if end > len(log) else Batches(self._world, log[start:end])
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        await _trip(self._world)
+        return 0, len(self._world.events[partition])
+
+
+def _answer(answer: asyncio.Future[int], base: int) -> None:
+    if not answer.done():
+        answer.set_result(base)
+
+
+def _fail(answer: asyncio.Future[int]) -> None:
+    if not answer.done():
+        answer.set_exception(AppendUncertainError("simulated: not answered"))
+
+
+async def _trip(world: World) -> None:
+    await asyncio.sleep(world.latency())
+    if world.happens(world.chaos.read_fails):
+        raise LogError("simulated: cannot read")
+
+
+class SimRequestLog:
+    """:class:`workers.ports.RequestLog`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord]]:
+        topic = self._world.requests[partition]
+        if start < topic.start or end > len(topic.records):
+            return _Failing()
+        return Batches(self._world, [record for record in topic.records[start:end] if record is not None])
+
+    async def bounds(self, partition: int) -> tuple[int, int]:
+        await _trip(self._world)
+        topic = self._world.requests[partition]
+        return topic.start, len(topic.records)
+
+
+class SimSent:
+    """:class:`workers.ports.Sent`."""
+
+    __slots__ = ("finished",)
+
+    def __init__(self) -> None:
+        self.finished = False
+
+    def done(self) -> bool:
+        return self.finished
+
+
+class SimOutbox:
+    """:class:`workers.ports.Outbox`: frames wait a little, then go out in order; terminal ones until they are taken."""
+
+    def __init__(self, world: World, worker: str) -> None:
+        self._world = world
+        self._worker = worker
+        self._queue: list[tuple[int, FrameHeader, Reply, SimSent]] = []
+        self._flushing = False
+        self._arrives_at = 0.0
+
+    def reply(self, reply: Reply, *, session_id: str, partition: int, epoch: int, frame_seq: int) -> SimSent:
+        header = FrameHeader(
+            session_id=session_id,
+            request_id=reply.request_id,
+            turn_id=reply.turn_id,
+            attempt=reply.attempt,
+            epoch=epoch,
+            frame_seq=frame_seq,
+        )
+        sent = SimSent()
+        self._queue.append((partition, header, reply, sent))
+        self._flush_after(self._world.latency(0.003))
+        return sent
+
+    def _flush_after(self, delay_s: float) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._world.loop.call_later(delay_s, self._flush)
+
+    def _flush(self) -> None:
+        world = self._world
+        self._flushing = False
+        batch, self._queue = self._queue, []
+        if world.happens(world.chaos.frames_lost):
+            world.trace(self._worker, f"{len(batch)} frames are not taken")
+            self._queue = [queued for queued in batch if queued[2].terminal]
+            for queued in batch:
+                if not queued[2].terminal:
+                    queued[3].finished = True
+            if self._queue:
+                self._flush_after(world.latency(0.5))
+            return
+        self._arrives_at = max(self._arrives_at, world.loop.now + world.latency())
+        world.loop.in_world(self._arrives_at - world.loop.now, self._arrive, batch)
+
+    def _arrive(self, batch: list[tuple[int, FrameHeader, Reply, SimSent]]) -> None:
+        for partition, header, reply, sent in batch:
+            self._world.frame(partition, header, reply.frame)
+            self._world.loop.in_world(self._world.latency(), setattr, sent, "finished", True)
+
+    def known_reply_topic(self, topic: str) -> bool:
+        return True
+
+    async def look_for_reply_topics(self) -> None:
+        await _trip(self._world)
+
+    async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
+        await self._stored(lambda: self._world.parked.append((record.partition, record.offset)))
+
+    async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:
+        target = partition_of(key, self._world.partition_count)
+
+        def again(partition: int, offset: int) -> RequestRecord:
+            return RequestRecord(partition=partition, offset=offset, key=key, value=value, headers=record.headers)
+
+        def store() -> None:
+            offset = self._world.produce_request(again, target)
+            self._world.trace(self._worker, f"forwarded to requests[{target}]@{offset}")
+
+        await self._stored(store)
+
+    async def _stored(self, store: Callable[[], object]) -> None:
+        world = self._world
+        fails = world.happens(world.chaos.parking_fails)
+        if not fails or world.rng.random() < 0.5:
+            world.loop.in_world(world.latency(), store)
+        await asyncio.sleep(world.latency(0.02))
+        if fails:
+            raise AppendUncertainError("simulated: not answered")
+
+
+class Disk(MemoryStores):
+    """What a host has on disk: rows of partitions, whoever has them open."""
+
+    def after_crash(self) -> None:
+        """The process that had them open is gone."""
+        self._open.clear()
+
+    def forget(self, partition: int) -> None:
+        """The file is gone (or moved aside)."""
+        self._open.pop(partition, None)
+        self._data.pop(partition, None)
+
+    def tables(self) -> dict[int, dict[str, list[Row]]]:
+        """The rows by partition and table."""
+        tables: dict[int, dict[str, list[Row]]] = {}
+        for partition, data in self._data.items():
+            of_sessions = list(data.sessions.values())
+            tables[partition] = {
+                "sessions": [plain_row(rows.session) for rows in of_sessions if rows.session is not None],
+                "turns": [plain_row(row) for rows in of_sessions for row in rows.turns],
+                "tool_calls": [plain_row(row) for rows in of_sessions for row in rows.calls],
+                "messages": [plain_row(row) for rows in of_sessions for row in rows.messages],
+                "refusals": [plain_row(row) for rows in of_sessions for row in rows.refusals],
+                "partitions": [{"partition": partition, **plain_row(data.position)}],
+            }
+        return tables
+
+
+class SimStores:
+    """The stores of one worker: rows in memory behind one slow thread, as DuckDB has. Rows survive the process."""
+
+    def __init__(self, world: World, stores: Disk) -> None:
+        self._world = world
+        self._stores = stores
+        self._free_at = 0.0
+        self._opening: set[int] = set()
+        self._open: dict[int, SimStore] = {}
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """The function runs although nobody waits for it any more."""
+        loop = self._world.loop
+        result: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                value = function()
+            except Exception as error:
+                if not result.done():
+                    result.set_exception(error)
+            else:
+                if not result.done():
+                    result.set_result(value)
+
+        self._free_at = max(self._free_at, loop.now) + self._world.latency()
+        loop.call_at(self._free_at, run)
+        return await result
+
+    async def open(self, partition: int) -> "SimStore":
+        if partition in self._open or partition in self._opening:
+            raise ValueError(f"the store of partition {partition} is open already")
+        self._opening.add(partition)
+        try:
+            inner = await self.in_thread(lambda: at_once(self._stores.open(partition)))
+            store = self._open[partition] = SimStore(self._world, self, partition, inner)
+        finally:
+            self._opening.discard(partition)
+        return store
+
+    async def open_fresh(self, partition: int, reason: str) -> "SimStore":
+        await self.in_thread(lambda: self._stores.forget(partition))
+        return await self.open(partition)
+
+    def closed(self, partition: int) -> None:
+        self._open.pop(partition, None)
+
+    async def close(self) -> None:
+        for store in list(self._open.values()):
+            await store.close()
+
+
+class SimStore:
+    """A store that is written and read in the thread."""
+
+    def __init__(self, world: World, stores: SimStores, partition: int, inner: MemoryStore) -> None:
+        self._world = world
+        self._stores = stores
+        self._partition = partition
+        self._inner = inner
+        self._closed = False
+
+    @property
+    def position(self) -> LogPosition:
+        return self._inner.position
+
+    async def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if self._closed:
+            raise StoreError("simulated: closed")
+
+        def function() -> T:
+            if self._world.happens(self._world.chaos.store_fails):
+                raise StoreError("simulated: the disk is full")
+            return at_once(call())
+
+        return await self._stores.in_thread(function)
+
+    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        await self._run(lambda: self._inner.write(list(events), position))
+
+    async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
+        return await self._run(lambda: self._inner.load(list(session_ids)))
+
+    async def unfinished(self) -> list[str]:
+        return await self._run(self._inner.unfinished)
+
+    async def unanswered(self, replied: int) -> list[Unanswered]:
+        return await self._run(lambda: self._inner.unanswered(replied))
+
+    async def checkpoint(self) -> None:
+        await self._run(self._inner.checkpoint)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._stores.in_thread(lambda: at_once(self._inner.close()))
+        finally:
+            self._stores.closed(self._partition)
+
+
+def at_once(call: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    raise AssertionError("it waited")
+
+
+class SimJournal:
+    """The tool journal (``workers.runners.journal``), kept in the world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def write(self, what: str, turn: TurnInput, call: ToolCall) -> None:
+        partition = home_of(turn.session_id, self._world.partition_count)
+        run = ToolRun(
+            what=what,
+            idempotency_key=call.idempotency_key,
+            session_id=turn.session_id,
+            turn_id=turn.turn_id,
+            attempt=turn.attempt,
+            fencing_token=turn.fencing_token,
+            idempotent=call.idempotent,
+            log_end=len(self._world.events[partition]),
+        )
+        if not self._world.closed:
+            self._world.tool_runs.append(run)
+        self._world.trace(f"tool {what}", call.idempotency_key, f"e{turn.fencing_token} {turn.turn_id}#{turn.attempt}")

@@ -1,0 +1,248 @@
+"""One seed: a workload, some workers, some faults, the end of the faults, and what the checker says."""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas import events as ev
+from tests.checker import Anomaly, History, StoreContent, accepted_events, check
+from tests.checker.history import SentRequest
+from tests.simulation.faults import FAULTS, Fault
+from tests.simulation.group import Group
+from tests.simulation.loop import SimLoop, StuckError
+from tests.simulation.ports import Disk
+from tests.simulation.worker import SimWorker
+from tests.simulation.workload import Workload
+from tests.simulation.world import World
+from workers.parts import ShardLimits
+from workers.store_port import StoreError
+
+FAULTS_END_S = 9.0
+SETTLE_LIMIT_S = 60.0
+_TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a seed may choose from."""
+
+    faults: Sequence[Fault] = FAULTS
+    max_faults: int = 3
+    max_requests: int = 14
+    min_faults: int = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What became of a seed."""
+
+    seed: int
+    anomalies: list[Anomaly]
+    history: History
+    virtual_s: float
+    callbacks: int
+    faults: list[str] = field(default_factory=list)
+
+
+class Defects(logging.Handler):
+    """Catches what a shard calls a defect: a worker that goes on after it may hide it from the checker."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, StoreError):
+            self.found.append(f"{record.getMessage()}: {type(error).__name__}: {error}")
+
+
+def limits_of(rng: random.Random) -> ShardLimits:
+    """Bounds that are reached: small batches, small inboxes, short idle times."""
+    return ShardLimits(
+        max_batch_bytes=rng.choice((1_200, 1_200, 3_000, 100_000)),
+        max_inbox_requests=rng.choice((2, 5, 1_000)),
+        max_group_requests=rng.choice((1, 3, 200)),
+        store_commit_interval_s=rng.choice((0.3, 1.5, 1.5, 4.0)),
+        store_batch_events=rng.choice((3, 50, 5_000)),
+        session_timeout_s=3.0,
+        idle_timeout_s=rng.choice((0.5, 3.0, 600.0)),
+        stalled_delivery_s=3.0,
+    )
+
+
+class Simulation:
+    """The cast of one seed."""
+
+    def __init__(self, seed: int, plan: Plan, *, verbose: bool = False) -> None:
+        self.seed = seed
+        self.plan = plan
+        self.rng = rng = random.Random(seed)
+        self.loop = SimLoop(rng)
+        self.world = World(rng, self.loop, partitions=rng.choice((1, 1, 2)), verbose=verbose)
+        self.group = Group(self.world)
+        limits = limits_of(rng)
+        self.workers = [
+            SimWorker(self.world, self.group, f"w{number}", Disk(), limits) for number in range(rng.randint(1, 3))
+        ]
+        self.group.tell = self._tell_all
+        self.world.on_request = self._on_request
+        self.deleted_below: dict[int, int] = {}
+        self.faults: list[str] = []
+        self.calm = False
+        self.sent: list[SentRequest] = []
+
+    def _tell_all(self) -> None:
+        for worker in self.workers:
+            worker.hear_of_rebalance()
+
+    def _on_request(self, partition: int) -> None:
+        for worker in self.workers:
+            worker.fetch_soon(partition)
+
+    # ---- a run
+
+    def run(self) -> Outcome:
+        """From the first boot to the verdict."""
+        logger, defects = logging.getLogger("workers"), Defects()
+        before = logger.propagate, logger.level
+        logger.addHandler(defects)
+        logger.propagate = False
+        logger.setLevel(logging.ERROR)
+        try:
+            problems = self._play()
+            history = self._history()
+            self.world.closed = True
+            unheard = [
+                f"a task died: {type(task.exception()).__name__}: {task.exception()}"
+                for task in self.loop.tasks
+                if task.done() and not task.cancelled() and task._log_traceback  # type: ignore[attr-defined]
+            ]
+            defects_found = [*defects.found, *self.loop.errors, *unheard]
+            self.loop.close_down()
+        finally:
+            logger.removeHandler(defects)
+            logger.propagate, logger.level = before
+        anomalies = [Anomaly(kind="defect", where="worker", text=text) for text in defects_found]
+        anomalies += [Anomaly(kind="stopped", where="worker", text=text) for text in problems]
+        anomalies += check(history)
+        if history.drained:
+            anomalies += self._group_offsets()
+        return Outcome(
+            seed=self.seed,
+            anomalies=anomalies,
+            history=history,
+            virtual_s=self.loop.now,
+            callbacks=self.loop.callbacks,
+            faults=self.faults,
+        )
+
+    def _play(self) -> list[str]:
+        rng, plan = self.rng, self.plan
+        workload = Workload(rng, self.world.partition_count, rng.randint(4, plan.max_requests), last_at_s=FAULTS_END_S)
+        self.sent = workload.start(self.world)
+        for worker in self.workers:
+            self.loop.in_world(rng.choice((0.0, 0.0, rng.uniform(0.0, 5.0))), self._first_boot, worker)
+        for _ in range(rng.randint(plan.min_faults, plan.max_faults)):
+            fault = rng.choice(plan.faults)
+            self.faults.append(fault.__name__)
+            fault(self, rng.uniform(0.0, FAULTS_END_S * 0.9))
+        self.loop.in_world(FAULTS_END_S, self._heal)
+        try:
+            self.loop.run_until(self._settled)
+        except StuckError as stuck:
+            return [str(stuck)]
+        return [problem for worker in self.workers for problem in worker.problems]
+
+    def _first_boot(self, worker: SimWorker) -> None:
+        if not worker.alive:
+            worker.boot()
+
+    def at(self, when_s: float, action: Callable[..., Any], *args: Any) -> None:
+        """Do something at a time, unless the faults are over by then."""
+
+        def unless_calm() -> None:
+            if not self.calm:
+                action(*args)
+
+        self.loop.in_world(when_s, unless_calm)
+
+    def _heal(self) -> None:
+        """The faults end: whatever stands still goes on, and deliveries begin where the group stands."""
+        self.calm = True
+        self.world.chaos.calm()
+        self.world.trace("the faults end")
+        for worker in self.workers:
+            if worker.alive:
+                worker.lane.fuse = -1
+                worker.resume()
+        crashed = [worker for worker in self.workers if not worker.alive]
+        for worker in crashed:
+            if len(crashed) == len(self.workers) or self.rng.random() < 0.7:
+                worker.boot()
+        for worker in self.workers:
+            if not worker.alive:
+                self.group.left(worker.name)
+        self.loop.in_world(3.0, self.group.rebalance)
+        self._last_look = self.loop.now + 3.0
+        self._log_ends: list[int] = []
+
+    def _settled(self) -> bool:
+        """All is quiet: nothing was appended for a while and the group's offset has arrived; or it is too late."""
+        if not self.calm or self.loop.now < self._last_look + 2.5:
+            return False
+        self._last_look = self.loop.now
+        ends, self._log_ends = self._log_ends, [len(log) for log in self.world.events]
+        if self.loop.now > FAULTS_END_S + SETTLE_LIMIT_S:
+            return True
+        if ends != self._log_ends or any(worker.alive and worker.lane.paused for worker in self.workers):
+            return False
+        return not self._group_offsets() and not self._open_turns()
+
+    def _group_offsets(self) -> list[Anomaly]:
+        late = []
+        for partition, topic in enumerate(self.world.requests):
+            last = max((offset for offset, record in enumerate(topic.records) if record is not None), default=-1)
+            if self.group.committed[partition] <= last and last >= topic.start:
+                where = f"requests[{partition}]"
+                text = f"the group stands at {self.group.committed[partition]}, the last request is {last}"
+                late.append(Anomaly(kind="group offset never arrives", where=where, text=text))
+        return late
+
+    def _open_turns(self) -> bool:
+        balance = 0
+        for log in self.world.events:
+            for event in accepted_events(log):
+                balance += isinstance(event.payload, ev.TurnAccepted) - isinstance(event.payload, _TERMINAL)
+        return balance != 0
+
+    # ---- what is left behind
+
+    def _history(self) -> History:
+        world = self.world
+        return History(
+            requests=list(self.sent),
+            log={partition: list(log) for partition, log in enumerate(world.events)},
+            frames=list(world.frames),
+            tool_runs=list(world.tool_runs),
+            commits=list(world.commits),
+            stores=[content for worker in self.workers for content in store_contents(worker)],
+            parked=list(world.parked),
+            deleted_below=dict(self.deleted_below),
+            frames_may_be_lost=any(name == "frames_are_lost" for name in self.faults),
+        )
+
+
+def store_contents(worker: SimWorker) -> list[StoreContent]:
+    """The tables of each partition on a worker's disk."""
+    return [
+        StoreContent(name=f"{worker.name}.{partition}", tables=tables)
+        for partition, tables in worker.disk.tables().items()
+    ]
+
+
+def simulate(seed: int, plan: Plan | None = None, *, verbose: bool = False) -> Outcome:
+    """Run one seed."""
+    return Simulation(seed, plan or Plan(), verbose=verbose).run()

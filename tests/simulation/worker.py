@@ -1,0 +1,293 @@
+"""A simulated worker: the real :class:`workers.service.WorkerService`, and a stand-in for Faust."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from schemas.codec import RequestCodec
+from tests.simulation.group import Group
+from tests.simulation.ports import Disk, SimEventLog, SimJournal, SimOutbox, SimRequestLog, SimStores
+from tests.simulation.world import World
+from workers.actors import ActorLimits
+from workers.config import Settings
+from workers.parts import ShardLimits, WorkerParts
+from workers.ports import LogError, RequestRecord
+from workers.requests import RequestReader
+from workers.runners.base import Runner
+from workers.runners.options import after_provider, read_options
+from workers.runners.script import ScriptOptions, ScriptRunner
+from workers.service import WorkerService
+
+NOTICE_S = 0.5  #: how late a member hears of a rebalance, typically
+
+
+@cache
+def sim_settings() -> Settings:
+    """Short times: what is a second for people is some milliseconds for us."""
+    return Settings(
+        data_dir=Path("unused"),
+        allow_models=("script:*",),
+        default_model="script:1",
+        session_timeout_s=3.0,
+        append_timeout_s=2.0,
+        tail_check_interval_s=2.0,
+        stalled_delivery_s=3.0,
+        drain_timeout_s=2.0,
+        retry_delay_s=0.5,
+        turn_timeout_s=60.0,
+        delta_interval_ms=25,
+        store_commit_interval_s=1.5,
+    )
+
+
+@cache
+def _codec() -> RequestCodec:
+    return RequestCodec()
+
+
+@cache
+def _options(model: str) -> tuple[str, ScriptOptions]:
+    seed, _, query = after_provider(model).partition("?")
+    return seed, read_options(model, query, ScriptOptions)
+
+
+class SimReader:
+    """What the service's watch asks for the ends of topics."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def ends(self, topic: str, partitions: Sequence[int]) -> Mapping[int, int]:
+        world = self._world
+        await asyncio.sleep(world.latency())
+        if world.happens(world.chaos.read_fails):
+            raise LogError("simulated: cannot read")
+        if topic == sim_settings().topics.events:
+            return {p: len(world.events[p]) for p in partitions}
+        return {p: len(world.requests[p].records) for p in partitions}
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class SimService(WorkerService):
+    """The real service on simulated ports."""
+
+    def __init__(self, world: World, name: str, disk: Disk, limits: ShardLimits, **callbacks: Any) -> None:
+        super().__init__(sim_settings(), **callbacks)
+        self._world = world
+        self._name = name
+        self._sim_stores = SimStores(world, disk)
+        self._limits = limits
+        self._reader = SimReader(world)  # type: ignore[assignment]
+        self._journal = SimJournal(world)
+
+    async def start(self) -> None:
+        """Put the parts together."""
+        self._parts = self._sim_parts()
+        self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
+
+    def _sim_parts(self) -> WorkerParts:
+        world, settings = self._world, self._settings
+        outbox = SimOutbox(world, self._name)
+        return WorkerParts(
+            owner=self._name,
+            topics_id="topic-1",
+            partition_count=world.partition_count,
+            event_log=SimEventLog(world, self._name, append_timeout_s=settings.append_timeout_s),
+            request_log=SimRequestLog(world),
+            outbox=outbox,
+            stores=self._sim_stores,
+            requests=RequestReader(
+                _codec(),
+                settings.topics,
+                partition_count=world.partition_count,
+                reply_prefix=settings.reply_prefix,
+                reply_topic_exists=outbox.known_reply_topic,
+            ),
+            make_runner=self._make_runner,
+            policy=self._policy,
+            refresh_schemas=self._no_schemas,
+            running=asyncio.Semaphore(settings.max_running_turns),
+            actor_limits=ActorLimits(
+                turn_timeout_s=settings.turn_timeout_s,
+                retry_delay_s=settings.retry_delay_s,
+                delta_interval_s=settings.delta_interval_ms / 1000,
+                max_text_bytes=settings.max_text_bytes,
+                max_tool_result_bytes=settings.max_tool_result_bytes,
+            ),
+            limits=self._limits,
+            membership=self._membership,
+            ack=self._ack,
+            fatal=self._fatal,
+            now=world.loop.time,
+            now_ms=lambda: int(world.loop.now * 1000),
+            random_id=world.new_id,
+            jitter=world.rng.random,
+        )
+
+    def _make_runner(self, model: str) -> Runner:
+        seed, options = _options(model)
+        return ScriptRunner(seed, options, self._journal)  # type: ignore[arg-type]
+
+    async def _no_schemas(self) -> None:
+        await asyncio.sleep(self._world.latency())
+
+    async def stop(self) -> None:
+        """As the real one; its stores are ours."""
+        await super().stop()
+        await self._sim_stores.close()
+
+
+class SimWorker:
+    """A process: boots, joins the group, is fed, crashes, is paused, leaves."""
+
+    def __init__(self, world: World, group: Group, name: str, disk: Disk, limits: ShardLimits) -> None:
+        self.world = world
+        self.name = name
+        self.disk = disk
+        self.alive = False
+        self.known = (0, -1)  #: the group as this member knows it
+        self.problems: list[str] = []
+        self._group = group
+        self._limits = limits
+        self.boots = 0
+        self._positions: dict[int, int] = {}
+        self._acked: dict[int, int] = {}
+        self._rejoining = False
+
+    def boot(self) -> None:
+        """Start the process, for the first time or again."""
+        self.boots += 1
+        self.alive = True
+        self.known = (0, -1)  #: the group as this member knows it
+        self._positions, self._acked = {}, {}
+        self._rejoining = False
+        self.disk.after_crash()
+        self.lane = self.world.loop.new_lane(f"{self.name}.{self.boots}")
+        self.lane.context.copy().run(self._start)
+        self.world.trace(self.name, "boots")
+
+    def _start(self) -> None:
+        self.service = SimService(self.world, self.name, self.disk, self._limits, ack=self._ack, stop=self._fatal_stop)
+        self._main = self.world.loop.create_task(self._join())
+
+    async def _join(self) -> None:
+        await self.service.start()
+        self._group.enter(self.name)
+
+    def crash(self) -> None:
+        """kill -9. What is under way to the brokers may still arrive."""
+        if self.alive:
+            self.alive = False
+            self.lane.dead = True
+            self.world.trace(self.name, "crashes")
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.lane.paused = True
+        self.world.trace(self.name, "is paused")
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self.lane.paused:
+            self.lane.paused = False
+            self.world.trace(self.name, "goes on")
+
+    def leave(self) -> None:
+        """SIGTERM: drain, release, leave the group, exit."""
+        if self.alive:
+            self.soon(lambda: self.world.loop.create_task(self._leave()))
+
+    async def _leave(self) -> None:
+        self.world.trace(self.name, "leaves")
+        await self.service.drain()
+        await self.service.stop()
+        await asyncio.sleep(self.world.latency(0.5))
+        self._group.left(self.name)
+        self.crash()
+
+    def _fatal_stop(self, reason: str) -> None:
+        self.problems.append(f"{self.name} stops: {reason}")
+
+    def soon(self, action: Any, delay_s: float = 0.0) -> None:
+        """Do something inside the process, if it is there."""
+        if self.alive:
+            self.world.loop.call_later(delay_s, action, context=self.lane.context.copy())
+
+    # ---- what Faust does
+
+    def hear_of_rebalance(self) -> None:
+        """The next heartbeat will tell."""
+        self.soon(self._notice, self.world.latency(NOTICE_S))
+
+    def _notice(self) -> None:
+        if not self._rejoining and self.known != self._group.state:
+            self._rejoining = True
+            self.world.loop.create_task(self._rejoin())
+
+    async def _rejoin(self) -> None:
+        try:
+            while self.known != self._group.state:
+                self.service.revoked()
+                self._positions = {}
+                await asyncio.sleep(self.world.latency(0.05))
+                if not self._group.is_member(self.name):
+                    self._group.enter(self.name)
+                self.known = self._group.state
+                assigned = self._group.assigned_to(self.name)
+                self.world.trace(self.name, f"generation {self.known[1]}: {sorted(assigned)}")
+                await self.service.assigned(assigned, self.known[1])
+                if self.known == self._group.state:
+                    self._positions = {p: self._start_position(p) for p in assigned}
+        finally:
+            self._rejoining = False
+        for partition in self._positions:
+            self.fetch_soon(partition)
+
+    def _start_position(self, partition: int) -> int:
+        world = self.world
+        committed = self._group.committed[partition]
+        if world.happens(world.chaos.wrong_start):
+            end = len(world.requests[partition].records)
+            committed = world.rng.randint(0, end)
+            world.trace(self.name, f"requests[{partition}] from {committed}, a wrong start")
+        return max(committed, world.requests[partition].start)
+
+    def fetch_soon(self, partition: int) -> None:
+        """There is something new."""
+        if partition in self._positions:
+            self.soon(lambda: self._fetch(partition), self.world.latency(0.02))
+
+    def _fetch(self, partition: int) -> None:
+        world, chaos = self.world, self.world.chaos
+        position = self._positions.get(partition)
+        if position is None:
+            return
+        topic = world.requests[partition]
+        if world.happens(chaos.delivery_twice):
+            position = max(topic.start, position - world.rng.randint(1, 4))
+        if world.happens(chaos.delivery_skips):
+            skipped = world.rng.randint(1, 4)
+            world.trace(self.name, f"requests[{partition}]: {skipped} from {position} on are not delivered")
+            position += skipped
+        end = len(topic.records)
+        while position < end:
+            record: RequestRecord | None = topic.records[position]
+            position += 1
+            if record is not None and not self.service.deliver(record):
+                self.soon(lambda: self._fetch(partition), 0.2)
+                break
+        self._positions[partition] = min(max(position, self._positions[partition]), len(topic.records))
+
+    def _ack(self, partition: int, offset: int) -> None:
+        """Acknowledgements come in order, so the highest one says it all: the boldest way to commit."""
+        if partition not in self._acked:
+            self.soon(lambda: self._commit(partition), self.world.latency(0.2))
+        self._acked[partition] = max(self._acked.get(partition, -1), offset)
+
+    def _commit(self, partition: int) -> None:
+        offset = self._acked.pop(partition) + 1
+        self.world.loop.in_world(self.world.latency(), self._group.commit, self.name, self.known, partition, offset)

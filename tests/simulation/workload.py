@@ -1,0 +1,167 @@
+"""What the producers of a run send: chats of every kind, retries, conflicts, and whatever else a topic may hold."""
+
+import json
+import random
+from dataclasses import dataclass
+from functools import cache
+
+from streams.topics import partition_of
+from tests.checker.history import SentRequest
+from tests.simulation.world import World
+from workers.ports import RequestRecord
+
+MODELS = (
+    "script:1?tools=0&words=3",
+    "script:2?tools=1&words=2&tool_ms=150",
+    "script:3?tools=2&words=2&tool_ms=80&idempotent=true",
+    "script:4?tools=3&words=1&tool_ms=40&calls_per_message=2",
+    "script:5?tools=3&words=1&tool_ms=120&calls_per_message=3&idempotent=true",
+    "script:6?tools=0&words=5&delta_ms=60",
+    "script:7?tools=1&words=2&tool_ms=900",
+    "script:8?tools=1&words=2&tool_ms=60&fail_attempts=1&fail_at=text",
+    "script:9?tools=2&words=1&tool_ms=60&fail_attempts=1&fail_at=tool:2",
+    "script:10?tools=0&words=2&fail_attempts=1&fatal=true",
+    "script:11?tools=1&words=2&reasoning=true&delta_ms=20&tool_ms=30&idempotent=true",
+)
+KINDS = (
+    *["plain"] * 9,
+    *["retried"] * 3,
+    "conflict",
+    "empty",
+    "forbidden",
+    "reject",
+    "garbage",
+    "no session",
+    "other key",
+    "wrong partition",
+    "no key",
+    "hole",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One record to send."""
+
+    at_s: float
+    partition: int
+    key: bytes | None
+    value: bytes | None  #: ``None``: the offset stays without a record
+    session_id: str | None
+    request_id: str | None
+    command: str
+    text: str | None
+
+
+@cache
+def session_ids(partition: int, partition_count: int) -> tuple[str, ...]:
+    """Some session ids of a partition."""
+    names = (f"web-{number:08x}" for number in range(1, 100))
+    return tuple(name for name in names if partition_of(name.encode(), partition_count) == partition)[:3]
+
+
+class Workload:
+    """Plans by seed, then sends."""
+
+    def __init__(self, rng: random.Random, partitions: int, count: int, *, last_at_s: float) -> None:
+        self.plan: list[Planned] = []
+        self._rng = rng
+        self._partitions = partitions
+        for number in range(count):
+            self._add(number, rng.uniform(0.0, last_at_s))
+        self.plan.sort(key=lambda planned: planned.at_s)
+
+    def _add(self, number: int, at_s: float) -> None:
+        rng = self._rng
+        partition = rng.randrange(self._partitions)
+        session_id = rng.choice(session_ids(partition, self._partitions))
+        kind = rng.choice(KINDS)
+        request_id = f"r{number}" if rng.random() < 0.6 or kind in ("retried", "conflict") else None
+        text = "" if kind == "empty" else f"question {number}"
+        model = "echo:" if kind == "forbidden" else rng.choice(MODELS)
+        on_busy = "reject" if kind == "reject" else "enqueue"
+        key: bytes | None = session_id.encode()
+        readable: str | None = session_id
+        body = {"session_id": session_id, "command": _command(text, model, on_busy)}
+        if request_id is not None:
+            body["request_id"] = request_id
+        value: bytes | None = json.dumps(body).encode()
+        if kind == "garbage":
+            value, readable = b"\xc3\x01garbage-of-%d" % number, None
+        elif kind == "no session":
+            value, readable = json.dumps({"command": body["command"]}).encode(), None
+        elif kind == "other key":
+            key, readable = b"somebody-else", None
+        elif kind == "wrong partition":
+            partition = rng.randrange(self._partitions)
+        elif kind == "no key":
+            key = None
+            partition = rng.randrange(self._partitions)
+        elif kind == "hole":
+            value = None
+        planned = Planned(
+            at_s=at_s,
+            partition=partition,
+            key=key,
+            value=value,
+            session_id=readable,
+            request_id=request_id,
+            command=json.dumps(body["command"]),
+            text=text,
+        )
+        self.plan.append(planned)
+        if kind == "retried":
+            for _ in range(rng.randint(1, 2)):
+                self._again(planned, text)
+        elif kind == "conflict":
+            self._again(planned, f"another question {number}")
+
+    def _again(self, planned: Planned, text: str) -> None:
+        """The same request id once more, perhaps with another command."""
+        assert planned.value is not None
+        body = json.loads(planned.value)
+        body["command"]["text"] = text
+        again = Planned(
+            at_s=planned.at_s + self._rng.choice((0.001, 0.05, 0.6, 3.0)),
+            partition=planned.partition,
+            key=planned.key,
+            value=json.dumps(body).encode(),
+            session_id=planned.session_id,
+            request_id=planned.request_id,
+            command=json.dumps(body["command"]),
+            text=text,
+        )
+        self.plan.append(again)
+
+    def start(self, world: World) -> list[SentRequest]:
+        """Schedule all of it; the list fills up as the broker acknowledges."""
+        sent: list[SentRequest] = []
+        for planned in self.plan:
+            world.loop.in_world(planned.at_s, self._send, world, planned, sent)
+        return sent
+
+    def _send(self, world: World, planned: Planned, sent: list[SentRequest]) -> None:
+        if planned.value is None:
+            world.requests[planned.partition].records.append(None)
+            return
+
+        def record(partition: int, offset: int) -> RequestRecord:
+            return RequestRecord(partition=partition, offset=offset, key=planned.key, value=planned.value)
+
+        offset = world.produce_request(record, planned.partition)
+        sent.append(
+            SentRequest(
+                partition=planned.partition,
+                offset=offset,
+                session_id=planned.session_id,
+                request_id=planned.request_id,
+                command=planned.command,
+                text=planned.text,
+            )
+        )
+        what = planned.session_id, planned.request_id, planned.command
+        world.trace(f"requests[{planned.partition}]@{offset}", *what)
+
+
+def _command(text: str, model: str, on_busy: str) -> dict[str, object]:
+    return {"type": "chat", "text": text, "model": model, "on_busy": on_busy}

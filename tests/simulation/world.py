@@ -1,0 +1,132 @@
+"""The simulated world outside of the workers: topics, the consumer group, and what goes wrong with them."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.frames import FrameHeader
+from streams.reader_rule import LoggedEvent
+from tests.checker.history import GroupCommit, SeenFrame, ToolRun
+from tests.simulation.loop import SimLoop
+from workers.ports import NewRecord, RequestRecord
+
+
+@dataclass(slots=True, kw_only=True)
+class Chaos:
+    """How likely things go wrong, each from 0 to 1, and how long they take. All zero once the faults have ended."""
+
+    append_lost_answer: float = 0.0  #: the batch lands, nobody says so
+    append_late: float = 0.0  #: it lands after its deadline
+    append_rejected: float = 0.0  #: it never lands
+    append_no_offset: float = 0.0  #: it lands and is answered with -1
+    append_twice: float = 0.0  #: it lands twice
+    read_fails: float = 0.0  #: reads of topics, and of their ends
+    store_fails: float = 0.0
+    parking_fails: float = 0.0  #: dead letters and forwards
+    frames_lost: float = 0.0  #: a batch of frames is not taken by the broker
+    delivery_twice: float = 0.0  #: some requests are delivered again
+    delivery_skips: float = 0.0  #: fetched requests are thrown away
+    wrong_start: float = 0.0  #: an assignment starts somewhere else than at the committed offset
+    slowness: float = 1.0  #: factor of all latencies
+
+    def calm(self) -> None:
+        """No more faults."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, 0.0)
+        self.slowness = 1.0
+
+
+@dataclass(slots=True)
+class Topic:
+    """One partition of the requests."""
+
+    records: list[RequestRecord | None] = field(default_factory=list)  #: ``None``: the offset has no record
+    start: int = 0  #: what lies below was deleted
+
+
+class World:
+    """Everything that outlives a worker."""
+
+    def __init__(self, rng: random.Random, loop: SimLoop, *, partitions: int, verbose: bool = False) -> None:
+        self.rng = rng
+        self.loop = loop
+        self.chaos = Chaos()
+        self.partition_count = partitions
+        self.requests = [Topic() for _ in range(partitions)]
+        self.events: list[list[LoggedEvent]] = [[] for _ in range(partitions)]
+        self.frames: list[SeenFrame] = []
+        self.tool_runs: list[ToolRun] = []
+        self.parked: list[tuple[int, int]] = []
+        self.commits: list[GroupCommit] = []
+        self.closed = False  #: the recording has ended
+        self.on_request: Callable[[int], None] = lambda partition: None
+        self._verbose = verbose
+        self._ids = 0
+
+    # ---- chance
+
+    def happens(self, probability: float) -> bool:
+        return probability > 0 and self.rng.random() < probability
+
+    def latency(self, typical_s: float = 0.005) -> float:
+        """Mostly short, sometimes long."""
+        roll = self.rng.random()
+        factor = 0.2 + roll if roll < 0.9 else 1 + 40 * (roll - 0.9)
+        return typical_s * factor * self.chaos.slowness
+
+    def new_id(self) -> str:
+        self._ids += 1
+        return f"i{self._ids}"
+
+    def trace(self, what: str, *values: object) -> None:
+        """Tell what happens, for a replay."""
+        if self._verbose and not self.closed:
+            print(f"{self.loop.now:9.4f}  {what}", *values)
+
+    # ---- topics
+
+    def produce_request(self, record_of: Callable[[int, int], RequestRecord], partition: int) -> int:
+        """Append to the requests; the offset."""
+        topic = self.requests[partition]
+        offset = len(topic.records)
+        topic.records.append(record_of(partition, offset))
+        self.on_request(partition)
+        return offset
+
+    def land(self, worker: str, partition: int, records: Sequence[NewRecord]) -> int:
+        """A batch arrives in the event log; the offset of its first record."""
+        log = self.events[partition]
+        base = len(log)
+        for record in records:
+            log.append(LoggedEvent(partition=partition, offset=len(log), header=record.header, payload=record.payload))
+            if self._verbose:
+                h = record.header
+                self.trace(
+                    f"{worker} events[{partition}]@{len(log) - 1}",
+                    f"e{h.epoch}.{h.n} acc{h.accepted} rep{h.replied} {h.stream_id} v{h.stream_version}",
+                    type(record.payload).__name__,
+                    h.turn_id or "",
+                    h.attempt or "",
+                    getattr(record.payload, "role", "") or getattr(record.payload, "generation", ""),
+                )
+        return base
+
+    def frame(self, partition: int, header: FrameHeader, frame: Any) -> None:
+        """A reply frame arrives."""
+        seen = SeenFrame(
+            topic="chat.replies",
+            partition=partition,
+            offset=len(self.frames),
+            header=header,
+            frame=frame,
+            log_end=len(self.events[partition]),
+        )
+        self.frames.append(seen)
+        attempt = f"e{header.epoch} {header.turn_id}#{header.attempt}.{header.frame_seq}"
+        self.trace(f"replies[{partition}]", attempt, frame)
+
+    def commit(self, partition: int, offset: int) -> None:
+        """The group's offset is set."""
+        self.commits.append(GroupCommit(partition=partition, offset=offset, log_end=len(self.events[partition])))
+        self.trace(f"group offset of {partition}:", offset)

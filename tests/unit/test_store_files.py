@@ -1,0 +1,284 @@
+"""The worker's DuckDB files: held by others, broken, of another version or log, killed in the middle."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from streams.projection_rows import PROJECTION_VERSION
+from streams.reader_rule import LogPosition
+from tests.event_logs import LogWriter, accepted_batches, random_log
+from workers.duck import table_hashes
+from workers.duck_files import wal_of
+from workers.store import DuckPartitionStore, StoreDirectory
+from workers.store_port import StoreError
+
+DEPLOYMENT = "cluster/chat"
+ROOT = Path(__file__).resolve().parents[2]
+LOG = random_log(1, 60)
+
+HOLD_FILE = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+WRITE_UNTIL_KILLED = """
+import asyncio, sys
+from pathlib import Path
+from tests.event_logs import accepted_batches, random_log
+from workers.store import StoreDirectory
+
+async def main():
+    store = await StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2]).open(0)
+    for events, position in accepted_batches(random_log(int(sys.argv[3]), 200).records, 10, store.position):
+        await store.write(events, position)
+        print(position.next_offset, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def filled(directory: StoreDirectory, partition: int = 0, log: LogWriter = LOG) -> DuckPartitionStore:
+    store = await directory.open(partition)
+    for events, position in accepted_batches(log.records, 40, store.position):
+        await store.write(events, position)
+    return store
+
+
+def marks(path: Path) -> dict[str, str]:
+    connection = duckdb.connect(str(path), read_only=True)
+    try:
+        return dict(connection.execute("SELECT name, value FROM about").fetchall())
+    finally:
+        connection.close()
+
+
+def hashes(path: Path) -> dict[str, str]:
+    connection = duckdb.connect(str(path), read_only=True)
+    try:
+        return table_hashes(connection)
+    finally:
+        connection.close()
+
+
+@contextmanager
+def held(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process has the file open."""
+    argv = [sys.executable, "-c", HOLD_FILE, str(path)]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def test_a_file_that_a_zombie_holds_is_not_waited_for(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    await (await filled(directory)).close()
+    with held(tmp_path / "p0000.duckdb") as zombie:
+        os.kill(zombie.pid, signal.SIGSTOP)
+        store = await filled(directory)
+        assert store.file.name == f"p0000.{os.getpid()}-1.duckdb"
+        assert await store.load(LOG.sessions) == LOG.expected()
+        await store.close()
+        again = await directory.open(0)
+        assert again.position.next_offset == len(LOG.records), "our own file is found again"
+        await again.close()
+    usual = await directory.open(0)
+    assert usual.file.name == "p0000.duckdb"
+    assert await usual.load(LOG.sessions) == LOG.expected()
+    await directory.close()
+
+
+def ended_process() -> int:
+    """The id of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+async def test_files_of_processes_that_are_gone_are_deleted(tmp_path: Path) -> None:
+    gone = ended_process()
+    left = [tmp_path / f"p0000.{gone}-1.duckdb", tmp_path / f"p0000.{gone}-1.duckdb.wal"]
+    other = tmp_path / f"p0001.{gone}-1.duckdb"
+    mine = tmp_path / f"p0000.{os.getpid()}-1.duckdb"
+    for path in (*left, other, mine):
+        path.write_bytes(b"")
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    await directory.open(0)
+    assert not any(path.exists() for path in left)
+    assert other.exists()
+    assert mine.exists()
+    await directory.close()
+
+
+async def test_two_directories_of_one_process_do_not_share_a_file(tmp_path: Path) -> None:
+    first, second = (StoreDirectory(tmp_path, deployment=DEPLOYMENT) for _ in range(2))
+    one, two = await filled(first), await filled(second)
+    assert one.file != two.file
+    assert await two.load(LOG.sessions) == LOG.expected()
+    await first.close()
+    await second.close()
+
+
+async def test_a_file_that_will_not_open_is_moved_aside_and_few_are_kept(tmp_path: Path) -> None:
+    for round_ in range(5):
+        (tmp_path / "p0000.duckdb").write_bytes(f"this is no database {round_}".encode() * 100)
+        directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+        store = await directory.open(0)
+        assert store.position == LogPosition()
+        await directory.close()
+        assert marks(tmp_path / "p0000.duckdb")["deployment"] == DEPLOYMENT
+    kept = sorted((tmp_path / "aside").iterdir())
+    assert [path.read_bytes()[20:21] for path in kept] == [b"2", b"3", b"4"]
+
+
+async def test_a_broken_write_ahead_log_goes_with_its_file(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    await filled(directory)
+    await directory.close()
+    (tmp_path / "p0000.duckdb").write_bytes(b"broken" * 1000)
+    (tmp_path / "p0000.duckdb.wal").write_bytes(b"also broken")
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    store = await filled(directory)
+    assert await store.load(LOG.sessions) == LOG.expected()
+    await directory.close()
+    assert len(list((tmp_path / "aside").glob("*.wal"))) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"UPDATE about SET value = '{PROJECTION_VERSION + 1}' WHERE name = 'projection_version'",
+        "UPDATE about SET value = 'another cluster' WHERE name = 'deployment'",
+        "DROP TABLE about",
+        "DROP TABLE partitions",
+    ],
+)
+async def test_a_file_of_another_version_or_log_is_rebuilt(tmp_path: Path, statement: str) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    await filled(directory)
+    await directory.close()
+    live = hashes(tmp_path / "p0000.duckdb")
+    connection = duckdb.connect(str(tmp_path / "p0000.duckdb"))
+    connection.execute(statement)
+    connection.close()
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    store = await directory.open(0)
+    assert store.position == LogPosition()
+    assert len(list((tmp_path / "aside").glob("p0000.*.duckdb"))) == 1
+    await store.close()
+    await filled(directory)
+    await directory.close()
+    assert hashes(tmp_path / "p0000.duckdb") == live
+
+
+async def test_rebuilt_in_other_batches_it_has_the_same_hashes(tmp_path: Path) -> None:
+    log = random_log(77, 150)
+    found = []
+    for number, size in enumerate((3, 7, 1000)):
+        directory = StoreDirectory(tmp_path / str(number), deployment=DEPLOYMENT)
+        store = await directory.open(0)
+        for events, position in accepted_batches(log.records, size):
+            await store.write(events, position)
+        await directory.close()
+        found.append(hashes(tmp_path / str(number) / "p0000.duckdb"))
+    assert found[0] == found[1] == found[2]
+    assert {"sessions", "turns", "messages", "tool_calls", "refusals", "partitions"} <= found[0].keys()
+    assert "events" not in found[0], "the worker's store does without the raw events"
+
+
+async def test_one_changed_value_changes_the_hash(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    await filled(directory)
+    await directory.close()
+    live = hashes(tmp_path / "p0000.duckdb")
+    connection = duckdb.connect(str(tmp_path / "p0000.duckdb"))
+    connection.execute("UPDATE messages SET content = '' WHERE content IS NULL")
+    connection.close()
+    changed = hashes(tmp_path / "p0000.duckdb")
+    assert {name for name in live if live[name] != changed[name]} == {"messages"}
+
+
+def write_until_killed(path: Path, hit: int) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", WRITE_UNTIL_KILLED, str(path), DEPLOYMENT, "5"],
+        env={"TURNLOG_CRASH_AT": f"store.mid_commit:{hit}", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("hit", [1, 2, 9])
+async def test_killed_in_the_middle_of_a_commit(tmp_path: Path, hit: int) -> None:
+    log = random_log(5, 200)
+    process = await asyncio.to_thread(write_until_killed, tmp_path, hit)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    acknowledged = [int(line) for line in process.stdout.split()]
+    assert len(acknowledged) == hit - 1
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    store = await directory.open(0)
+    assert store.position.next_offset == (acknowledged or [0])[-1]
+    assert not (tmp_path / "aside").exists()
+    for events, position in accepted_batches(log.records, 10, store.position):
+        await store.write(events, position)
+    assert await store.load(log.sessions) == log.expected()
+    await directory.close()
+
+
+async def test_a_large_write_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    store = await directory.open(0)
+    log = random_log(8, 4000, sessions=300)
+    ((events, position),) = accepted_batches(log.records, 100_000)
+    writing = asyncio.create_task(store.write(events, position))
+    turns = 0
+    while not writing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    await writing
+    assert turns > 10
+    assert await store.load(list(log.sessions)[:5])
+    await directory.close()
+
+
+async def test_a_cancelled_write_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    store = await directory.open(0)
+    for events, position in accepted_batches(LOG.records, 20):
+        writing = asyncio.create_task(store.write(events, position))
+        await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await store.write(events, position)
+        assert store.position == position
+    assert await store.load(LOG.sessions) == LOG.expected()
+    await directory.close()
+
+
+async def test_a_folder_that_cannot_be_made_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="TURNLOG_DATA_DIR"):
+        StoreDirectory(tmp_path / "file" / "stores", deployment=DEPLOYMENT)
+
+
+async def test_closing_folds_the_write_ahead_logs_in(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    stores = [await filled(directory, p, random_log(p, 40, partition=p)) for p in range(6)]
+    assert all(wal_of(store.file).exists() for store in stores)
+    await directory.close()
+    assert not any(wal_of(store.file).exists() for store in stores)
+    with pytest.raises(StoreError, match="closed"):
+        await directory.open(0)

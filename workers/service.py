@@ -91,6 +91,7 @@ class WorkerService:
         )
         return WorkerParts(
             owner=owner,
+            topics=settings.topics,
             topics_id=topics.requests_topic_id,
             partition_count=topics.partition_count,
             event_log=KafkaEventLog(

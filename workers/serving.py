@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from schemas import frames as fr
 from schemas.commands import ResetRunner
@@ -213,7 +214,7 @@ class Serving:
                 log.error(
                     "requests %d to %d were deleted before they were accepted",
                     *lost,
-                    extra=at(partition=self._partition),
+                    extra=self._place(),
                 )
                 self._decider.lost(*lost)
                 self._next = first
@@ -268,7 +269,7 @@ class Serving:
                 except Exception as error:
                     if not last_try:
                         continue
-                    log.exception("a request cannot be decided", extra=at(partition=self._partition, offset=offset))
+                    log.exception("a request cannot be decided", extra=self._place(offset))
                     await self._park(record, "undecidable", f"deciding it failed twice: {type(error).__name__}")
 
     def _decide(self, offset: int, live: Live, command: StreamCommand) -> None:
@@ -286,9 +287,12 @@ class Serving:
 
     async def _park(self, record: RequestRecord, code: str, reason: str) -> None:
         """Bytes first, then the event: a crash in between parks them twice, never not at all."""
-        log.warning("dead letter (%s): %s", code, reason, extra=at(partition=self._partition, offset=record.offset))
+        log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
         await self._parts.outbox.dead_letter(record, code, reason)
         self._decider.dead_letter(record.offset, code, reason)
+
+    def _place(self, offset: int | None = None) -> dict[str, Any]:
+        return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)
 
     # ---- commit and effects
 

@@ -136,6 +136,10 @@ class TurnCancelled:
     duration_ms: int = 0
     by_request_id: str | None = None  #: of the request that asked for it, so that its retry finds this answer
     by_command_hash: str | None = None
+    by_reply_to: str | None = None
+    by_framing: str | None = None
+    by_traceparent: str | None = None
+    by_tracestate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

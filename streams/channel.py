@@ -306,14 +306,16 @@ def _archive(work: _Lifecycle, command: DecideLifecycle) -> list[Fact]:
 
 
 def _decided(work: _Lifecycle, command: DecideLifecycle, session_id: str, *, created: bool) -> list[Fact]:
+    """The answer waits for all that the session is yet to hear: what its reader sends next comes behind it."""
     reply = command.reply
+    earlier = [forward.seq for forward in work.before.outbox if forward.target_id == session_id]
     work.add(
         ev.ChannelRequestDecided(
             request_id=command.request_id,
             command_hash=command.command_hash,
             session_id=session_id,
             created=created,
-            waits_for=tuple(work.seqs),
+            waits_for=(*earlier, *work.seqs),
             reply_to=reply.reply_to,
             framing=reply.framing,
             traceparent=reply.traceparent,

@@ -45,6 +45,10 @@ def cancellation(
         usage=Usage(),
         by_request_id=by.request_id if by else None,
         by_command_hash=by.command_hash if by else None,
+        by_reply_to=by.reply.reply_to if by else None,
+        by_framing=by.reply.framing if by else None,
+        by_traceparent=by.reply.traceparent if by else None,
+        by_tracestate=by.reply.tracestate if by else None,
     )
     return [*facts, Fact(event=cancelled, turn_id=turn.turn_id, attempt=turn.attempt)]
 

@@ -39,8 +39,8 @@ def opening(session: Session, command: AcceptChat) -> list[Fact]:
         )
         return [Fact(event=created), Fact(event=opened)]
     facts: list[Fact] = []
-    if not session.title:
-        facts.append(Fact(event=ev.SessionTitled(title=auto_title(text))))
+    if not session.title and (title := auto_title(text)):
+        facts.append(Fact(event=ev.SessionTitled(title=title)))
     if not session.active and not any(forward.what == TOUCHED for forward in session.outbox):
         touched = forwarded(session.forward_seq + 1, TOUCHED, target_kind=CHANNEL, target_id=session.channel)
         facts.append(Fact(event=touched))
@@ -65,23 +65,16 @@ def _creation(session_id: str, command: AcceptChat, text: str) -> ev.SessionCrea
 
 
 def receive_forward(session: Session, command: ReceiveForward) -> list[Fact]:
-    """What the channel tells; whatever was heard before is ``[]``."""
+    """What the channel tells. What was heard before is ``[]``; so is what is for a session that does not exist."""
     if command.seq <= session.marks.get(source_key(command.source_kind, command.source_id), 0):
         return []
     received = ev.ForwardReceived(source_kind=command.source_kind, source_id=command.source_id, seq=command.seq)
     facts = [Fact(event=received)]
+    if not session.exists:
+        return [Fact(event=_created_by_channel(command)), *facts] if command.what == CREATED else []
+    if command.source_id != session.channel:  # a chat made the session before, for another channel: that one decides
+        return facts
     match command.what:
-        case what if what == CREATED and not session.exists:
-            new = command.new_session or NewSession()
-            created = ev.SessionCreated(
-                channel=command.source_id,
-                title=new.title or "",
-                instructions=new.instructions,
-                model=new.model,
-                metadata=new.metadata or {},
-                request_id=command.request_id_of_origin,
-            )
-            facts.append(Fact(event=created))
         case what if what == ARCHIVED and not session.archived:
             facts.append(Fact(event=ev.SessionArchived()))
             facts += cancel_queued(session, "the session was archived")
@@ -90,6 +83,18 @@ def receive_forward(session: Session, command: ReceiveForward) -> list[Fact]:
         case what if what == DEACTIVATED and session.active:
             facts.append(Fact(event=ev.SessionDeactivated()))
     return facts
+
+
+def _created_by_channel(command: ReceiveForward) -> ev.SessionCreated:
+    new = command.new_session or NewSession()
+    return ev.SessionCreated(
+        channel=command.source_id,
+        title=new.title or "",
+        instructions=new.instructions,
+        model=new.model,
+        metadata=new.metadata or {},
+        request_id=command.request_id_of_origin,
+    )
 
 
 def receive_receipt(session: Session, command: ReceiveReceipt) -> list[Fact]:

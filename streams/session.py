@@ -211,6 +211,12 @@ def _cancelled(session: Session, fact: Fact, event: ev.TurnCancelled) -> Session
         reason=event.reason,
         attempt=fact.attempt,
         usage=event.usage,
+        reply=ReplyAddress(
+            reply_to=event.by_reply_to,
+            framing=event.by_framing or "avro",
+            traceparent=event.by_traceparent,
+            tracestate=event.by_tracestate,
+        ),
     )
     return changed(session, answers=session.answers.set(event.by_request_id, by))
 

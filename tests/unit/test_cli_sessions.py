@@ -10,7 +10,8 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from streams.projection_rows import MESSAGES, SESSIONS, TOOL_CALLS, TURNS, Table
+from streams.projection_columns import Table
+from streams.projection_rows import MESSAGES, SESSIONS, TOOL_CALLS, TURNS
 from turnlog.cli.app import app
 from workers.duck import create_tables
 

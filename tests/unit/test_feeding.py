@@ -23,19 +23,16 @@ from schemas.frames import (
     TurnStarted,
 )
 from schemas.parts import ContentPart, NewSession, ToolCall, Usage
+from streams.projection_columns import Json, Millis, Table, columns_of
 from streams.projection_rows import (
     MESSAGES,
     SESSIONS,
     TOOL_CALLS,
     TURNS,
-    Json,
     MessageRow,
-    Millis,
     SessionRow,
-    Table,
     ToolCallRow,
     TurnRow,
-    columns_of,
 )
 from turnlog.chat_turn import ChatTurn
 from turnlog.client import Client

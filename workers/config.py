@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     max_pending_replies: int = 100_000  #: frames of one worker that the broker has not acknowledged
 
     # ---- stores
-    store_commit_interval_s: float = 1.0
+    store_commit_interval_s: float = 5.0  #: a commit costs about 15 ms of CPU, for each partition
     store_batch_events: int = 5_000
     publish_interval_s: float = 2.0  #: of the analysts' snapshot
 

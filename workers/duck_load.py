@@ -51,6 +51,19 @@ class _Wanted:
 
     column: str
     keys: Collection[tuple[int, Any]]
+    lifetime: tuple[int, int] | None = None  #: log offsets that hold all of them: most of a big table is passed over
+
+
+def _of_sessions(sessions: Collection[SessionRow]) -> _Wanted:
+    """What belongs to these sessions (at least one)."""
+    return _Wanted(
+        column="session_offset",
+        keys=[(session.partition, session.session_offset) for session in sessions],
+        lifetime=(
+            min(session.session_offset for session in sessions),
+            max(session.last_offset for session in sessions),
+        ),
+    )
 
 
 def load_states(connection: duckdb.DuckDBPyConnection, keys: Collection[StreamKey]) -> dict[StreamKey, State]:
@@ -75,12 +88,14 @@ def _session_states(connection: duckdb.DuckDBPyConnection, names: set[Name]) -> 
     for name, marks in _unknown(connection, SESSION, names - states.keys()).items():
         states[name] = SessionState(unknown_events=len(marks))
     if by_number:
-        _load_open_turns(connection, by_number)
+        sessions = [state.row for state in by_number.values() if state.row is not None]
+        _load_open_turns(connection, _of_sessions(sessions), by_number)
     return states
 
 
-def _load_open_turns(connection: duckdb.DuckDBPyConnection, states: Mapping[SessionNumber, SessionState]) -> None:
-    wanted = _Wanted(column="session_offset", keys=states.keys())
+def _load_open_turns(
+    connection: duckdb.DuckDBPyConnection, wanted: _Wanted, states: Mapping[SessionNumber, SessionState]
+) -> None:
     open_at: dict[tuple[int, int, int], OpenTurn] = {}  #: by the session's number and the turn's answer_seq
     for turn in _turns(connection, wanted, "ended_offset IS NULL"):
         number = (turn.partition, turn.session_offset)
@@ -121,13 +136,15 @@ def load_sessions(
         forward = ForwardRow(**_named(FORWARDS, values))
         rows[forward.source_id].outbox.append(forward)
     if numbers:
-        _load_histories(connection, numbers)
+        sessions = [found.session for found in numbers.values() if found.session is not None]
+        _load_histories(connection, _of_sessions(sessions), numbers)
     loaded = {session_id: rehydrate(session_id, found) for session_id, found in rows.items()}
     return {session_id: session for session_id, session in loaded.items() if session is not None}
 
 
-def _load_histories(connection: duckdb.DuckDBPyConnection, numbers: Mapping[SessionNumber, SessionRows]) -> None:
-    wanted = _Wanted(column="session_offset", keys=numbers.keys())
+def _load_histories(
+    connection: duckdb.DuckDBPyConnection, wanted: _Wanted, numbers: Mapping[SessionNumber, SessionRows]
+) -> None:
     for turn in _turns(connection, wanted, "true"):
         numbers[turn.partition, turn.session_offset].turns.append(turn)
     for values in _select(connection, MESSAGES, wanted, "true", "log_offset"):
@@ -246,6 +263,8 @@ def _select(
         for column in table.columns
     )
     select = f"SELECT {columns} FROM {table.name} t"
+    if wanted.lifetime is not None:
+        condition = f"{condition} AND t.{table.key[1]} BETWEEN {wanted.lifetime[0]} AND {wanted.lifetime[1]}"
     if len(wanted.keys) == 1:  # a comparison with a constant can use the index and the zone maps
         (key,) = wanted.keys
         statement = f"{select} WHERE t.partition = $1 AND t.{wanted.column} = $2 AND {condition} ORDER BY {order}"

@@ -29,7 +29,7 @@ from workers.runners.registry import RunnerRegistry
 from workers.shard import Shard
 from workers.store import StoreDirectory
 from workers.topic_reader import TopicReader
-from workers.topics_admin import TopicsState, check_topics
+from workers.topics_admin import TopicsState, check_topics, topic_id
 
 log = logging.getLogger(__name__)
 _SCHEMA_REFRESH_MIN_S = 1.0
@@ -71,7 +71,9 @@ class WorkerService:
         await asyncio.to_thread(schema_topic.read_schemas, settings, packaged())
         await self._replies.start()
         await self._run_settings.catch_up()
-        self._stores = StoreDirectory(settings.data_dir / "stores", deployment=settings.prefix)
+        # The topic's id tells a re-created log from the one that the files were made of.
+        events_id = await asyncio.to_thread(topic_id, settings, settings.topics.events)
+        self._stores = StoreDirectory(settings.data_dir / "stores", deployment=f"{settings.prefix} {events_id}")
         self._parts = self._build_parts(topics)
         self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
         self._follow = asyncio.create_task(self._run_settings.follow(), name="run-time settings")

@@ -8,6 +8,7 @@ The file to copy arrives open and stays open: POSIX gives up a process's lock on
 it is closed in that process, and then a second writer could open the live file.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -40,7 +41,8 @@ def publish(source: BinaryIO, target: Path, positions: Mapping[int, LogPosition]
         _check(copy, positions)
         os.replace(copy, target)
     except (OSError, duckdb.Error) as error:
-        copy.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            copy.unlink()
         raise SnapshotError(
             f"the snapshot {target} was not published: {type(error).__name__}: {error}. "
             "Check the free disk space and the rights of its folder"

@@ -5,6 +5,7 @@ the authority for live sessions: the store is written every second or so, and lo
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -28,6 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _OF_PROCESS = re.compile(r"p\d+\.(\d+)(-\d+)?\.duckdb")
+_HAND_OVER_POLL_S = 0.05
 _MAX_OWN_FILES = 16  #: of one partition in one process, while others hold the usual one
 _MAX_CACHED_SESSIONS = 2_000  #: of one partition
 _CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
@@ -36,9 +38,12 @@ _CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
 class StoreDirectory:
     """The stores of one worker, in one folder."""
 
-    def __init__(self, path: Path, *, deployment: str, threads: int = 1, memory_limit_mb: int = 1024) -> None:
+    def __init__(
+        self, path: Path, *, deployment: str, threads: int = 1, memory_limit_mb: int = 1024, hand_over_s: float = 2.0
+    ) -> None:
         """``deployment`` names cluster and topics: files of another one are moved aside.
 
+        ``hand_over_s`` is how long the file of a partition is waited for while another process holds it.
         Raises :class:`StoreError` when the folder cannot be made.
         """
         try:
@@ -47,6 +52,7 @@ class StoreDirectory:
             raise StoreError(f"the folder {path} cannot be made: {error}. Set TURNLOG_DATA_DIR to another") from error
         self._path = path
         self._deployment = deployment
+        self._hand_over_s = hand_over_s
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="turnlog-store")
         self._connection = duckdb.connect(
             ":memory:",
@@ -78,7 +84,17 @@ class StoreDirectory:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     async def open(self, partition: int) -> "DuckPartitionStore":
-        """The partition's store, where it stands. While another process holds its file: one of our own."""
+        """The partition's store, where it stands. If another process does not let go of its file: one of our own.
+
+        An owner that loses the partition closes the file at about the same moment as we ask for it.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._hand_over_s
+        while loop.time() < deadline:
+            try:
+                return await self._opened(partition, lambda: self._attach_usual(partition))
+            except FileLockedError:
+                await asyncio.sleep(_HAND_OVER_POLL_S)
         return await self._opened(partition, lambda: self._attach(partition))
 
     async def open_fresh(self, partition: int, reason: str) -> "DuckPartitionStore":
@@ -105,20 +121,30 @@ class StoreDirectory:
             self._opening.discard(partition)
         return store
 
-    def _attach(self, partition: int) -> "DuckPartitionStore":
+    def _usual(self, partition: int) -> Path:
+        return self._path / f"p{partition:04d}.duckdb"
+
+    def _attach_usual(self, partition: int) -> "DuckPartitionStore":
+        file = self._usual(partition)
+        store = self._attach_file(partition, file)
+        self._delete_left_over(file.stem)
+        return store
+
+    def _attach_file(self, partition: int, file: Path) -> "DuckPartitionStore":
+        alias = self._usual(partition).stem
         kind = FileKind(deployment=self._deployment, analysts=False, partitions=(partition,))
-        usual = self._path / f"p{partition:04d}.duckdb"
-        alias = usual.stem
-        own = [self._path / f"{alias}.{os.getpid()}-{n}.duckdb" for n in range(1, _MAX_OWN_FILES)]
-        for file in (usual, *own):
-            try:
-                duck_files.attach(self._connection, file, alias, kind)
-            except FileLockedError as error:
-                log.warning("%s; another file is used meanwhile", error)
-                continue
-            if file == usual:
-                self._delete_left_over(alias)
-            return DuckPartitionStore(self, partition, file, alias, self._connection)
+        duck_files.attach(self._connection, file, alias, kind)
+        return DuckPartitionStore(self, partition, file, alias, self._connection)
+
+    def _attach(self, partition: int) -> "DuckPartitionStore":
+        try:
+            return self._attach_usual(partition)
+        except FileLockedError as error:
+            log.warning("%s; another file is used meanwhile", error)
+        alias = self._usual(partition).stem
+        for number in range(1, _MAX_OWN_FILES):
+            with contextlib.suppress(FileLockedError):
+                return self._attach_file(partition, self._path / f"{alias}.{os.getpid()}-{number}.duckdb")
         raise StoreError(f"every file for partition {partition} in {self._path} is open elsewhere: stop old workers")
 
     def _delete_left_over(self, alias: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from schemas import events as ev
 from streams.projection import project
 from streams.projection_rows import TABLES
-from streams.projection_state import SessionState, StreamKey
+from streams.projection_state import ProjectionError, SessionState, StreamKey
 from streams.reader_rule import LoggedEvent, record_id
 from streams.session import Fact, Session, evolve
 from tests.checker.history import Anomaly, StoreContent
@@ -34,7 +34,11 @@ def check_stores(view: LogView) -> Iterator[Anomaly]:
                 yield Anomaly(kind="store is ahead of the log", where=f"store {store.name}", text=text)
             key = partition, end, raw_events
             if key not in known:
-                known[key] = expected_tables(partition, log[:end], raw_events=raw_events)
+                try:
+                    known[key] = expected_tables(partition, log[:end], raw_events=raw_events)
+                except ProjectionError as error:
+                    yield Anomaly(kind="log cannot be folded", where=f"events[{partition}]", text=str(error))
+                    return
             for name, rows in known[key].items():
                 expected[name] += rows
         yield from _compare(store, expected)
@@ -135,7 +139,13 @@ def _session_rows(view: LogView, store: StoreContent, ends: Mapping[int, int]) -
         events = [e for e in view.sessions.get((row["partition"], row["session_id"]), ()) if e.offset < end]
         if not events:
             continue  # the comparison with the projection tells
-        for column, value in session_columns(row["session_id"], events).items():
+        try:
+            columns = session_columns(row["session_id"], events)
+        except KeyError as error:
+            text = f"session {row['session_id']}: turn {error} is not there"
+            yield Anomaly(kind="log cannot be folded", where=f"events[{row['partition']}]", text=text)
+            continue
+        for column, value in columns.items():
             if column in row and _value(row[column]) != value:
                 where = f"store {store.name}, session {row['session_id']}, column {column}"
                 yield Anomaly(kind="session row", where=where, text=f"{row[column]!r}, the events say {value!r}")

@@ -225,9 +225,9 @@ async def committed_offsets(deployment: Deployment) -> dict[int, int]:
     def ask() -> dict[int, int]:
         admin = KafkaAdminClient(bootstrap_servers=deployment.settings.bootstrap_server)
         try:
-            found = admin.list_group_offsets(deployment.settings.group_id)
+            found = admin.list_group_offsets(deployment.settings.group_id)[deployment.settings.group_id]
         finally:
             admin.close()
-        return {tp.partition: meta["offset"] for tp, meta in found.items()}
+        return {tp.partition: committed.offset for tp, committed in found.items()}
 
     return await asyncio.to_thread(ask)

@@ -7,26 +7,36 @@ import time
 from collections import Counter
 
 from tests.simulation.run import Outcome, simulate
+from tests.simulation.weakened import WEAKNESSES, weakened
 
 
-def _one(seed: int) -> tuple[int, list[tuple[str, str]], list[str], int]:
-    outcome = simulate(seed)
+def _run(seed: int, weakness: str, verbose: bool = False) -> Outcome:
+    if not weakness:
+        return simulate(seed, verbose=verbose)
+    with weakened(weakness):
+        return simulate(seed, WEAKNESSES[weakness].plan, verbose=verbose)
+
+
+def _one(task: tuple[int, str]) -> tuple[int, list[tuple[str, str]], list[str], int]:
+    seed, weakness = task
+    outcome = _run(seed, weakness)
     return seed, [(anomaly.kind, str(anomaly)) for anomaly in outcome.anomalies], outcome.faults, outcome.callbacks
 
 
-def _replay(seed: int, verbose: bool) -> int:
-    outcome: Outcome = simulate(seed, verbose=verbose)
+def _replay(seed: int, weakness: str, verbose: bool) -> int:
+    outcome = _run(seed, weakness, verbose)
     print(f"seed {seed}: faults {outcome.faults}, {outcome.callbacks} callbacks, {outcome.virtual_s:.1f} s")
     for anomaly in outcome.anomalies:
         print(f"  {anomaly}")
     return 1 if outcome.anomalies else 0
 
 
-def _many(first: int, last: int, jobs: int, most: int) -> int:
+def _many(first: int, last: int, jobs: int, most: int, weakness: str) -> int:
     started = time.monotonic()
+    tasks = [(seed, weakness) for seed in range(first, last)]
     failing, kinds, done, callbacks = 0, Counter[str](), 0, 0
     with multiprocessing.Pool(jobs) as pool:
-        for seed, anomalies, faults, count in pool.imap_unordered(_one, range(first, last), chunksize=20):
+        for seed, anomalies, faults, count in pool.imap_unordered(_one, tasks, chunksize=20):
             done += 1
             callbacks += count
             if anomalies:
@@ -53,12 +63,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="replay one")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--most", type=int, default=20, help="stop after so many failing seeds")
+    parser.add_argument("--weaken", default="", choices=["", *WEAKNESSES], help="take a defence out")
     parser.add_argument("-v", "--verbose", action="store_true", help="print what happens")
     options = parser.parse_args()
     if options.seed is not None:
-        return _replay(options.seed, options.verbose)
+        return _replay(options.seed, options.weaken, options.verbose)
     first, last = (int(part) for part in options.seeds.split(":"))
-    return _many(first, last, options.jobs, options.most)
+    return _many(first, last, options.jobs, options.most, options.weaken)
 
 
 if __name__ == "__main__":

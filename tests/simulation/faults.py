@@ -147,6 +147,13 @@ def everything_is_slow(sim: "Simulation", at_s: float) -> None:
     sim.at(at_s + sim.rng.choice((1.0, 4.0)), setattr, sim.world.chaos, "slowness", 1.0)
 
 
+def news_is_slow(sim: "Simulation", at_s: float) -> None:
+    """Members hear late of a new generation: two believe that they own a partition."""
+    sim.at(at_s, setattr, sim.world.chaos, "news_slowness", sim.rng.choice((4.0, 10.0)))
+    sim.at(at_s + 0.01, sim.group.rebalance)
+    sim.at(at_s + 5.0, setattr, sim.world.chaos, "news_slowness", 1.0)
+
+
 def requests_are_deleted(sim: "Simulation", at_s: float) -> None:
     """Retention overtakes the workers."""
     partition = sim.rng.randrange(sim.world.partition_count)
@@ -180,6 +187,7 @@ FAULTS: tuple[Fault, ...] = (
     deliveries_are_skipped,
     wrong_start,
     everything_is_slow,
+    news_is_slow,
     requests_are_deleted,
     leave_and_come_back,
     generations_start_over,

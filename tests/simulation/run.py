@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from workers.store_port import StoreError
 
 FAULTS_END_S = 9.0
 SETTLE_LIMIT_S = 60.0
+MAX_STALE_CLAIMS = 6
 _TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
 
 
@@ -88,6 +90,8 @@ class Simulation:
             SimWorker(self.world, self.group, f"w{number}", Disk(), limits) for number in range(rng.randint(1, 3))
         ]
         self.group.tell = self._tell_all
+        for worker in self.workers:
+            worker.on_left = self._somebody_left
         self.world.on_request = self._on_request
         self.deleted_below: dict[int, int] = {}
         self.faults: list[str] = []
@@ -101,6 +105,11 @@ class Simulation:
     def _on_request(self, partition: int) -> None:
         for worker in self.workers:
             worker.fetch_soon(partition)
+
+    def _somebody_left(self) -> None:
+        """Once the faults are over, somebody has to be there."""
+        if self.calm and not any(worker.alive for worker in self.workers):
+            self.rng.choice(self.workers).boot()
 
     # ---- a run
 
@@ -128,6 +137,7 @@ class Simulation:
         anomalies = [Anomaly(kind="defect", where="worker", text=text) for text in defects_found]
         anomalies += [Anomaly(kind="stopped", where="worker", text=text) for text in problems]
         anomalies += check(history)
+        anomalies += claims_go_on(history)
         if history.drained:
             anomalies += self._group_offsets()
         return Outcome(
@@ -233,6 +243,23 @@ class Simulation:
             deleted_below=dict(self.deleted_below),
             frames_may_be_lost=any(name == "frames_are_lost" for name in self.faults),
         )
+
+
+def claims_go_on(history: History) -> list[Anomaly]:
+    """An owner that claims again and again although it can see the claim of a newer generation."""
+    anomalies = []
+    for partition, log in history.log.items():
+        newest, stale = -1, Counter[tuple[str, int]]()
+        for event in log:
+            if isinstance(event.payload, ev.PartitionClaimed):
+                generation = event.payload.generation
+                stale[event.payload.owner, generation] += generation < newest
+                newest = max(newest, generation)
+        for (owner, generation), count in stale.items():
+            if count > MAX_STALE_CLAIMS:
+                text = f"{owner} claimed {count} times in generation {generation}, after newer ones"
+                anomalies.append(Anomaly(kind="claims go on", where=f"events[{partition}]", text=text))
+    return anomalies
 
 
 def store_contents(worker: SimWorker) -> list[StoreContent]:

@@ -1,7 +1,7 @@
 """A simulated worker: the real :class:`workers.service.WorkerService`, and a stand-in for Faust."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,7 @@ class SimWorker:
         self.alive = False
         self.known = (0, -1)  #: the group as this member knows it
         self.problems: list[str] = []
+        self.on_left: Callable[[], None] = lambda: None
         self._group = group
         self._limits = limits
         self.boots = 0
@@ -205,9 +206,10 @@ class SimWorker:
         self.world.trace(self.name, "leaves")
         await self.service.drain()
         await self.service.stop()
-        await asyncio.sleep(self.world.latency(0.5))
+        await asyncio.sleep(self.world.rng.uniform(0.0, 0.5))
         self._group.left(self.name)
         self.crash()
+        self.on_left()
 
     def _fatal_stop(self, reason: str) -> None:
         self.problems.append(f"{self.name} stops: {reason}")
@@ -221,7 +223,7 @@ class SimWorker:
 
     def hear_of_rebalance(self) -> None:
         """The next heartbeat will tell."""
-        self.soon(self._notice, self.world.latency(NOTICE_S))
+        self.soon(self._notice, self.world.latency(NOTICE_S * self.world.chaos.news_slowness))
 
     def _notice(self) -> None:
         if not self._rejoining and self.known != self._group.state:
@@ -232,7 +234,7 @@ class SimWorker:
         try:
             while self.known != self._group.state:
                 self.service.revoked()
-                self._positions = {}
+                self._positions, self._acked = {}, {}
                 await asyncio.sleep(self.world.latency(0.05))
                 if not self._group.is_member(self.name):
                     self._group.enter(self.name)
@@ -285,9 +287,11 @@ class SimWorker:
     def _ack(self, partition: int, offset: int) -> None:
         """Acknowledgements come in order, so the highest one says it all: the boldest way to commit."""
         if partition not in self._acked:
-            self.soon(lambda: self._commit(partition), self.world.latency(0.2))
+            self.soon(lambda: self._commit(partition), self.world.rng.uniform(0.0, 0.3))
         self._acked[partition] = max(self._acked.get(partition, -1), offset)
 
     def _commit(self, partition: int) -> None:
+        if partition not in self._acked:
+            return  # revoked meanwhile
         offset = self._acked.pop(partition) + 1
         self.world.loop.in_world(self.world.latency(), self._group.commit, self.name, self.known, partition, offset)

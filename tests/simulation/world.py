@@ -29,12 +29,13 @@ class Chaos:
     delivery_skips: float = 0.0  #: fetched requests are thrown away
     wrong_start: float = 0.0  #: an assignment starts somewhere else than at the committed offset
     slowness: float = 1.0  #: factor of all latencies
+    news_slowness: float = 1.0  #: factor of how late members hear of a rebalance
 
     def calm(self) -> None:
         """No more faults."""
         for name in self.__dataclass_fields__:
             setattr(self, name, 0.0)
-        self.slowness = 1.0
+        self.slowness = self.news_slowness = 1.0
 
 
 @dataclass(slots=True)

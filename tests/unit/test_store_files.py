@@ -44,6 +44,39 @@ async def main():
 
 asyncio.run(main())
 """
+WRITE_ON_A_FULL_DISK = """
+import asyncio, os, resource, sys
+from pathlib import Path
+from tests.event_logs import accepted_batches, random_log
+from workers.store import StoreDirectory
+from workers.store_port import StoreError
+
+async def main():
+    directory = StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2])
+    store = await directory.open(0)
+    log = random_log(3, 400)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    wal = store.file.with_name(store.file.name + ".wal")
+    batches = accepted_batches(log.records, 50)
+    failures = 0
+    for number, (events, position) in enumerate(batches):
+        if number == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (wal.stat().st_size + 1000, limits[1]))
+        before = store.position
+        try:
+            await store.write(events, position)
+        except StoreError:
+            failures += 1
+            assert store.position == before
+            assert await store.unfinished() is not None
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            await store.write(events, position)
+    assert await store.load(log.sessions) == log.expected()
+    await directory.close()
+    print(failures)
+
+asyncio.run(main())
+"""
 
 
 async def filled(directory: StoreDirectory, partition: int = 0, log: LogWriter = LOG) -> DuckPartitionStore:
@@ -83,8 +116,8 @@ def held(path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-async def test_a_file_that_a_zombie_holds_is_not_waited_for(tmp_path: Path) -> None:
-    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+async def test_a_file_that_a_zombie_holds_is_not_waited_for_long(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT, hand_over_s=0.1)
     await (await filled(directory)).close()
     with held(tmp_path / "p0000.duckdb") as zombie:
         os.kill(zombie.pid, signal.SIGSTOP)
@@ -98,6 +131,20 @@ async def test_a_file_that_a_zombie_holds_is_not_waited_for(tmp_path: Path) -> N
     usual = await directory.open(0)
     assert usual.file.name == "p0000.duckdb"
     assert await usual.load(LOG.sessions) == LOG.expected()
+    await directory.close()
+
+
+async def test_a_file_whose_owner_lets_go_is_taken_over(tmp_path: Path) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT, hand_over_s=30)
+    await (await filled(directory)).close()
+    with held(tmp_path / "p0000.duckdb") as owner:
+        opening = asyncio.create_task(directory.open(0))
+        done, _ = await asyncio.wait([opening], timeout=0.3)
+        assert not done, "no file of its own meanwhile"
+        os.kill(owner.pid, signal.SIGKILL)
+        store = await opening
+    assert store.file.name == "p0000.duckdb"
+    assert await store.load(LOG.sessions) == LOG.expected()
     await directory.close()
 
 
@@ -235,6 +282,23 @@ async def test_killed_in_the_middle_of_a_commit(tmp_path: Path, hit: int) -> Non
     for events, position in accepted_batches(log.records, 10, store.position):
         await store.write(events, position)
     assert await store.load(log.sessions) == log.expected()
+    await directory.close()
+
+
+async def test_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
+    process = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", WRITE_ON_A_FULL_DISK, str(tmp_path), DEPLOYMENT],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) > 0, "the disk was never full"
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    log = random_log(3, 400)
+    assert await (await directory.open(0)).load(log.sessions) == log.expected()
     await directory.close()
 
 

@@ -1,0 +1,306 @@
+"""The life of workers on a real broker: what they do not start on, how they stop, what they leave to the next."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from schemas.events import MessageStored, PartitionClaimed, TurnCompleted, TurnStarted
+from streams.topics import partition_of
+from tests.deployment import START_S, Deployment, Wire, eventually_async, serving
+from tests.waiting import eventually, until
+from workers.broker import DevBroker
+from workers.duck import read_positions, table_hashes
+from workers.topics_admin import list_topics
+
+PARTITIONS = 3
+
+
+@pytest.fixture
+def deployment(broker: DevBroker, tmp_path: Path) -> Iterator[Deployment]:
+    with Deployment(broker.bootstrap_server, tmp_path, partitions=PARTITIONS) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def admin(broker: DevBroker) -> Iterator[Any]:
+    client = KafkaAdminClient(bootstrap_servers=broker.bootstrap_server)
+    yield client
+    client.close()
+
+
+#: Two sessions of each partition.
+SESSIONS = [
+    [f"web-{n}" for n in range(100) if partition_of(b"web-%d" % n, PARTITIONS) == partition][number]
+    for number in range(2)
+    for partition in range(PARTITIONS)
+]
+
+
+async def chats(wire: Wire, name: str) -> None:
+    """One turn of each session, to the end."""
+    for session_id in SESSIONS:
+        await wire.chat_json(session_id, f"hello {name}", request_id=f"{name}-{session_id}", model="script:s")
+    for session_id in SESSIONS:
+        await wire.terminal(f"{name}-{session_id}")
+
+
+async def shared(deployment: Deployment, *names: str) -> None:
+    """Wait until all of these workers have claimed partitions."""
+
+    async def all_claimed() -> bool:
+        events = [event for log in (await deployment.log()).values() for event in log]
+        return {e.payload.owner for e in events if isinstance(e.payload, PartitionClaimed)} >= set(names)
+
+    await eventually_async(all_claimed, f"{names} have partitions")
+
+
+async def some_turns(deployment: Deployment) -> None:
+    """A worker that came, served and went."""
+    async with serving(deployment) as (worker, wire):
+        await chats(wire, "first")
+        assert await asyncio.to_thread(worker.stop) == 0
+
+
+# ---- what it does not start on
+
+
+def refusal_to_start(deployment: Deployment, *argv: str) -> str:
+    """The last lines of a worker that must not serve; its exit code is not 0."""
+    process = deployment.run("refusing", list(argv)) if argv else deployment.worker("refusing")
+    assert process.wait() not in (0, -signal.SIGKILL), process.log
+    return process.log
+
+
+def test_no_topics(deployment: Deployment) -> None:
+    said = refusal_to_start(deployment)
+    assert "do not exist; run: turnlog topics init" in said
+    assert "Traceback" not in said
+    said = refusal_to_start(deployment, sys.executable, "-m", "faust", "-A", "workers.app", "worker", "-l", "info")
+    assert "do not exist; run: turnlog topics init" in said
+
+
+def test_no_broker(deployment: Deployment) -> None:
+    process = deployment.worker("refusing", bootstrap_server="127.0.0.1:1", startup_timeout_s="2")
+    assert process.wait() == 3
+    assert "127.0.0.1:1" in process.log
+    assert "turnlog up" in process.log
+
+
+def test_an_event_log_that_forgets(deployment: Deployment, admin: Any) -> None:
+    deployment.make_topics()
+    events = deployment.topics.events
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, events, {"retention.ms": "1000000"})])
+
+    def changed() -> bool:
+        found = next(topic for topic in list_topics(deployment.settings) if topic.name == events)
+        return found.config["retention.ms"] == "1000000"
+
+    until(changed, "the retention is changed")
+    said = refusal_to_start(deployment)
+    assert f"topic {events} has retention.ms=1000000" in said
+    assert "run: kafka-configs.sh" in said
+
+
+async def test_requests_that_were_made_again(deployment: Deployment, admin: Any) -> None:
+    deployment.make_topics()
+    await some_turns(deployment)
+    before = topic_ids(deployment)
+    admin.delete_topics([deployment.topics.requests])
+    until(lambda: deployment.topics.requests not in topic_ids(deployment), "the topic is gone")
+    deployment.make_topics()
+    assert topic_ids(deployment)[deployment.topics.requests] != before[deployment.topics.requests]
+    said = refusal_to_start(deployment)
+    assert "the requests topic was re-created" in said
+    assert "TURNLOG_PREFIX" in said
+
+
+def topic_ids(deployment: Deployment) -> dict[str, str]:
+    return {topic.name: topic.topic_id for topic in list_topics(deployment.settings)}
+
+
+async def test_partitions_that_were_added(deployment: Deployment, admin: Any) -> None:
+    deployment.make_topics()
+    await some_turns(deployment)
+    names = (deployment.topics.requests, deployment.topics.events, deployment.topics.replies)
+    admin.create_partitions({names[0]: PARTITIONS + 2})
+    said = refusal_to_start(deployment)
+    assert "must have the same number of partitions" in said
+    admin.create_partitions(dict.fromkeys(names[1:], PARTITIONS + 2))
+
+    def grown() -> bool:
+        found = {topic.name: topic.partitions for topic in list_topics(deployment.settings)}
+        return [found[name] for name in names] == [PARTITIONS + 2] * 3
+
+    until(grown, "the topics have grown")
+    said = refusal_to_start(deployment)
+    assert f"the log was written with {PARTITIONS} partitions, now there are {PARTITIONS + 2}" in said
+    assert "TURNLOG_PREFIX" in said
+
+
+# ---- how it stops
+
+
+async def test_running_turns_get_their_time(deployment: Deployment) -> None:
+    """SIGTERM: turns that end within the drain time end here; nothing new is begun."""
+    deployment.make_topics()
+    async with serving(deployment, drain_timeout_s="20") as (worker, wire):
+        for number in range(5):
+            await wire.chat_json(
+                f"web-{number}", "go", request_id=f"r{number}", model="script:s?tools=0&words=20&delta_ms=100"
+            )
+            await wire.chat_json(f"web-{number}", "next", request_id=f"q{number}")
+        for number in range(5):
+            await wire.wait_for(f"r{number}", "TextDelta")
+        worker.signal(signal.SIGTERM)
+        for number in range(5):
+            assert (await wire.terminal(f"r{number}")).header.attempt == 1
+        assert await asyncio.to_thread(worker.wait) == 0, worker.log
+        for number in range(5):
+            assert {frame.kind for frame in wire.of(f"q{number}")} <= {"TurnAccepted"}
+        deployment.worker("w1")
+        for number in range(5):
+            assert (await wire.terminal(f"q{number}")).header.attempt == 1
+
+
+async def test_turns_that_do_not_end_in_time_are_resumed(deployment: Deployment) -> None:
+    deployment.make_topics()
+    async with serving(deployment, drain_timeout_s="0.5") as (worker, wire):
+        deployment.worker("w1")
+        await shared(deployment, "w0", "w1")
+        for session_id in SESSIONS:
+            model = "script:s?tools=3&tool_ms=400&words=30&delta_ms=100&idempotent=true"
+            await wire.chat_json(session_id, "go", request_id=session_id, model=model)
+        for session_id in SESSIONS:
+            await wire.wait_for(session_id, "ToolCallStarted")
+        worker.signal(signal.SIGTERM)
+        ends = [await wire.terminal(session_id) for session_id in SESSIONS]
+        assert {end.kind for end in ends} == {"TurnCompleted"}
+        assert {end.headers["ce_source"] for end in ends} == {b"w1"}
+        assert await asyncio.to_thread(worker.wait) == 0, worker.log
+        resumed = 0
+        for session_id in SESSIONS:
+            events = [event.payload for event in await deployment.events_of(session_id)]
+            causes = [event.cause for event in events if isinstance(event, TurnStarted)]
+            assert causes in (["first"], ["first", "takeover"])
+            resumed += len(causes) - 1
+            assert sum(isinstance(event, TurnCompleted) for event in events) == 1
+            results = [event for event in events if isinstance(event, MessageStored) and event.role == "tool"]
+            assert len(results) == 3
+            assert not any(result.interrupted for result in results)
+        assert 0 < resumed < len(SESSIONS)
+
+
+# ---- stores
+
+
+def store_hashes(folder: Path) -> dict[str, dict[str, str]]:
+    """The table hashes of every store that nobody holds."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted((folder / "data" / "stores").glob("*.duckdb")):
+        with duckdb.connect(str(path), read_only=True) as connection:
+            found[path.name] = table_hashes(connection)
+    return found
+
+
+def without_positions(hashes: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {file: {name: each for name, each in of.items() if name != "partitions"} for file, of in hashes.items()}
+
+
+async def test_stores_that_are_gone_or_broken_come_back_the_same(deployment: Deployment) -> None:
+    deployment.make_topics()
+    await some_turns(deployment)
+    stores = deployment.folder / "data" / "stores"
+    before = store_hashes(deployment.folder)
+    assert sorted(before) == [f"p{partition:04d}.duckdb" for partition in range(PARTITIONS)]
+    assert all(hashes["messages"].split(":")[0] != "0" for hashes in before.values()), "each has something to lose"
+    (stores / "p0000.duckdb").unlink()
+    damaged = bytearray((stores / "p0001.duckdb").read_bytes())
+    damaged[: len(damaged) // 2] = bytes(len(damaged) // 2)
+    (stores / "p0001.duckdb").write_bytes(damaged)
+
+    async with serving(deployment) as (worker, wire):
+        await wire.chat_json(SESSIONS[0], "hello first", request_id=f"first-{SESSIONS[0]}", model="script:s")
+        assert (await wire.terminal(f"first-{SESSIONS[0]}", count=2)).kind == "TurnCompleted", "answered from the log"
+        assert await asyncio.to_thread(worker.stop) == 0
+    after = store_hashes(deployment.folder)
+    assert without_positions(after) == without_positions(before)
+    assert len(list((stores / "aside").glob("p0001.*.duckdb"))) == 1
+    async with serving(deployment) as (worker, wire):
+        await chats(wire, "second")
+        assert await asyncio.to_thread(worker.stop) == 0
+    assert without_positions(store_hashes(deployment.folder)) != without_positions(before)
+
+
+async def test_an_event_log_that_was_made_again_is_noticed(deployment: Deployment, admin: Any) -> None:
+    """Rows of another log are of no use: they are moved aside, and the requests are decided again."""
+    deployment.make_topics()
+    await some_turns(deployment)
+    admin.delete_topics([deployment.topics.events])
+    until(lambda: deployment.topics.events not in topic_ids(deployment), "the topic is gone")
+    deployment.make_topics()
+    async with serving(deployment) as (worker, wire):
+        for session_id in SESSIONS:
+            await wire.terminal(f"first-{session_id}", count=2)
+        await chats(wire, "second")
+        assert await asyncio.to_thread(worker.stop) == 0
+    assert len(list((deployment.folder / "data" / "stores" / "aside").glob("*.duckdb"))) == PARTITIONS
+    for session_id in SESSIONS:
+        events = [event.payload for event in await deployment.events_of(session_id)]
+        assert sum(isinstance(event, TurnCompleted) for event in events) == 2
+
+
+async def test_two_workers_hand_their_stores_over(deployment: Deployment) -> None:
+    """In one data directory a file goes to the next owner as it stands, however the last one ended."""
+    deployment.make_topics()
+    async with serving(deployment) as (first, wire):
+        await chats(wire, "one")
+        second = deployment.worker("w1")
+        await eventually(lambda: second.ready, "the second worker is ready", START_S)
+        await chats(wire, "shared")
+        assert await asyncio.to_thread(first.stop) == 0
+        await chats(wire, "second")
+        third = deployment.worker("w2")
+        await eventually(lambda: third.ready, "the third worker is ready", START_S)
+        await chats(wire, "third")
+        second.kill()
+        await chats(wire, "alone")
+        assert "another file is used" not in first.log + second.log + third.log
+        assert await asyncio.to_thread(third.stop) == 0
+    files = {path.name for path in (deployment.folder / "data" / "stores").glob("*.duckdb")}
+    assert files == {f"p{partition:04d}.duckdb" for partition in range(PARTITIONS)}
+    log = await deployment.log()
+    for partition, events in log.items():
+        assert {event.payload.owner for event in events if isinstance(event.payload, PartitionClaimed)} >= {"w0", "w2"}
+        path = deployment.folder / "data" / "stores" / f"p{partition:04d}.duckdb"
+        with duckdb.connect(str(path), read_only=True) as connection:
+            assert read_positions(connection)[partition].next_offset == len(events)
+
+
+async def test_a_dead_worker_s_turns_go_on_elsewhere(deployment: Deployment) -> None:
+    """kill -9 in the middle of the answers: every turn ends once, and a client sees one answer."""
+    deployment.make_topics()
+    async with serving(deployment) as (first, wire):
+        deployment.worker("w1")
+        await shared(deployment, "w0", "w1")
+        for number in range(12):
+            model = f"script:s{number}?tools=2&words=40&delta_ms=40&tool_ms=20"
+            await wire.chat_json(f"web-{number}", "go", request_id=f"r{number}", model=model)
+        for number in range(12):
+            await wire.wait_for(f"r{number}", "TextDelta")
+        first.kill()
+        ends = [await wire.terminal(f"r{number}") for number in range(12)]
+        assert {end.kind for end in ends} == {"TurnCompleted"}
+        assert max(end.header.attempt for end in ends) == 2
+    for number in range(12):
+        events = await deployment.events_of(f"web-{number}")
+        assert sum(isinstance(event.payload, TurnCompleted) for event in events) == 1
+        assert [event.header.stream_version for event in events] == list(range(1, len(events) + 1))
+        assert {event.partition for event in events} == {partition_of(b"web-%d" % number, PARTITIONS)}

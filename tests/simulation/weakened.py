@@ -1,0 +1,264 @@
+"""The worker with one defence taken out, for tests of the harness: each of these must be caught.
+
+Nothing of the shipped code knows of it: the parts are exchanged from here while a seed runs.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import streams.decisions
+import streams.reader_rule
+import workers.epoch
+import workers.serving
+from schemas.events import EventHeader, PartitionClaimed
+from streams.reader_rule import LoggedEvent, LogPosition
+from tests.simulation import faults
+from tests.simulation.faults import Fault
+from tests.simulation.ports import SimStore
+from tests.simulation.run import Plan
+from workers.decider import Decider, Group
+from workers.epoch import Claim, Epoch, FencedError
+from workers.inbox import Inbox
+from workers.ports import NewRecord, RequestLog, RequestRecord
+from workers.serving import Serving
+
+Patches = Iterator[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weakness:
+    """A defence less."""
+
+    name: str
+    patches: Callable[[], list[Any]]
+    faults: tuple[Fault, ...]  #: that make it matter
+
+    @property
+    def plan(self) -> Plan:
+        """A mix that provokes it."""
+        return Plan(faults=self.faults, min_faults=2, max_faults=4)
+
+
+WEAKNESSES: dict[str, Weakness] = {}
+
+
+def _weakness(name: str, *provoked_by: Fault) -> Callable[[Callable[[], list[Any]]], Callable[[], list[Any]]]:
+    def register(patches: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
+        WEAKNESSES[name] = Weakness(name=name, patches=patches, faults=provoked_by)
+        return patches
+
+    return register
+
+
+@contextlib.contextmanager
+def weakened(name: str) -> Iterator[None]:
+    """While this lasts, the worker lacks a defence."""
+    with contextlib.ExitStack() as stack:
+        for change in WEAKNESSES[name].patches():
+            stack.enter_context(change)
+        yield
+
+
+# ---- who may write
+
+
+def _rule(rule: Callable[[LogPosition, EventHeader, object], bool]) -> list[Any]:
+    return [patch.object(module, "is_accepted", rule) for module in (streams.reader_rule, workers.epoch)]
+
+
+@_weakness("no reader's rule", faults.rebalance, faults.pause, faults.batches_are_late)
+def _no_rule() -> list[Any]:
+    return _rule(lambda position, header, payload: True)
+
+
+@_weakness("any epoch that is not older", faults.batches_land_twice)
+def _not_older() -> list[Any]:
+    def rule(position: LogPosition, header: EventHeader, payload: object) -> bool:
+        return isinstance(payload, PartitionClaimed) or header.epoch >= position.epoch >= 0
+
+    return _rule(rule)
+
+
+@_weakness("acknowledged is confirmed", faults.rebalance, faults.pause)
+def _no_confirmation() -> list[Any]:
+    async def confirm(self: Epoch, base: int) -> None:
+        """The broker has it: that must be enough."""
+
+    return [patch.object(Epoch, "_confirm", confirm)]
+
+
+@_weakness("serve before catch-up", faults.rebalance, faults.pause)
+def _no_catch_up() -> list[Any]:
+    original = Epoch.open
+
+    async def open_epoch(
+        self: Epoch,
+        claim: Claim,
+        now_ms: int,
+        caught_up: Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]],
+        check: Callable[[LogPosition], None],
+    ) -> None:
+        _, end = await self._log.bounds(self._partition)
+
+        async def some(events: Sequence[LoggedEvent], position: LogPosition) -> None:
+            await caught_up([event for event in events if event.offset < end], position)
+
+        await original(self, claim, now_ms, some, check)
+
+    return [patch.object(Epoch, "open", open_epoch)]
+
+
+@_weakness("claim again whatever the generation", faults.news_is_slow, faults.pause)
+def _no_generation_hint() -> list[Any]:
+    def init(self: FencedError, partition: int, epoch: int, by: int, newest_generation: int) -> None:
+        Exception.__init__(self, f"partition {partition}: fenced")
+        self.newest_generation = -1
+
+    return [patch.object(FencedError, "__init__", init)]
+
+
+# ---- effects and acknowledgements
+
+
+@_weakness("effects before confirmation", faults.rebalance, faults.pause, faults.batches_are_rejected)
+def _effects_first() -> list[Any]:
+    async def commit(self: Serving, group: Group) -> None:
+        for effect in group.effects:
+            if effect.reply is not None:
+                self._send(effect.live, effect.reply)
+            if effect.start is not None:
+                self._start(effect.live, effect.start)
+        if group.records:
+            base = await self._epoch.append(group.records)
+            self._confirmed(group, base)
+        if group.covered >= 0:
+            self._inbox.cover(group.covered)
+        for done in group.done:
+            done()
+
+    return [patch.object(Serving, "_commit", commit)]
+
+
+@_weakness("acknowledged before the append", faults.crash, faults.pause)
+def _ack_first() -> list[Any]:
+    original = Inbox.deliver
+
+    def deliver(self: Inbox, record: RequestRecord) -> None:
+        original(self, record)
+        self._ack(record.offset)
+
+    return [patch.object(Inbox, "deliver", deliver)]
+
+
+@_weakness(
+    "a duplicate is acknowledged at once", faults.rebalance, faults.answers_are_lost, faults.deliveries_come_twice
+)
+def _duplicates_at_once() -> list[Any]:
+    original = Inbox.deliver
+
+    def deliver(self: Inbox, record: RequestRecord) -> None:
+        if self.has(record.offset):
+            self._ack(record.offset)
+        original(self, record)
+
+    return [patch.object(Inbox, "deliver", deliver)]
+
+
+@_weakness("frames are sent once", faults.crash, faults.frames_are_lost)
+def _no_second_sending() -> list[Any]:
+    def nothing(self: Serving, *waiting: object) -> None:
+        """Whoever did not hear it the first time has bad luck."""
+
+    return [patch.object(Serving, "_answer_again", nothing)]
+
+
+# ---- the list of work
+
+
+@_weakness("no skip of what is accepted", faults.rebalance, faults.crash)
+def _no_skip() -> list[Any]:
+    original = Serving.__init__
+
+    def init(self: Serving, *args: Any, first: int, **kwargs: Any) -> None:
+        original(self, *args, first=0, **kwargs)
+
+    return [patch.object(Serving, "__init__", init)]
+
+
+@_weakness("the group's position is the list of work", faults.batches_are_rejected, faults.wrong_start)
+def _group_position() -> list[Any]:
+    original = Serving.__init__
+
+    def init(self: Serving, *args: Any, inbox: Inbox, first: int, **kwargs: Any) -> None:
+        original(self, *args, inbox=inbox, first=max(first, inbox.known_end), **kwargs)
+
+    return [patch.object(Serving, "__init__", init)]
+
+
+@_weakness("gaps are not read", faults.deliveries_are_skipped, faults.wrong_start)
+def _no_gap_reading() -> list[Any]:
+    async def fill(self: Inbox, requests: RequestLog, partition: int, start: int, end: int) -> int:
+        for offset in range(start, end):
+            self.put(offset, None)
+        return start
+
+    return [patch.object(Inbox, "fill", fill)]
+
+
+@_weakness("decisions in pieces", faults.crash, faults.batches_are_rejected)
+def _pieces() -> list[Any]:
+    """Every record says that its request is done, and goes into a batch of its own."""
+    original = Epoch.append
+
+    async def append(self: Epoch, records: Sequence[NewRecord]) -> int:
+        bases = [await original(self, [record]) for record in records]
+        return bases[0]
+
+    record = Decider._record
+
+    def decided_at_once(self: Decider, live: Any, facts: Any, *, decided: int | None) -> None:
+        if decided is not None:
+            self.decided = decided
+        record(self, live, facts, decided=decided)
+
+    return [patch.object(Epoch, "append", append), patch.object(Decider, "_record", decided_at_once)]
+
+
+@_weakness("no look-up of request ids", faults.rebalance)
+def _no_look_up() -> list[Any]:
+    return [patch.object(streams.decisions, "known_answer", lambda *key: None)]
+
+
+# ---- stores
+
+
+@_weakness("rows and checkpoint apart", faults.crash, faults.disks_are_full)
+def _rows_first() -> list[Any]:
+    original = SimStore.write
+
+    async def write(self: SimStore, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        before = self._inner.position
+        if position.next_offset <= before.next_offset:
+            return
+        await original(self, events, position)
+        self._inner._data.position = before
+
+        async def checkpoint() -> None:
+            self._inner._data.position = position
+
+        await self._run(checkpoint)
+
+    return [patch.object(SimStore, "write", write)]
+
+
+@_weakness("checkpoint without its epoch", faults.crash, faults.rebalance)
+def _no_epoch() -> list[Any]:
+    original = SimStore.write
+
+    async def write(self: SimStore, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        await original(self, events, replace(position, epoch=-1, next_n=0))
+
+    return [patch.object(SimStore, "write", write)]

@@ -207,7 +207,7 @@ def unanswered(connection: duckdb.DuckDBPyConnection, partition: int, replied: i
         ") WHERE log_offset > $1 ORDER BY log_offset, place",
         [replied],
     ).fetchall()
-    found = [Unanswered._make(row) for row in rows]
+    found = [Unanswered(*row) for row in rows]
     channels = connection.execute(
         "SELECT DISTINCT channel FROM channel_events WHERE log_offset > $1", [replied]
     ).fetchall()

@@ -12,6 +12,7 @@ from schemas.parts import Usage
 from streams.projection_state import ProjectionError
 from streams.reader_rule import LogPosition
 from streams.rehydration import Unanswered
+from streams.session import Session
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
 from workers.store import StoreDirectory
 from workers.store_port import PartitionStore, PartitionStores, StoreError
@@ -66,17 +67,16 @@ async def test_unfinished_sessions_longest_wait_first(stores: PartitionStores) -
     log = random_log(11, 300, sessions=12, zombies=False)
     store = await stores.open(0)
     await fill(store, log, 50)
-    waiting = {session_id for session_id, session in log.sessions.items() if session.turns}
-    first_accepted = {
-        session_id: min(
-            record.offset
-            for record in log.records
-            if isinstance(record.payload, ev.TurnAccepted) and record.header.turn_id in log.sessions[session_id].turns
-        )
-        for session_id in waiting
-    }
-    assert len(waiting) > 3
-    assert await store.unfinished() == sorted(waiting, key=lambda session_id: first_accepted[session_id])
+    waits_since: dict[str, int] = {}
+    for record in log.records:
+        session = log.sessions.get(record.header.stream_id, Session(session_id=""))
+        pending = {forward.seq for forward in session.outbox}
+        if (isinstance(record.payload, ev.TurnAccepted) and record.header.turn_id in session.turns) or (
+            isinstance(record.payload, ev.CommandForwarded) and record.payload.seq in pending
+        ):
+            waits_since.setdefault(session.session_id, record.offset)
+    assert len(waits_since) > 3
+    assert await store.unfinished() == list(waits_since)
 
 
 async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from schemas import events as ev
 from schemas import frames as fr
-from schemas.parts import HistoryEntry
+from schemas.parts import HistoryEntry, content_text
 from streams.channel import Channel, ChannelAnswer
 from streams.history import HistoryMessage, final_text, of_turn
 from streams.session import Fact, Session, reply_address
 from streams.turn import Answer, ReplyAddress
+
+_MAX_PAGE_BYTES = 1024 * 1024  #: of text: as JSON it may become six times as much, which a frame still holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +127,9 @@ def session_info(session: Session) -> fr.SessionInfo:
 
 
 def history_page(history: Sequence[HistoryMessage], after: int, limit: int) -> fr.HistoryPage:
-    """The messages behind ``after``, at most ``limit`` of them."""
+    """The messages behind ``after``, at most ``limit`` of them, and no more than fit into a frame."""
     start = bisect_right(history, after, key=lambda message: message.message_seq)
-    page = history[start : start + limit]
+    page = _fitting(history[start : start + limit])
     entries = tuple(
         HistoryEntry(
             message_seq=message.message_seq,
@@ -144,6 +146,17 @@ def history_page(history: Sequence[HistoryMessage], after: int, limit: int) -> f
     )
     more = start + len(page) < len(history)
     return fr.HistoryPage(messages=entries, next_after=page[-1].message_seq if more and page else None)
+
+
+def _fitting(messages: Sequence[HistoryMessage]) -> Sequence[HistoryMessage]:
+    """As many of the first messages as a page holds; one at least."""
+    size = 0
+    for index, message in enumerate(messages):
+        size += len((content_text(message.content) or "").encode())
+        size += sum(len(call.arguments.encode()) for call in message.tool_calls)
+        if size > _MAX_PAGE_BYTES and index:
+            return messages[:index]
+    return messages
 
 
 # ---- lifecycle

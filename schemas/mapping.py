@@ -17,7 +17,7 @@ _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 Converter = Callable[[Any], Any]
 
 
-def _optional(hint: Any) -> Any | None:
+def optional_of(hint: Any) -> Any | None:
     """The ``X`` of ``X | None``, else ``None``."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         inner = [arg for arg in typing.get_args(hint) if arg is not types.NoneType]
@@ -27,7 +27,8 @@ def _optional(hint: Any) -> Any | None:
     return None
 
 
-def _is_mapping(hint: Any) -> bool:
+def is_mapping(hint: Any) -> bool:
+    """Is this the type of a map of strings?"""
     return typing.get_origin(hint) in (dict, Mapping) or typing.get_origin(hint) is typing.get_origin(Mapping[str, str])
 
 
@@ -35,12 +36,12 @@ def avro_type(hint: Any, seen: set[str]) -> Any:
     """The Avro type of a Python type hint; ``seen`` names the records already spelled out in this schema."""
     if hint in _PRIMITIVES:
         return _PRIMITIVES[hint]
-    inner = _optional(hint)
+    inner = optional_of(hint)
     if inner is not None:
         return ["null", avro_type(inner, seen)]
     if typing.get_origin(hint) is tuple:
         return {"type": "array", "items": avro_type(typing.get_args(hint)[0], seen)}
-    if _is_mapping(hint):
+    if is_mapping(hint):
         return {"type": "map", "values": "string"}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         name = f"turnlog.parts.{hint.__name__}"
@@ -74,13 +75,13 @@ def _nullable(convert: Converter | None) -> Converter | None:
 
 def _to_plain(hint: Any) -> Converter | None:
     """How a value of this type becomes plain; ``None`` when it already is."""
-    inner = _optional(hint)
+    inner = optional_of(hint)
     if inner is not None:
         return _nullable(_to_plain(inner))
     if typing.get_origin(hint) is tuple:
         convert = _to_plain(typing.get_args(hint)[0])
         return list if convert is None else lambda v: [convert(x) for x in v]
-    if _is_mapping(hint):
+    if is_mapping(hint):
         return dict
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return to_dict(hint)
@@ -88,7 +89,7 @@ def _to_plain(hint: Any) -> Converter | None:
 
 
 def _from_plain(hint: Any) -> Converter | None:
-    inner = _optional(hint)
+    inner = optional_of(hint)
     if inner is not None:
         return _nullable(_from_plain(inner))
     if typing.get_origin(hint) is tuple:
@@ -127,14 +128,6 @@ def to_dict(cls: type) -> Callable[[Any], dict[str, Any]]:
     """
     names: dict[str, Any] = {}
     return typing.cast(Callable[[Any], dict[str, Any]], _compiled(f"lambda o: {{{_literal(cls, 'o', names)}}}", names))
-
-
-@cache
-def merged_dict(header: type, payload: type) -> Callable[[Any, Any], dict[str, Any]]:
-    """A converter from a header and a payload to one plain dict, header fields first."""
-    names: dict[str, Any] = {}
-    items = ", ".join(part for part in (_literal(header, "h", names), _literal(payload, "p", names)) if part)
-    return typing.cast(Callable[[Any, Any], dict[str, Any]], _compiled(f"lambda h, p: {{{items}}}", names))
 
 
 @cache
@@ -183,7 +176,7 @@ def unknown_field(cls: type, plain: Any, path: str = "") -> str | None:
     for name, value in plain.items():
         if name not in hints:
             return f"{path}{name[:64]}"
-        hint = _optional(hints[name]) or hints[name]
+        hint = optional_of(hints[name]) or hints[name]
         several = typing.get_origin(hint) is tuple and isinstance(value, list)
         inner = typing.get_args(hint)[0] if several else hint
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):

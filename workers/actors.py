@@ -312,6 +312,7 @@ class _Attempt:
         crash_point("actor.before_tool_result")
         self._hold("tool", content, truncated, tool_call_id=output.call_id, name=output.name)
         await self._store_held()
+        await self._host.confirm_ownership()  # the runner's next step may be another call of the same message
         crash_point("actor.after_tool_result")
 
     def _hold(

@@ -16,7 +16,7 @@ MIB = 1024 * KIB
 class Settings(BaseSettings):
     """The settings of every process. An unusable value is a ``pydantic.ValidationError`` that names the setting."""
 
-    model_config = SettingsConfigDict(env_prefix="TURNLOG_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TURNLOG_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     # ---- where things are
     bootstrap_server: str = "localhost:9092"  #: comma-separated host:port

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 from schemas.events import PARTITION, EventHeader, PartitionClaimed
 from streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
+from workers.crash_points import crash_point
 from workers.ports import AppendUncertainError, EventLog, LogBrokenError, NewRecord
+
+#: Takes accepted events, batch by batch, with the position behind them.
+CaughtUp = Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]]
 
 
 class FencedError(Exception):
@@ -41,16 +45,23 @@ class Epoch:
         self.position = position
         self.epoch = -1
 
-    async def open(
-        self,
-        claim: Claim,
-        now_ms: int,
-        caught_up: Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]],
-        check: Callable[[LogPosition], None],
-    ) -> None:
+    async def read_ahead(self, end: int, caught_up: CaughtUp) -> None:
+        """Read the log before claiming. Raises :class:`workers.ports.LogError`."""
+        async for batch in self._log.read(self._partition, self.position.next_offset, end):
+            await caught_up(*self._take(batch))
+
+    def _take(self, batch: Sequence[LoggedEvent]) -> tuple[list[LoggedEvent], LogPosition]:
+        """What counts of a batch, and the position behind it."""
+        accepted: list[LoggedEvent] = []
+        for event in batch:
+            if is_accepted(self.position, event.header, event.payload):
+                accepted.append(event)
+            self.position = advance(self.position, event.offset, event.header, event.payload)
+        return accepted, self.position
+
+    async def open(self, claim: Claim, now_ms: int, caught_up: CaughtUp) -> None:
         """Claim, then read everything up to the claim. ``caught_up`` gets the accepted events, batch by batch.
 
-        ``check`` sees the position before our claim counts and raises when the deployment does not fit it.
         Raises :class:`workers.ports.LogError`.
         """
         header = EventHeader(
@@ -75,32 +86,22 @@ class Epoch:
             offset = await self._log.append(self._partition, [record])
         except AppendUncertainError:
             offset = -1
+        crash_point("epoch.after_claim")
         end = offset + 1 if offset >= 0 else (await self._log.bounds(self._partition))[1]
-        await self._catch_up(claim, end, caught_up, check)
+        await self._catch_up(claim, end, caught_up)
 
-    async def _catch_up(
-        self,
-        claim: Claim,
-        end: int,
-        caught_up: Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]],
-        check: Callable[[LogPosition], None],
-    ) -> None:
+    async def _catch_up(self, claim: Claim, end: int, caught_up: CaughtUp) -> None:
         async for batch in self._log.read(self._partition, self.position.next_offset, end):
-            accepted: list[LoggedEvent] = []
-            ours = False
-            for event in batch:
-                ours = isinstance(event.payload, PartitionClaimed) and event.payload.incarnation == claim.incarnation
-                if ours:
-                    check(self.position)
-                if is_accepted(self.position, event.header, event.payload):
-                    accepted.append(event)
-                self.position = advance(self.position, event.offset, event.header, event.payload)
-                if ours:
-                    self.epoch = event.offset
-                    break
-            await caught_up(accepted, self.position)
+            ours = [
+                index
+                for index, event in enumerate(batch)
+                if isinstance(event.payload, PartitionClaimed) and event.payload.incarnation == claim.incarnation
+            ]
             if ours:
+                await caught_up(*self._take(batch[: ours[0] + 1]))
+                self.epoch = batch[ours[0]].offset
                 return
+            await caught_up(*self._take(batch))
         raise AppendUncertainError(f"partition {self._partition}: our claim is not in the log up to {end}")
 
     async def append(self, records: Sequence[NewRecord]) -> int:

@@ -9,6 +9,7 @@ from streams.replies import Reply
 from streams.topics import partition_of
 from workers.cloudevents import cloudevent
 from workers.config import Settings
+from workers.crash_points import crash_point
 from workers.event_log import LogProducer
 from workers.ports import RequestRecord
 from workers.reply_sender import ReplySender, SentFrame
@@ -69,7 +70,9 @@ class KafkaOutbox:
         await self._producer.send(
             self._topics.dead_letters, record.partition % count, [(record.key, record.value, headers)]
         )
+        crash_point("outbox.after_dead_letter")
 
     async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:
         target = partition_of(key, self._partition_count)
         await self._producer.send(self._topics.requests, target, [(key, value, record.headers)])
+        crash_point("outbox.after_forward")

@@ -215,8 +215,7 @@ class WorkerService:
             for partition in sorted(gained):
                 shard = self._shards[partition] = Shard(self._parts, partition)
                 shard.start()
-        if partitions:
-            mark_ready()
+        mark_ready()  # also without a partition: a spare worker serves as well as it can
 
     def deliver(self, record: RequestRecord) -> bool:
         """A request from Faust. False: its shard has enough, hold the partition back."""

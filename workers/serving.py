@@ -47,10 +47,18 @@ class Serving:
     """One epoch of one partition. Everything in it is thrown away at release."""
 
     def __init__(
-        self, parts: WorkerParts, partition: int, *, epoch: Epoch, store: PartitionStore, inbox: Inbox, first: int
+        self,
+        parts: WorkerParts,
+        partition: int,
+        *,
+        epoch: Epoch,
+        store: PartitionStore,
+        inbox: Inbox,
+        first: int,
+        confirmed_at: float,
     ) -> None:
         self.resident = Resident(parts, store)
-        self.confirmed_at = parts.now()
+        self.confirmed_at = confirmed_at  #: nobody else had claimed then, for sure; later the process may have slept
         self._parts = parts
         self._partition = partition
         self._epoch = epoch
@@ -196,12 +204,13 @@ class Serving:
 
     async def _look_at_tail(self) -> None:
         doubts, self._doubts = self._doubts, []
+        asked_at = self._parts.now()
         if doubts:
             self._tail_end = (await self._parts.event_log.bounds(self._partition))[1]
         if self._tail_end > self._epoch.position.next_offset:
             await self._epoch.read_to(self._tail_end)
         if doubts:
-            self.confirmed_at = self._parts.now()
+            self.confirmed_at = asked_at
             for sure in doubts:
                 if not sure.done():
                     sure.set_result(None)
@@ -211,11 +220,7 @@ class Serving:
             first = await self._inbox.fill(self._parts.request_log, self._partition, self._next, missing_to)
             if first > self._next:
                 lost = self._next, first - 1
-                log.error(
-                    "requests %d to %d were deleted before they were accepted",
-                    *lost,
-                    extra=self._place(),
-                )
+                log.error("requests %d to %d were deleted unread", *lost, extra=self._place())
                 self._decider.lost(*lost)
                 self._next = first
         records: list[tuple[int, RequestRecord | None]] = []
@@ -299,8 +304,9 @@ class Serving:
     async def _commit(self, group: Group) -> None:
         base = -1
         if group.records:
+            asked_at = self._parts.now()
             base = await self._epoch.append(group.records)
-            self.confirmed_at = self._parts.now()
+            self.confirmed_at = asked_at
             self._confirmed(group, base)
         for effect in group.effects:
             if effect.cancel is not None and isinstance(effect.live, LiveSession):

@@ -10,7 +10,7 @@ The inbox belongs to the assignment, not to the epoch: a request leaves it only 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from streams.reader_rule import LoggedEvent, LogPosition, record_id
 from workers.epoch import Claim, Epoch, FencedError
@@ -37,7 +37,7 @@ class Shard:
         self.claims = 0  #: opened by this shard
         self._parts = parts
         self._place = at(topic=parts.topics.events, partition=partition)
-        self._store: PartitionStore | None = None
+        self._store: asyncio.Task[PartitionStore] | None = None
         self._task: asyncio.Task[None] | None = None
 
     # ---- what the worker calls
@@ -50,7 +50,12 @@ class Shard:
         """Release for good: stop the turns, save what is confirmed, close the store."""
         await self._cancel_run()
         if self._store is not None:
-            store, self._store = self._store, None
+            opening, self._store = self._store, None
+            try:
+                store = await opening
+            except Exception as error:
+                log.warning("the store was not opened: %s", error, extra=self._place)
+                return
             await store.close()
 
     async def restart(self) -> None:
@@ -120,9 +125,13 @@ class Shard:
 
     async def _own(self) -> None:
         """Claim, catch up, serve; whatever ends it, everything folded is thrown away."""
-        store = await self._open_store()
+        store, events_end = await self._open_store()
         epoch = Epoch(self._parts.event_log, self.partition, store.position)
         catch_up = _CatchUp(store, self._parts.limits.store_batch_events)
+        # Most of it before the claim: whoever serves now goes on meanwhile, and a refusal leaves no trace in the log.
+        await epoch.read_ahead(events_end, catch_up.take)
+        first = await self._check_deployment(epoch.position)
+        claimed_at = self._parts.now()
         claim = Claim(
             owner=self._parts.owner,
             incarnation=self._parts.random_id(),
@@ -130,17 +139,21 @@ class Shard:
             partition_count=self._parts.partition_count,
             requests_topic_id=self._parts.topics_id,
         )
-        await epoch.open(claim, self._parts.now_ms(), catch_up.take, self._check_topics)
+        await epoch.open(claim, self._parts.now_ms(), catch_up.take)
         await catch_up.finish(epoch.position)
         self.claims += 1
         accepted = epoch.position.accepted
-        # Asked after the catch-up: whoever owned the partition before us accepted up to the moment of our claim.
-        first, end = await self._parts.request_log.bounds(self.partition)
-        if accepted >= end:
-            raise self._recreated(f"accepted up to {accepted}, it ends at {end}")
         self.inbox.cover(accepted)
         next_request = accepted + 1 if accepted >= 0 else first
-        serving = Serving(self._parts, self.partition, epoch=epoch, store=store, inbox=self.inbox, first=next_request)
+        serving = Serving(
+            self._parts,
+            self.partition,
+            epoch=epoch,
+            store=store,
+            inbox=self.inbox,
+            first=next_request,
+            confirmed_at=claimed_at,
+        )
         # What lies between the log's work list and the first delivery is ours to read: Faust may stand further on.
         self.inbox.known_end = max(self.inbox.known_end, next_request)
         log.info("serving from request %d under claim %d", next_request, epoch.epoch, extra=self._place)
@@ -156,10 +169,9 @@ class Shard:
             await serving.close()
             await self._save_last(serving)
 
-    async def _open_store(self) -> PartitionStore:
-        if self._store is None:
-            self._store = await self._parts.stores.open(self.partition)
-        store = self._store
+    async def _open_store(self) -> tuple[PartitionStore, int]:
+        """The store, of this very log, and the log's end."""
+        store = await self._opened(lambda: self._parts.stores.open(self.partition))
         begin, end = await self._parts.event_log.bounds(self.partition)
         if begin > 0:
             raise LogBrokenError(
@@ -167,9 +179,22 @@ class Shard:
                 "be unlimited (run: turnlog doctor)"
             )
         if not await self._same_log(store.position, end):
+            self._store = None
             await store.close()
-            store = self._store = await self._parts.stores.open_fresh(self.partition, "it is of another event log")
-        return store
+            reason = "it is of another event log"
+            store = await self._opened(lambda: self._parts.stores.open_fresh(self.partition, reason))
+        return store, end
+
+    async def _opened(self, make: Callable[[], Coroutine[None, None, PartitionStore]]) -> PartitionStore:
+        """The store that is open or being opened. Opening goes on when we are cancelled: :meth:`stop` closes it."""
+        if self._store is None:
+            self._store = asyncio.create_task(make(), name=f"store {self.partition}")
+        opening = self._store
+        try:
+            return await asyncio.shield(opening)
+        except Exception:
+            self._store = None
+            raise
 
     async def _same_log(self, position: LogPosition, end: int) -> bool:
         """Does the record before the checkpoint still have the id that the store remembers?"""
@@ -182,8 +207,11 @@ class Shard:
                 return record_id(event.header, event.payload) == position.last_event_id
         return False
 
-    def _check_topics(self, position: LogPosition) -> None:
-        """Does the deployment fit what the last claim says of it? Raises :class:`LogBrokenError`."""
+    async def _check_deployment(self, position: LogPosition) -> int:
+        """Does the deployment fit what the log says of it? The first request that there is.
+
+        Raises :class:`LogBrokenError`.
+        """
         if position.partition_count and position.partition_count != self._parts.partition_count:
             raise LogBrokenError(
                 f"partition {self.partition}: the log was written with {position.partition_count} partitions, now "
@@ -192,6 +220,11 @@ class Shard:
             )
         if position.requests_topic_id and position.requests_topic_id != self._parts.topics_id:
             raise self._recreated(f"its id was {position.requests_topic_id}, now it is {self._parts.topics_id}")
+        # Asked after the log was read: what is accepted there was in the topic before.
+        first, end = await self._parts.request_log.bounds(self.partition)
+        if position.accepted >= end:
+            raise self._recreated(f"accepted up to {position.accepted}, it ends at {end}")
+        return first
 
     def _recreated(self, how_we_know: str) -> LogBrokenError:
         return LogBrokenError(

@@ -154,6 +154,18 @@ def news_is_slow(sim: "Simulation", at_s: float) -> None:
     sim.at(at_s + 5.0, setattr, sim.world.chaos, "news_slowness", 1.0)
 
 
+def rebalance_storm(sim: "Simulation", at_s: float) -> None:
+    """One generation after the other, heard of at once, while all else is slow."""
+    chaos, slowness = sim.world.chaos, sim.rng.choice((5.0, 30.0))
+    sim.at(at_s, setattr, chaos, "news_slowness", 0.1 / slowness)
+    sim.at(at_s, setattr, chaos, "slowness", slowness)
+    for _ in range(sim.rng.randint(3, 8)):
+        at_s += sim.rng.uniform(0.05, 0.5)
+        sim.at(at_s, sim.group.rebalance)
+    sim.at(at_s + 1.0, setattr, chaos, "news_slowness", 1.0)
+    sim.at(at_s + 1.0, setattr, chaos, "slowness", 1.0)
+
+
 def requests_are_deleted(sim: "Simulation", at_s: float) -> None:
     """Retention overtakes the workers."""
     partition = sim.rng.randrange(sim.world.partition_count)
@@ -188,6 +200,7 @@ FAULTS: tuple[Fault, ...] = (
     wrong_start,
     everything_is_slow,
     news_is_slow,
+    rebalance_storm,
     requests_are_deleted,
     leave_and_come_back,
     generations_start_over,

@@ -15,7 +15,7 @@ from tests.simulation.group import Group
 from tests.simulation.loop import SimLoop, StuckError
 from tests.simulation.ports import Disk
 from tests.simulation.worker import SimWorker
-from tests.simulation.workload import Workload
+from tests.simulation.workload import Planned, Workload
 from tests.simulation.world import World
 from workers.parts import ShardLimits
 from workers.store_port import StoreError
@@ -97,6 +97,12 @@ class Simulation:
         self.faults: list[str] = []
         self.calm = False
         self.sent: list[SentRequest] = []
+        count = rng.randint(4, plan.max_requests)
+        self.workload = Workload(rng, self.world.partition_count, count, last_at_s=FAULTS_END_S)
+
+    def only_request(self, planned: Planned) -> None:
+        """Send this one instead of what the seed chose."""
+        self.workload.plan = [planned]
 
     def _tell_all(self) -> None:
         for worker in self.workers:
@@ -151,8 +157,7 @@ class Simulation:
 
     def _play(self) -> list[str]:
         rng, plan = self.rng, self.plan
-        workload = Workload(rng, self.world.partition_count, rng.randint(4, plan.max_requests), last_at_s=FAULTS_END_S)
-        self.sent = workload.start(self.world)
+        self.sent = self.workload.start(self.world)
         for worker in self.workers:
             self.loop.in_world(rng.choice((0.0, 0.0, rng.uniform(0.0, 5.0))), self._first_boot, worker)
         for _ in range(rng.randint(plan.min_faults, plan.max_faults)):

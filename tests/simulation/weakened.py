@@ -4,7 +4,7 @@ Nothing of the shipped code knows of it: the parts are exchanged from here while
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +20,7 @@ from tests.simulation.faults import Fault
 from tests.simulation.ports import SimStore
 from tests.simulation.run import Plan
 from workers.decider import Decider, Group
-from workers.epoch import Claim, Epoch, FencedError
+from workers.epoch import CaughtUp, Claim, Epoch, FencedError
 from workers.inbox import Inbox
 from workers.ports import NewRecord, RequestLog, RequestRecord
 from workers.serving import Serving
@@ -92,23 +92,22 @@ def _no_confirmation() -> list[Any]:
 
 @_weakness("serve before catch-up", faults.rebalance, faults.pause)
 def _no_catch_up() -> list[Any]:
-    original = Epoch.open
+    """What was written since the store's checkpoint is passed over."""
+    read_ahead, open_epoch = Epoch.read_ahead, Epoch.open
 
-    async def open_epoch(
-        self: Epoch,
-        claim: Claim,
-        now_ms: int,
-        caught_up: Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]],
-        check: Callable[[LogPosition], None],
-    ) -> None:
-        _, end = await self._log.bounds(self._partition)
+    def nothing_of(caught_up: CaughtUp) -> CaughtUp:
+        async def nothing(events: Sequence[LoggedEvent], position: LogPosition) -> None:
+            await caught_up([], position)
 
-        async def some(events: Sequence[LoggedEvent], position: LogPosition) -> None:
-            await caught_up([event for event in events if event.offset < end], position)
+        return nothing
 
-        await original(self, claim, now_ms, some, check)
+    async def ahead(self: Epoch, end: int, caught_up: CaughtUp) -> None:
+        await read_ahead(self, end, nothing_of(caught_up))
 
-    return [patch.object(Epoch, "open", open_epoch)]
+    async def claimed(self: Epoch, claim: Claim, now_ms: int, caught_up: CaughtUp) -> None:
+        await open_epoch(self, claim, now_ms, nothing_of(caught_up))
+
+    return [patch.object(Epoch, "read_ahead", ahead), patch.object(Epoch, "open", claimed)]
 
 
 @_weakness("claim again whatever the generation", faults.news_is_slow, faults.pause)

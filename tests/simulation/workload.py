@@ -52,6 +52,21 @@ class Planned:
     command: str
     text: str | None
 
+    @classmethod
+    def chat(cls, session_id: str, *, text: str, model: str, at_s: float, partition: int = 0) -> "Planned":
+        """A plain one."""
+        body = {"session_id": session_id, "command": _command(text, model, "enqueue")}
+        return cls(
+            at_s=at_s,
+            partition=partition,
+            key=session_id.encode(),
+            value=json.dumps(body).encode(),
+            session_id=session_id,
+            request_id=None,
+            command=json.dumps(body["command"]),
+            text=text,
+        )
+
 
 @cache
 def session_ids(partition: int, partition_count: int) -> tuple[str, ...]:

@@ -62,6 +62,7 @@ class World:
         self.commits: list[GroupCommit] = []
         self.closed = False  #: the recording has ended
         self.on_request: Callable[[int], None] = lambda partition: None
+        self.on_land: Callable[[str, Sequence[LoggedEvent]], None] = lambda worker, events: None
         self._verbose = verbose
         self._ids = 0
 
@@ -111,6 +112,7 @@ class World:
                     h.attempt or "",
                     getattr(record.payload, "role", "") or getattr(record.payload, "generation", ""),
                 )
+        self.on_land(worker, log[base:])
         return base
 
     def frame(self, partition: int, header: FrameHeader, frame: Any) -> None:

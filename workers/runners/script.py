@@ -15,6 +15,7 @@ from pydantic import Field
 
 from schemas.parts import ToolCall, text_content
 from streams.turn import without_result
+from workers.crash_points import crash_point
 from workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
@@ -187,9 +188,11 @@ class ScriptRunner(OfflineRunner):
         """Run the tool of a call that is stored: under the stored id and key, also if an older attempt stored them."""
         await self._reach(f"tool:{number}", turn)
         self._journal.write("start", turn, call)
+        crash_point("script.after_tool_start")
         if self._options.tool_ms:
             await asyncio.sleep(self._options.tool_ms / 1000)
         self._journal.write("end", turn, call)
+        crash_point("script.after_tool_end")
         return replace(result, call_id=call.call_id)
 
     async def _reach(self, point: str, turn: TurnInput) -> None:

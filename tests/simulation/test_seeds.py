@@ -1,0 +1,71 @@
+"""The worker as it ships survives the faults of every seed, and a seed is a seed: it replays."""
+
+import subprocess
+import sys
+from collections import Counter
+
+from tests.simulation.faults import FAULTS
+from tests.simulation.run import Outcome, Plan, simulate
+from tests.simulation.weakened import WEAKNESSES
+
+SEEDS = range(300)
+
+
+def _digest(outcome: Outcome) -> str:
+    history = outcome.history
+    log = [(event.offset, event.header, event.payload) for events in history.log.values() for event in events]
+    return repr((outcome.callbacks, outcome.virtual_s, log, history.frames, history.tool_runs, history.commits))
+
+
+def test_no_seed_leaves_an_anomaly() -> None:
+    failing: list[str] = []
+    faults: Counter[str] = Counter()
+    turns = fenced = 0
+    for seed in SEEDS:
+        outcome = simulate(seed)
+        faults.update(outcome.faults)
+        failing += [f"seed {seed} ({', '.join(outcome.faults)}): {anomaly}" for anomaly in outcome.anomalies]
+        turns += sum(
+            type(event.payload).__name__ == "TurnAccepted" for log in outcome.history.log.values() for event in log
+        )
+        fenced += sum(event.header.attempt > 1 for log in outcome.history.log.values() for event in log)
+    assert not failing, "\n".join([*failing[:20], "replay one: python -m tests.simulation --seed N -v"])
+    # Not by idleness: all kinds of faults came about, turns ran, and some of them in more than one attempt.
+    assert set(faults) == {fault.__name__ for fault in FAULTS}
+    assert turns > 5 * len(SEEDS)
+    assert fenced > len(SEEDS)
+
+
+def test_a_seed_replays() -> None:
+    for seed in range(5):
+        assert _digest(simulate(seed)) == _digest(simulate(seed))
+
+
+def test_a_seed_replays_in_another_process() -> None:
+    """Whatever order sets have there."""
+    program = "from tests.simulation.run import simulate; print(*((o := simulate(s)).callbacks for s in range(20)))"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(told) == 1
+
+
+def test_without_faults_nothing_is_done_twice() -> None:
+    """One claim for each partition and assignment, one attempt for each turn that does not fail by itself."""
+    for seed in range(20):
+        outcome = simulate(seed, Plan(faults=(), max_faults=0, min_faults=0))
+        assert outcome.anomalies == []
+        assert outcome.faults == []
+
+
+def test_the_mixes_against_weaknesses_harm_nobody_else() -> None:
+    for weakness in WEAKNESSES.values():
+        for seed in range(1000, 1006):
+            assert simulate(seed, weakness.plan).anomalies == [], f"seed {seed}, {weakness.name}"

@@ -162,7 +162,7 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
 
     ends = [event.payload for event in events if isinstance(event.payload, TERMINAL)]
     created = [event for event in events if isinstance(event.payload, ev.SessionCreated)]
-    active = [event for event in events if not isinstance(event.payload, ev.RequestRefused)]
+    active = [event for event in events if event.header.turn_id or isinstance(event.payload, ev.SessionCreated)]
     return {
         "session_offset": created[0].offset if created else None,
         "channel": session.channel,

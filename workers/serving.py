@@ -30,7 +30,8 @@ from workers.inbox import Inbox
 from workers.live import Live, LiveSession
 from workers.logs import at
 from workers.parts import WorkerParts
-from workers.ports import RequestRecord, Sent
+from workers.ports import RequestRecord
+from workers.replied import Replied
 from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, UnknownReplyTopicError, Unreadable
 from workers.resident import Resident
 from workers.runners.base import TurnInput
@@ -66,12 +67,12 @@ class Serving:
         self._inbox = inbox
         self._next = first
         self._tail_end = 0
+        self._closed = False
         self._stalled_since: float | None = None
         self._wake = asyncio.Event()
         self._outcomes: deque[tuple[str, Sequence[SessionCommand], asyncio.Future[None]]] = deque()
         self._doubts: list[asyncio.Future[None]] = []
-        self._unreplied: deque[tuple[int, Sent]] = deque()
-        self._replied = epoch.position.replied
+        self._replied = Replied(epoch.position.replied)
         self.unsaved = Unsaved(store)
         self._forwarder = Forwarder(parts.outbox, parts.now)
         self._decider = Decider(
@@ -79,7 +80,7 @@ class Serving:
             partition,
             epoch=epoch.epoch,
             accepted=first - 1,
-            replied=self._replied_upto,
+            replied=lambda: self._replied.upto(epoch.position.next_offset),
             policy=parts.policy,
             now_ms=parts.now_ms,
             max_batch_bytes=parts.limits.max_batch_bytes,
@@ -93,18 +94,24 @@ class Serving:
 
     async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
         """An actor's outcome: decided as one, returns when it is confirmed."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done = self._waiter()
         self._outcomes.append((session_id, commands, done))
-        self._wake.set()
         await done
+
+    def _waiter(self) -> asyncio.Future[None]:
+        """What an actor waits for; cancelled by the release, also for an actor that comes after it."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            waiter.cancel()
+        self._wake.set()
+        return waiter
 
     async def confirm_ownership(self) -> None:
         """If nothing was confirmed for a session timeout (a pause, perhaps), read the tail before going on."""
         if self._parts.now() - self.confirmed_at <= self._parts.limits.session_timeout_s:
             return
-        sure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        sure = self._waiter()
         self._doubts.append(sure)
-        self._wake.set()
         await sure
 
     def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
@@ -345,15 +352,7 @@ class Serving:
             frame_seq=live.next_frame_seq(reply),
         )
         if reply.terminal and offset is not None:
-            self._unreplied.append((offset, sent))
-
-    def _replied_upto(self) -> int:
-        """Terminal frames of all events up to this offset are sent."""
-        while self._unreplied and self._unreplied[0][1].done():
-            self._unreplied.popleft()
-        upto = self._unreplied[0][0] - 1 if self._unreplied else self._epoch.position.next_offset - 1
-        self._replied = max(self._replied, upto)
-        return self._replied
+            self._replied.add(offset, sent)
 
     def _start(self, live: LiveSession, turn_id: str) -> None:
         turn = live.session.turns.get(turn_id)
@@ -387,6 +386,7 @@ class Serving:
 
     async def close(self) -> None:
         """Stop every turn; whoever waits for a confirmation is cancelled."""
+        self._closed = True
         for _, _, done in self._outcomes:
             done.cancel()
         for sure in self._doubts:

@@ -48,7 +48,7 @@ class TopicReader:
                 await self._stop(broken)
             if isinstance(error, REFUSALS):
                 raise LogAuthorizationError(f"the broker refuses to let us read: {error}") from error
-            if isinstance(error, KafkaError):
+            if isinstance(error, KafkaError | OSError):  # a timeout is an OSError, too
                 raise LogError(f"cannot read from the broker: {type(error).__name__}: {error}") from error
             raise
         finally:

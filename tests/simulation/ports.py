@@ -25,6 +25,7 @@ from workers.testing_store import MemoryStore, MemoryStores
 
 T = TypeVar("T")
 RECORD_BYTES = 100
+FRAMES_ARRIVE_WITHIN_S = 2.0
 
 
 class Batches(AsyncIterator[list[T]]):
@@ -203,9 +204,9 @@ class SimOutbox:
                 if not queued[2].terminal:
                     queued[3].finished = True
             if self._queue:
-                self._flush_after(world.latency(0.5))
+                self._flush_after(world.rng.uniform(0.1, 1.0))
             return
-        self._arrives_at = max(self._arrives_at, world.loop.now + world.latency())
+        self._arrives_at = max(self._arrives_at, world.loop.now + min(world.latency(), FRAMES_ARRIVE_WITHIN_S))
         world.loop.in_world(self._arrives_at - world.loop.now, self._arrive, batch)
 
     def _arrive(self, batch: list[tuple[int, FrameHeader, Reply, SimSent]]) -> None:

@@ -1,0 +1,25 @@
+"""Which terminal frames are out: what the events say of it (``replied``) is where the next owner begins to answer."""
+
+from collections import deque
+
+from workers.ports import Sent
+
+
+class Replied:
+    """Terminal frames of one epoch that are on their way, in the order of their events."""
+
+    def __init__(self, upto: int) -> None:
+        self._upto = upto
+        self._waiting: deque[tuple[int, Sent]] = deque()
+
+    def add(self, offset: int, sent: Sent) -> None:
+        """A frame that reports the event at this offset is on its way."""
+        self._waiting.append((offset, sent))
+
+    def upto(self, log_end: int) -> int:
+        """The terminal frames of all events up to this offset are sent; ``log_end``: where confirmed events end."""
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
+        upto = self._waiting[0][0] - 1 if self._waiting else log_end - 1
+        self._upto = max(self._upto, upto)
+        return self._upto

@@ -5,10 +5,12 @@ offset opens an epoch. Any other event is accepted if and only if its epoch equa
 the partition and its ``n`` is the next one. Everything else is inert, for every reader, for ever.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from schemas.events import EventHeader, PartitionClaimed
+from streams.records import changed
 
 NO_EPOCH = -1
 
@@ -49,7 +51,7 @@ def advance(position: LogPosition, offset: int, header: EventHeader, payload: ob
     """The position behind the record at ``offset``, whether it counts or not."""
     last_event_id = record_id(header, payload)
     if isinstance(payload, PartitionClaimed):
-        return replace(
+        return changed(
             position,
             next_offset=offset + 1,
             epoch=offset,
@@ -60,17 +62,38 @@ def advance(position: LogPosition, offset: int, header: EventHeader, payload: ob
             last_event_id=last_event_id,
         )
     if not is_accepted(position, header, payload):
-        return replace(position, next_offset=offset + 1, last_event_id=last_event_id)
-    return LogPosition(
+        return changed(position, next_offset=offset + 1, last_event_id=last_event_id)
+    return changed(
+        position,
         next_offset=offset + 1,
-        epoch=position.epoch,
         next_n=position.next_n + 1,
         accepted=max(position.accepted, header.accepted),
         replied=max(position.replied, header.replied),
-        newest_generation=position.newest_generation,
-        partition_count=position.partition_count,
-        requests_topic_id=position.requests_topic_id,
         last_event_id=last_event_id,
+    )
+
+
+def advance_own(position: LogPosition, base: int, records: Sequence[tuple[EventHeader, object]]) -> LogPosition | None:
+    """The position behind records that an owner appended at ``base``; ``None`` if one of them is not the next one.
+
+    Equal to :func:`advance` over each of them, claims excepted: an owner appends hundreds at a time.
+    """
+    if not records or position.epoch == NO_EPOCH:
+        return None if records else position
+    next_n, accepted, replied = position.next_n, position.accepted, position.replied
+    for header, payload in records:
+        if header.epoch != position.epoch or header.n != next_n or isinstance(payload, PartitionClaimed):
+            return None
+        next_n += 1
+        accepted = max(accepted, header.accepted)
+        replied = max(replied, header.replied)
+    return changed(
+        position,
+        next_offset=base + len(records),
+        next_n=next_n,
+        accepted=accepted,
+        replied=replied,
+        last_event_id=record_id(*records[-1]),
     )
 
 

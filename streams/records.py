@@ -1,4 +1,4 @@
-"""``changed``: like ``dataclasses.replace``, compiled once per class (the fold runs it for every event)."""
+"""``changed``: like ``dataclasses.replace``, compiled once per class and set of fields (the fold runs it often)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,16 +9,21 @@ T = TypeVar("T")
 
 
 @cache
-def _copier(cls: type) -> Callable[[Any, dict[str, Any]], Any]:
-    names = [field.name for field in dataclasses.fields(cls)]
-    arguments = ", ".join(f"{name}=c[{name!r}] if {name!r} in c else o.{name}" for name in names)
-    return cast(Callable[[Any, dict[str, Any]], Any], eval(f"lambda o, c: cls({arguments})", {"cls": cls}))
+def _copier(cls: type, *names: str) -> Callable[..., Any]:
+    """A function that copies a record and changes these fields, past the frozen class as its ``__init__`` does."""
+    known = [field.name for field in dataclasses.fields(cls)]
+    unknown = set(names).difference(known)
+    if unknown:
+        raise TypeError(f"{cls.__name__} has no field {min(unknown)!r}")
+    setters: dict[str, Any] = {f"set_{name}": getattr(cls, name).__set__ for name in known}
+    lines = [f"    set_{name}(new, {name if name in names else f'old.{name}'})" for name in known]
+    source = "\n".join([f"def copy(old, {', '.join(['*', *names])}):", "    new = make(cls)", *lines, "    return new"])
+    namespace = {"cls": cls, "make": object.__new__, **setters}
+    exec(source, namespace)
+    return cast(Callable[..., Any], namespace["copy"])
 
 
 def changed(record: T, **changes: Any) -> T:
-    """A copy of a frozen dataclass with some fields changed. Unknown names are a ``TypeError``."""
+    """A copy of a frozen, slotted dataclass with some fields changed. Unknown names are a ``TypeError``."""
     cls: Any = record.__class__
-    unknown = changes.keys() - cls.__dataclass_fields__.keys()
-    if unknown:
-        raise TypeError(f"{cls.__name__} has no field {min(unknown)!r}")
-    return cast(T, _copier(cls)(record, changes))
+    return cast(T, _copier(cls, *changes)(record, **changes))

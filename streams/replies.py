@@ -13,6 +13,7 @@ from streams.session import Fact, Session, reply_address
 from streams.turn import Answer, ReplyAddress
 
 _MAX_PAGE_BYTES = 1024 * 1024  #: of text: as JSON it may become six times as much, which a frame still holds
+_TERMINAL = frozenset(fr.TERMINAL_FRAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Reply:
     @property
     def terminal(self) -> bool:
         """Does this frame end what its reader waits for?"""
-        return isinstance(self.frame, fr.TERMINAL_FRAMES)
+        return self.frame.__class__ in _TERMINAL
 
 
 def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -> list[Reply]:

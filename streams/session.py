@@ -172,15 +172,18 @@ def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted
 
 def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> Session:
     version = session.version + 1
-    turn = session.turns.get(turn_id or "")
-    if turn is None:
+    before = session.turns.get(turn_id or "")
+    if before is None:
         return changed(session, version=version, messages=event.message_seq)
+    turn = before
     if event.role == "tool":
         turn = changed(turn, open_calls=without_result(turn.open_calls, event.tool_call_id))
-    elif event.role == "assistant":
+    elif event.role == "assistant" and turn.open_calls != event.tool_calls:
         turn = changed(turn, open_calls=event.tool_calls)
     if event.role != "user" and not event.interrupted and turn.takeovers_in_a_row:
         turn = changed(turn, takeovers_in_a_row=0)
+    if turn is before:
+        return changed(session, version=version, messages=event.message_seq)
     return changed(session, version=version, messages=event.message_seq, turns=session.turns.set(turn.turn_id, turn))
 
 

@@ -15,7 +15,7 @@ from turnlog.exchange import Answer, Exchange
 from turnlog.frame_decoder import FrameDecoder
 from turnlog.kafka_client import PreparedRequest, ReplyConsumer, RequestSender, from_end
 from turnlog.replies import Position, ReplyFrame
-from workers.cloudevents import cloudevent, trace_headers
+from workers.cloudevents import Envelope, trace_headers
 from workers.config import Settings
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Connection:
         self._send_timeout_s = send_timeout_s
         self._resend_after_s = resend_after_s
         self._codec = RequestCodec()
+        self._envelope = Envelope("commands", client_id)
         self._waiting: dict[bytes, dict[str, list[Exchange]]] = {}  # by key of the record, then request id
         self._open: tuple[RequestSender, ReplyConsumer, asyncio.Task[None]] | None = None
 
@@ -125,9 +126,7 @@ class Connection:
             value = self._codec.encode(header, command)
         except UnicodeEncodeError as error:
             raise UsageError(f"the request for {kind} {key} holds text that is not Unicode: {error}") from error
-        headers = cloudevent(
-            f"commands.{type(command).__name__}", uuid.uuid4().hex, source=self.client_id, time_ms=now_ms
-        )
+        headers = self._envelope.headers(type(command), uuid.uuid4().hex, now_ms)
         return PreparedRequest(
             key=key or "",
             request_id=header.request_id or "",

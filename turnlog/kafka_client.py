@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefusedError
 from turnlog.replies import Position
 from workers.config import Settings
-from workers.connections import client_options
+from workers.connections import client_options, what_to_check
 
 log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 5.0
@@ -28,7 +28,8 @@ def unreachable(settings: Settings, what: str, error: BaseException) -> BrokerUn
     detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return BrokerUnreachableError(
         f"{what} at {settings.bootstrap_server} ({detail}). Is the broker running there? "
-        "Start one with `turnlog up`, or name yours with --bootstrap-server or TURNLOG_BOOTSTRAP_SERVER."
+        "Start one with `turnlog up`, or name yours with --bootstrap-server or TURNLOG_BOOTSTRAP_SERVER. "
+        f"{what_to_check(settings, error)}"
     )
 
 

@@ -9,9 +9,8 @@ A message without tool calls waits for the next output: if the turn ends there, 
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -266,9 +265,14 @@ class _Attempt:
     async def consume(self, runner: Runner) -> None:
         """Ask for outputs until the runner has no more."""
         await self._host.confirm_ownership()
-        async with contextlib.aclosing(_relay(runner.run(self.turn))) as outputs:
+        outputs = runner.run(self.turn)
+        try:
             async for output in outputs:
                 await self._take(output)
+        finally:
+            close = getattr(outputs, "aclose", None)  # a plug-in may return an iterator that cannot be closed
+            if close is not None:
+                await close()
         self.deltas.flush()
 
     async def _take(self, output: RunnerOutput) -> None:
@@ -345,17 +349,6 @@ class _Attempt:
         held = self.take_held()
         if held:
             await self._host.submit(self.turn.session_id, held)
-
-
-async def _relay(outputs: AsyncIterator[RunnerOutput]) -> AsyncGenerator[RunnerOutput, None]:
-    """Any async iterator as a generator (plug-ins may return something that cannot be closed)."""
-    try:
-        async for output in outputs:
-            yield output
-    finally:
-        close = getattr(outputs, "aclose", None)
-        if close is not None:
-            await close()
 
 
 def _cut(content: tuple[ContentPart, ...] | None, limit_bytes: int) -> tuple[tuple[ContentPart, ...] | None, bool]:

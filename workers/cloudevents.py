@@ -6,32 +6,46 @@ Source: the CloudEvents Kafka protocol binding 1.0 (``ce_`` prefix for attribute
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from schemas.codec import CONTENT_TYPES
+from schemas.codec import CONTENT_TYPES, FRAMING_AVRO
 
 TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 @lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=64)
 def _time(milliseconds: int) -> bytes:
-    moment = datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+    seconds, rest = divmod(milliseconds, 1000)
+    return b"%b.%03dZ" % (_second(seconds).encode(), rest)
 
 
-@lru_cache(maxsize=1024)
-def _constant(kind: str, source: str, framing: str) -> tuple[tuple[str, bytes], ...]:
-    return (
-        ("ce_specversion", b"1.0"),
-        ("ce_type", f"turnlog.{kind}".encode()),
-        ("ce_source", source.encode()),
-        ("content-type", CONTENT_TYPES[framing].encode()),
-    )
+class Envelope:
+    """Makes the headers of one family's records (``events``, ``frames``, ``commands``), all of one source."""
 
+    def __init__(self, family: str, source: str) -> None:
+        self._family = family
+        self._source = source.encode()
+        self._constants: dict[tuple[type, str], tuple[tuple[str, bytes], ...]] = {}
 
-def cloudevent(
-    kind: str, event_id: str, *, source: str, time_ms: int, framing: str = "avro"
-) -> list[tuple[str, bytes]]:
-    """The headers of one record. ``kind`` is ``events.TurnAccepted`` and the like, ``event_id`` unique per source."""
-    return [*_constant(kind, source, framing), ("ce_id", event_id.encode()), ("ce_time", _time(time_ms))]
+    def headers(
+        self, payload: type, event_id: str, time_ms: int, framing: str = FRAMING_AVRO
+    ) -> list[tuple[str, bytes]]:
+        """The headers of one record; ``event_id`` is unique per source."""
+        constant = self._constants.get((payload, framing))
+        if constant is None:
+            constant = self._constants[payload, framing] = self._constant(payload, framing)
+        return [*constant, ("ce_id", event_id.encode()), ("ce_time", _time(time_ms))]
+
+    def _constant(self, payload: type, framing: str) -> tuple[tuple[str, bytes], ...]:
+        return (
+            ("ce_specversion", b"1.0"),
+            ("ce_type", f"turnlog.{self._family}.{payload.__name__}".encode()),
+            ("ce_source", self._source),
+            ("content-type", CONTENT_TYPES[framing].encode()),
+        )
 
 
 def trace_headers(traceparent: str | None, tracestate: str | None) -> list[tuple[str, bytes]]:

@@ -5,7 +5,7 @@ decision go into one group, and a group is one record batch; of a decision only 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from schemas.events import (
     PARTITION,
@@ -136,7 +136,16 @@ class Decider:
         self._partition_event(RequestsLost(from_offset=first, to_offset=last), decided=last)
 
     def _partition_event(self, payload: RequestDeadLettered | RequestsLost, *, decided: int) -> None:
-        header = self._header(PARTITION, str(self._partition), 0, None, 0, accepted=decided)
+        header = EventHeader(
+            stream_kind=PARTITION,
+            stream_id=str(self._partition),
+            stream_version=0,
+            epoch=self._epoch,
+            n=self._next_n,
+            accepted=decided,
+            replied=self._replied(),
+            recorded_at=self._now_ms(),
+        )
         record = self._log.encode(header, payload, str(self._partition).encode())
         group = self._group(record.size_bytes)
         self._next_n += 1
@@ -166,61 +175,60 @@ class Decider:
 
     # ---- recording
 
-    def _header(
-        self, kind: str, stream_id: str, version: int, turn_id: str | None, attempt: int, *, accepted: int
-    ) -> EventHeader:
-        return EventHeader(
-            stream_kind=kind,
-            stream_id=stream_id,
-            stream_version=version,
-            epoch=self._epoch,
-            n=self._next_n,
-            accepted=accepted,
-            replied=self._replied(),
-            turn_id=turn_id,
-            attempt=attempt,
-            recorded_at=self._now_ms(),
-        )
-
     def _record(self, live: Live, facts: Sequence[Fact], *, decided: int | None) -> None:
         """Put a decision into a group and let the run-ahead state follow.
 
         The state changes only after every record is encoded and fits: a failing decision leaves no trace.
         """
-        first_n, state, messages = self._next_n, live.state, _messages(live)
+        state, messages = live.state, _messages(live)
         kept = len(messages)
         records: list[NewRecord] = []
-        effects: list[Effect] = []
-        key = live.stream_id.encode()
+        effects: list[tuple[int, Reply]] = []
+        started: str | None = None
+        ended: list[tuple[int, str]] = []
+        size = 0
+        kind, stream_id = live.kind, live.stream_id
+        key = stream_id.encode()
+        replied, now_ms, last = self._replied(), self._now_ms(), len(facts) - 1
         try:
             for index, fact in enumerate(facts):
-                last = index == len(facts) - 1
-                accepted = decided if last and decided is not None else self.decided
-                version = state.version + 1
-                header = self._header(live.kind, live.stream_id, version, fact.turn_id, fact.attempt, accepted=accepted)
-                records.append(self._log.encode(header, fact.event, key, _trace(live, state, fact)))
-                self._next_n += 1
+                event = fact.event
+                header = EventHeader(
+                    stream_kind=kind,
+                    stream_id=stream_id,
+                    stream_version=state.version + 1,
+                    epoch=self._epoch,
+                    n=self._next_n + index,
+                    accepted=decided if index == last and decided is not None else self.decided,
+                    replied=replied,
+                    turn_id=fact.turn_id,
+                    attempt=fact.attempt,
+                    recorded_at=now_ms,
+                )
+                record = self._log.encode(header, event, key, _trace(live, state, fact))
+                records.append(record)
+                size += record.size_bytes
                 live.note(fact)
-                frames = live.frames(state, fact)  # type: ignore[arg-type]
-                effects.extend(Effect(index=index, live=live, reply=reply) for reply in frames)
-                if isinstance(fact.event, TurnCancelled):
-                    effects.append(Effect(index=index, live=live, cancel=fact.turn_id))
+                if isinstance(event, TurnStarted):
+                    started = fact.turn_id
+                elif isinstance(event, TurnCancelled) and fact.turn_id:
+                    ended.append((index, fact.turn_id))
+                effects.extend([(index, reply) for reply in live.frames(state, fact)])  # type: ignore[arg-type]
                 state = live.fold(state, fact)  # type: ignore[arg-type]
-            size = sum(record.size_bytes for record in records)
             group = self._group(size)
         except BaseException:
-            self._next_n = first_n
             del messages[kept:]
             raise
+        self._next_n += len(records)
         live.become(state)  # type: ignore[arg-type]
         base = len(group.records)
-        group.records.extend(records)
-        group.touched.extend([live] * len(records))
+        group.records += records
+        group.touched += [live] * len(records)
         group.size_bytes += size
-        group.effects.extend(replace(effect, index=base + effect.index) for effect in effects)
-        started = [fact.turn_id for fact in facts if isinstance(fact.event, TurnStarted)]
-        if started and isinstance(state, Session) and state.running == started[-1]:
-            group.effects.append(Effect(index=base + len(records) - 1, live=live, start=started[-1]))
+        group.effects += [Effect(index=base + index, live=live, cancel=turn_id) for index, turn_id in ended]
+        group.effects += [Effect(index=base + index, live=live, reply=reply) for index, reply in effects]
+        if started and isinstance(state, Session) and state.running == started:
+            group.effects.append(Effect(index=base + last, live=live, start=started))
         if decided is not None:
             group.covered = decided
             self.decided = decided
@@ -230,10 +238,8 @@ def _messages(live: Live) -> list[HistoryMessage]:
     return live.history if isinstance(live, LiveSession) else []
 
 
-def _trace(live: Live, state: Session | Channel, fact: Fact) -> list[tuple[str, bytes]]:
+def _trace(live: Live, state: Session | Channel, fact: Fact) -> Sequence[tuple[str, bytes]]:
     """The trace context of the request that caused this event."""
-    traceparent = getattr(fact.event, "traceparent", None)
-    if traceparent:
-        return trace_headers(traceparent, getattr(fact.event, "tracestate", None))
-    cause = live.trace_of(state, fact)  # type: ignore[arg-type]
-    return trace_headers(cause.traceparent, cause.tracestate) if cause else []
+    cause = live.trace_of(state, fact) or fact.event  # type: ignore[arg-type]
+    parent = getattr(cause, "traceparent", None)
+    return trace_headers(parent, getattr(cause, "tracestate", None)) if parent else ()

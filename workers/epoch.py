@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from schemas.events import PARTITION, EventHeader, PartitionClaimed
-from streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
+from streams.reader_rule import LoggedEvent, LogPosition, advance, advance_own, is_accepted
 from workers.crash_points import crash_point
 from workers.ports import AppendUncertainError, EventLog, LogBrokenError, NewRecord
 
@@ -111,13 +111,14 @@ class Epoch:
         """
         base = await self._log.append(self._partition, records)
         await self._confirm(base)
-        for index, record in enumerate(records):
-            if not is_accepted(self.position, record.header, record.payload):
-                raise LogBrokenError(
-                    f"partition {self._partition}@{base + index}: our own record is not the next one "
-                    f"(epoch {record.header.epoch}, n {record.header.n}; expected {self.position.next_n})"
-                )
-            self.position = advance(self.position, base + index, record.header, record.payload)
+        position = advance_own(self.position, base, [(record.header, record.payload) for record in records])
+        if position is None:
+            first = records[0].header
+            raise LogBrokenError(
+                f"partition {self._partition}@{base}: our own records are not the next ones "
+                f"(epoch {first.epoch}, from n {first.n}; expected {self.position.epoch}, {self.position.next_n})"
+            )
+        self.position = position
         return base
 
     async def _confirm(self, base: int) -> None:

@@ -18,7 +18,7 @@ from schemas.errors import UnknownFingerprintError, WireError
 from schemas.events import EventHeader
 from schemas.registry import EVENTS
 from streams.reader_rule import LoggedEvent
-from workers.cloudevents import cloudevent
+from workers.cloudevents import Envelope
 from workers.config import Settings
 from workers.connections import REFUSALS, client_options
 from workers.ports import (
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 #: What a record batch costs beside keys, values and headers: batch header, then per record and per header (rounded up).
 BATCH_OVERHEAD_BYTES = 128
 RECORD_OVERHEAD_BYTES = 64
+HEADER_OVERHEAD_BYTES = 10
 _STOP_TIMEOUT_S = 5.0
 
 
@@ -152,22 +153,21 @@ class KafkaEventLog:
         self._topic = settings.topics.events
         self._producer = producer
         self._reader = reader
-        self._source = source
+        self._envelope = Envelope("events", source)
         self._codec = codec or Codec(EVENTS)
         self._refresh_schemas = refresh_schemas
 
     def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
         value = self._codec.encode(header, payload)
         # Claims are told apart by their incarnation: they have no epoch yet.
-        n = getattr(payload, "incarnation", header.n)
-        headers = cloudevent(
-            f"events.{type(payload).__name__}",
-            f"{header.stream_id}.{header.epoch}.{n}",
-            source=self._source,
-            time_ms=header.recorded_at,
+        n = header.n if header.n >= 0 else getattr(payload, "incarnation", header.n)
+        headers = self._envelope.headers(
+            payload.__class__, f"{header.stream_id}.{header.epoch}.{n}", header.recorded_at
         )
         headers.extend(trace)
-        size = len(key) + len(value) + RECORD_OVERHEAD_BYTES + sum(len(k) + len(v) + 10 for k, v in headers)
+        size = len(key) + len(value) + RECORD_OVERHEAD_BYTES
+        for name, content in headers:
+            size += len(name) + len(content) + HEADER_OVERHEAD_BYTES
         return NewRecord(header=header, payload=payload, key=key, value=value, headers=headers, size_bytes=size)
 
     async def append(self, partition: int, records: Sequence[NewRecord]) -> int:

@@ -9,7 +9,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
 
 from workers.config import Settings
-from workers.connections import client_options
+from workers.connections import client_options, what_to_check
 
 _MIN_TIMEOUT_S = 1.0  # a consumer's requests must be allowed to wait longer than its fetches
 
@@ -24,7 +24,8 @@ def unreachable(settings: Settings, error: Exception) -> BrokerUnreachableError:
     """What to tell about a broker that failed us."""
     return BrokerUnreachableError(
         f"Kafka at {settings.bootstrap_server} does not answer ({type(error).__name__}: {error}): start it "
-        "(a development stack: turnlog up), or set TURNLOG_BOOTSTRAP_SERVER to where it is"
+        "(a development stack: turnlog up), or set TURNLOG_BOOTSTRAP_SERVER to where it is. "
+        f"{what_to_check(settings, error)}"
     )
 
 

@@ -7,7 +7,7 @@ from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
 from schemas.registry import COMMANDS
 from streams.replies import Reply
 from streams.topics import partition_of
-from workers.cloudevents import cloudevent
+from workers.cloudevents import Envelope
 from workers.config import Settings
 from workers.crash_points import crash_point
 from workers.event_log import LogProducer
@@ -33,7 +33,7 @@ class KafkaOutbox:
         self._producer = producer
         self._replies = replies
         self._partition_count = partition_count
-        self._source = source
+        self._envelope = Envelope("commands", source)
         self._now_ms = now_ms
         self._codec = Codec(COMMANDS)
 
@@ -42,12 +42,7 @@ class KafkaOutbox:
 
     def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> None:
         key = (header.session_id or header.channel or "").encode()
-        headers = cloudevent(
-            f"commands.{type(command).__name__}",
-            header.request_id or "",
-            source=self._source,
-            time_ms=self._now_ms(),
-        )
+        headers = self._envelope.headers(type(command), header.request_id or "", self._now_ms())
         value = self._codec.encode(header, command)
         self._replies.put(self._topics.requests, partition_of(key, self._partition_count), key, value, headers)
 

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
@@ -18,7 +17,7 @@ from schemas.frames import FrameHeader
 from schemas.registry import FRAMES
 from streams.replies import Reply
 from streams.topics import partition_of
-from workers.cloudevents import cloudevent, trace_headers
+from workers.cloudevents import Envelope, trace_headers
 from workers.config import Settings
 from workers.connections import client_options
 from workers.ports import Headers, LogError
@@ -31,28 +30,28 @@ _BATCH_RECORDS = 2000
 
 
 class SentFrame:
-    """A frame on its way."""
+    """A frame on its way: queued here, until the broker has it."""
 
-    __slots__ = ("_done",)
+    __slots__ = ("_done", "headers", "key", "terminal", "value")
 
-    def __init__(self, *, done: bool = False) -> None:
-        self._done = done
+    def __init__(self, key: bytes, value: bytes, headers: Headers, *, terminal: bool) -> None:
+        self.key = key
+        self.value = value
+        self.headers = headers
+        self.terminal = terminal
+        self._done = False
 
     def done(self) -> bool:
         return self._done
 
     def finish(self) -> None:
-        """The broker has it, or it is given up."""
+        """The broker has it, or it is given up: nobody needs its bytes any more."""
         self._done = True
+        self.value, self.headers = b"", ()
 
 
-@dataclass(slots=True, kw_only=True)
-class _Queued:
-    key: bytes
-    value: bytes
-    headers: Headers
-    sent: SentFrame
-    terminal: bool
+DROPPED = SentFrame(b"", b"", (), terminal=False)
+DROPPED.finish()
 
 
 class _Lane:
@@ -61,7 +60,7 @@ class _Lane:
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
-        self.queue: deque[_Queued] = deque()
+        self.queue: deque[SentFrame] = deque()
         self.task: asyncio.Task[None] | None = None
 
 
@@ -73,7 +72,7 @@ class ReplySender:
     ) -> None:
         self._settings = settings
         self._default_topic = settings.topics.replies
-        self._source = source
+        self._envelope = Envelope("frames", source)
         self._now_ms = now_ms
         self._codec = codec or Codec(FRAMES)
         self._producer: AIOKafkaProducer | None = None
@@ -124,9 +123,10 @@ class ReplySender:
 
     def send(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
         """Queue a frame for its reply topic."""
-        if self._pending >= self._settings.max_pending_replies and not reply.terminal:
+        terminal = reply.terminal
+        if self._pending >= self._settings.max_pending_replies and not terminal:
             self.dropped += 1
-            return SentFrame(done=True)
+            return DROPPED
         header = FrameHeader(
             session_id=reply.session_id if reply.session_id is not None else stream_id,
             request_id=reply.request_id,
@@ -136,33 +136,29 @@ class ReplySender:
             frame_seq=frame_seq,
             channel=reply.channel,
         )
-        framing = reply.address.framing
+        address = reply.address
+        framing = address.framing
         encode = self._codec.encode_json if framing == FRAMING_JSON else self._codec.encode
-        headers = cloudevent(
-            f"frames.{type(reply.frame).__name__}",
-            f"{reply.request_id}.{epoch}.{reply.attempt}.{frame_seq}",
-            source=self._source,
-            time_ms=self._now_ms(),
-            framing=framing,
-        )
-        if reply.address.traceparent:
-            headers.extend(trace_headers(reply.address.traceparent, reply.address.tracestate))
+        event_id = f"{reply.request_id}.{epoch}.{reply.attempt}.{frame_seq}"
+        headers = self._envelope.headers(reply.frame.__class__, event_id, self._now_ms(), framing)
+        if address.traceparent:
+            headers.extend(trace_headers(address.traceparent, address.tracestate))
         key = stream_id.encode()
-        topic = reply.address.reply_to or self._default_topic
+        topic = address.reply_to or self._default_topic
         if topic != self._default_topic:
             partition = partition_of(key, self._counts[topic]) if topic in self._counts else -1
-        return self.put(topic, partition, key, encode(header, reply.frame), headers, lasting=reply.terminal)
+        return self.put(topic, partition, key, encode(header, reply.frame), headers, lasting=terminal)
 
     def put(
         self, topic: str, partition: int, key: bytes, value: bytes, headers: Headers, *, lasting: bool = True
     ) -> SentFrame:
         """Queue any record; a ``lasting`` one is sent again when the broker does not take it."""
-        queued = _Queued(key=key, value=value, headers=headers, sent=SentFrame(), terminal=lasting)
+        queued = SentFrame(key, value, headers, terminal=lasting)
         self._pending += 1
         self._put(topic, partition, queued)
-        return queued.sent
+        return queued
 
-    def _put(self, topic: str, partition: int, queued: _Queued) -> None:
+    def _put(self, topic: str, partition: int, queued: SentFrame) -> None:
         lane = self._lanes.get((topic, partition))
         if lane is None:
             lane = self._lanes[topic, partition] = _Lane(topic, partition)
@@ -210,7 +206,7 @@ class ReplySender:
         for queued in waiting:
             self._put(lane.topic, partition_of(queued.key, self._counts[lane.topic]), queued)
 
-    async def _produce(self, lane: _Lane, batch: Sequence[_Queued]) -> list[_Queued]:
+    async def _produce(self, lane: _Lane, batch: Sequence[SentFrame]) -> list[SentFrame]:
         """One produce; what did not fit comes back."""
         if self._producer is None:
             raise TimeoutError
@@ -229,8 +225,8 @@ class ReplySender:
         await done
         return list(batch[taken:])
 
-    def _finish(self, batch: Sequence[_Queued]) -> None:
+    def _finish(self, batch: Sequence[SentFrame]) -> None:
         for queued in batch:
-            if not queued.sent.done():
-                queued.sent.finish()
+            if not queued.done():
+                queued.finish()
                 self._pending -= 1

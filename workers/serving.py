@@ -30,6 +30,7 @@ from workers.inbox import Inbox
 from workers.live import Live, LiveSession
 from workers.logs import at
 from workers.parts import WorkerParts
+from workers.patience import patiently
 from workers.ports import RequestRecord
 from workers.replied import Replied
 from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, UnknownReplyTopicError, Unreadable
@@ -269,7 +270,7 @@ class Serving:
         elif isinstance(item, Unreadable):
             await self._park(record, item.code, item.reason)
         elif isinstance(item, Misrouted):
-            await self._parts.outbox.forward(record, item.key, item.value)
+            await patiently(partial(self._parts.outbox.forward, record, item.key, item.value))
             self._decider.nothing(offset)
         else:
             live = self.resident.get(item.kind, item.stream_id)
@@ -300,7 +301,7 @@ class Serving:
     async def _park(self, record: RequestRecord, code: str, reason: str) -> None:
         """Bytes first, then the event: a crash in between parks them twice, never not at all."""
         log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
-        await self._parts.outbox.dead_letter(record, code, reason)
+        await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
         self._decider.dead_letter(record.offset, code, reason)
 
     def _place(self, offset: int | None = None) -> dict[str, Any]:

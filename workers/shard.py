@@ -24,6 +24,8 @@ from workers.store_port import PartitionStore
 log = logging.getLogger(__name__)
 _RETRY_MIN_S = 0.1
 _RETRY_MAX_S = 2.0
+_RETRY_AT_ONCE_S = 0.5
+_STEADY_S = 10.0
 _CANCEL_AGAIN_S = 10.0  #: longer than an orderly release takes
 
 
@@ -88,13 +90,17 @@ class Shard:
         while True:
             await self._until_settled()
             assigned = self._parts.membership.assigned
-            claims = self.claims
+            began = self._parts.now()
             try:
                 await self._own()
             except FencedError as fenced:
                 log.warning("%s", fenced, extra=self._place)
                 if fenced.newest_generation > self._parts.membership.generation:
                     await self._wait_for_assignment(assigned)
+                else:
+                    retry_s = self._slower(retry_s, began)
+                    if retry_s > _RETRY_AT_ONCE_S:  # two owners of one generation must not fence each other for ever
+                        await asyncio.sleep(retry_s * self._parts.jitter())
             except LogAuthorizationError as error:
                 self._parts.fatal(str(error))
                 return
@@ -103,12 +109,17 @@ class Shard:
                 return
             except LogError as error:
                 log.warning("released: %s", error, extra=self._place)
-                retry_s = _RETRY_MIN_S if self.claims > claims else min(2 * retry_s, _RETRY_MAX_S)
+                retry_s = self._slower(retry_s, began)
                 await asyncio.sleep(retry_s)
             except Exception as error:
                 # A defect, or a disk that is full: crash-only, as after any other failure, but bounded in its pace.
                 log.exception("released: %s", type(error).__name__, extra=self._place)
                 await asyncio.sleep(_RETRY_MAX_S)
+
+    def _slower(self, retry_s: float, began: float) -> float:
+        """The next pause: longer each time, from the beginning after a time without trouble."""
+        steady = self._parts.now() - began > _STEADY_S
+        return _RETRY_MIN_S if steady else min(2 * retry_s, _RETRY_MAX_S)
 
     async def _until_settled(self) -> None:
         """No claim while the group rebalances: the partition may be somebody else's in a moment."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import UnknownPayload
 from schemas.events import SESSION, EventHeader, PartitionClaimed, RequestsLost
-from streams.reader_rule import NO_EPOCH, LogPosition, advance, is_accepted, record_id
+from streams.reader_rule import NO_EPOCH, LogPosition, advance, advance_own, is_accepted, record_id
 
 Record = tuple[EventHeader, object]
 
@@ -145,6 +145,24 @@ def test_a_reader_that_comes_back_to_its_checkpoint_goes_on_as_if_it_had_never_s
     whole, accepted = read(log.records)
     assert resumed == whole
     assert first + rest == accepted
+
+
+@given(logs(), st.integers(0, 10**6), st.lists(st.tuples(st.integers(-1, 40), st.integers(-1, 40)), max_size=20))
+def test_an_owners_own_records_lead_where_a_reader_gets_one_by_one(
+    log: Log, wrong: int, decided: list[tuple[int, int]]
+) -> None:
+    before, _ = read(log.records)
+    own = [
+        event(before.epoch, before.next_n + index, accepted=accepted, replied=replied)
+        for index, (accepted, replied) in enumerate(decided)
+    ]
+    if not own or before.epoch == NO_EPOCH:
+        assert advance_own(before, before.next_offset, own) == (None if own else before)
+        return
+    assert advance_own(before, before.next_offset, own) == read([*log.records, *own], before)[0]
+    index = wrong % len(own)
+    for mistaken in (event(before.epoch, before.next_n + index + 1), event(before.epoch + 1, before.next_n + index)):
+        assert advance_own(before, before.next_offset, [*own[:index], mistaken, *own[index + 1 :]]) is None
 
 
 @given(logs())

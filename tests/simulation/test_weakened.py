@@ -1,11 +1,15 @@
 """A harness that cannot fail proves nothing: each defence is taken out once, and the checker must see it."""
 
+import contextlib
+
 import pytest
 
-from tests.simulation.run import simulate
-from tests.simulation.weakened import WEAKNESSES, Weakness, weakened
+from tests.simulation import faults
+from tests.simulation.run import Plan, simulate, stale_claims
+from tests.simulation.weakened import WEAKNESSES, Weakness, no_generation_hint, weakened
 
 MOST_SEEDS = 250
+MIX = Plan(faults=(faults.news_is_slow, faults.pause), min_faults=2, max_faults=4)
 
 
 def _first_red(weakness: Weakness) -> int | None:
@@ -15,6 +19,21 @@ def _first_red(weakness: Weakness) -> int | None:
             if simulate(seed, weakness.plan).anomalies:
                 return seed
     return None
+
+
+def test_the_generation_in_a_claim_keeps_owners_from_answering_newer_ones() -> None:
+    """With the pace as it is: fewer answers to newer claims, although a seed alone does not show it."""
+
+    def answers() -> int:
+        logs = [log for seed in range(60) for log in simulate(seed, MIX).history.log.values()]
+        return sum(sum(stale_claims(log).values()) for log in logs)
+
+    with_hint = answers()
+    with contextlib.ExitStack() as stack:
+        for change in no_generation_hint():
+            stack.enter_context(change)
+        without = answers()
+    assert without > 3 * with_hint
 
 
 @pytest.mark.parametrize("name", WEAKNESSES)

@@ -24,6 +24,7 @@ from workers.epoch import CaughtUp, Claim, Epoch, FencedError
 from workers.inbox import Inbox
 from workers.ports import NewRecord, RequestLog, RequestRecord
 from workers.serving import Serving
+from workers.shard import Shard
 
 Patches = Iterator[Any]
 
@@ -110,13 +111,18 @@ def _no_catch_up() -> list[Any]:
     return [patch.object(Epoch, "read_ahead", ahead), patch.object(Epoch, "open", claimed)]
 
 
-@_weakness("claim again whatever the generation", faults.news_is_slow, faults.pause)
-def _no_generation_hint() -> list[Any]:
+def no_generation_hint() -> list[Any]:
     def init(self: FencedError, partition: int, epoch: int, by: int, newest_generation: int) -> None:
         Exception.__init__(self, f"partition {partition}: fenced")
         self.newest_generation = -1
 
     return [patch.object(FencedError, "__init__", init)]
+
+
+@_weakness("claim again at once, whatever the generation", faults.news_is_slow, faults.pause)
+def _claim_at_once() -> list[Any]:
+    """The pace alone would hide it: it keeps two owners from fencing each other ten times a second."""
+    return [*no_generation_hint(), patch.object(Shard, "_slower", lambda *times: 0.0)]
 
 
 # ---- effects and acknowledgements

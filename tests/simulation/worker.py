@@ -24,8 +24,9 @@ NOTICE_S = 0.5  #: how late a member hears of a rebalance, typically
 
 
 @cache
-def sim_settings() -> Settings:
-    """Short times: what is a second for people is some milliseconds for us."""
+def sim_settings(variant: int = 0) -> Settings:
+    """Short times, and every few seeds bounds that are reached."""
+    tight = variant == 1
     return Settings(
         data_dir=Path("unused"),
         allow_models=("script:*",),
@@ -36,8 +37,10 @@ def sim_settings() -> Settings:
         stalled_delivery_s=3.0,
         drain_timeout_s=2.0,
         retry_delay_s=0.5,
-        turn_timeout_s=60.0,
-        delta_interval_ms=25,
+        turn_timeout_s=1.2 if tight else 60.0,
+        max_takeovers=2 if tight else 20,
+        max_queued_turns_per_session=1 if tight else 100,
+        delta_interval_ms=0 if tight else 25,
         store_commit_interval_s=1.5,
     )
 
@@ -75,8 +78,10 @@ class SimReader:
 class SimService(WorkerService):
     """The real service on simulated ports."""
 
-    def __init__(self, world: World, name: str, disk: Disk, limits: ShardLimits, **callbacks: Any) -> None:
-        super().__init__(sim_settings(), **callbacks)
+    def __init__(
+        self, world: World, name: str, disk: Disk, limits: ShardLimits, variant: int, **callbacks: Any
+    ) -> None:
+        super().__init__(sim_settings(variant), **callbacks)
         self._world = world
         self._name = name
         self._sim_stores = SimStores(world, disk)
@@ -144,7 +149,7 @@ class SimService(WorkerService):
 class SimWorker:
     """A process: boots, joins the group, is fed, crashes, is paused, leaves."""
 
-    def __init__(self, world: World, group: Group, name: str, disk: Disk, limits: ShardLimits) -> None:
+    def __init__(self, world: World, group: Group, name: str, disk: Disk, limits: ShardLimits, variant: int) -> None:
         self.world = world
         self.name = name
         self.disk = disk
@@ -154,6 +159,7 @@ class SimWorker:
         self.on_left: Callable[[], None] = lambda: None
         self._group = group
         self._limits = limits
+        self._variant = variant
         self.boots = 0
         self._positions: dict[int, int] = {}
         self._acked: dict[int, int] = {}
@@ -172,7 +178,9 @@ class SimWorker:
         self.world.trace(self.name, "boots")
 
     def _start(self) -> None:
-        self.service = SimService(self.world, self.name, self.disk, self._limits, ack=self._ack, stop=self._fatal_stop)
+        self.service = SimService(
+            *(self.world, self.name, self.disk, self._limits, self._variant), ack=self._ack, stop=self._fatal_stop
+        )
         self._main = self.world.loop.create_task(self._join())
 
     async def _join(self) -> None:

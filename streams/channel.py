@@ -121,17 +121,7 @@ def evolve_channel(channel: Channel, fact: Fact) -> Channel:
                 waits = waits.set(event.request_id, frozenset(event.waits_for))
             return changed(channel, version=version, answers=channel.answers.set(event.request_id, answer), waits=waits)
         case ev.RequestRefused():
-            refused = ChannelAnswer(
-                command_hash=event.command_hash,
-                kind="refused",
-                code=event.code,
-                reason=event.reason,
-                reply=reply_address(event),
-            )
-            key = event.request_id
-            if key in channel.answers:
-                key = conflict_key(key, event.command_hash)
-            return changed(channel, version=version, answers=channel.answers.set(key, refused))
+            return _refused(channel, event)
         case ev.CommandForwarded():
             return changed(channel, version=version, forward_seq=event.seq, outbox=pending(channel.outbox, event))
         case ev.ForwardDelivered():
@@ -146,6 +136,20 @@ def evolve_channel(channel: Channel, fact: Fact) -> Channel:
             return changed(channel, version=version, marks=marks)
         case _:  # a fact of another kind of stream: it never stands in this one, and is never refused
             return changed(channel, version=version)
+
+
+def _refused(channel: Channel, event: ev.RequestRefused) -> Channel:
+    refused = ChannelAnswer(
+        command_hash=event.command_hash,
+        kind="refused",
+        code=event.code,
+        reason=event.reason,
+        reply=reply_address(event),
+    )
+    key = event.request_id
+    if key in channel.answers:
+        key = conflict_key(key, event.command_hash)
+    return changed(channel, version=channel.version + 1, answers=channel.answers.set(key, refused))
 
 
 def _most_recent(sessions: Map[str, ChannelSession]) -> str | None:

@@ -1,7 +1,7 @@
 """A tour of every verb of the session API over three workers, one of which is killed (SIGKILL) between steps.
 
-The short form kills before five sampled steps; ``TOUR_KILLS=all`` kills before every one. Each time it is the worker that
-owns the session, or the channel, that the next step asks.
+The short form kills before five sampled steps (``TOUR_SEED`` says which), ``TOUR_KILLS=all`` before every one. Each time
+it is the worker that owns the session, or the channel, that the next step asks.
 """
 
 import asyncio
@@ -185,13 +185,11 @@ async def enqueue(tour: Tour) -> None:
 
 
 async def follow(tour: Tour) -> None:
-    kinds = []
     async with (
         aclosing(tour.client.follow(tour.home, request_id="enqueued", from_position="beginning")) as replies,
         asyncio.timeout(60),
     ):
-        async for reply in replies:
-            kinds.append(type(reply.frame).__name__)
+        kinds = [type(reply.frame).__name__ async for reply in replies]
     assert kinds[-1] == "TurnCompleted"
     tour.done.append((tour.home, "Nobody waits"))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from schemas import events as ev
 from schemas.parts import ToolCall, Usage, text_content
-from streams.session import Fact, Session, evolve
+from streams.session import Fact, Session
 from streams.session_commands import AcceptChat, Cancel
 from streams.turn import INTERRUPTED_TEXT, Turn
 
@@ -58,10 +58,8 @@ def cancel_all(session: Session, chat: AcceptChat) -> list[Fact]:
     facts: list[Fact] = []
     waiting = ([session.running] if session.running else []) + list(session.queue)
     for turn_id in waiting:
-        part = cancellation(session, session.turns[turn_id], "interrupted by a newer message", partial=chat.partial)
-        for fact in part:
-            session = evolve(session, fact)
-        facts += part
+        turn = session.turns[turn_id]
+        facts += cancellation(session, turn, "interrupted by a newer message", partial=chat.partial)
     return facts
 
 

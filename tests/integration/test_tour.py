@@ -1,7 +1,7 @@
 """A tour of every verb of the session API over three workers, one of which is killed (SIGKILL) between steps.
 
-The short form kills before five sampled steps (``TOUR_SEED`` says which), ``TOUR_KILLS=all`` before every one. Each time
-it is the worker that owns the session, or the channel, that the next step asks.
+The short form kills before five sampled steps (``TOUR_SEED`` says which), ``TOUR_KILLS=all`` before every one. Each
+time it is the worker that owns the session, or the channel, that the next step asks.
 """
 
 import asyncio
@@ -315,10 +315,13 @@ class Workers:
 
     async def kill_owner_of(self, key: str) -> None:
         """SIGKILL for the worker whose claim is the newest in the key's partition."""
-        log = await self._deployment.accepted()
         partition = partition_of(key.encode(), self._deployment.settings.partitions)
-        owners = [e.payload.owner for e in log[partition] if isinstance(e.payload, ev.PartitionClaimed)]
-        owner = owners[-1]
+
+        async def owners() -> list[str]:
+            log = await self._deployment.accepted()
+            return [e.payload.owner for e in log[partition] if isinstance(e.payload, ev.PartitionClaimed)]
+
+        owner = (await eventually_async(owners, f"partition {partition} has an owner"))[-1]
         self._running[owner].kill()
         self.killed.append(owner)
         self._start(owner)

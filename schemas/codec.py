@@ -17,7 +17,15 @@ from fastavro.schema import parse_schema
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.avro_writer import framed_writer
-from schemas.commands import ID_PATTERN, ON_BUSY, Chat, RequestHeader
+from schemas.commands import (
+    CHANNEL_COMMANDS,
+    ID_PATTERN,
+    ON_BUSY,
+    SESSION_COMMANDS,
+    ArchiveSession,
+    Chat,
+    RequestHeader,
+)
 from schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
 from schemas.mapping import avro_fields, from_dict, jsonable, to_dict, unknown_field, unwritable
 from schemas.registry import COMMANDS, Family, Registry, Schema, packaged
@@ -265,9 +273,12 @@ def check_command(header: RequestHeader, command: Any) -> None:
     """What can be said of a command without knowing the session. Raises :class:`InvalidCommandError`."""
     if header.request_id is not None and not 1 <= len(header.request_id) <= 256:
         raise InvalidCommandError("invalid_command", "request_id: 1 to 256 characters", header)
+    name = snake(type(command).__name__)
+    if isinstance(command, (*SESSION_COMMANDS, ArchiveSession)) and header.session_id is None:
+        raise InvalidCommandError("invalid_command", f"{name}: session_id is missing", header)
+    if isinstance(command, CHANNEL_COMMANDS) and header.channel is None:
+        raise InvalidCommandError("invalid_command", f"{name}: channel is missing", header)
     if isinstance(command, Chat):
-        if header.session_id is None:
-            raise InvalidCommandError("invalid_command", "chat: session_id is missing", header)
         if command.on_busy not in ON_BUSY:
             raise InvalidCommandError("invalid_command", f"chat: on_busy is one of {', '.join(ON_BUSY)}", header)
         if any(part.kind != "text" for part in command.content):

@@ -6,7 +6,7 @@ A recorded event is an :class:`EventHeader` (which stream, which position, under
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schemas.parts import ContentPart, ToolCall, Usage
+from schemas.parts import ContentPart, NewSession, ToolCall, Usage
 
 SESSION = "session"
 CHANNEL = "channel"
@@ -134,6 +134,12 @@ class TurnCancelled:
     reason: str
     usage: Usage
     duration_ms: int = 0
+    by_request_id: str | None = None  #: of the request that asked for it, so that its retry finds this answer
+    by_command_hash: str | None = None
+    by_reply_to: str | None = None
+    by_framing: str | None = None
+    by_traceparent: str | None = None
+    by_tracestate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +156,97 @@ class RequestRefused:
     tracestate: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTitled:
+    """A session that was created without a title got one."""
+
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionArchived:
+    """No more turns are accepted; the running one may end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionActivated:
+    """The session is its channel's active one again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionDeactivated:
+    """Another session is the channel's active one: a chat to this one must tell the channel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSessionOpened:
+    """A session belongs to the channel from here on, and is its active one."""
+
+    session_id: str
+    by: str  #: ``request`` (create, resolve, rotate) or ``chat``
+    title: str | None = None
+    instructions: str | None = None
+    model: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSessionArchived:
+    """The channel archives one of its sessions."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSessionActivated:
+    """A session of the channel became the most recently active one."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelRequestDecided:
+    """The answer of a lifecycle request, sent once the forwards it waits for are delivered."""
+
+    request_id: str
+    command_hash: str
+    session_id: str
+    created: bool
+    waits_for: tuple[int, ...] = ()  #: seqs of the channel's forwards
+    reply_to: str | None = None
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandForwarded:
+    """The stream has something to tell another one; pending until its delivery is an event too."""
+
+    seq: int  #: of this stream's forwards, from 1
+    target_kind: str
+    target_id: str
+    what: str
+    new_session: NewSession | None = None
+    request_id_of_origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardDelivered:
+    """The target has the forward in its log."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardReceived:
+    """A forward arrived; whatever follows from it is in the same decision."""
+
+    source_kind: str
+    source_id: str
+    seq: int
+
+
 Event = (
     PartitionClaimed
     | RequestDeadLettered
@@ -162,6 +259,17 @@ Event = (
     | TurnFailed
     | TurnCancelled
     | RequestRefused
+    | SessionTitled
+    | SessionArchived
+    | SessionActivated
+    | SessionDeactivated
+    | ChannelSessionOpened
+    | ChannelSessionArchived
+    | ChannelSessionActivated
+    | ChannelRequestDecided
+    | CommandForwarded
+    | ForwardDelivered
+    | ForwardReceived
 )
 EVENTS: tuple[type, ...] = (
     PartitionClaimed,
@@ -175,4 +283,15 @@ EVENTS: tuple[type, ...] = (
     TurnFailed,
     TurnCancelled,
     RequestRefused,
+    SessionTitled,
+    SessionArchived,
+    SessionActivated,
+    SessionDeactivated,
+    ChannelSessionOpened,
+    ChannelSessionArchived,
+    ChannelSessionActivated,
+    ChannelRequestDecided,
+    CommandForwarded,
+    ForwardDelivered,
+    ForwardReceived,
 )

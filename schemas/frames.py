@@ -1,8 +1,9 @@
 """Reply frames: the ephemeral output of a turn. A frame that reports something durable follows its event."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from schemas.parts import ContentPart, ToolCall, Usage
+from schemas.parts import ContentPart, HistoryEntry, ToolCall, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +16,7 @@ class FrameHeader:
     attempt: int = 0  #: 0 for frames before the start
     epoch: int = -1  #: of the sender
     frame_seq: int = 0  #: per attempt, from 0
+    channel: str | None = None  #: the session's, in frames that tell of a session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,31 @@ class RequestRefused:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """Terminal: a session, as its owner or its channel knows it (what the answerer cannot know is absent)."""
+
+    title: str | None = None
+    instructions: str | None = None
+    model: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    archived: bool = False
+    active: bool | None = None  #: is it the channel's active session?
+    created: bool = False  #: by this very request
+    messages: int | None = None
+    turns: int | None = None
+    running_turn_id: str | None = None
+    queued_turns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryPage:
+    """Terminal: messages in turn order; ``next_after`` continues, absent on the last page."""
+
+    messages: tuple[HistoryEntry, ...]
+    next_after: int | None = None
+
+
 Frame = (
     TurnAccepted
     | TurnStarted
@@ -112,6 +139,8 @@ Frame = (
     | TurnFailed
     | TurnCancelled
     | RequestRefused
+    | SessionInfo
+    | HistoryPage
 )
 FRAMES: tuple[type, ...] = (
     TurnAccepted,
@@ -124,5 +153,7 @@ FRAMES: tuple[type, ...] = (
     TurnFailed,
     TurnCancelled,
     RequestRefused,
+    SessionInfo,
+    HistoryPage,
 )
-TERMINAL_FRAMES = (TurnCompleted, TurnFailed, TurnCancelled, RequestRefused)
+TERMINAL_FRAMES = (TurnCompleted, TurnFailed, TurnCancelled, RequestRefused, SessionInfo, HistoryPage)

@@ -44,6 +44,21 @@ class NewSession:
     metadata: dict[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """A stored message, as a history page carries it."""
+
+    message_seq: int
+    turn_id: str
+    role: str
+    content: tuple[ContentPart, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    interrupted: bool = False
+    truncated: bool = False
+
+
 def text_content(text: str) -> tuple[ContentPart, ...]:
     """The content list of a plain text."""
     return (ContentPart(text=text),)

@@ -4,18 +4,21 @@ Decisions are total and synchronous; nothing to do is ``[]``, and the same comma
 Everything that varies (ids, hashes, the policy) arrives as an argument.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
 from schemas import events as ev
 from schemas.commands import Chat
-from schemas.parts import ContentPart, ToolCall, Usage, content_text, text_content
+from schemas.parts import ContentPart, Usage, content_text
+from streams.ending import cancel_all, cancellation, closed_calls
+from streams.forwarding import ReceiveForward, ReceiveReceipt
+from streams.lifecycle import opened_channel, opening, receive_forward, receive_receipt
 from streams.policy import Policy
+from streams.refusals import conflict, refusal
 from streams.session import Fact, Session, conflict_key, evolve
 from streams.session_commands import (
     AcceptChat,
+    Cancel,
     CompleteTurn,
     FailAttempt,
     RecordMessage,
@@ -23,11 +26,7 @@ from streams.session_commands import (
     ResumeTurn,
     SessionCommand,
 )
-from streams.turn import INTERRUPTED_TEXT, Answer, Turn
-
-_CHANNEL_AND_SUFFIX = re.compile(r"(.+)-[0-9a-f]{8}")
-_TITLE_MAX = 60
-_TITLE_MIN = 20
+from streams.turn import Answer, Turn
 
 
 def decide(session: Session, command: SessionCommand, policy: Policy) -> list[Fact]:
@@ -37,6 +36,12 @@ def decide(session: Session, command: SessionCommand, policy: Policy) -> list[Fa
             return _accept_chat(session, command, policy)
         case Refuse():
             return _refuse(session, command)
+        case Cancel():
+            return _cancel(session, command, policy)
+        case ReceiveForward():
+            return receive_forward(session, command)
+        case ReceiveReceipt():
+            return receive_receipt(session, command)
         case ResumeTurn():
             return _resume(session, command, policy)
         case RecordMessage():
@@ -60,14 +65,19 @@ def known_answer(session: Session, request_id: str, command_hash: str) -> Answer
 def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[Fact]:
     if known_answer(session, command.request_id, command.command_hash) is not None:
         return []
-    refusal = _refusal(session, command, policy)
-    if refusal is not None:
-        code, reason = refusal
-        return _refuse(session, _as_refusal(command, code, reason))
+    found_wrong = _refusal(session, command, policy)
+    if found_wrong is not None:
+        code, reason = found_wrong
+        return [refusal(command, code, reason)]
     chat, reply = command.chat, command.reply
-    facts: list[Fact] = []
-    if not session.exists:
-        facts.append(Fact(event=_creation(session.session_id, command)))
+    facts = opening(session, command)
+    for fact in facts:
+        session = evolve(session, fact)
+    if chat.on_busy == "interrupt" and session.open_turns:
+        ended = cancel_all(session, command)
+        facts += ended
+        for fact in ended:
+            session = evolve(session, fact)
     accepted = ev.TurnAccepted(
         request_id=command.request_id,
         command_hash=command.command_hash,
@@ -80,7 +90,7 @@ def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[
     )
     facts.append(Fact(event=accepted, turn_id=command.turn_id))
     if session.running is None and not session.queue and policy.start_turns:
-        model = chat.model or session.model or _new_model(session, chat) or policy.default_model
+        model = chat.model or session.model or policy.model_of(session.channel)
         facts += _start(session, command.turn_id, chat.content, model)
     return facts
 
@@ -102,72 +112,23 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
     for model in (chat.model, _new_model(session, chat)):
         if model is not None and not policy.allows(model):
             return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
-    model = chat.model or session.model or _new_model(session, chat) or policy.default_model
+    channel = session.channel if session.exists else opened_channel(session.session_id, chat)
+    model = chat.model or session.model or _new_model(session, chat) or policy.model_of(channel)
     if not policy.allows(model):
         return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
     if not session.open_turns:
         return None
     if chat.on_busy == "reject":
         return "busy", f"session {session.session_id} has {session.open_turns} turns that are not ended"
-    if chat.on_busy == "interrupt":
-        return "unsupported", "chat: on_busy 'interrupt' is not supported yet; send 'enqueue' or 'reject'"
-    if len(session.queue) >= policy.max_queued_turns:
+    if chat.on_busy == "enqueue" and len(session.queue) >= policy.max_queued_turns:
         return "busy", f"session {session.session_id} has {len(session.queue)} queued turns, the most that may wait"
     return None
-
-
-def _as_refusal(command: AcceptChat, code: str, reason: str) -> Refuse:
-    return Refuse(
-        request_id=command.request_id,
-        command_hash=command.command_hash,
-        code=code,
-        reason=reason,
-        reply=command.reply,
-    )
 
 
 def _refuse(session: Session, command: Refuse) -> list[Fact]:
     if known_answer(session, command.request_id, command.command_hash) is not None:
         return []
-    refused = ev.RequestRefused(
-        request_id=command.request_id,
-        command_hash=command.command_hash,
-        code=command.code,
-        reason=command.reason,
-        reply_to=command.reply.reply_to,
-        framing=command.reply.framing,
-        traceparent=command.reply.traceparent,
-        tracestate=command.reply.tracestate,
-    )
-    return [Fact(event=refused)]
-
-
-def _creation(session_id: str, command: AcceptChat) -> ev.SessionCreated:
-    new = command.chat.new_session
-    text = content_text(command.chat.content) or ""
-    return ev.SessionCreated(
-        channel=(new.channel if new and new.channel else None) or channel_of(session_id),
-        title=(new.title if new and new.title else None) or auto_title(text),
-        instructions=new.instructions if new else None,
-        model=new.model if new else None,
-        metadata=(new.metadata if new else None) or {},
-        request_id=command.request_id,
-    )
-
-
-def channel_of(session_id: str) -> str:
-    """The channel that a session id tells: generated ids are channel, ``-``, 8 hex digits; else the id itself."""
-    match = _CHANNEL_AND_SUFFIX.fullmatch(session_id)
-    return match.group(1) if match else session_id
-
-
-def auto_title(text: str) -> str:
-    """The first user message on one line, cut at 60 characters: at a word boundary if that keeps more than 20."""
-    line = " ".join(text.split())
-    if len(line) <= _TITLE_MAX:
-        return line
-    boundary = line.rfind(" ", 0, _TITLE_MAX + 1)  # a word may end exactly at the limit
-    return line[: boundary if boundary > _TITLE_MIN else _TITLE_MAX].rstrip() + "…"
+    return [refusal(command, command.code, command.reason)]
 
 
 def _start(session: Session, turn_id: str, content: tuple[ContentPart, ...], model: str) -> list[Fact]:
@@ -184,7 +145,7 @@ def _start_next(session: Session, policy: Policy) -> list[Fact]:
     if session.running is not None or not session.queue or not policy.start_turns:
         return []
     turn = session.turns[session.queue[0]]
-    model = turn.requested_model or session.model or policy.default_model
+    model = turn.requested_model or session.model or policy.model_of(session.channel)
     return _start(session, turn.turn_id, turn.content, model)
 
 
@@ -197,10 +158,25 @@ def _end(session: Session, terminal: Fact, policy: Policy) -> list[Fact]:
 
 def _end_failed(session: Session, turn: Turn, failed: ev.TurnFailed, policy: Policy) -> list[Fact]:
     """No call stays without a result: no later turn could go on from such a history."""
-    closed = _closed(session, turn, turn.open_calls, turn.attempt)
+    closed = closed_calls(session, turn, turn.open_calls, turn.attempt)
     for fact in closed:
         session = evolve(session, fact)
     return [*closed, *_end(session, Fact(event=failed, turn_id=turn.turn_id, attempt=turn.attempt), policy)]
+
+
+def _cancel(session: Session, command: Cancel, policy: Policy) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash) is not None:
+        return []
+    if command.request_id in session.answers:
+        return [conflict(command)]
+    turn = session.turns.get(command.turn_id or session.running or "")
+    if turn is None:
+        which = f"turn {command.turn_id}" if command.turn_id else "a running turn"
+        return [refusal(command, "not_running", f"session {session.session_id} has no {which} to cancel")]
+    facts = cancellation(session, turn, "cancelled on request", partial=command.partial, by=command)
+    for fact in facts:
+        session = evolve(session, fact)
+    return [*facts, *_start_next(session, policy)]
 
 
 def _running(session: Session, turn_id: str, attempt: int) -> Turn | None:
@@ -232,23 +208,7 @@ def _next_attempt(session: Session, turn: Turn, *, cause: str, error: str | None
     facts = [Fact(event=started, turn_id=turn.turn_id, attempt=attempt)]
     # A result is paired with the first open call of its id, so calls that share an id share their fate.
     unsafe = {call.call_id for call in turn.open_calls if not call.idempotent}
-    return facts + _closed(session, turn, [call for call in turn.open_calls if call.call_id in unsafe], attempt)
-
-
-def _closed(session: Session, turn: Turn, calls: Sequence[ToolCall], attempt: int) -> list[Fact]:
-    """Results for calls whose outcome is unknown."""
-    facts: list[Fact] = []
-    for index, call in enumerate(calls):
-        closed = ev.MessageStored(
-            message_seq=session.messages + 1 + index,
-            role="tool",
-            content=text_content(INTERRUPTED_TEXT),
-            tool_call_id=call.call_id,
-            name=call.name,
-            interrupted=True,
-        )
-        facts.append(Fact(event=closed, turn_id=turn.turn_id, attempt=attempt))
-    return facts
+    return facts + closed_calls(session, turn, [call for call in turn.open_calls if call.call_id in unsafe], attempt)
 
 
 def _record(session: Session, command: RecordMessage) -> list[Fact]:

@@ -13,11 +13,13 @@ from typing import Any
 
 from schemas import events as ev
 from schemas.parts import Usage
+from streams.channel import Channel
+from streams.projection_columns import Millis
+from streams.projection_lifecycle import SESSION_LIFECYCLE, project_channel
 from streams.projection_rows import (
     CallResultRow,
     DeadLetterRow,
     MessageRow,
-    Millis,
     RefusalRow,
     SessionRow,
     ToolCallRow,
@@ -26,28 +28,35 @@ from streams.projection_rows import (
 )
 from streams.projection_state import (
     Changes,
+    ChannelState,
     OpenCall,
     OpenTurn,
     ProjectionError,
     SessionState,
+    State,
     StreamKey,
     UnseenError,
+    session_row,
 )
 from streams.projection_values import content_columns, json_column, raw_row, unknown_row
 from streams.reader_rule import LoggedEvent
 
 
 def touched(events: Iterable[LoggedEvent]) -> set[StreamKey]:
-    """The sessions whose state :func:`project` needs for these events."""
-    return {(logged.partition, logged.header.stream_id) for logged in events if logged.header.stream_kind == ev.SESSION}
+    """The sessions and channels whose state :func:`project` needs for these events."""
+    return {_key(logged) for logged in events if logged.header.stream_kind in (ev.SESSION, ev.CHANNEL)}
+
+
+def _key(logged: LoggedEvent) -> StreamKey:
+    return logged.partition, logged.header.stream_kind, logged.header.stream_id
 
 
 def project(
-    events: Sequence[LoggedEvent], states: MutableMapping[StreamKey, SessionState], *, keep_raw_events: bool = False
+    events: Sequence[LoggedEvent], states: MutableMapping[StreamKey, State], *, keep_raw_events: bool = False
 ) -> Changes:
     """The changes that accepted events (in log order) make; brings ``states`` up to date.
 
-    ``states`` holds every touched session that any earlier event belongs to. After an error it is worthless.
+    ``states`` holds every touched stream that any earlier event belongs to. After an error it is worthless.
     Raises :class:`ProjectionError`.
     """
     changes = Changes()
@@ -56,11 +65,15 @@ def project(
             changes.events.append(raw_row(logged))
         kind = logged.header.stream_kind
         if kind == ev.SESSION:
-            key = (logged.partition, logged.header.stream_id)
-            state = states.get(key)
-            if state is None:
+            state = states.get(key := _key(logged))
+            if not isinstance(state, SessionState):
                 state = states[key] = SessionState()
             _project_session(key, state, logged, changes)
+        elif kind == ev.CHANNEL:
+            state = states.get(key := _key(logged))
+            if not isinstance(state, ChannelState):
+                state = states[key] = ChannelState(channel=Channel(channel=key[2]))
+            project_channel(key, state, logged, changes)
         elif kind == ev.PARTITION:
             _project_partition(logged, changes)
         else:  # a stream kind of a newer version
@@ -81,7 +94,7 @@ def _project_session(key: StreamKey, state: SessionState, logged: LoggedEvent, c
     except UnseenError as error:
         if handler is not None and not state.unknown_events:
             raise ProjectionError(
-                f"session {key[1]}, event {type(event).__name__} at events[{logged.partition}]@{logged.offset}: "
+                f"session {key[2]}, event {type(event).__name__} at events[{logged.partition}]@{logged.offset}: "
                 f"{error} was never stored before it. Delete this DuckDB file to have it rebuilt; "
                 "if that does not help, the log was written by something else than this program"
             ) from error
@@ -97,10 +110,9 @@ def _project_session(key: StreamKey, state: SessionState, logged: LoggedEvent, c
 
 
 def _active_session(state: SessionState, logged: LoggedEvent) -> SessionRow:
-    if state.row is None:
-        raise UnseenError("the session")
-    state.row.last_active_at = Millis(logged.header.recorded_at)
-    return state.row
+    row = session_row(state)
+    row.last_active_at = Millis(logged.header.recorded_at)
+    return row
 
 
 def _open_turn(key: StreamKey, state: SessionState, turn_id: str | None, changes: Changes) -> OpenTurn:
@@ -124,7 +136,7 @@ def _created(
     row = state.row
     if row is None:
         state.row = changes.new_sessions[key] = SessionRow(
-            session_id=key[1],
+            session_id=key[2],
             partition=key[0],
             session_offset=logged.offset,
             channel=event.channel,
@@ -153,7 +165,7 @@ def _accepted(
     text, parts = content_columns(event.content)
     row = TurnRow(
         turn_id=logged.header.turn_id or "",
-        session_id=key[1],
+        session_id=key[2],
         partition=key[0],
         session_offset=session.session_offset,
         request_id=event.request_id,
@@ -199,13 +211,13 @@ def _stored(
     text, parts = (None, None) if event.content is None else content_columns(event.content)
     changes.messages.append(
         MessageRow(
-            *(key[1], key[0], session.session_offset, event.message_seq, turn_id, event.role, text, parts),
+            *(key[2], key[0], session.session_offset, event.message_seq, turn_id, event.role, text, parts),
             *(event.tool_call_id, event.name, event.interrupted, event.truncated, logged.offset, at),
         )
     )
     for position, call in enumerate(event.tool_calls):
         changes.new_calls[key[0], logged.offset, position] = ToolCallRow(
-            session_id=key[1],
+            session_id=key[2],
             partition=key[0],
             session_offset=session.session_offset,
             message_seq=event.message_seq,
@@ -257,25 +269,26 @@ def _completed(
     key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnCompleted, changes: Changes
 ) -> None:
     _ended(key, state, logged, changes, status="completed", code=None, reason=None)
-    _session(state).completed_turns += 1
+    session_row(state).completed_turns += 1
 
 
 def _failed(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnFailed, changes: Changes) -> None:
     _ended(key, state, logged, changes, status="failed", code=event.code, reason=event.reason)
-    _session(state).failed_turns += 1
+    session_row(state).failed_turns += 1
 
 
 def _cancelled(
     key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnCancelled, changes: Changes
 ) -> None:
-    _ended(key, state, logged, changes, status="cancelled", code="cancelled", reason=event.reason)
-    _session(state).cancelled_turns += 1
-
-
-def _session(state: SessionState) -> SessionRow:
-    if state.row is None:
-        raise UnseenError("the session")
-    return state.row
+    row = _ended(key, state, logged, changes, status="cancelled", code="cancelled", reason=event.reason)
+    session_row(state).cancelled_turns += 1
+    if event.by_request_id is not None:
+        row.by_request_id, row.by_command_hash = event.by_request_id, event.by_command_hash
+        row.by_reply_to, row.by_framing = event.by_reply_to, event.by_framing
+        row.by_traceparent, row.by_tracestate = event.by_traceparent, event.by_tracestate
+        place = (row.partition, row.accepted_offset)
+        if place not in changes.new_turns:
+            changes.cancelled_turns[place] = row
 
 
 def _ended(
@@ -287,7 +300,7 @@ def _ended(
     status: str,
     code: str | None,
     reason: str | None,
-) -> None:
+) -> TurnRow:
     header = logged.header
     usage: Usage = logged.payload.usage
     row = _open_turn(key, state, header.turn_id, changes).row
@@ -306,11 +319,12 @@ def _ended(
     session.output_tokens += usage.output_tokens
     changes.usage.append(
         UsageRow(
-            *(key[0], logged.offset, key[1], row.turn_id, row.model, header.attempt, status),
+            *(key[0], logged.offset, key[2], row.turn_id, row.model, header.attempt, status),
             *(usage.input_tokens, usage.output_tokens, usage.model_calls, usage.last_input_tokens),
             *(row.duration_ms, row.ended_at),
         )
     )
+    return row
 
 
 def _refused(
@@ -318,7 +332,7 @@ def _refused(
 ) -> None:
     changes.refusals.append(
         RefusalRow(
-            *(key[0], logged.offset, key[1], logged.header.stream_version),
+            *(key[0], logged.offset, key[2], logged.header.stream_version),
             *(event.request_id, event.command_hash, event.code, event.reason),
             *(event.reply_to, event.framing, event.traceparent, event.tracestate),
             Millis(logged.header.recorded_at),
@@ -335,6 +349,7 @@ _HANDLERS: dict[type, Any] = {
     ev.TurnFailed: _failed,
     ev.TurnCancelled: _cancelled,
     ev.RequestRefused: _refused,
+    **SESSION_LIFECYCLE,
 }
 
 

@@ -8,24 +8,20 @@ Rows that change while a batch is folded (sessions, turns, tool calls) are mutab
 each event would cost more than the fold itself. All others are written once.
 """
 
-import types
-import typing
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from functools import cache
-from typing import Any, NamedTuple, NewType
+from typing import NamedTuple
 
-Millis = NewType("Millis", int)  #: milliseconds since 1970; a TIMESTAMP (UTC) in tables
-Json = NewType("Json", str)  #: JSON text
-Blob = NewType("Blob", bytes)
+from streams.projection_columns import Blob, Json, Millis, Table
 
 #: Raised whenever the same log leads to other rows: files of another version are rebuilt.
-PROJECTION_VERSION = 1
+PROJECTION_VERSION = 2
+_NOTHING = Json("{}")
 
 
 @dataclass(slots=True, kw_only=True)
 class SessionRow:
-    """A session that was created. ``last_active_at``: the newest event that is not a refusal."""
+    """A session that was created. ``last_active_at``: its creation, or the newest event of its turns."""
 
     session_id: str
     partition: int
@@ -36,6 +32,10 @@ class SessionRow:
     model: str | None  #: the session's own; NULL: the default at each turn
     metadata: Json  #: object of strings
     archived: bool = False
+    archived_at: Millis | None = None
+    active: bool = True  #: as far as the session heard; the channel decides (``channels.active_session_id``)
+    forward_seq: int = 0  #: of the session's newest forward
+    marks: Json = _NOTHING  #: how far it has heard each source of forwards
     created_at: Millis
     last_active_at: Millis
     turns: int = 0  #: accepted
@@ -88,6 +88,46 @@ class TurnRow:
     last_input_tokens: int | None = None
     code: str | None = None  #: why it failed or was cancelled
     reason: str | None = None
+    by_request_id: str | None = None  #: of the request that cancelled it, and where that one is answered
+    by_command_hash: str | None = None
+    by_reply_to: str | None = None
+    by_framing: str | None = None
+    by_traceparent: str | None = None
+    by_tracestate: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ChannelRow:
+    """A channel that has had a session."""
+
+    channel: str
+    partition: int
+    active_session_id: str | None = None
+    sessions: int = 0
+    archived_sessions: int = 0
+    opened_at: Millis  #: its first session
+    last_active_at: Millis  #: when a session was opened or became the active one again, most recently
+    unknown_events: int = 0  #: written by a newer version: this row may say too little
+    stream_version: int
+    last_offset: int  #: log offset of the channel's newest event
+
+
+@dataclass(slots=True, kw_only=True)
+class ForwardRow:
+    """What a stream has to tell another one; pending while ``delivered_offset`` is NULL."""
+
+    partition: int
+    source_kind: str
+    source_id: str
+    seq: int  #: of the source's forwards, from 1
+    target_kind: str
+    target_id: str
+    what: str
+    new_session: Json | None
+    request_id_of_origin: str | None
+    log_offset: int
+    recorded_at: Millis
+    delivered_offset: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,6 +176,28 @@ class CallResultRow(NamedTuple):
     log_offset: int
     position: int
     result_message_seq: int
+
+
+class DeliveryRow(NamedTuple):
+    """The delivery of a forward that was stored by an earlier batch: an update of its ``forwards`` row."""
+
+    partition: int
+    source_kind: str
+    source_id: str
+    seq: int
+    delivered_offset: int
+
+
+class ChannelEventRow(NamedTuple):
+    """An event of a channel, whole: a channel is loaded by folding them."""
+
+    partition: int
+    log_offset: int
+    channel: str
+    stream_version: int
+    type: str
+    recorded_at: Millis
+    body: Json
 
 
 class UsageRow(NamedTuple):
@@ -234,55 +296,6 @@ class PartitionRow(NamedTuple):
     last_event_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """A column: its SQL type, and whether it may be NULL."""
-
-    name: str
-    sql_type: str
-    nullable: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table of the materialization. ``key`` identifies and orders its rows; ``updated``: what later events change."""
-
-    name: str
-    row: type
-    key: tuple[str, ...]
-    updated: tuple[str, ...] = ()
-    rarely_updated: tuple[str, ...] = ()  #: apart, since an update costs by the column
-    analysts_only: bool = False  #: not needed to decide: only the analysts' file has it
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The columns, in the order of the row's fields."""
-        return columns_of(self.row)
-
-
-_SQL_TYPES: dict[Any, str] = {
-    str: "VARCHAR",
-    int: "BIGINT",
-    bool: "BOOLEAN",
-    Blob: "BLOB",
-    Millis: "TIMESTAMP",
-    Json: "JSON",
-}
-
-
-@cache
-def columns_of(row: type) -> tuple[Column, ...]:
-    """The columns that a row type declares."""
-    return tuple(_column(name, hint) for name, hint in typing.get_type_hints(row).items())
-
-
-def _column(name: str, hint: Any) -> Column:
-    nullable = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    if nullable:
-        (hint,) = (arg for arg in typing.get_args(hint) if arg is not types.NoneType)
-    return Column(name=name, sql_type=_SQL_TYPES[hint], nullable=nullable)
-
-
 def _names(row: type, start: str) -> tuple[str, ...]:
     """The dataclass fields from ``start`` on."""
     names = [field.name for field in dataclass_fields(row)]
@@ -294,7 +307,10 @@ SESSIONS = Table(
     row=SessionRow,
     key=("partition", "session_offset"),
     updated=_names(SessionRow, "last_active_at"),
-    rarely_updated=("channel", "title", "instructions", "model", "metadata", "archived", "created_at"),
+    rarely_updated=(
+        *("channel", "title", "instructions", "model", "metadata", "archived", "archived_at"),
+        *("active", "forward_seq", "marks"),
+    ),
 )
 TURNS = Table(
     name="turns",
@@ -304,6 +320,9 @@ TURNS = Table(
         *("status", "model", "attempt", "runner_failures", "takeovers_in_a_row", "answer_seq"),
         *("started_offset", "ended_offset", "started_at", "ended_at", "duration_ms"),
         *("input_tokens", "output_tokens", "model_calls", "last_input_tokens", "code", "reason"),
+    ),
+    rarely_updated=(
+        *("by_request_id", "by_command_hash", "by_reply_to", "by_framing", "by_traceparent", "by_tracestate"),
     ),
 )
 MESSAGES = Table(name="messages", row=MessageRow, key=("partition", "log_offset"))
@@ -315,8 +334,23 @@ REFUSALS = Table(name="refusals", row=RefusalRow, key=("partition", "log_offset"
 UNKNOWN_EVENTS = Table(name="unknown_events", row=UnknownEventRow, key=("partition", "log_offset"))
 DEAD_LETTERS = Table(name="dead_letters", row=DeadLetterRow, key=("partition", "log_offset"))
 EVENTS = Table(name="events", row=EventRow, key=("partition", "log_offset"), analysts_only=True)
+FORWARDS = Table(
+    name="forwards",
+    row=ForwardRow,
+    key=("partition", "source_kind", "source_id", "seq"),
+    updated=("delivered_offset",),
+)
+CHANNEL_EVENTS = Table(name="channel_events", row=ChannelEventRow, key=("partition", "log_offset"))
+CHANNELS = Table(
+    name="channels",
+    row=ChannelRow,
+    key=("partition", "channel"),
+    updated=_names(ChannelRow, "active_session_id"),
+    analysts_only=True,
+)
 PARTITIONS = Table(name="partitions", row=PartitionRow, key=("partition",), updated=PartitionRow._fields[1:])
 
 TABLES: tuple[Table, ...] = (
     *(SESSIONS, TURNS, MESSAGES, TOOL_CALLS, USAGE, REFUSALS, UNKNOWN_EVENTS, DEAD_LETTERS, EVENTS, PARTITIONS),
+    *(FORWARDS, CHANNEL_EVENTS, CHANNELS),
 )

@@ -3,10 +3,15 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from streams.channel import Channel
 from streams.projection_rows import (
     CallResultRow,
+    ChannelEventRow,
+    ChannelRow,
     DeadLetterRow,
+    DeliveryRow,
     EventRow,
+    ForwardRow,
     MessageRow,
     RefusalRow,
     SessionRow,
@@ -16,7 +21,8 @@ from streams.projection_rows import (
     UsageRow,
 )
 
-StreamKey = tuple[int, str]  #: partition and session id
+StreamKey = tuple[int, str, str]  #: partition, stream kind and id (a channel may have a session's name)
+ForwardKey = tuple[int, str, str, int]  #: partition, kind and id of the source, seq
 
 
 class ProjectionError(RuntimeError):
@@ -52,6 +58,25 @@ class SessionState:
     turns: dict[str, OpenTurn] = field(default_factory=dict)
 
 
+def session_row(state: SessionState) -> SessionRow:
+    """The row of a session that must exist. Raises :class:`UnseenError`."""
+    if state.row is None:
+        raise UnseenError("the session")
+    return state.row
+
+
+@dataclass(slots=True, kw_only=True)
+class ChannelState:
+    """What projecting a channel's next event depends on. Changed in place by :func:`project`."""
+
+    channel: Channel
+    row: ChannelRow | None = None  #: ``None``: it never had a session
+    unknown_events: int = 0
+
+
+State = SessionState | ChannelState
+
+
 @dataclass(slots=True, kw_only=True)
 class Changes:
     """What a batch does to the tables. A row is in one of new and changed, never in both."""
@@ -61,6 +86,12 @@ class Changes:
     changed_profiles: dict[StreamKey, SessionRow] = field(default_factory=dict)  #: what seldom changes changed
     new_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)
     changed_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)
+    cancelled_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)  #: on request, of earlier batches
+    new_forwards: dict[ForwardKey, ForwardRow] = field(default_factory=dict)
+    deliveries: list[DeliveryRow] = field(default_factory=list)
+    new_channels: dict[StreamKey, ChannelRow] = field(default_factory=dict)
+    changed_channels: dict[StreamKey, ChannelRow] = field(default_factory=dict)
+    channel_events: list[ChannelEventRow] = field(default_factory=list)
     new_calls: dict[tuple[int, int, int], ToolCallRow] = field(default_factory=dict)
     call_results: list[CallResultRow] = field(default_factory=list)
     messages: list[MessageRow] = field(default_factory=list)

@@ -2,16 +2,18 @@
 
 import base64
 import json
-from typing import Any
+from typing import Any, cast
 
 from schemas import events as ev
 from schemas.codec import UnknownPayload
-from schemas.mapping import to_dict
+from schemas.mapping import from_dict, to_dict
 from schemas.parts import ContentPart, content_text
-from streams.projection_rows import EventRow, Json, Millis, UnknownEventRow
+from streams.projection_columns import Json, Millis
+from streams.projection_rows import ChannelEventRow, EventRow, UnknownEventRow
 from streams.reader_rule import LoggedEvent
 
 _PART_DICT = to_dict(ContentPart)
+_EVENT_TYPES = {cls.__name__: cls for cls in ev.EVENTS}
 _HEADER_FIELDS = frozenset(ev.EventHeader.__dataclass_fields__)
 
 
@@ -60,6 +62,26 @@ def unknown_row(logged: LoggedEvent) -> UnknownEventRow:
         recorded_at=Millis(header.recorded_at),
         body=body,
     )
+
+
+def channel_event_row(logged: LoggedEvent) -> ChannelEventRow:
+    """An event of a channel, whole."""
+    header = logged.header
+    name, body = _body(logged.payload)
+    return ChannelEventRow(
+        partition=logged.partition,
+        log_offset=logged.offset,
+        channel=header.stream_id,
+        stream_version=header.stream_version,
+        type=name,
+        recorded_at=Millis(header.recorded_at),
+        body=body,
+    )
+
+
+def channel_event(row: ChannelEventRow) -> ev.Event:
+    """The event of a row: the inverse of :func:`channel_event_row`."""
+    return cast(ev.Event, from_dict(_EVENT_TYPES[row.type])(json.loads(row.body)))
 
 
 def raw_row(logged: LoggedEvent) -> EventRow:

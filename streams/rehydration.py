@@ -9,14 +9,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from immutables import Map
+
+from schemas import events as ev
 from schemas.mapping import from_dict
-from schemas.parts import ContentPart, ToolCall, Usage, text_content
+from schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
+from streams.channel import Channel
+from streams.forwarding import Forward
 from streams.history import HistoryMessage
-from streams.projection_rows import MessageRow, RefusalRow, SessionRow, ToolCallRow, TurnRow
+from streams.projection_lifecycle import fold_channel_event, skip_channel_event
+from streams.projection_rows import (
+    ChannelEventRow,
+    ForwardRow,
+    MessageRow,
+    RefusalRow,
+    SessionRow,
+    ToolCallRow,
+    TurnRow,
+)
+from streams.projection_state import ChannelState
+from streams.projection_values import channel_event
 from streams.session import Session, conflict_key
 from streams.turn import Answer, ReplyAddress, Turn
 
 _PART = from_dict(ContentPart)
+_NEW_SESSION = from_dict(NewSession)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +46,27 @@ class LoadedSession:
     unknown_events: int = 0  #: above 0: written by a newer version, nothing may be decided for it here
 
 
-class Unanswered(NamedTuple):
-    """A decided request whose terminal frame may not have been sent: ``known_answer`` finds what became of it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedChannel:
+    """A channel as a store holds it."""
 
-    session_id: str
+    channel: Channel
+    last_offset: int = -1  #: of the channel's newest event
+    unknown_events: int = 0  #: above 0: written by a newer version, nothing may be decided for it here
+
+
+class Unanswered(NamedTuple):
+    """A decided request whose terminal frame may not have been sent: the stream's answers tell what became of it."""
+
+    session_id: str  #: or channel, as ``stream_kind`` says
     request_id: str
     command_hash: str
-    log_offset: int  #: of the event that ended its turn, or refused it
+    log_offset: int  #: of the event that its answer follows from: end of a turn, refusal, decision, last delivery
+    stream_kind: str = ev.SESSION
 
 
 class UnknownMark(NamedTuple):
-    """An event of the session that could not be projected."""
+    """An event of the stream that could not be projected."""
 
     log_offset: int
     stream_version: int
@@ -54,6 +81,15 @@ class SessionRows:
     messages: list[MessageRow] = field(default_factory=list)
     calls: list[ToolCallRow] = field(default_factory=list)
     refusals: list[RefusalRow] = field(default_factory=list)
+    outbox: list[ForwardRow] = field(default_factory=list)  #: pending forwards
+    unknown: list[UnknownMark] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class ChannelRows:
+    """All that is kept of one channel, each list in log order."""
+
+    events: list[ChannelEventRow] = field(default_factory=list)
     unknown: list[UnknownMark] = field(default_factory=list)
 
 
@@ -76,6 +112,10 @@ def rehydrate(session_id: str, rows: SessionRows) -> LoadedSession | None:
             session,
             exists=True,
             archived=row.archived,
+            active=row.active,
+            forward_seq=row.forward_seq,
+            marks=Map(json.loads(row.marks)),
+            outbox=tuple(_forward(forward) for forward in rows.outbox),
             channel=row.channel,
             title=row.title,
             instructions=row.instructions,
@@ -154,12 +194,17 @@ def _answers(turns: Sequence[TurnRow], refusals: Sequence[RefusalRow]) -> dict[s
     """In log order, since the first use of a request id has its key and a conflict another one."""
     answers: dict[str, Answer] = {}
     found: list[tuple[int, TurnRow | RefusalRow]] = [(turn.accepted_offset, turn) for turn in turns]
-    if refusals:
+    cancelled = [(turn.ended_offset or 0, turn) for turn in turns if turn.by_request_id is not None]
+    if refusals or cancelled:
         found += [(refusal.log_offset, refusal) for refusal in refusals]
+        found += cancelled
         found.sort(key=lambda entry: entry[0])
-    for _, row in found:
+    for offset, row in found:
         if isinstance(row, TurnRow):
-            answers[row.request_id] = _answer(row)
+            if offset == row.accepted_offset:
+                answers[row.request_id] = _answer(row)
+            elif row.by_request_id is not None:
+                answers.setdefault(row.by_request_id, _answer_of_cancelling(row))
         else:
             key = row.request_id
             if key in answers:
@@ -188,3 +233,72 @@ def _answer(row: TurnRow) -> Answer:
         ),
         reply=_reply(row),
     )
+
+
+def _answer_of_cancelling(row: TurnRow) -> Answer:
+    """The request that cancelled a turn is answered with the turn's end."""
+    reply = ReplyAddress(
+        reply_to=row.by_reply_to,
+        framing=row.by_framing or "avro",
+        traceparent=row.by_traceparent,
+        tracestate=row.by_tracestate,
+    )
+    return replace(_answer(row), command_hash=row.by_command_hash or "", reply=reply)
+
+
+def _forward(row: ForwardRow) -> Forward:
+    return Forward(
+        seq=row.seq,
+        target_kind=row.target_kind,
+        target_id=row.target_id,
+        what=row.what,
+        new_session=None if row.new_session is None else _NEW_SESSION(json.loads(row.new_session)),
+        request_id_of_origin=row.request_id_of_origin,
+    )
+
+
+# ---- channels
+
+
+def channel_state(name: str, rows: ChannelRows) -> ChannelState:
+    """The state that a channel's rows lead to: what decisions need, and what the projection goes on from."""
+    return _fold(name, rows)[0]
+
+
+def rehydrate_channel(name: str, rows: ChannelRows) -> LoadedChannel | None:
+    """The channel that the rows tell of; ``None`` when there was never an event of it."""
+    last = [row.log_offset for row in rows.events[-1:]] + [mark.log_offset for mark in rows.unknown[-1:]]
+    if not last:
+        return None
+    state = channel_state(name, rows)
+    return LoadedChannel(channel=state.channel, last_offset=max(last), unknown_events=state.unknown_events)
+
+
+def unanswered_of_channel(name: str, rows: ChannelRows, replied: int) -> list[Unanswered]:
+    """The channel's requests whose answer follows from an event above the log offset ``replied``, in log order."""
+    return [waiting for waiting in _fold(name, rows)[1] if waiting.log_offset > replied]
+
+
+def _fold(name: str, rows: ChannelRows) -> tuple[ChannelState, list[Unanswered]]:
+    state = ChannelState(channel=Channel(channel=name))
+    answered: list[Unanswered] = []
+    entries: list[ChannelEventRow | UnknownMark] = [*rows.events, *rows.unknown]
+    for row in sorted(entries, key=lambda row: row.log_offset):
+        if isinstance(row, UnknownMark):
+            skip_channel_event(state, row.log_offset, row.stream_version)
+            continue
+        before, event = state.channel, channel_event(row)
+        fold_channel_event(state, row, event)
+        for request_id, command_hash in _answered(before, state.channel, event):
+            answered.append(Unanswered(name, request_id, command_hash, row.log_offset, ev.CHANNEL))
+    return state, answered
+
+
+def _answered(before: Channel, after: Channel, event: ev.Event) -> list[tuple[str, str]]:
+    """Requests that are answered once this event is in the log: id and hash (``streams.replies`` has their frames)."""
+    if isinstance(event, ev.RequestRefused) or (isinstance(event, ev.ChannelRequestDecided) and not event.waits_for):
+        return [(event.request_id, event.command_hash)]
+    if isinstance(event, ev.ForwardDelivered):
+        ready = sorted(set(before.waits) - set(after.waits))
+        return [(request_id, after.answers[request_id].command_hash) for request_id in ready]
+    return []

@@ -1,14 +1,18 @@
 """Which reply frames follow from which facts."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas import events as ev
 from schemas import frames as fr
+from schemas.parts import HistoryEntry, content_text
+from streams.channel import Channel, ChannelAnswer
 from streams.history import HistoryMessage, final_text, of_turn
 from streams.session import Fact, Session, reply_address
 from streams.turn import Answer, ReplyAddress
 
+_MAX_PAGE_BYTES = 1024 * 1024  #: of text: as JSON it may become six times as much, which a frame still holds
 _TERMINAL = frozenset(fr.TERMINAL_FRAMES)
 
 
@@ -21,6 +25,8 @@ class Reply:
     request_id: str
     turn_id: str | None = None
     attempt: int = 0
+    session_id: str | None = None  #: where it differs from the stream that answers
+    channel: str | None = None
 
     @property
     def terminal(self) -> bool:
@@ -97,3 +103,110 @@ def reply_again(answer: Answer, request_id: str, address: ReplyAddress, history:
         case _:
             frame = fr.TurnAccepted()
     return Reply(frame=frame, address=address, request_id=request_id, turn_id=answer.turn_id, attempt=answer.attempt)
+
+
+# ---- what tells of a session as a whole
+
+
+def session_info(session: Session) -> fr.SessionInfo:
+    """A session as its owner knows it."""
+    return fr.SessionInfo(
+        title=session.title,
+        instructions=session.instructions,
+        model=session.model,
+        metadata=session.metadata,
+        archived=session.archived,
+        active=session.active and not session.archived,
+        messages=session.messages,
+        turns=session.turn_count,
+        running_turn_id=session.running,
+        queued_turns=len(session.queue),
+    )
+
+
+def history_page(history: Sequence[HistoryMessage], after: int, limit: int) -> fr.HistoryPage:
+    """The messages behind ``after``, at most ``limit`` of them, and no more than fit into a frame."""
+    start = bisect_right(history, after, key=lambda message: message.message_seq)
+    page = _fitting(history[start : start + limit])
+    entries = tuple(
+        HistoryEntry(
+            message_seq=message.message_seq,
+            turn_id=message.turn_id,
+            role=message.role,
+            content=message.content,
+            tool_calls=message.tool_calls,
+            tool_call_id=message.tool_call_id,
+            name=message.name,
+            interrupted=message.interrupted,
+            truncated=message.truncated,
+        )
+        for message in page
+    )
+    more = start + len(page) < len(history)
+    return fr.HistoryPage(messages=entries, next_after=page[-1].message_seq if more and page else None)
+
+
+def _fitting(messages: Sequence[HistoryMessage]) -> Sequence[HistoryMessage]:
+    """As many of the first messages as a page holds; one at least."""
+    size = 0
+    for index, message in enumerate(messages):
+        size += len((content_text(message.content) or "").encode())
+        size += sum(len(call.arguments.encode()) for call in message.tool_calls)
+        if size > _MAX_PAGE_BYTES and index:
+            return messages[:index]
+    return messages
+
+
+# ---- lifecycle
+
+
+def channel_replies_to(before: Channel, fact: Fact) -> list[Reply]:
+    """The frames that report a fact of a channel: a lifecycle request is answered once its forwards are delivered."""
+    event = fact.event
+    if isinstance(event, ev.RequestRefused):
+        refused = fr.RequestRefused(code=event.code, reason=event.reason)
+        address = reply_address(event)
+        return [
+            Reply(frame=refused, address=address, request_id=event.request_id, session_id="", channel=before.channel)
+        ]
+    if isinstance(event, ev.ChannelRequestDecided) and not event.waits_for:
+        return [_told(before, event.session_id, event.created, event.request_id, reply_address(event))]
+    if isinstance(event, ev.ForwardDelivered):
+        ready = [request_id for request_id, seqs in before.waits.items() if seqs == {event.seq}]
+        return [
+            _told(before, answer.session_id, answer.created, request_id, answer.reply)
+            for request_id in sorted(ready)
+            if (answer := before.answers.get(request_id)) is not None
+        ]
+    return []
+
+
+def channel_reply_again(
+    channel: Channel, answer: ChannelAnswer, request_id: str, address: ReplyAddress
+) -> Reply | None:
+    """The answer of the log to a lifecycle request that was decided before; ``None`` while it waits for deliveries."""
+    if answer.kind == "refused":
+        refused = fr.RequestRefused(code=answer.code, reason=answer.reason)
+        return Reply(frame=refused, address=address, request_id=request_id, session_id="", channel=channel.channel)
+    if request_id in channel.waits:
+        return None
+    return _told(channel, answer.session_id, answer.created, request_id, address)
+
+
+def active_reply(channel: Channel, request_id: str, address: ReplyAddress) -> Reply | None:
+    """The answer to :class:`schemas.commands.ActiveSession`; ``None`` when there is no active session."""
+    return None if channel.active is None else _told(channel, channel.active, False, request_id, address)
+
+
+def _told(channel: Channel, session_id: str, created: bool, request_id: str, address: ReplyAddress) -> Reply:
+    session = channel.sessions[session_id]
+    info = fr.SessionInfo(
+        title=session.title,
+        instructions=session.instructions,
+        model=session.model,
+        metadata=session.metadata,
+        archived=session.archived,
+        active=channel.active == session_id,
+        created=created,
+    )
+    return Reply(frame=info, address=address, request_id=request_id, session_id=session_id, channel=channel.channel)

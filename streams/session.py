@@ -5,12 +5,12 @@ Stream name: the session id.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import assert_never
 
 from immutables import Map
 
 from schemas import events as ev
 from schemas.parts import Usage
+from streams.forwarding import NO_MARKS, Forward, delivered, pending, source_key
 from streams.records import changed
 from streams.turn import Answer, ReplyAddress, Turn, without_result
 
@@ -41,6 +41,7 @@ class Session:
     version: int = 0  #: of the stream
     exists: bool = False
     archived: bool = False
+    active: bool = True  #: until the channel says that another session is
     channel: str = ""
     title: str = ""
     instructions: str | None = None
@@ -52,6 +53,9 @@ class Session:
     queue: tuple[str, ...] = ()  #: accepted, not started, in order
     turns: Map[str, Turn] = NO_TURNS  #: those without a terminal event
     answers: Map[str, Answer] = NO_ANSWERS  #: by request id
+    forward_seq: int = 0
+    marks: Map[str, int] = NO_MARKS  #: highest forward heard, by source
+    outbox: tuple[Forward, ...] = ()
 
     @property
     def open_turns(self) -> int:
@@ -85,7 +89,7 @@ def evolve(session: Session, fact: Fact) -> Session:
         case ev.TurnFailed():
             return _ended(session, fact, "failed", event.code, event.reason, event.usage)
         case ev.TurnCancelled():
-            return _ended(session, fact, "cancelled", "cancelled", event.reason, event.usage)
+            return _cancelled(session, fact, event)
         case ev.RequestRefused():
             answer = Answer(
                 command_hash=event.command_hash,
@@ -98,13 +102,26 @@ def evolve(session: Session, fact: Fact) -> Session:
             if key in session.answers:
                 key = conflict_key(key, event.command_hash)
             return changed(session, version=version, answers=session.answers.set(key, answer))
-        case ev.PartitionClaimed() | ev.RequestDeadLettered() | ev.RequestsLost():
+        case ev.SessionTitled():
+            return changed(session, version=version, title=event.title)
+        case ev.SessionArchived():
+            return changed(session, version=version, archived=True)
+        case ev.SessionActivated():
+            return changed(session, version=version, active=True)
+        case ev.SessionDeactivated():
+            return changed(session, version=version, active=False)
+        case ev.CommandForwarded():
+            return changed(session, version=version, forward_seq=event.seq, outbox=pending(session.outbox, event))
+        case ev.ForwardDelivered():
+            return changed(session, version=version, outbox=delivered(session.outbox, event.seq))
+        case ev.ForwardReceived():
+            marks = session.marks.set(source_key(event.source_kind, event.source_id), event.seq)
+            return changed(session, version=version, marks=marks)
+        case _:  # a fact of another kind of stream: it never stands in this one, and is never refused
             return changed(session, version=version)
-        case _:
-            assert_never(event)
 
 
-def reply_address(event: ev.TurnAccepted | ev.RequestRefused) -> ReplyAddress:
+def reply_address(event: ev.TurnAccepted | ev.RequestRefused | ev.ChannelRequestDecided) -> ReplyAddress:
     """Where the request of this event is answered."""
     return ReplyAddress(
         reply_to=event.reply_to,
@@ -183,6 +200,28 @@ def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usag
         running=None if session.running == turn.turn_id else session.running,
         queue=tuple(queued for queued in session.queue if queued != turn.turn_id),
     )
+
+
+def _cancelled(session: Session, fact: Fact, event: ev.TurnCancelled) -> Session:
+    session = _ended(session, fact, "cancelled", "cancelled", event.reason, event.usage)
+    if event.by_request_id is None or event.by_request_id in session.answers:
+        return session
+    by = Answer(
+        command_hash=event.by_command_hash or "",
+        turn_id=fact.turn_id,
+        kind="cancelled",
+        code="cancelled",
+        reason=event.reason,
+        attempt=fact.attempt,
+        usage=event.usage,
+        reply=ReplyAddress(
+            reply_to=event.by_reply_to,
+            framing=event.by_framing or "avro",
+            traceparent=event.by_traceparent,
+            tracestate=event.by_tracestate,
+        ),
+    )
+    return changed(session, answers=session.answers.set(event.by_request_id, by))
 
 
 def conflict_key(request_id: str, command_hash: str) -> str:

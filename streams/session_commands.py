@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from schemas.commands import Chat
 from schemas.parts import ContentPart, ToolCall, Usage
+from streams.forwarding import ReceiveForward, ReceiveReceipt
 from streams.turn import ReplyAddress
 
 
@@ -16,6 +17,7 @@ class AcceptChat:
     turn_id: str
     chat: Chat
     reply: ReplyAddress
+    partial: str = ""  #: what the running turn has said since its last message: kept, if this chat interrupts it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,17 @@ class Refuse:
     code: str
     reason: str
     reply: ReplyAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Somebody wants a turn to end. ``partial``: what the running one has said since its last message."""
+
+    request_id: str
+    command_hash: str
+    turn_id: str | None  #: ``None``: the running one
+    reply: ReplyAddress
+    partial: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,4 +88,14 @@ class FailAttempt:
     duration_ms: int = 0
 
 
-SessionCommand = AcceptChat | Refuse | ResumeTurn | RecordMessage | CompleteTurn | FailAttempt
+SessionCommand = (
+    AcceptChat
+    | Refuse
+    | Cancel
+    | ReceiveForward
+    | ReceiveReceipt
+    | ResumeTurn
+    | RecordMessage
+    | CompleteTurn
+    | FailAttempt
+)

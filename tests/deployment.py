@@ -217,7 +217,7 @@ def accepted_of(events: list[LoggedEvent]) -> Iterator[LoggedEvent]:
 
 
 async def _read_all(consumer: AIOKafkaConsumer, topic: str) -> list[ConsumerRecord]:
-    partitions = await _partitions(consumer, topic)
+    partitions = await partitions_of(consumer, topic)
     consumer.assign(partitions)
     first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
     for tp in partitions:
@@ -231,7 +231,8 @@ async def _read_all(consumer: AIOKafkaConsumer, topic: str) -> list[ConsumerReco
     return records
 
 
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
+async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
+    """The partitions of a topic."""
     metadata = await consumer._client.fetch_all_metadata()  # the public call knows subscribed topics only
     return [TopicPartition(topic, p) for p in sorted(metadata.partitions_for_topic(topic) or ())]
 
@@ -278,7 +279,7 @@ class Wire:
         )
         await self._producer.start()
         await self._consumer.start()
-        partitions = await _partitions(self._consumer, self._topic)
+        partitions = await partitions_of(self._consumer, self._topic)
         self._consumer.assign(partitions)
         await self._consumer.seek_to_beginning(*partitions)
         self._task = asyncio.create_task(self._read())

@@ -1,5 +1,5 @@
-"""Random event logs that the real decisions make: many sessions, takeovers, failures, bad requests, newer versions,
-and the late events of zombies in between."""
+"""Random event logs that the real decisions make: many sessions and channels, takeovers, failures, bad requests, newer
+versions, and the late events of zombies in between."""
 
 import random
 from dataclasses import dataclass, field, replace
@@ -8,11 +8,11 @@ from schemas import events as ev
 from schemas.codec import UnknownPayload
 from schemas.commands import Chat
 from schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
-from streams.decisions import decide
+from streams.channel import Channel, evolve_channel
 from streams.history import HistoryMessage, history_message
 from streams.policy import Policy
 from streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
-from streams.rehydration import LoadedSession
+from streams.rehydration import LoadedChannel, LoadedSession
 from streams.session import Fact, Session, evolve
 from streams.session_commands import (
     AcceptChat,
@@ -21,9 +21,9 @@ from streams.session_commands import (
     RecordMessage,
     Refuse,
     ResumeTurn,
-    SessionCommand,
 )
-from streams.turn import ReplyAddress
+from tests.lifecycle_steps import ADDRESSES, lifecycle_step
+from tests.lifecycle_world import Network, decided
 
 CONTENTS: tuple[tuple[ContentPart, ...] | None, ...] = (
     None,
@@ -34,10 +34,6 @@ CONTENTS: tuple[tuple[ContentPart, ...] | None, ...] = (
     (ContentPart(text="two"), ContentPart(text=" parts")),
     (ContentPart(text=None),),
     (ContentPart(kind="file_ref", ref="file-1"),),
-)
-ADDRESSES = (
-    ReplyAddress(),
-    ReplyAddress(reply_to="chat.replies.x", framing="json", traceparent="00-a-b-01", tracestate="v=1"),
 )
 START_MS = 1_790_000_000_000
 
@@ -59,6 +55,10 @@ class LogWriter:
     partition_version: int = 0
     turns: int = 0
     inert: set[int] = field(default_factory=set)  #: offsets of what zombies wrote
+    channels: dict[str, Channel] = field(default_factory=dict)
+    last_offsets_of_channels: dict[str, int] = field(default_factory=dict)
+    unknown_of_channels: dict[str, int] = field(default_factory=dict)
+    network: Network = field(default_factory=Network)
 
     def session(self, session_id: str) -> Session:
         """The folded session."""
@@ -103,7 +103,7 @@ class LogWriter:
         self.n += 1
 
     def facts(self, session_id: str, facts: list[Fact]) -> None:
-        """Append and fold the events of a decision."""
+        """Append and fold the events of a session's decision."""
         for fact in facts:
             session = self.session(session_id)
             header = self._header(ev.SESSION, session_id, session.version + 1, fact=fact)
@@ -115,18 +115,44 @@ class LogWriter:
                 history = self.histories.setdefault(session_id, [])
                 history.append(history_message(fact.turn_id or "", fact.event))
 
-    def tell(self, session_id: str, command: SessionCommand) -> None:
-        """Decide a command."""
-        self.facts(session_id, decide(self.session(session_id), command, self.policy))
+    def channel(self, channel: str) -> Channel:
+        """The folded channel."""
+        return self.channels.get(channel) or Channel(channel=channel)
 
-    def newer_event(self, session_id: str) -> None:
+    def channel_facts(self, name: str, facts: list[Fact]) -> None:
+        """Append and fold the events of a channel's decision."""
+        for fact in facts:
+            channel = self.channel(name)
+            header = self._header(ev.CHANNEL, name, channel.version + 1, fact=fact)
+            self.last_offsets_of_channels[name] = self._append(header, fact.event)
+            self.n += 1
+            self.channels[name] = evolve_channel(channel, fact)
+
+    def tell(self, name: str, command: object, kind: str = ev.SESSION) -> None:
+        """Decide a command."""
+        state = self.session(name) if kind == ev.SESSION else self.channel(name)
+        facts = decided(state, command, self.policy)
+        if kind == ev.SESSION:
+            self.facts(name, facts)
+        else:
+            self.channel_facts(name, facts)
+        state = self.session(name) if kind == ev.SESSION else self.channel(name)
+        self.network.send_due((kind, name), state.outbox)
+
+    def newer_event(self, name: str, kind: str = ev.SESSION) -> None:
         """An event type that this version does not know."""
-        session = self.session(session_id)
-        payload = UnknownPayload(name="SessionDreamt", fields={"stream_id": session_id, "of": b"sheep", "deep": 1.5})
-        self.last_offsets[session_id] = self._append(self._header(ev.SESSION, session_id, session.version + 1), payload)
+        state = self.session(name) if kind == ev.SESSION else self.channel(name)
+        payload = UnknownPayload(name="SessionDreamt", fields={"stream_id": name, "of": b"sheep", "deep": 1.5})
+        offset = self._append(self._header(kind, name, state.version + 1), payload)
         self.n += 1
-        self.sessions[session_id] = replace(session, version=session.version + 1)
-        self.unknown[session_id] = self.unknown.get(session_id, 0) + 1
+        if isinstance(state, Session):
+            self.last_offsets[name] = offset
+            self.sessions[name] = replace(state, version=state.version + 1)
+            self.unknown[name] = self.unknown.get(name, 0) + 1
+        else:
+            self.last_offsets_of_channels[name] = offset
+            self.channels[name] = replace(state, version=state.version + 1)
+            self.unknown_of_channels[name] = self.unknown_of_channels.get(name, 0) + 1
 
     def zombie(self) -> None:
         """A late event of an owner that was fenced, or a copy of one that was appended already."""
@@ -154,6 +180,17 @@ class LogWriter:
             for session_id, session in self.sessions.items()
         }
 
+    def expected_channels(self) -> dict[str, LoadedChannel]:
+        """The channels that a store has to give back."""
+        return {
+            name: LoadedChannel(
+                channel=channel,
+                last_offset=self.last_offsets_of_channels[name],
+                unknown_events=self.unknown_of_channels.get(name, 0),
+            )
+            for name, channel in self.channels.items()
+        }
+
 
 def random_log(
     seed: int, steps: int, *, partition: int = 0, sessions: int = 4, zombies: bool = True, newer: bool = True
@@ -169,7 +206,11 @@ def write_on(writer: LogWriter, steps: int, *, sessions: int = 4, zombies: bool 
     """More of the same."""
     for _ in range(steps):
         session_id = f"s{writer.partition}-{writer.rng.randrange(sessions)}"
+        if writer.rng.random() < 0.2 and writer.sessions:
+            session_id = writer.rng.choice(sorted(writer.sessions))  # one that a channel made, perhaps
         _step(writer, session_id, zombies, newer)
+        if writer.rng.random() < 0.3:
+            lifecycle_step(writer, newer=newer)
 
 
 def _step(writer: LogWriter, session_id: str, zombies: bool, newer: bool) -> None:
@@ -209,11 +250,16 @@ def _step(writer: LogWriter, session_id: str, zombies: bool, newer: bool) -> Non
 def _chat(writer: LogWriter, session_id: str) -> None:
     rng = writer.rng
     writer.turns += 1
-    new = NewSession(title="A title", instructions=rng.choice([None, "", "Be kind."]), metadata={"b": "1", "a": "\0"})
+    new = NewSession(
+        channel=rng.choice([None, f"c{writer.partition}"]),
+        title="A title",
+        instructions=rng.choice([None, "", "Be kind."]),
+        metadata={"b": "1", "a": "\0"},
+    )
     chat = Chat(
         content=rng.choice([content for content in CONTENTS if content is not None]),
         model=rng.choice([None, "echo:", "echo:other"]),
-        on_busy=rng.choice(["enqueue", "enqueue", "reject"]),
+        on_busy=rng.choice(["enqueue", "enqueue", "enqueue", "reject", "interrupt"]),
         new_session=rng.choice([None, new]),
     )
     accept = AcceptChat(
@@ -277,7 +323,7 @@ def _run(writer: LogWriter, session_id: str) -> None:
 
 
 def _cancel(writer: LogWriter, session_id: str) -> None:
-    """What no command decides yet, but a log may hold."""
+    """What no request asked for."""
     open_turns = list(writer.session(session_id).turns.values())
     if open_turns:
         turn = writer.rng.choice(sorted(open_turns, key=lambda turn: turn.turn_id))

@@ -14,10 +14,12 @@ from schemas import events as ev
 from schemas.commands import Chat
 from schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
 from streams.decisions import decide
+from streams.forwarding import ReceiveForward, ReceiveReceipt
 from streams.policy import Policy
 from streams.session import Fact, Session, evolve
 from streams.session_commands import (
     AcceptChat,
+    Cancel,
     CompleteTurn,
     FailAttempt,
     RecordMessage,
@@ -90,6 +92,7 @@ def chat(
     command_hash: str | None = None,
     model: str | None = None,
     on_busy: str = "enqueue",
+    partial: str = "",
     new_session: NewSession | None = None,
     content: tuple[ContentPart, ...] | None = None,
     reply: ReplyAddress | None = None,
@@ -102,6 +105,7 @@ def chat(
         turn_id=f"t{name}",
         chat=command,
         reply=reply or ReplyAddress(),
+        partial=partial,
     )
 
 
@@ -162,6 +166,29 @@ def resume(name: str = "1", attempt: int = 1) -> ResumeTurn:
     return ResumeTurn(turn_id=f"t{name}", attempt=attempt)
 
 
+def cancel(name: str = "c", turn: str | None = None, *, partial: str = "", reply: ReplyAddress | None = None) -> Cancel:
+    """Request ``r<name>`` wants turn ``t<turn>`` to end; without one, the running turn."""
+    return Cancel(
+        request_id=f"r{name}",
+        command_hash=f"h{name}",
+        turn_id=f"t{turn}" if turn else None,
+        reply=reply or ReplyAddress(),
+        partial=partial,
+    )
+
+
+def told(what: str, seq: int, *, new: NewSession | None = None, origin: str | None = None) -> ReceiveForward:
+    """The session's channel tells it something."""
+    return ReceiveForward(
+        source_kind="channel", source_id="web", seq=seq, what=what, new_session=new, request_id_of_origin=origin
+    )
+
+
+def receipt(seq: int) -> ReceiveReceipt:
+    """A forward of ours arrived."""
+    return ReceiveReceipt(seq=seq)
+
+
 def running(*, policy: Policy | None = None) -> Scenario:
     """A session whose first turn has just started."""
     return given(policy=policy).when(chat())
@@ -172,13 +199,16 @@ __all__ = [
     "USAGE",
     "Scenario",
     "call",
+    "cancel",
     "chat",
     "complete",
     "fail",
     "fold",
     "given",
     "message",
+    "receipt",
     "refuse",
     "resume",
     "running",
+    "told",
 ]

@@ -8,40 +8,54 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from schemas.parts import ContentPart, NewSession, ToolCall, Usage
+    from schemas.parts import ContentPart, HistoryEntry, NewSession, ToolCall, Usage, content_text
     from turnlog.chat_turn import ChatTurn
     from turnlog.client import Client, SentRequest
     from turnlog.errors import (
         BrokerUnreachableError,
         NotFoundError,
         ReaderTooSlowError,
+        RequestConflictError,
         RequestRefusedError,
+        RequestTimedOutError,
+        SessionArchivedError,
         SessionBusyError,
+        SessionNotFoundError,
         TurnFailedError,
         TurnlogError,
         TurnTimedOutError,
         UsageError,
     )
+    from turnlog.listing import ListedSession, SessionList
     from turnlog.replies import FinishedTurn, Position, ReplyFrame
+    from turnlog.session_info import HistoryPage, SessionInfo
+    from turnlog.sync import SyncClient, SyncTurn
     from workers.config import Settings
     from workers.runners.base import Runner, RunnerError, RunnerFactory
 
 _HOMES = {
-    "schemas.parts": ("ContentPart", "NewSession", "ToolCall", "Usage"),
+    "schemas.parts": ("ContentPart", "HistoryEntry", "NewSession", "ToolCall", "Usage", "content_text"),
     "turnlog.chat_turn": ("ChatTurn",),
     "turnlog.client": ("Client", "SentRequest"),
     "turnlog.errors": (
         "BrokerUnreachableError",
         "NotFoundError",
         "ReaderTooSlowError",
+        "RequestConflictError",
         "RequestRefusedError",
+        "RequestTimedOutError",
+        "SessionArchivedError",
         "SessionBusyError",
+        "SessionNotFoundError",
         "TurnFailedError",
         "TurnTimedOutError",
         "TurnlogError",
         "UsageError",
     ),
+    "turnlog.listing": ("ListedSession", "SessionList"),
     "turnlog.replies": ("FinishedTurn", "Position", "ReplyFrame"),
+    "turnlog.session_info": ("HistoryPage", "SessionInfo"),
+    "turnlog.sync": ("SyncClient", "SyncTurn"),
     "workers.config": ("Settings",),
     "workers.runners.base": ("Runner", "RunnerError", "RunnerFactory"),
 }
@@ -53,24 +67,36 @@ __all__ = [
     "Client",
     "ContentPart",
     "FinishedTurn",
+    "HistoryEntry",
+    "HistoryPage",
+    "ListedSession",
     "NewSession",
     "NotFoundError",
     "Position",
     "ReaderTooSlowError",
     "ReplyFrame",
+    "RequestConflictError",
     "RequestRefusedError",
+    "RequestTimedOutError",
     "Runner",
     "RunnerError",
     "RunnerFactory",
     "SentRequest",
+    "SessionArchivedError",
     "SessionBusyError",
+    "SessionInfo",
+    "SessionList",
+    "SessionNotFoundError",
     "Settings",
+    "SyncClient",
+    "SyncTurn",
     "ToolCall",
     "TurnFailedError",
     "TurnTimedOutError",
     "TurnlogError",
     "Usage",
     "UsageError",
+    "content_text",
 ]
 
 

@@ -27,13 +27,13 @@ from turnlog.cli import output
 from turnlog.cli.feed import progress_bar, report_line
 from turnlog.cli.live import LiveTurn
 from turnlog.cli.processes import init_stack_topics
-from turnlog.cli.sessions import list_records, print_sessions
-from turnlog.cli.snapshot_sql import open_snapshot
+from turnlog.cli.sessions import print_sessions
 from turnlog.client import Client
 from turnlog.conversations import Conversation
 from turnlog.errors import EXIT_FAILED, EXIT_OK, TurnlogError
 from turnlog.feed_plan import FeedOptions, FeedPlan, FeedProgress, FeedReport, plan_feed
 from turnlog.feeding import run_feed
+from turnlog.listing import SessionFilter, list_sessions
 from workers import stack
 from workers.broker_ports import choose_ports
 from workers.config import Settings
@@ -259,8 +259,7 @@ class _Story:
     async def _prove(self, report: FeedReport, settings: Settings) -> int:
         screen, victim = self._screen, self._victim
         screen.heading("The sessions, out of DuckDB")
-        with open_snapshot(settings.snapshot) as connection:
-            print_sessions(list_records(connection))
+        print_sessions(list_sessions(settings.snapshot, SessionFilter(), limit=0).sessions)
         screen.heading("The proof")
         for detail in (*report.refused, *report.failed_turns, *report.mismatches):
             screen.alarm(str(detail))

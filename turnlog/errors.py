@@ -48,6 +48,18 @@ class SessionBusyError(RequestRefusedError):
     """Refused with code ``busy``: the session has turns that are not ended. Another try later may be accepted."""
 
 
+class SessionArchivedError(RequestRefusedError):
+    """Refused with code ``archived``: the session stays readable, and takes no more messages."""
+
+
+class RequestConflictError(RequestRefusedError):
+    """Refused with code ``conflict``: the request id was used before, for something else."""
+
+
+class SessionNotFoundError(NotFoundError, RequestRefusedError):
+    """Refused with code ``not_found``: no such session, or a channel without an active one."""
+
+
 class TurnFailedError(TurnlogError):
     """A turn ended, and not well: ``status`` is ``failed`` or ``cancelled``."""
 
@@ -58,10 +70,14 @@ class TurnFailedError(TurnlogError):
         self.reason = reason
 
 
-class TurnTimedOutError(TurnlogError):
-    """No terminal frame came in time. The turn may still end: ask again with the same request id."""
+class RequestTimedOutError(TurnlogError):
+    """No answer came in time. The request may be carried out all the same: ask again with the same request id."""
 
     exit_code = EXIT_TIMED_OUT
+
+
+class TurnTimedOutError(RequestTimedOutError):
+    """No terminal frame came in time. The turn may still end: ask again with the same request id."""
 
 
 class ReaderTooSlowError(TurnlogError):
@@ -74,6 +90,14 @@ class SnapshotBehindError(TurnlogError):
     exit_code = EXIT_TIMED_OUT
 
 
+_BY_CODE: dict[str, type[RequestRefusedError]] = {
+    "busy": SessionBusyError,
+    "archived": SessionArchivedError,
+    "conflict": RequestConflictError,
+    "not_found": SessionNotFoundError,
+}
+
+
 def refusal(code: str, reason: str) -> RequestRefusedError:
     """The error of a refusal code."""
-    return SessionBusyError(code, reason) if code == "busy" else RequestRefusedError(code, reason)
+    return _BY_CODE.get(code, RequestRefusedError)(code, reason)

@@ -42,10 +42,16 @@ async def _stop_quietly(client: Any) -> None:
 class PreparedRequest:
     """A request as it goes on the wire; the same bytes each time that it is sent."""
 
-    session_id: str
+    key: str  #: session id or channel
     request_id: str
     value: bytes
     headers: tuple[tuple[str, bytes], ...]
+    kind: str = "session"  #: or ``channel``
+
+    @property
+    def what(self) -> str:
+        """The request in words, for sentences about it."""
+        return f"{self.kind} {self.key}, request {self.request_id}"
 
 
 class RequestSender:
@@ -116,7 +122,7 @@ class RequestSender:
         try:
             async with asyncio.timeout(self._send_timeout_s):
                 stored = await producer.send_and_wait(
-                    topic, value=request.value, key=request.session_id.encode(), headers=list(request.headers)
+                    topic, value=request.value, key=request.key.encode(), headers=list(request.headers)
                 )
         except MessageSizeTooLargeError as error:
             raise RequestRefusedError(
@@ -126,9 +132,8 @@ class RequestSender:
             self._discard(producer)
             raise unreachable(
                 self._settings,
-                f"request {request.request_id} of session {request.session_id} was not acknowledged within "
-                f"{self._send_timeout_s:g} s; it may be stored all the same, so send it again with the same id. "
-                "No answer",
+                f"{request.what}: not acknowledged within {self._send_timeout_s:g} s; it may be stored all "
+                "the same, so send it again with the same id. No answer",
                 error,
             ) from error
         return Position(partition=stored.partition, offset=stored.offset)
@@ -168,6 +173,16 @@ class ReplyConsumer:
             if isinstance(error, KafkaError | OSError):
                 raise unreachable(self._settings, f"topic {topic} cannot be read", error) from error
             raise
+
+    async def end_offsets(self, topic: str, partitions: list[int]) -> dict[int, int] | None:
+        """By partition: the offset of a topic's next record. ``None``: the broker will not tell us."""
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                end = await self._consumer.end_offsets([TopicPartition(topic, partition) for partition in partitions])
+        except (KafkaError, OSError) as error:
+            log.info("the end of %s is not known: %s", topic, type(error).__name__)
+            return None
+        return {tp.partition: offset for tp, offset in end.items()}
 
     async def batches(self) -> AsyncIterator[list[Any]]:
         """Records as they come, of one partition in order, without end. Raises :class:`BrokerUnreachableError`."""

@@ -12,9 +12,11 @@ from schemas.frames import (
     TERMINAL_FRAMES,
     Frame,
     FrameHeader,
+    HistoryPage,
     MessageStored,
     ReasoningDelta,
     RequestRefused,
+    SessionInfo,
     TextDelta,
     TurnAccepted,
     TurnCancelled,
@@ -26,6 +28,8 @@ from schemas.parts import Usage
 from turnlog.errors import RequestRefusedError, TurnFailedError, refusal
 
 DELTA_FRAMES = (TextDelta, ReasoningDelta)
+NOTHING_HEARD = "nothing heard"
+_OF_OTHER_REQUESTS = (SessionInfo, HistoryPage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -143,10 +147,12 @@ class TurnView:
             return f"started (attempt {self.attempt}, model {self.model})"
         if self.queued_turns is not None:
             return f"accepted, not started, {self.queued_turns} turns before it"
-        return "nothing heard"
+        return NOTHING_HEARD
 
     def feed(self, reply: ReplyFrame) -> bool:
         """Take a frame in; False: it does not count and must not be shown."""
+        if isinstance(reply.frame, _OF_OTHER_REQUESTS):  # somebody asked something else under the same request id
+            return False
         if not self._order.accept(reply):
             return False
         header, frame = reply.header, reply.frame

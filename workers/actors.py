@@ -59,6 +59,7 @@ class ActorLimits:
     delta_interval_s: float
     max_text_bytes: int
     max_tool_result_bytes: int
+    max_turn_messages: int = 200
 
 
 class DeltaBuffer:
@@ -124,6 +125,24 @@ class SessionActor:
         self._runner: Runner | None = None
         self._model = ""
         self._task: asyncio.Task[None] | None = None
+        self._attempt: _Attempt | None = None
+        self._fresh_runner = False
+
+    @property
+    def partial_text(self) -> str:
+        """What the running attempt has streamed since its last message."""
+        return self._attempt.partial_text if self.busy and self._attempt is not None else ""
+
+    def cancel(self, turn_id: str) -> None:
+        """The log says that this turn is over: stop its attempt, and send nothing more of it."""
+        if self._task is not None and self._attempt is not None and self._attempt.turn.turn_id == turn_id:
+            self._attempt.deltas.close()
+            self._task.cancel()
+            self._fresh_runner = True  # nobody knows in what state the runner was stopped
+
+    def reset(self) -> None:
+        """Close the runner before the next turn."""
+        self._fresh_runner = True
 
     @property
     def busy(self) -> bool:
@@ -132,7 +151,7 @@ class SessionActor:
 
     def start(self, turn: TurnInput, *, next_message_seq: int, failures: int) -> None:
         """Run an attempt that the log has confirmed. The one before it has ended."""
-        attempt = _Attempt(turn, next_message_seq, self._host, self._limits)
+        attempt = self._attempt = _Attempt(turn, next_message_seq, self._host, self._limits)
         self._task = asyncio.create_task(self._run(attempt, failures, self._task), name=f"turn {turn.turn_id}")
 
     async def stop(self) -> None:
@@ -154,11 +173,12 @@ class SessionActor:
                 log.warning("closing a runner failed: %s", type(error).__name__, extra={"session": self.session_id})
 
     async def _runner_for(self, model: str) -> Runner:
-        if self._runner is not None and (self._model != model or not self._runner.alive):
+        if self._runner is not None and (self._fresh_runner or self._model != model or not self._runner.alive):
             await self.close_runner()
         if self._runner is None:
             self._runner = self._make_runner(model)
             self._model = model
+        self._fresh_runner = False
         return self._runner
 
     async def _run(self, attempt: "_Attempt", failures: int, before: asyncio.Task[None] | None) -> None:
@@ -208,7 +228,9 @@ class _Attempt:
 
     def __init__(self, turn: TurnInput, next_message_seq: int, host: TurnHost, limits: ActorLimits) -> None:
         self.turn = turn
+        self.partial_text = ""
         self._next_seq = next_message_seq
+        self._last_seq = next_message_seq + limits.max_turn_messages - len(turn.turn_messages)
         self.usage = Usage()
         self._host = host
         self._limits = limits
@@ -236,6 +258,8 @@ class _Attempt:
     def take_held(self) -> list[RecordMessage]:
         """The message that waits for the end of its turn."""
         held, self._held = self._held, None
+        if held is not None:
+            self.partial_text = ""  # from here on it is the log's
         return [held] if held is not None else []
 
     async def consume(self, runner: Runner) -> None:
@@ -255,6 +279,7 @@ class _Attempt:
         match output:
             case TextDelta():
                 await self._store_held()
+                self.partial_text += output.text
                 self.deltas.add(output.text, reasoning=False)
                 crash_point("actor.mid_stream")
             case ReasoningDelta():
@@ -304,6 +329,9 @@ class _Attempt:
         tool_call_id: str | None = None,
         name: str | None = None,
     ) -> None:
+        if self._next_seq >= self._last_seq:
+            limit = self._limits.max_turn_messages
+            raise RunnerError("too_many_steps", f"the turn has {limit} messages, the most it may have", retryable=False)
         self._held = RecordMessage(
             turn_id=self.turn.turn_id,
             attempt=self.turn.attempt,

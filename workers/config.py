@@ -1,6 +1,5 @@
 """One class for every setting, read from the environment (``TURNLOG_...``). Each bound has its unit in its name."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,6 +42,7 @@ class Settings(BaseSettings):
 
     # ---- models
     default_model: str = "echo:"
+    fast_model: str = ""  #: for summaries and other small tasks; empty: the default model
     allow_models: Annotated[tuple[str, ...], NoDecode] = ("echo:*",)  #: comma-separated shell-style patterns
 
     # ---- group membership
@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     max_takeovers: int = 20
     retry_delay_s: float = 0.5  #: before the second attempt; doubles
     turn_timeout_s: float = 600.0
+    max_turn_messages: int = 200  #: that a runner may produce in one turn
     idle_timeout_s: float = 600.0  #: of a runner
     drain_timeout_s: float = 10.0
     delta_interval_ms: int = 25  #: at most one text frame per so long and turn; 0: each piece
@@ -108,10 +109,11 @@ class Settings(BaseSettings):
         """Where the analysts' read-only file is published."""
         return self.snapshot_path or self.data_dir / "snapshot.duckdb"
 
-    def policy(self, overrides: Mapping[str, str] | None = None) -> Policy:
+    def policy(self) -> Policy:
         """The bounds that decisions know."""
         return Policy(
-            default_model=(overrides or {}).get("default-model", self.default_model),
+            default_model=self.default_model,
+            fast_model=self.fast_model,
             allow_models=self.allow_models,
             max_text_bytes=self.max_text_bytes,
             max_queued_turns=self.max_queued_turns_per_session,

@@ -4,31 +4,30 @@ Requests are decided strictly in offset order on the state that the groups befor
 decision go into one group, and a group is one record batch; of a decision only the last event raises ``accepted``.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from schemas.events import (
     PARTITION,
-    SESSION,
     EventHeader,
-    MessageStored,
     RequestDeadLettered,
     RequestsLost,
+    TurnCancelled,
     TurnStarted,
 )
-from streams.decisions import decide, known_answer
-from streams.history import history_message
+from streams.channel import Channel
+from streams.decisions import decide
+from streams.history import HistoryMessage
 from streams.policy import Policy
-from streams.replies import Reply, replies_to, reply_again
+from streams.replies import Reply
 from streams.session import Fact, Session, evolve
-from streams.session_commands import AcceptChat, Refuse, SessionCommand
+from streams.session_commands import Refuse, SessionCommand
+from streams.turn import ReplyAddress
 from workers.cloudevents import trace_headers
 from workers.event_log import BATCH_OVERHEAD_BYTES
-from workers.live import LiveSession
+from workers.live import Live, LiveSession
 from workers.ports import EventLog, NewRecord
-
-log = logging.getLogger(__name__)
+from workers.requests import StreamCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +35,10 @@ class Effect:
     """What happens when the record at ``index`` of its group is confirmed (-1: nothing was recorded)."""
 
     index: int
-    live: LiveSession
+    live: Live
     reply: Reply | None = None
     start: str | None = None  #: turn id
+    cancel: str | None = None  #: turn id
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Group:
     """One record batch and what waits for it."""
 
     records: list[NewRecord] = field(default_factory=list)
-    touched: list[LiveSession | None] = field(default_factory=list)  #: by record
+    touched: list[Live | None] = field(default_factory=list)  #: by record
     effects: list[Effect] = field(default_factory=list)
     done: list[Callable[[], None]] = field(default_factory=list)
     covered: int = -1  #: requests up to here are decided once this group is confirmed
@@ -98,30 +98,29 @@ class Decider:
 
     # ---- requests
 
-    def request(self, offset: int, live: LiveSession, command: AcceptChat | Refuse) -> None:
+    def request(self, offset: int, live: Live, command: StreamCommand) -> None:
         """Decide the request at ``offset``; it is the next one."""
-        facts = decide(live.session, command, self._policy())
+        facts = live.decide(live.state, command, self._policy())  # type: ignore[arg-type]
         self._record(live, facts, decided=offset)
-        if not facts:
-            answer = known_answer(live.session, command.request_id, command.command_hash)
-            if answer is not None:
-                reply = reply_again(answer, command.request_id, command.reply, live.history)
-                self.groups[-1].effects.append(Effect(index=-1, live=live, reply=reply))
+        self._answer(live, live.answers(command, facts))
 
-    def refuse_unknown(self, offset: int, live: LiveSession, command: AcceptChat | Refuse) -> None:
-        """The session holds events of a newer version: nothing is decided for it, the caller is told."""
-        reason = f"session {live.session.session_id} holds events written by a newer Turnlog: upgrade this worker"
-        refusal = Refuse(
-            request_id=command.request_id,
-            command_hash=command.command_hash,
-            code="newer_version",
-            reason=reason,
-            reply=command.reply,
-        )
-        facts = decide(Session(session_id=live.session.session_id), refusal, self._policy())
+    def _answer(self, live: Live, replies: Sequence[Reply]) -> None:
+        self.groups[-1].effects.extend(Effect(index=-1, live=live, reply=reply) for reply in replies)
+
+    def refuse_unknown(self, offset: int, live: Live, command: StreamCommand) -> None:
+        """The stream holds events of a newer version: nothing is decided for it, the caller is told."""
+        reason = f"{live.kind} {live.stream_id} holds events written by a newer Turnlog: upgrade this worker"
         self._record(live, [], decided=offset)
-        for reply in replies_to(live.session, facts[0], []):
-            self.groups[-1].effects.append(Effect(index=-1, live=live, reply=reply))
+        request_id = getattr(command, "request_id", None)
+        if request_id is not None:
+            refusal = Refuse(
+                request_id=request_id,
+                command_hash=getattr(command, "command_hash", ""),
+                code="newer_version",
+                reason=reason,
+                reply=getattr(command, "reply", ReplyAddress()),
+            )
+            self._answer(live, live.refused(refusal, self._policy()))
 
     def nothing(self, offset: int) -> None:
         """The request at ``offset`` leads to no event (sent on, or not there)."""
@@ -176,26 +175,28 @@ class Decider:
 
     # ---- recording
 
-    def _record(self, live: LiveSession, facts: Sequence[Fact], *, decided: int | None) -> None:
+    def _record(self, live: Live, facts: Sequence[Fact], *, decided: int | None) -> None:
         """Put a decision into a group and let the run-ahead state follow.
 
         The state changes only after every record is encoded and fits: a failing decision leaves no trace.
         """
-        session, messages = live.session, live.history
+        state, messages = live.state, _messages(live)
         kept = len(messages)
         records: list[NewRecord] = []
         effects: list[tuple[int, Reply]] = []
         started: str | None = None
+        ended: list[tuple[int, str]] = []
         size = 0
-        key = session.session_id.encode()
+        kind, stream_id = live.kind, live.stream_id
+        key = stream_id.encode()
         replied, now_ms, last = self._replied(), self._now_ms(), len(facts) - 1
         try:
             for index, fact in enumerate(facts):
                 event = fact.event
                 header = EventHeader(
-                    stream_kind=SESSION,
-                    stream_id=session.session_id,
-                    stream_version=session.version + 1,
+                    stream_kind=kind,
+                    stream_id=stream_id,
+                    stream_version=state.version + 1,
                     epoch=self._epoch,
                     n=self._next_n + index,
                     accepted=decided if index == last and decided is not None else self.decided,
@@ -204,36 +205,41 @@ class Decider:
                     attempt=fact.attempt,
                     recorded_at=now_ms,
                 )
-                record = self._log.encode(header, event, key, _trace(session, fact))
+                record = self._log.encode(header, event, key, _trace(live, state, fact))
                 records.append(record)
                 size += record.size_bytes
-                if isinstance(event, MessageStored):
-                    messages.append(history_message(fact.turn_id or "", event))
-                elif isinstance(event, TurnStarted):
+                live.note(fact)
+                if isinstance(event, TurnStarted):
                     started = fact.turn_id
-                effects.extend([(index, reply) for reply in replies_to(session, fact, messages)])
-                session = evolve(session, fact)
+                elif isinstance(event, TurnCancelled) and fact.turn_id:
+                    ended.append((index, fact.turn_id))
+                effects.extend([(index, reply) for reply in live.frames(state, fact)])  # type: ignore[arg-type]
+                state = live.fold(state, fact)  # type: ignore[arg-type]
             group = self._group(size)
         except BaseException:
             del messages[kept:]
             raise
         self._next_n += len(records)
-        live.session = session
+        live.become(state)  # type: ignore[arg-type]
         base = len(group.records)
         group.records += records
         group.touched += [live] * len(records)
         group.size_bytes += size
+        group.effects += [Effect(index=base + index, live=live, cancel=turn_id) for index, turn_id in ended]
         group.effects += [Effect(index=base + index, live=live, reply=reply) for index, reply in effects]
-        if started and session.running == started:
+        if started and isinstance(state, Session) and state.running == started:
             group.effects.append(Effect(index=base + last, live=live, start=started))
         if decided is not None:
             group.covered = decided
             self.decided = decided
 
 
-def _trace(session: Session, fact: Fact) -> Sequence[tuple[str, bytes]]:
+def _messages(live: Live) -> list[HistoryMessage]:
+    return live.history if isinstance(live, LiveSession) else []
+
+
+def _trace(live: Live, state: Session | Channel, fact: Fact) -> Sequence[tuple[str, bytes]]:
     """The trace context of the request that caused this event."""
-    turn = session.turns.get(fact.turn_id) if fact.turn_id else None
-    cause = turn.reply if turn is not None else fact.event
+    cause = live.trace_of(state, fact) or fact.event  # type: ignore[arg-type]
     parent = getattr(cause, "traceparent", None)
     return trace_headers(parent, getattr(cause, "tracestate", None)) if parent else ()

@@ -12,9 +12,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from streams.projection_columns import Column, Table
 from streams.projection_rows import (
+    CHANNEL_EVENTS,
+    CHANNELS,
     DEAD_LETTERS,
     EVENTS,
+    FORWARDS,
     MESSAGES,
     PARTITIONS,
     REFUSALS,
@@ -24,9 +28,7 @@ from streams.projection_rows import (
     TURNS,
     UNKNOWN_EVENTS,
     USAGE,
-    Column,
     PartitionRow,
-    Table,
 )
 from streams.projection_state import Changes
 from streams.reader_rule import LogPosition
@@ -122,15 +124,21 @@ def write_changes(connection: duckdb.DuckDBPyConnection, changes: Changes, *, an
     update(connection, SESSIONS, SESSIONS.rarely_updated, changes.changed_profiles.values())
     insert(connection, TURNS, changes.new_turns.values())
     update(connection, TURNS, TURNS.updated, changes.changed_turns.values())
+    update(connection, TURNS, TURNS.rarely_updated, changes.cancelled_turns.values())
     insert(connection, MESSAGES, changes.messages)
     insert(connection, TOOL_CALLS, changes.new_calls.values())
     update(connection, TOOL_CALLS, TOOL_CALLS.updated, changes.call_results)
     insert(connection, REFUSALS, changes.refusals)
     insert(connection, UNKNOWN_EVENTS, changes.unknown_events)
     insert(connection, DEAD_LETTERS, changes.dead_letters)
+    insert(connection, FORWARDS, changes.new_forwards.values())
+    update(connection, FORWARDS, FORWARDS.updated, changes.deliveries)
+    insert(connection, CHANNEL_EVENTS, changes.channel_events)
     if analysts:
         insert(connection, USAGE, changes.usage)
         insert(connection, EVENTS, changes.events)
+        insert(connection, CHANNELS, changes.new_channels.values())
+        update(connection, CHANNELS, CHANNELS.updated, changes.changed_channels.values())
 
 
 def write_positions(connection: duckdb.DuckDBPyConnection, positions: Mapping[int, LogPosition]) -> None:

@@ -7,25 +7,42 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from schemas.events import CHANNEL, SESSION
+from streams.projection_columns import Table
 from streams.projection_rows import (
+    CHANNEL_EVENTS,
+    FORWARDS,
     MESSAGES,
     REFUSALS,
     SESSIONS,
     TOOL_CALLS,
     TURNS,
     UNKNOWN_EVENTS,
+    ChannelEventRow,
+    ForwardRow,
     MessageRow,
     RefusalRow,
     SessionRow,
-    Table,
     ToolCallRow,
     TurnRow,
     UnknownEventRow,
 )
-from streams.projection_state import OpenCall, OpenTurn, SessionState, StreamKey
-from streams.rehydration import LoadedSession, SessionRows, Unanswered, UnknownMark, rehydrate
+from streams.projection_state import OpenCall, OpenTurn, SessionState, State, StreamKey
+from streams.rehydration import (
+    ChannelRows,
+    LoadedChannel,
+    LoadedSession,
+    SessionRows,
+    Unanswered,
+    UnknownMark,
+    channel_state,
+    rehydrate,
+    rehydrate_channel,
+    unanswered_of_channel,
+)
 
 SessionNumber = tuple[int, int]  #: partition and session_offset
+Name = tuple[int, str]  #: partition, and session id or channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +66,27 @@ def _of_sessions(sessions: Collection[SessionRow]) -> _Wanted:
     )
 
 
-def load_states(connection: duckdb.DuckDBPyConnection, keys: Collection[StreamKey]) -> dict[StreamKey, SessionState]:
-    """The state of these sessions for ``streams.projection.project``; those without any event are left out."""
-    if not keys:
-        return {}
-    states: dict[StreamKey, SessionState] = {}
+def load_states(connection: duckdb.DuckDBPyConnection, keys: Collection[StreamKey]) -> dict[StreamKey, State]:
+    """The state of these streams for ``streams.projection.project``; those without any event are left out."""
+    sessions = {(partition, name) for partition, kind, name in keys if kind == SESSION}
+    channels = {(partition, name) for partition, kind, name in keys if kind == CHANNEL}
+    states: dict[StreamKey, State] = {}
+    for (partition, name), state in _session_states(connection, sessions).items() if sessions else ():
+        states[partition, SESSION, name] = state
+    for (partition, name), rows in _channel_rows(connection, channels).items() if channels else ():
+        states[partition, CHANNEL, name] = channel_state(name, rows)
+    return states
+
+
+def _session_states(connection: duckdb.DuckDBPyConnection, names: set[Name]) -> dict[Name, SessionState]:
+    states: dict[Name, SessionState] = {}
     by_number: dict[SessionNumber, SessionState] = {}
-    for session in _sessions(connection, keys):
+    for session in _sessions(connection, names):
         state = SessionState(row=session, unknown_events=session.unknown_events)
         states[session.partition, session.session_id] = state
         by_number[session.partition, session.session_offset] = state
-    for key, marks in _unknown(connection, keys - states.keys()).items():
-        states[key] = SessionState(unknown_events=len(marks))
+    for name, marks in _unknown(connection, SESSION, names - states.keys()).items():
+        states[name] = SessionState(unknown_events=len(marks))
     if by_number:
         sessions = [state.row for state in by_number.values() if state.row is not None]
         _load_open_turns(connection, _of_sessions(sessions), by_number)
@@ -99,12 +125,16 @@ def load_sessions(
         numbers[partition, session.session_offset] = found
         if not session.unknown_events:
             keys.discard((partition, session.session_id))
-    for (_, session_id), marks in _unknown(connection, keys).items():
+    for (_, session_id), marks in _unknown(connection, SESSION, keys).items():
         rows[session_id].unknown = marks
     by_id = _Wanted(column="session_id", keys=[(partition, session_id) for session_id in rows])
     for values in _select(connection, REFUSALS, by_id, "true", "log_offset"):
         refusal = RefusalRow._make(values)
         rows[refusal.session_id].refusals.append(refusal)
+    pending = "source_kind = 'session' AND delivered_offset IS NULL"
+    for values in _select(connection, FORWARDS, _Wanted(column="source_id", keys=by_id.keys), pending, "log_offset"):
+        forward = ForwardRow(**_named(FORWARDS, values))
+        rows[forward.source_id].outbox.append(forward)
     if numbers:
         sessions = [found.session for found in numbers.values() if found.session is not None]
         _load_histories(connection, _of_sessions(sessions), numbers)
@@ -124,29 +154,75 @@ def _load_histories(
         numbers[call.partition, call.session_offset].calls.append(call)
 
 
+def load_channels(
+    connection: duckdb.DuckDBPyConnection, partition: int, channels: Collection[str]
+) -> dict[str, LoadedChannel]:
+    """Whole channels; those without any event are left out."""
+    if not channels:
+        return {}
+    found = _channel_rows(connection, {(partition, channel) for channel in channels})
+    loaded = {channel: rehydrate_channel(channel, rows) for (_, channel), rows in found.items()}
+    return {name: channel for name, channel in loaded.items() if channel is not None}
+
+
+def _channel_rows(connection: duckdb.DuckDBPyConnection, names: Collection[Name]) -> dict[Name, ChannelRows]:
+    found: dict[Name, ChannelRows] = {}
+    wanted = _Wanted(column="channel", keys=names)
+    for values in _select(connection, CHANNEL_EVENTS, wanted, "true", "log_offset"):
+        event = ChannelEventRow._make(values)
+        found.setdefault((event.partition, event.channel), ChannelRows()).events.append(event)
+    for name, marks in _unknown(connection, CHANNEL, names).items():
+        found.setdefault(name, ChannelRows()).unknown = marks
+    return found
+
+
 def unfinished(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Sessions with open turns, the one that waits longest first."""
+    """Sessions with open turns or pending forwards, the one that waits longest first."""
     rows = connection.execute(
-        "SELECT session_id FROM turns WHERE ended_offset IS NULL GROUP BY session_id ORDER BY min(accepted_offset)"
+        "SELECT session_id FROM ("
+        "SELECT session_id, accepted_offset AS log_offset FROM turns WHERE ended_offset IS NULL UNION ALL "
+        "SELECT source_id, log_offset FROM forwards WHERE source_kind = 'session' AND delivered_offset IS NULL"
+        ") GROUP BY session_id ORDER BY min(log_offset)"
     ).fetchall()
     return [session_id for (session_id,) in rows]
 
 
-def unanswered(connection: duckdb.DuckDBPyConnection, replied: int) -> list[Unanswered]:
-    """Decided requests whose last event lies above an offset, in log order."""
+def unfinished_channels(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Channels with pending forwards, the one that waits longest first."""
     rows = connection.execute(
-        "SELECT session_id, request_id, command_hash, ended_offset AS log_offset FROM turns WHERE ended_offset > $1 "
-        "UNION ALL SELECT session_id, request_id, command_hash, log_offset FROM refusals WHERE log_offset > $1 "
-        "ORDER BY log_offset",
+        "SELECT source_id FROM forwards WHERE source_kind = 'channel' AND delivered_offset IS NULL "
+        "GROUP BY source_id ORDER BY min(log_offset)"
+    ).fetchall()
+    return [channel for (channel,) in rows]
+
+
+def unanswered(connection: duckdb.DuckDBPyConnection, partition: int, replied: int) -> list[Unanswered]:
+    """Decided requests whose answer follows from an event above an offset, in log order."""
+    rows = connection.execute(
+        "SELECT session_id, request_id, command_hash, log_offset FROM ("
+        "SELECT session_id, request_id, command_hash, ended_offset AS log_offset, 0 AS place FROM turns UNION ALL "
+        "SELECT session_id, by_request_id, by_command_hash, ended_offset, 1 FROM turns "
+        "WHERE by_request_id IS NOT NULL UNION ALL "
+        "SELECT session_id, request_id, command_hash, log_offset, 0 FROM refusals"
+        ") WHERE log_offset > $1 ORDER BY log_offset, place",
         [replied],
     ).fetchall()
-    return [Unanswered._make(row) for row in rows]
+    found = [Unanswered(*row) for row in rows]
+    channels = connection.execute(
+        "SELECT DISTINCT channel FROM channel_events WHERE log_offset > $1", [replied]
+    ).fetchall()
+    if channels:
+        names = {(partition, channel) for (channel,) in channels}
+        for (_, channel), channel_rows in _channel_rows(connection, names).items():
+            found += unanswered_of_channel(channel, channel_rows, replied)
+        found.sort(key=lambda waiting: waiting.log_offset)
+    return found
 
 
 # ---- statements
 
 
-def _sessions(connection: duckdb.DuckDBPyConnection, keys: Collection[StreamKey]) -> Iterator[SessionRow]:
+def _sessions(connection: duckdb.DuckDBPyConnection, keys: Collection[Name]) -> Iterator[SessionRow]:
     wanted = _Wanted(column="session_id", keys=keys)
     for values in _select(connection, SESSIONS, wanted, "true", "session_offset"):
         yield SessionRow(**_named(SESSIONS, values))
@@ -162,12 +238,12 @@ def _calls(connection: duckdb.DuckDBPyConnection, wanted: _Wanted, condition: st
         yield ToolCallRow(**_named(TOOL_CALLS, values))
 
 
-def _unknown(connection: duckdb.DuckDBPyConnection, keys: Collection[StreamKey]) -> dict[StreamKey, list[UnknownMark]]:
+def _unknown(connection: duckdb.DuckDBPyConnection, kind: str, keys: Collection[Name]) -> dict[Name, list[UnknownMark]]:
     if not keys:
         return {}
-    found: dict[StreamKey, list[UnknownMark]] = {}
+    found: dict[Name, list[UnknownMark]] = {}
     wanted = _Wanted(column="stream_id", keys=keys)
-    for values in _select(connection, UNKNOWN_EVENTS, wanted, "stream_kind = 'session'", "log_offset"):
+    for values in _select(connection, UNKNOWN_EVENTS, wanted, f"stream_kind = '{kind}'", "log_offset"):
         event = UnknownEventRow._make(values)
         marks = found.setdefault((event.partition, event.stream_id), [])
         marks.append(UnknownMark(event.log_offset, event.stream_version))

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 import duckdb
 
 from streams.projection import project, touched
-from streams.projection_state import SessionState, StreamKey
+from streams.projection_state import State, StreamKey
 from streams.reader_rule import LoggedEvent, LogPosition
 from workers import duck, duck_load
 from workers.crash_points import crash_point
 
 
 class BatchWriter:
-    """The one writer of an attached file. Keeps the state of sessions that it wrote last, to save reading it back."""
+    """The one writer of an attached file. Keeps the state of streams that it wrote last, to save reading it back."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, *, analysts: bool, max_cached_sessions: int, name: str
@@ -23,7 +23,7 @@ class BatchWriter:
         self._analysts = analysts
         self._max_cached_sessions = max_cached_sessions
         self._name = name
-        self._states: OrderedDict[StreamKey, SessionState] = OrderedDict()
+        self._states: OrderedDict[StreamKey, State] = OrderedDict()
         self.positions: Mapping[int, LogPosition] = duck.read_positions(connection)  #: committed
 
     def commit(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:

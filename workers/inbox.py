@@ -6,6 +6,7 @@ Whatever was dropped, skipped or never delivered is read from the topic itself, 
 import logging
 from collections.abc import Callable
 
+from workers.logs import at
 from workers.ports import RequestLog, RequestRecord
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,12 @@ class Inbox:
             found.update((record.offset, record) for record in records)
         for offset in range(start, end):
             self.put(offset, found.get(offset))
-        log.info("read %d requests that were not delivered, from %d", len(found), start, extra={"partition": partition})
+        log.info(
+            "read %d requests that were not delivered, from %d",
+            len(found),
+            start,
+            extra=at(partition=partition, offset=start),
+        )
         return start
 
     def cover(self, upto: int) -> None:

@@ -1,17 +1,40 @@
-"""A session in memory: its folded state, its messages, and what runs for it."""
+"""Streams in memory: a session (its state, its messages, what runs for it) or a channel.
 
+State and history run ahead of the log by what is being appended; a release throws both away.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from streams.history import HistoryMessage, of_turn
-from streams.replies import Reply
-from streams.session import Session
+from schemas import commands as cmd
+from schemas import frames as fr
+from schemas.events import CHANNEL, SESSION, MessageStored
+from streams.channel import Channel, decide_channel, evolve_channel, known_channel_answer
+from streams.decisions import decide, known_answer
+from streams.forwarding import Forward, ReceiveForward, ReceiveReceipt
+from streams.history import HistoryMessage, history_message, of_turn
+from streams.policy import Policy
+from streams.replies import (
+    Reply,
+    active_reply,
+    channel_replies_to,
+    channel_reply_again,
+    history_page,
+    replies_to,
+    reply_again,
+    session_info,
+)
+from streams.session import Fact, Session, evolve
+from streams.session_commands import Cancel, Refuse
+from streams.turn import ReplyAddress
 from workers.actors import SessionActor
+from workers.requests import Query, StreamCommand
 from workers.runners.base import TurnInput
 
 
 @dataclass(slots=True, kw_only=True)
 class LiveSession:
-    """State and history run ahead of the log by what is being appended; a release throws both away."""
+    """A session in memory."""
 
     session: Session
     history: list[HistoryMessage] = field(default_factory=list)
@@ -20,11 +43,108 @@ class LiveSession:
     unknown_events: bool = False  #: written by a newer version: nothing is decided for it here
     actor: SessionActor | None = None
     frame_seqs: dict[tuple[str | None, int], int] = field(default_factory=dict)
+    forwards: bool = False  #: has it ever had something to forward?
+    kind: str = SESSION
 
-    def idle_since(self, moment: float) -> bool:
-        """Has nothing run, waited or been asked for since then?"""
-        busy = self.session.open_turns > 0 or (self.actor is not None and self.actor.busy)
-        return not busy and self.last_used < moment
+    @property
+    def stream_id(self) -> str:
+        """The session id."""
+        return self.session.session_id
+
+    @property
+    def version(self) -> int:
+        """Of the stream."""
+        return self.session.version
+
+    @property
+    def state(self) -> Session:
+        """What decisions are made on."""
+        return self.session
+
+    @property
+    def outbox(self) -> tuple[Forward, ...]:
+        """Pending forwards."""
+        return self.session.outbox
+
+    @property
+    def busy(self) -> bool:
+        """Must it stay in memory?"""
+        return bool(self.session.open_turns or self.session.outbox or (self.actor is not None and self.actor.busy))
+
+    def become(self, state: Session) -> None:
+        """Take the state that a recorded decision leads to."""
+        self.forwards = self.forwards or bool(state.outbox)
+        self.session = state
+
+    def decide(self, state: Session, command: StreamCommand, policy: Policy) -> list[Fact]:
+        """The pure decision. A query decides to nothing."""
+        return [] if isinstance(command, Query) else decide(state, command, policy)  # type: ignore[arg-type]
+
+    def fold(self, state: Session, fact: Fact) -> Session:
+        """The state after a fact."""
+        return evolve(state, fact)
+
+    def note(self, fact: Fact) -> None:
+        """Keep the message of a fact."""
+        if isinstance(fact.event, MessageStored):
+            self.history.append(history_message(fact.turn_id or "", fact.event))
+
+    def frames(self, before: Session, fact: Fact) -> list[Reply]:
+        """What a fact tells its reader."""
+        return replies_to(before, fact, self.history)
+
+    def trace_of(self, before: Session, fact: Fact) -> ReplyAddress | None:
+        """The request that caused a fact, if its turn tells."""
+        turn = before.turns.get(fact.turn_id or "")
+        return turn.reply if turn else None
+
+    def answers(self, command: StreamCommand, facts: Sequence[Fact]) -> list[Reply]:
+        """What the sender of a request gets beside the frames of its facts."""
+        if isinstance(command, Query):
+            return [self._answer_query(command)]
+        if isinstance(command, ReceiveForward | ReceiveReceipt) or (facts and not isinstance(command, Cancel)):
+            return []
+        request_id, digest = getattr(command, "request_id", ""), getattr(command, "command_hash", "")
+        answer = known_answer(self.session, request_id, digest)
+        if answer is None or (facts and answer.kind == "refused"):  # a refusal's frame is its fact's
+            return []
+        address = getattr(command, "reply", ReplyAddress())
+        return [reply_again(answer, request_id, address, self.history)]
+
+    def _answer_query(self, query: Query) -> Reply:
+        frame: fr.Frame
+        if not self.session.exists:
+            frame = fr.RequestRefused(code="not_found", reason=f"session {self.stream_id} does not exist")
+        elif isinstance(query.query, cmd.GetHistory):
+            frame = history_page(self.history, query.query.after, max(1, min(query.query.limit, 1000)))
+        else:
+            frame = session_info(self.session)
+        channel = self.session.channel or None
+        return Reply(frame=frame, address=query.reply, request_id=query.request_id, channel=channel)
+
+    def refused(self, refusal: Refuse, policy: Policy) -> list[Reply]:
+        """The frames of a refusal that is not recorded."""
+        facts = decide(Session(session_id=self.stream_id), refusal, policy)
+        return [reply for fact in facts for reply in replies_to(self.session, fact, [])]
+
+    def answer_of(self, request_id: str, command_hash: str) -> Reply | None:
+        """The answer that a request has in the log, to where it was asked."""
+        answer = known_answer(self.session, request_id, command_hash)
+        return None if answer is None else reply_again(answer, request_id, answer.reply, self.history)
+
+    def partial_text(self) -> str:
+        """What the running turn has said since its last message."""
+        return self.actor.partial_text if self.actor is not None else ""
+
+    def cancel_turn(self, turn_id: str) -> None:
+        """Stop the turn's runner, if it is the one at work."""
+        if self.actor is not None:
+            self.actor.cancel(turn_id)
+
+    def reset_runner(self) -> None:
+        """The next turn makes a new runner."""
+        if self.actor is not None:
+            self.actor.reset()
 
     def next_frame_seq(self, reply: Reply) -> int:
         """Position of the next frame in its attempt, from 0; a terminal frame ends the count."""
@@ -53,3 +173,104 @@ class LiveSession:
             turn_messages=mine[1:],
             metadata=self.session.metadata,
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class LiveChannel:
+    """A channel in memory."""
+
+    channel: Channel
+    last_offset: int = -1
+    last_used: float = 0.0
+    unknown_events: bool = False
+    forwards: bool = True
+    kind: str = CHANNEL
+
+    @property
+    def stream_id(self) -> str:
+        """The channel."""
+        return self.channel.channel
+
+    @property
+    def version(self) -> int:
+        """Of the stream."""
+        return self.channel.version
+
+    @property
+    def state(self) -> Channel:
+        """What decisions are made on."""
+        return self.channel
+
+    @property
+    def outbox(self) -> tuple[Forward, ...]:
+        """Pending forwards."""
+        return self.channel.outbox
+
+    @property
+    def busy(self) -> bool:
+        """Must it stay in memory?"""
+        return bool(self.channel.outbox)
+
+    def become(self, state: Channel) -> None:
+        """Take the state that a recorded decision leads to."""
+        self.channel = state
+
+    def decide(self, state: Channel, command: StreamCommand, policy: Policy) -> list[Fact]:
+        """The pure decision. A query decides to nothing."""
+        return [] if isinstance(command, Query) else decide_channel(state, command, policy)  # type: ignore[arg-type]
+
+    def fold(self, state: Channel, fact: Fact) -> Channel:
+        """The state after a fact."""
+        return evolve_channel(state, fact)
+
+    def note(self, fact: Fact) -> None:
+        """A channel has no messages."""
+
+    def frames(self, before: Channel, fact: Fact) -> list[Reply]:
+        """What a fact tells its reader."""
+        return channel_replies_to(before, fact)
+
+    def trace_of(self, before: Channel, fact: Fact) -> ReplyAddress | None:
+        """A channel's facts say themselves which request caused them."""
+        return None
+
+    def answers(self, command: StreamCommand, facts: Sequence[Fact]) -> list[Reply]:
+        """What the sender of a request gets beside the frames of its facts."""
+        if isinstance(command, Query):
+            reply = active_reply(self.channel, command.request_id, command.reply)
+            if reply is None:
+                reason = f"channel {self.stream_id} has no active session"
+                frame = fr.RequestRefused(code="not_found", reason=reason)
+                reply = Reply(
+                    frame=frame,
+                    address=command.reply,
+                    request_id=command.request_id,
+                    session_id="",
+                    channel=self.stream_id,
+                )
+            return [reply]
+        if isinstance(command, ReceiveForward | ReceiveReceipt) or facts:
+            return []
+        request_id, digest = getattr(command, "request_id", ""), getattr(command, "command_hash", "")
+        answer = known_channel_answer(self.channel, request_id, digest)
+        if answer is None:
+            return []
+        reply = channel_reply_again(self.channel, answer, request_id, getattr(command, "reply", ReplyAddress()))
+        return [reply] if reply is not None else []
+
+    def refused(self, refusal: Refuse, policy: Policy) -> list[Reply]:
+        """The frames of a refusal that is not recorded."""
+        facts = decide_channel(Channel(channel=self.stream_id), refusal, policy)
+        return [reply for fact in facts for reply in channel_replies_to(self.channel, fact)]
+
+    def answer_of(self, request_id: str, command_hash: str) -> Reply | None:
+        """The answer that a request has in the log, to where it was asked."""
+        answer = known_channel_answer(self.channel, request_id, command_hash)
+        return None if answer is None else channel_reply_again(self.channel, answer, request_id, answer.reply)
+
+    def next_frame_seq(self, reply: Reply) -> int:
+        """Every lifecycle request has one frame."""
+        return 0
+
+
+Live = LiveSession | LiveChannel

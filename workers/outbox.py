@@ -1,7 +1,13 @@
 """:class:`workers.ports.Outbox` on Kafka: frames, dead letters and forwarded requests."""
 
+from collections.abc import Callable
+
+from schemas.codec import Codec
+from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
+from schemas.registry import COMMANDS
 from streams.replies import Reply
 from streams.topics import partition_of
+from workers.cloudevents import Envelope
 from workers.config import Settings
 from workers.crash_points import crash_point
 from workers.event_log import LogProducer
@@ -13,16 +19,32 @@ class KafkaOutbox:
     """Dead letters and forwards go through the log's producer: they must be stored before an event says so."""
 
     def __init__(
-        self, settings: Settings, producer: LogProducer, replies: ReplySender, *, partition_count: int
+        self,
+        settings: Settings,
+        producer: LogProducer,
+        replies: ReplySender,
+        *,
+        partition_count: int,
+        source: str,
+        now_ms: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._topics = settings.topics
         self._producer = producer
         self._replies = replies
         self._partition_count = partition_count
+        self._envelope = Envelope("commands", source)
+        self._now_ms = now_ms
+        self._codec = Codec(COMMANDS)
 
-    def reply(self, reply: Reply, *, session_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
-        return self._replies.send(reply, session_id=session_id, partition=partition, epoch=epoch, frame_seq=frame_seq)
+    def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
+        return self._replies.send(reply, stream_id=stream_id, partition=partition, epoch=epoch, frame_seq=frame_seq)
+
+    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> None:
+        key = (header.session_id or header.channel or "").encode()
+        headers = self._envelope.headers(type(command), header.request_id or "", self._now_ms())
+        value = self._codec.encode(header, command)
+        self._replies.put(self._topics.requests, partition_of(key, self._partition_count), key, value, headers)
 
     def known_reply_topic(self, topic: str) -> bool:
         return self._replies.knows_topic(topic)

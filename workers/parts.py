@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from streams.policy import Policy
+from streams.topics import Topics
 from workers.actors import ActorLimits
 from workers.ports import EventLog, Outbox, RequestLog
 from workers.requests import RequestReader
@@ -60,4 +61,5 @@ class WorkerParts:
     now_ms: Callable[[], int]  #: wall clock, shown only
     random_id: Callable[[], str]
     jitter: Callable[[], float]  #: between 0 and 1
+    topics: Topics = field(default_factory=Topics)
     draining: bool = False

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
 from schemas.events import EventHeader
 from streams.reader_rule import LoggedEvent
 from streams.replies import Reply
@@ -88,8 +89,12 @@ class RequestLog(Protocol):
 class Outbox(Protocol):
     """Everything else that leaves the worker."""
 
-    def reply(self, reply: Reply, *, session_id: str, partition: int, epoch: int, frame_seq: int) -> "Sent":
-        """Queue a frame; never blocks."""
+    def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> "Sent":
+        """Queue a frame; never blocks. ``stream_id``: of the session or channel that answers."""
+        ...
+
+    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> None:
+        """Queue a request of our own to the partition of its target; never blocks. It may be lost: send it again."""
         ...
 
     def known_reply_topic(self, topic: str) -> bool:

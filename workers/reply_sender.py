@@ -121,19 +121,20 @@ class ReplySender:
             raise LogError(f"the broker does not tell its topics ({type(error).__name__})") from error
         self._topics = frozenset(found.topics(exclude_internal_topics=False))
 
-    def send(self, reply: Reply, *, session_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
+    def send(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
         """Queue a frame for its reply topic."""
         terminal = reply.terminal
         if self._pending >= self._settings.max_pending_replies and not terminal:
             self.dropped += 1
             return DROPPED
         header = FrameHeader(
-            session_id=session_id,
+            session_id=reply.session_id if reply.session_id is not None else stream_id,
             request_id=reply.request_id,
             turn_id=reply.turn_id,
             attempt=reply.attempt,
             epoch=epoch,
             frame_seq=frame_seq,
+            channel=reply.channel,
         )
         address = reply.address
         framing = address.framing
@@ -142,11 +143,17 @@ class ReplySender:
         headers = self._envelope.headers(reply.frame.__class__, event_id, self._now_ms(), framing)
         if address.traceparent:
             headers.extend(trace_headers(address.traceparent, address.tracestate))
-        key = session_id.encode()
-        queued = SentFrame(key, encode(header, reply.frame), headers, terminal=terminal)
+        key = stream_id.encode()
         topic = address.reply_to or self._default_topic
         if topic != self._default_topic:
             partition = partition_of(key, self._counts[topic]) if topic in self._counts else -1
+        return self.put(topic, partition, key, encode(header, reply.frame), headers, lasting=terminal)
+
+    def put(
+        self, topic: str, partition: int, key: bytes, value: bytes, headers: Headers, *, lasting: bool = True
+    ) -> SentFrame:
+        """Queue any record; a ``lasting`` one is sent again when the broker does not take it."""
+        queued = SentFrame(key, value, headers, terminal=lasting)
         self._pending += 1
         self._put(topic, partition, queued)
         return queued

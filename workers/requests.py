@@ -7,21 +7,52 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from schemas.codec import FRAMING_AVRO, FRAMING_JSON, Codec, RequestCodec
-from schemas.commands import RequestHeader
+from schemas.commands import (
+    SESSION_COMMANDS,
+    ActiveSession,
+    ArchiveSession,
+    CancelTurn,
+    CreateSession,
+    Forwarded,
+    ForwardReceipt,
+    GetHistory,
+    GetSession,
+    RequestHeader,
+    ResetRunner,
+    ResolveSession,
+    RotateSession,
+)
 from schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
+from schemas.events import CHANNEL, SESSION
 from schemas.mapping import to_dict
-from streams.session_commands import AcceptChat, Refuse
+from streams.channel import DecideLifecycle
+from streams.forwarding import ReceiveForward, ReceiveReceipt
+from streams.session_commands import AcceptChat, Cancel, Refuse
 from streams.topics import Topics, partition_of
 from streams.turn import ReplyAddress
 from workers.ports import RequestRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForSession:
-    """A command for a session of this partition."""
+class Query:
+    """A request that only asks: it is answered by the owner and leaves no event."""
 
-    session_id: str
-    command: AcceptChat | Refuse
+    query: GetSession | GetHistory | ResetRunner | ActiveSession
+    request_id: str
+    command_hash: str
+    reply: ReplyAddress
+
+
+StreamCommand = AcceptChat | Refuse | Cancel | DecideLifecycle | Query | ReceiveForward | ReceiveReceipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForStream:
+    """A command for a session or a channel of this partition."""
+
+    kind: str
+    stream_id: str
+    command: StreamCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +72,17 @@ class Misrouted:
 
 
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
-Incoming = ForSession | Unreadable | Misrouted
+Incoming = ForStream | Unreadable | Misrouted
 
 
-def command_hash(command: Any) -> str:
-    """Hash of the decoded command, type and fields: what makes a retry the same request, in either framing."""
+def command_hash(command: Any, session_id: str | None = None) -> str:
+    """Hash of the decoded command, type and fields: what makes a retry the same request, in either framing.
+
+    ``session_id``: of the header, where it is part of what a lifecycle command asks for.
+    """
     plain = {"type": type(command).__name__} | to_dict(command.__class__)(command)
+    if session_id is not None:
+        plain["session_id"] = session_id
     return hashlib.sha256(_canonical(plain).encode()).hexdigest()[:32]
 
 
@@ -93,25 +129,29 @@ class RequestReader:
             return Unreadable(code=error.code, reason=str(error))
         except UndecodableError as error:
             return Unreadable(code=error.code, reason=str(error))
-        if header.session_id is None:
-            reason = refusal.reason if refusal else "the command has no session_id"
+        subject = _subject(record, header, command)
+        if subject is None:
+            reason = refusal.reason if refusal else "the command names neither the session nor the channel it is for"
             return Unreadable(code="no_session_id", reason=reason)
-        elsewhere = self._elsewhere(record, header, command, framing)
+        kind, stream_id = subject
+        elsewhere = self._elsewhere(record, stream_id.encode(), header, command, framing)
         if elsewhere is not None:
             return elsewhere
         reply_to, wrong_topic = self._reply_topic(header.reply_to, last_try=last_try)
         if refusal is None and wrong_topic is not None:
             refusal = InvalidCommandError("reply_topic", wrong_topic, header)
-        return ForSession(
-            session_id=header.session_id, command=self._command(record, header, command, framing, refusal, reply_to)
+        return ForStream(
+            kind=kind,
+            stream_id=stream_id,
+            command=self._command(record, header, command, refusal, _address(record, framing, reply_to)),
         )
 
     def _elsewhere(
-        self, record: RequestRecord, header: RequestHeader, command: Any, framing: str
+        self, record: RequestRecord, subject: bytes, header: RequestHeader, command: Any, framing: str
     ) -> Unreadable | Misrouted | None:
-        subject = (header.session_id or "").encode()
         if record.key is not None and record.key != subject:
-            return Unreadable(code="key_mismatch", reason="the record's key differs from the session_id in its body")
+            reason = "the record's key differs from the session_id (or channel) that its body is for"
+            return Unreadable(code="key_mismatch", reason=reason)
         if partition_of(subject, self._partition_count) == record.partition:
             return None
         value = record.value or b""
@@ -131,17 +171,9 @@ class RequestReader:
         record: RequestRecord,
         header: RequestHeader,
         command: Any,
-        framing: str,
         refusal: InvalidCommandError | None,
-        reply_to: str | None,
-    ) -> AcceptChat | Refuse:
-        trace = {key: value for key, value in record.headers if key in ("traceparent", "tracestate")}
-        address = ReplyAddress(
-            reply_to=reply_to,
-            framing=framing,
-            traceparent=_ascii(trace.get("traceparent")),
-            tracestate=_ascii(trace.get("tracestate")),
-        )
+        address: ReplyAddress,
+    ) -> StreamCommand:
         request_id = header.request_id or self.default_request_id(record)
         if refusal is not None:
             digest = hashlib.sha256(record.value or b"").hexdigest()[:32]
@@ -152,13 +184,44 @@ class RequestReader:
                 reason=refusal.reason,
                 reply=address,
             )
-        return AcceptChat(
-            request_id=request_id,
-            command_hash=command_hash(command),
-            turn_id=f"t-{record.partition}-{record.offset}",
-            chat=command,
-            reply=address,
-        )
+        match command:
+            case Forwarded():
+                return ReceiveForward(
+                    source_kind=command.source_kind,
+                    source_id=command.source_id,
+                    seq=command.seq,
+                    what=command.what,
+                    new_session=command.new_session,
+                    request_id_of_origin=command.request_id_of_origin,
+                )
+            case ForwardReceipt():
+                return ReceiveReceipt(seq=command.seq)
+            case GetSession() | GetHistory() | ResetRunner() | ActiveSession():
+                return Query(query=command, request_id=request_id, command_hash=command_hash(command), reply=address)
+            case CancelTurn():
+                return Cancel(
+                    request_id=request_id,
+                    command_hash=command_hash(command),
+                    turn_id=command.turn_id,
+                    reply=address,
+                )
+            case CreateSession() | ResolveSession() | RotateSession() | ArchiveSession():
+                return DecideLifecycle(
+                    request_id=request_id,
+                    command_hash=command_hash(command, header.session_id),
+                    command=command,
+                    session_id=header.session_id,
+                    new_ids=_new_ids(record, header.channel or ""),
+                    reply=address,
+                )
+            case _:
+                return AcceptChat(
+                    request_id=request_id,
+                    command_hash=command_hash(command),
+                    turn_id=f"t-{record.partition}-{record.offset}",
+                    chat=command,
+                    reply=address,
+                )
 
     def _reply_topic(self, wanted: str | None, *, last_try: bool) -> tuple[str | None, str | None]:
         """The reply topic to use (``None``: the default one), and why the wanted one cannot be."""
@@ -172,6 +235,41 @@ class RequestReader:
                 raise UnknownReplyTopicError(wanted)
             return None, f"reply topic {wanted[:200]!r} does not exist"
         return wanted, None
+
+
+def _subject(record: RequestRecord, header: RequestHeader, command: Any) -> tuple[str, str] | None:
+    """Which stream decides: kind and id. Of a command that cannot be read, the one that the key names."""
+    session, channel = header.session_id, header.channel
+    match command:
+        case Forwarded():
+            for_session = command.target_kind == SESSION
+        case ForwardReceipt():
+            for_session = command.source_kind == SESSION
+        case None:
+            named = record.key.decode(errors="replace") if record.key is not None else None
+            for_session = session is not None and (channel is None or named != channel)
+        case _:
+            for_session = isinstance(command, SESSION_COMMANDS)
+    if for_session:
+        return (SESSION, session) if session is not None else None
+    return (CHANNEL, channel) if channel is not None else None
+
+
+def _new_ids(record: RequestRecord, channel: str) -> tuple[str, ...]:
+    """Ids for a session that this request may open: made of its place, so that deciding it again gives the same."""
+    seed = f"{channel}/{record.partition}/{record.offset}".encode()
+    digest = hashlib.sha256(seed).hexdigest()
+    return tuple(f"{channel[:119]}-{digest[start : start + 8]}" for start in range(0, 32, 8))
+
+
+def _address(record: RequestRecord, framing: str, reply_to: str | None) -> ReplyAddress:
+    trace = {key: value for key, value in record.headers if key in ("traceparent", "tracestate")}
+    return ReplyAddress(
+        reply_to=reply_to,
+        framing=framing,
+        traceparent=_ascii(trace.get("traceparent")),
+        tracestate=_ascii(trace.get("tracestate")),
+    )
 
 
 def _ascii(value: bytes | None) -> str | None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from schemas.codec import RequestCodec
 from schemas.registry import packaged
 from streams.policy import Policy
+from streams.run_settings import runner_factories, with_run_settings
 from workers import schema_topic
 from workers.actors import ActorLimits
 from workers.config import Settings
@@ -23,6 +24,7 @@ from workers.ports import LogError, RequestRecord
 from workers.ready import mark_ready
 from workers.reply_sender import ReplySender
 from workers.requests import RequestReader
+from workers.run_settings import RunSettings
 from workers.runners.registry import RunnerRegistry
 from workers.shard import Shard
 from workers.store import StoreDirectory
@@ -56,6 +58,8 @@ class WorkerService:
         self._schemas_read_at = 0.0
         self._looked: dict[int, tuple[int, int]] = {}  #: by partition, at the last look: delivered, and there
         self._policy_now = settings.policy()
+        self._run_settings = RunSettings(settings, self._reader, self._take_settings)
+        self._follow: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
 
     # ---- start and stop
@@ -67,20 +71,30 @@ class WorkerService:
         await asyncio.to_thread(schema_topic.publish_schemas, settings)
         await asyncio.to_thread(schema_topic.read_schemas, settings, packaged())
         await self._replies.start()
+        await self._run_settings.catch_up()
         # The topic's id tells a re-created log from the one that the files were made of.
         events_id = await asyncio.to_thread(topic_id, settings, settings.topics.events)
         self._stores = StoreDirectory(settings.data_dir / "stores", deployment=f"{settings.prefix} {events_id}")
         self._parts = self._build_parts(topics)
         self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
+        self._follow = asyncio.create_task(self._run_settings.follow(), name="run-time settings")
 
     def _build_parts(self, topics: TopicsState) -> WorkerParts:
         settings = self._settings
         owner = owner_name(settings)
         runners = RunnerRegistry()
         assert self._stores is not None
-        outbox = KafkaOutbox(settings, self._producer, self._replies, partition_count=topics.partition_count)
+        outbox = KafkaOutbox(
+            settings,
+            self._producer,
+            self._replies,
+            partition_count=topics.partition_count,
+            source=owner,
+            now_ms=_wall_ms,
+        )
         return WorkerParts(
             owner=owner,
+            topics=settings.topics,
             topics_id=topics.requests_topic_id,
             partition_count=topics.partition_count,
             event_log=KafkaEventLog(
@@ -96,7 +110,7 @@ class WorkerService:
                 reply_prefix=settings.reply_prefix,
                 reply_topic_exists=outbox.known_reply_topic,
             ),
-            make_runner=runners.make,
+            make_runner=lambda model: runners.make(model, runner_factories(self._run_settings.values)),
             policy=self._policy,
             refresh_schemas=self._refresh_schemas,
             running=asyncio.Semaphore(settings.max_running_turns),
@@ -106,6 +120,7 @@ class WorkerService:
                 delta_interval_s=settings.delta_interval_ms / 1000,
                 max_text_bytes=settings.max_text_bytes,
                 max_tool_result_bytes=settings.max_tool_result_bytes,
+                max_turn_messages=settings.max_turn_messages,
             ),
             limits=ShardLimits(
                 max_batch_bytes=settings.max_batch_bytes,
@@ -127,6 +142,13 @@ class WorkerService:
 
     def _policy(self) -> Policy:
         return self._policy_now
+
+    def _take_settings(self, values: Mapping[str, str]) -> None:
+        """Turns that start from now on use them; live runners keep theirs until their session is reset."""
+        draining = not self._policy_now.start_turns
+        policy = with_run_settings(self._settings.policy(), values)
+        self._policy_now = replace(policy, start_turns=not draining)
+        log.info("run-time settings: %s", ", ".join(sorted(values)) or "none")
 
     def _fatal(self, reason: str) -> None:
         log.critical("stopping: %s", reason)
@@ -150,9 +172,10 @@ class WorkerService:
         async with self._changing:
             shards, self._shards = list(self._shards.values()), {}
             await asyncio.gather(*(shard.stop() for shard in shards))
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for task in (self._watch, self._follow):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._replies.stop()
         await self._producer.close()
         await self._reader.close()

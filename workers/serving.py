@@ -7,36 +7,39 @@ confirmed, (3) frames go out and runners start, (4) requests are acknowledged, (
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from schemas import frames as fr
+from schemas.commands import ResetRunner
 from schemas.errors import UnknownFingerprintError
-from schemas.events import TurnCancelled, TurnCompleted, TurnFailed
-from streams.decisions import known_answer
+from schemas.events import CHANNEL, SESSION, TurnCancelled, TurnCompleted, TurnFailed
+from streams.forwarding import ReceiveForward
 from streams.reader_rule import LoggedEvent
 from streams.rehydration import Unanswered
-from streams.replies import Reply, reply_again
-from streams.session import Session
-from streams.session_commands import ResumeTurn, SessionCommand
+from streams.replies import Reply
+from streams.session_commands import AcceptChat, Cancel, ResumeTurn, SessionCommand
 from workers.actors import SessionActor
 from workers.crash_points import crash_point
 from workers.decider import Decider, DecisionTooLargeError, Group
 from workers.epoch import Epoch
+from workers.forwarder import Forwarder
 from workers.inbox import Inbox
-from workers.live import LiveSession
+from workers.live import Live, LiveSession
 from workers.logs import at
 from workers.parts import WorkerParts
 from workers.patience import patiently
 from workers.ports import RequestRecord
 from workers.replied import Replied
-from workers.requests import ForSession, Incoming, Misrouted, UnknownReplyTopicError, Unreadable
+from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, UnknownReplyTopicError, Unreadable
+from workers.resident import Resident
 from workers.runners.base import TurnInput
 from workers.store_port import PartitionStore
 from workers.unsaved import Unsaved
 
 log = logging.getLogger(__name__)
-_LOAD_BATCH = 200
 _MAX_OUTCOMES = 500
 _MAX_UNSAVED_BATCHES = 20  #: then the partition waits for its store
 _BEHIND_FACTOR = 12
@@ -57,8 +60,7 @@ class Serving:
         first: int,
         confirmed_at: float,
     ) -> None:
-        self.sessions: dict[str, LiveSession] = {}
-        self._in_use: set[str] = set()  #: by the running step: their state is ahead of the log
+        self.resident = Resident(parts, store)
         self.confirmed_at = confirmed_at  #: nobody else had claimed then, for sure; later the process may have slept
         self._parts = parts
         self._partition = partition
@@ -73,6 +75,7 @@ class Serving:
         self._doubts: list[asyncio.Future[None]] = []
         self._replied = Replied(epoch.position.replied)
         self.unsaved = Unsaved(store)
+        self._forwarder = Forwarder(parts.outbox, parts.now)
         self._decider = Decider(
             parts.event_log,
             partition,
@@ -114,7 +117,7 @@ class Serving:
 
     def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
         """An ephemeral frame of the running attempt."""
-        live = self.sessions.get(turn.session_id)
+        live = self.resident.sessions.get(turn.session_id)
         open_turn = live.session.turns.get(turn.turn_id) if live else None
         if live is None or open_turn is None:
             return
@@ -143,20 +146,22 @@ class Serving:
     @property
     def running_turns(self) -> int:
         """Turns that have a runner at work."""
-        return sum(1 for live in self.sessions.values() if live.session.running is not None)
+        return sum(1 for live in self.resident.sessions.values() if live.session.running is not None)
 
     # ---- the loop
 
     async def resume(self) -> None:
-        """Take over: answer again what may not have been heard, go on with every unfinished turn."""
+        """Take over: answer again what may not have been heard, go on with everything unfinished."""
         unanswered = await self._store.unanswered(self._epoch.position.replied)
-        unfinished = await self._store.unfinished()
-        self._in_use = {waiting.session_id for waiting in unanswered} | set(unfinished)
-        await self._load(self._in_use)
+        sessions = await self._store.unfinished()
+        channels = await self._store.unfinished_channels()
+        streams = {(waiting.stream_kind, waiting.session_id) for waiting in unanswered}
+        streams |= {(SESSION, name) for name in sessions} | {(CHANNEL, name) for name in channels}
+        await self.resident.use(streams)
         for waiting in unanswered:
-            self._answer_again(self.sessions[waiting.session_id], waiting)
-        for session_id in unfinished:
-            live = self.sessions[session_id]
+            self._answer_again(waiting)
+        for session_id in sessions:
+            live = self.resident.sessions[session_id]
             session = live.session
             turn_id = session.running or next(iter(session.queue), None)
             if turn_id is not None and not live.unknown_events:
@@ -164,12 +169,14 @@ class Serving:
                 self._decider.outcome(live, [resume])
         for group in self._decider.take_groups():
             await self._commit(group)
-        self._in_use = set()
+        for kind, name in streams:
+            self._forwarder.note(self.resident.get(kind, name))
+        self.resident.release()
 
-    def _answer_again(self, live: LiveSession, waiting: Unanswered) -> None:
-        answer = known_answer(live.session, waiting.request_id, waiting.command_hash)
-        if answer is not None:
-            reply = reply_again(answer, waiting.request_id, answer.reply, live.history)
+    def _answer_again(self, waiting: Unanswered) -> None:
+        live = self.resident.get(waiting.stream_kind, waiting.session_id)
+        reply = live.answer_of(waiting.request_id, waiting.command_hash)
+        if reply is not None:
             # Until it is sent, the next owner must do the same: ``replied`` stays below its event.
             self._send(live, reply, offset=waiting.log_offset)
 
@@ -188,17 +195,16 @@ class Serving:
         outcomes = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), _MAX_OUTCOMES))]
         records = [] if self._parts.draining else await self._next_requests()
         incoming = [await self._read(record) if record else None for _, record in records]
-        wanted = {session_id for session_id, _, _ in outcomes}
-        wanted |= {item.session_id for item in incoming if isinstance(item, ForSession)}
-        self._in_use = wanted
-        await self._load(wanted)
+        wanted = {(SESSION, session_id) for session_id, _, _ in outcomes}
+        wanted |= {(item.kind, item.stream_id) for item in incoming if isinstance(item, ForStream)}
+        await self.resident.use(wanted)
         for session_id, commands, done in outcomes:
-            self._decide_outcome(self.sessions[session_id], commands, done)
+            self._decide_outcome(self.resident.sessions[session_id], commands, done)
         for (offset, record), item in zip(records, incoming, strict=True):
             await self._decide_request(offset, record, item)
         for group in self._decider.take_groups():
             await self._commit(group)
-        self._in_use = set()
+        self.resident.release()
         if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._parts.limits.store_batch_events:
             await self.save()
         return bool(records or self._outcomes)
@@ -221,7 +227,7 @@ class Serving:
             first = await self._inbox.fill(self._parts.request_log, self._partition, self._next, missing_to)
             if first > self._next:
                 lost = self._next, first - 1
-                log.error("requests %d to %d were deleted unread", *lost, extra=at(partition=self._partition))
+                log.error("requests %d to %d were deleted unread", *lost, extra=self._place())
                 self._decider.lost(*lost)
                 self._next = first
         records: list[tuple[int, RequestRecord | None]] = []
@@ -241,22 +247,6 @@ class Serving:
             except UnknownReplyTopicError:
                 await self._parts.outbox.look_for_reply_topics()
         return self._parts.requests.read(record, last_try=True)
-
-    async def _load(self, session_ids: Collection[str]) -> None:
-        """Bring sessions into memory. The store is at or past the last event of each that is not there."""
-        cold = [session_id for session_id in session_ids if session_id not in self.sessions]
-        for start in range(0, len(cold), _LOAD_BATCH):
-            part = cold[start : start + _LOAD_BATCH]
-            loaded = await self._store.load(part)
-            for session_id in part:
-                found = loaded.get(session_id)
-                live = LiveSession(session=Session(session_id=session_id), last_used=self._parts.now())
-                if found is not None:
-                    live.session = found.session
-                    live.history = list(found.history)
-                    live.last_offset = found.last_offset
-                    live.unknown_events = bool(found.unknown_events)
-                self.sessions[session_id] = live
 
     # ---- decisions
 
@@ -282,26 +272,39 @@ class Serving:
             await patiently(partial(self._parts.outbox.forward, record, item.key, item.value))
             self._decider.nothing(offset)
         else:
-            live = self.sessions[item.session_id]
+            live = self.resident.get(item.kind, item.stream_id)
             live.last_used = self._parts.now()
             for last_try in (False, True):
                 try:
-                    if live.unknown_events:
-                        self._decider.refuse_unknown(offset, live, item.command)
-                    else:
-                        self._decider.request(offset, live, item.command)
+                    self._decide(offset, live, item.command)
                     return
                 except Exception as error:
                     if not last_try:
                         continue
-                    log.exception("a request cannot be decided", extra=at(partition=self._partition, offset=offset))
+                    log.exception("a request cannot be decided", extra=self._place(offset))
                     await self._park(record, "undecidable", f"deciding it failed twice: {type(error).__name__}")
+
+    def _decide(self, offset: int, live: Live, command: StreamCommand) -> None:
+        if live.unknown_events:
+            self._decider.refuse_unknown(offset, live, command)
+            return
+        if isinstance(live, LiveSession) and isinstance(command, AcceptChat | Cancel):
+            command = replace(command, partial=live.partial_text())
+        self._decider.request(offset, live, command)
+        done = self._decider.groups[-1].done
+        if isinstance(command, ReceiveForward):
+            done.append(partial(self._forwarder.receipt, live, command))
+        elif isinstance(command, Query) and isinstance(command.query, ResetRunner) and isinstance(live, LiveSession):
+            done.append(live.reset_runner)
 
     async def _park(self, record: RequestRecord, code: str, reason: str) -> None:
         """Bytes first, then the event: a crash in between parks them twice, never not at all."""
-        log.warning("dead letter (%s): %s", code, reason, extra=at(partition=self._partition, offset=record.offset))
+        log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
         await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
         self._decider.dead_letter(record.offset, code, reason)
+
+    def _place(self, offset: int | None = None) -> dict[str, Any]:
+        return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)
 
     # ---- commit and effects
 
@@ -313,15 +316,19 @@ class Serving:
             self.confirmed_at = asked_at
             self._confirmed(group, base)
         for effect in group.effects:
+            if effect.cancel is not None and isinstance(effect.live, LiveSession):
+                effect.live.cancel_turn(effect.cancel)
             if effect.reply is not None:
                 self._send(effect.live, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
-            if effect.start is not None:
+            if effect.start is not None and isinstance(effect.live, LiveSession):
                 self._start(effect.live, effect.start)
         crash_point("shard.before_ack")
         if group.covered >= 0:
             self._inbox.cover(group.covered)
         for done in group.done:
             done()
+        for live in {id(live): live for live in group.touched if live is not None and live.forwards}.values():
+            self._forwarder.note(live)
 
     def _confirmed(self, group: Group, base: int) -> None:
         for index, (record, live) in enumerate(zip(group.records, group.touched, strict=True)):
@@ -336,10 +343,10 @@ class Serving:
         if any(isinstance(record.payload, _TERMINAL) for record in group.records):
             crash_point("shard.after_terminal")
 
-    def _send(self, live: LiveSession, reply: Reply, offset: int | None = None) -> None:
+    def _send(self, live: Live, reply: Reply, offset: int | None = None) -> None:
         sent = self._parts.outbox.reply(
             reply,
-            session_id=live.session.session_id,
+            stream_id=live.stream_id,
             partition=self._partition,
             epoch=self._epoch.epoch,
             frame_seq=live.next_frame_seq(reply),
@@ -372,20 +379,10 @@ class Serving:
         """Write what is confirmed to the store."""
         await self.unsaved.save(lambda: self._epoch.position)
 
-    async def reap(self) -> None:
-        """Close idle runners; forget idle sessions that the store has."""
-        for session_id, live in list(self.sessions.items()):
-            if not self._idle(session_id, live):
-                continue
-            if live.actor is not None:
-                actor, live.actor = live.actor, None
-                await actor.stop()
-            # Closing took its time: the session may be at work again.
-            if self._idle(session_id, live) and live.last_offset < self._store.position.next_offset:
-                self.sessions.pop(session_id, None)
-
-    def _idle(self, session_id: str, live: LiveSession) -> bool:
-        return session_id not in self._in_use and live.idle_since(self._parts.now() - self._parts.limits.idle_timeout_s)
+    async def upkeep(self) -> None:
+        """What is to be done now and then: forwards that nobody received, streams that nobody uses."""
+        self._forwarder.resend()
+        await self.resident.reap()
 
     async def close(self) -> None:
         """Stop every turn; whoever waits for a confirmation is cancelled."""
@@ -394,6 +391,6 @@ class Serving:
             done.cancel()
         for sure in self._doubts:
             sure.cancel()
-        actors = [live.actor for live in self.sessions.values() if live.actor is not None]
+        actors = [live.actor for live in self.resident.sessions.values() if live.actor is not None]
         await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
-        self.sessions.clear()
+        self.resident.sessions.clear()

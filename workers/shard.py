@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from streams.reader_rule import LoggedEvent, LogPosition, record_id
 from workers.epoch import Claim, Epoch, FencedError
 from workers.inbox import Inbox
+from workers.logs import at
 from workers.parts import WorkerParts
 from workers.ports import LogAuthorizationError, LogBrokenError, LogError, RequestRecord
 from workers.serving import Serving
@@ -37,6 +38,7 @@ class Shard:
         self.serving: Serving | None = None
         self.claims = 0  #: opened by this shard
         self._parts = parts
+        self._place = at(topic=parts.topics.events, partition=partition)
         self._store: asyncio.Task[PartitionStore] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -54,7 +56,7 @@ class Shard:
             try:
                 store = await opening
             except Exception as error:
-                log.warning("the store was not opened: %s", error, extra={"partition": self.partition})
+                log.warning("the store was not opened: %s", error, extra=self._place)
                 return
             await store.close()
 
@@ -92,7 +94,7 @@ class Shard:
             try:
                 await self._own()
             except FencedError as fenced:
-                log.warning("%s", fenced, extra={"partition": self.partition})
+                log.warning("%s", fenced, extra=self._place)
                 if fenced.newest_generation > self._parts.membership.generation:
                     await self._wait_for_assignment(assigned)
                 else:
@@ -106,12 +108,12 @@ class Shard:
                 self._parts.fatal(str(error))
                 return
             except LogError as error:
-                log.warning("released: %s", error, extra={"partition": self.partition})
+                log.warning("released: %s", error, extra=self._place)
                 retry_s = self._slower(retry_s, began)
                 await asyncio.sleep(retry_s)
             except Exception as error:
                 # A defect, or a disk that is full: crash-only, as after any other failure, but bounded in its pace.
-                log.exception("released: %s", type(error).__name__, extra={"partition": self.partition})
+                log.exception("released: %s", type(error).__name__, extra=self._place)
                 await asyncio.sleep(_RETRY_MAX_S)
 
     def _slower(self, retry_s: float, began: float) -> float:
@@ -165,9 +167,7 @@ class Shard:
         )
         # What lies between the log's work list and the first delivery is ours to read: Faust may stand further on.
         self.inbox.known_end = max(self.inbox.known_end, next_request)
-        log.info(
-            "serving from request %d under claim %d", next_request, epoch.epoch, extra={"partition": self.partition}
-        )
+        log.info("serving from request %d under claim %d", next_request, epoch.epoch, extra=self._place)
         saver = asyncio.create_task(self._save_regularly(serving), name=f"saver {self.partition}")
         try:
             self.serving = serving
@@ -248,16 +248,16 @@ class Shard:
             await asyncio.sleep(self._parts.limits.store_commit_interval_s)
             try:
                 await serving.save()
-                await serving.reap()
+                await serving.upkeep()
             except Exception as error:
-                log.error("the store cannot be written: %s", error, extra={"partition": self.partition})
+                log.error("the store cannot be written: %s", error, extra=self._place)
 
     async def _save_last(self, serving: Serving) -> None:
         """What is confirmed stays confirmed: the next epoch (ours or another's) has less to catch up."""
         try:
             await serving.save()
         except Exception as error:
-            log.error("the store cannot be written: %s", error, extra={"partition": self.partition})
+            log.error("the store cannot be written: %s", error, extra=self._place)
 
 
 class _CatchUp:

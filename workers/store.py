@@ -18,7 +18,7 @@ import duckdb
 import psutil
 
 from streams.reader_rule import LoggedEvent, LogPosition
-from streams.rehydration import LoadedSession, Unanswered
+from streams.rehydration import LoadedChannel, LoadedSession, Unanswered
 from workers import duck_files, duck_load
 from workers.duck_files import FileKind, FileLockedError
 from workers.duck_writer import BatchWriter
@@ -198,13 +198,21 @@ class DuckPartitionStore:
         """Whole sessions, many in one query."""
         return await self._run(duck_load.load_sessions, self._cursor, self._partition, session_ids)
 
+    async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
+        """Whole channels."""
+        return await self._run(duck_load.load_channels, self._cursor, self._partition, channels)
+
     async def unfinished(self) -> list[str]:
-        """Sessions with open turns."""
+        """Sessions with open turns or pending forwards."""
         return await self._run(duck_load.unfinished, self._cursor)
 
+    async def unfinished_channels(self) -> list[str]:
+        """Channels with pending forwards."""
+        return await self._run(duck_load.unfinished_channels, self._cursor)
+
     async def unanswered(self, replied: int) -> list[Unanswered]:
-        """Requests whose last event lies above ``replied``."""
-        return await self._run(duck_load.unanswered, self._cursor, replied)
+        """Requests whose answer follows from an event above ``replied``."""
+        return await self._run(duck_load.unanswered, self._cursor, self._partition, replied)
 
     async def checkpoint(self) -> None:
         """Fold the write-ahead log into the file."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from streams.reader_rule import LoggedEvent, LogPosition
-from streams.rehydration import LoadedSession, Unanswered
+from streams.rehydration import LoadedChannel, LoadedSession, Unanswered
 
 
 class StoreError(RuntimeError):
@@ -34,12 +34,24 @@ class PartitionStore(Protocol):
         """The sessions that have any event, as of the checkpoint; others are left out."""
         ...
 
+    async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
+        """The channels that have any event, as of the checkpoint; others are left out."""
+        ...
+
     async def unfinished(self) -> list[str]:
-        """Sessions with turns that have no terminal event, the one that waits longest first."""
+        """Sessions with open turns or pending forwards, the one that waits longest first."""
+        ...
+
+    async def unfinished_channels(self) -> list[str]:
+        """Channels with pending forwards, the one that waits longest first."""
         ...
 
     async def unanswered(self, replied: int) -> list[Unanswered]:
-        """Requests whose terminal event or refusal lies above the log offset ``replied``, in log order."""
+        """Requests whose answer follows from an event above the log offset ``replied``, in log order.
+
+        Such an event is the end of a turn (for its request, and for one that cancelled it), a refusal, a lifecycle
+        decision that waits for nothing, or the delivery that one waited for last.
+        """
         ...
 
     async def checkpoint(self) -> None:

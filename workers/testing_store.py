@@ -5,12 +5,23 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, TypeVar
 
-from schemas.events import SESSION
+from schemas.events import CHANNEL, SESSION
 from streams.projection import project, touched
-from streams.projection_rows import TurnRow
-from streams.projection_state import Changes, OpenCall, OpenTurn, SessionState
+from streams.projection_rows import ForwardRow, TurnRow
+from streams.projection_state import Changes, ForwardKey, OpenCall, OpenTurn, SessionState, State, StreamKey
 from streams.reader_rule import LoggedEvent, LogPosition
-from streams.rehydration import LoadedSession, SessionRows, Unanswered, UnknownMark, rehydrate
+from streams.rehydration import (
+    ChannelRows,
+    LoadedChannel,
+    LoadedSession,
+    SessionRows,
+    Unanswered,
+    UnknownMark,
+    channel_state,
+    rehydrate,
+    rehydrate_channel,
+    unanswered_of_channel,
+)
 from workers.store_port import StoreError
 
 T = TypeVar("T")
@@ -18,10 +29,17 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class _Data:
-    """The rows of one partition, by session; they outlive the store that is open on them, as a file does."""
+    """The rows of one partition, by stream; they outlive the store that is open on them, as a file does."""
 
     position: LogPosition = field(default_factory=LogPosition)
     sessions: dict[str, SessionRows] = field(default_factory=dict)
+    channels: dict[str, ChannelRows] = field(default_factory=dict)
+    forwards: dict[ForwardKey, ForwardRow] = field(default_factory=dict)
+
+    def pending(self, kind: str) -> list[ForwardRow]:
+        """Forwards of sessions or of channels that are not delivered."""
+        rows = (row for row in self.forwards.values() if row.source_kind == kind and row.delivered_offset is None)
+        return sorted(rows, key=lambda row: row.log_offset)
 
 
 class MemoryStores:
@@ -72,9 +90,15 @@ class MemoryStore:
         if position.next_offset <= start:
             return
         events = [logged for logged in events if logged.offset >= start]
-        states = {key: _state(self._data.sessions[key[1]]) for key in touched(events) if key[1] in self._data.sessions}
+        states = {key: state for key in touched(events) if (state := self._state(key)) is not None}
         self._apply(project(events, states))
         self._data.position = position
+
+    def _state(self, key: StreamKey) -> State | None:
+        _, kind, name = key
+        if kind == SESSION:
+            return _state(self._data.sessions[name]) if name in self._data.sessions else None
+        return channel_state(name, self._data.channels[name]) if name in self._data.channels else None
 
     def _rows(self, session_id: str) -> SessionRows:
         return self._data.sessions.setdefault(session_id, SessionRows())
@@ -82,7 +106,7 @@ class MemoryStore:
     def _apply(self, changes: Changes) -> None:
         for session in _values(changes.new_sessions, changes.changed_sessions, changes.changed_profiles):
             self._rows(session.session_id).session = session
-        self._changed_turns(_values(changes.new_turns, changes.changed_turns))
+        self._changed_turns(_values(changes.new_turns, changes.changed_turns, changes.cancelled_turns))
         for call in changes.new_calls.values():
             self._rows(call.session_id).calls.append(call)
         places = {
@@ -97,8 +121,18 @@ class MemoryStore:
         for refusal in changes.refusals:
             self._rows(refusal.session_id).refusals.append(refusal)
         for event in changes.unknown_events:
+            mark = UnknownMark(event.log_offset, event.stream_version)
             if event.stream_kind == SESSION:
-                self._rows(event.stream_id).unknown.append(UnknownMark(event.log_offset, event.stream_version))
+                self._rows(event.stream_id).unknown.append(mark)
+            elif event.stream_kind == CHANNEL:
+                self._channel_rows(event.stream_id).unknown.append(mark)
+        for channel_event in changes.channel_events:
+            self._channel_rows(channel_event.channel).events.append(channel_event)
+        self._data.forwards |= changes.new_forwards
+        for delivery in changes.deliveries:
+            forward = self._data.forwards.get(delivery[:4])
+            if forward is not None:
+                forward.delivered_offset = delivery.delivered_offset
 
     def _changed_turns(self, turns: Iterable[TurnRow]) -> None:
         for turn in turns:
@@ -113,6 +147,9 @@ class MemoryStore:
         """Whole sessions."""
         self._check_open()
         found = {name: self._data.sessions[name] for name in session_ids if name in self._data.sessions}
+        pending = self._data.pending(SESSION)
+        for name, rows in found.items():
+            rows.outbox = [forward for forward in pending if forward.source_id == name]
         loaded = {session_id: rehydrate(session_id, rows) for session_id, rows in found.items()}
         return {session_id: session for session_id, session in loaded.items() if session is not None}
 
@@ -120,26 +157,51 @@ class MemoryStore:
         turns = [turn for rows in self._data.sessions.values() for turn in rows.turns]
         return sorted(turns, key=lambda turn: turn.accepted_offset)
 
-    async def unfinished(self) -> list[str]:
-        """Sessions with open turns."""
+    def _channel_rows(self, channel: str) -> ChannelRows:
+        return self._data.channels.setdefault(channel, ChannelRows())
+
+    async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
+        """Whole channels."""
         self._check_open()
-        return list(dict.fromkeys(turn.session_id for turn in self._turns() if turn.ended_offset is None))
+        found = {name: self._data.channels[name] for name in channels if name in self._data.channels}
+        loaded = {name: rehydrate_channel(name, rows) for name, rows in found.items()}
+        return {name: channel for name, channel in loaded.items() if channel is not None}
+
+    async def unfinished(self) -> list[str]:
+        """Sessions with open turns or pending forwards."""
+        self._check_open()
+        waiting = [(turn.accepted_offset, turn.session_id) for turn in self._turns() if turn.ended_offset is None]
+        waiting += [(forward.log_offset, forward.source_id) for forward in self._data.pending(SESSION)]
+        return list(dict.fromkeys(session_id for _, session_id in sorted(waiting)))
+
+    async def unfinished_channels(self) -> list[str]:
+        """Channels with pending forwards."""
+        self._check_open()
+        return list(dict.fromkeys(forward.source_id for forward in self._data.pending(CHANNEL)))
 
     async def unanswered(self, replied: int) -> list[Unanswered]:
-        """Requests whose last event lies above ``replied``."""
+        """Requests whose answer follows from an event above ``replied``."""
         self._check_open()
-        ended = [
-            Unanswered(turn.session_id, turn.request_id, turn.command_hash, turn.ended_offset)
-            for turn in self._turns()
-            if turn.ended_offset is not None and turn.ended_offset > replied
-        ]
+        ended: list[Unanswered] = []
+        for turn in self._turns():
+            if turn.ended_offset is None or turn.ended_offset <= replied:
+                continue
+            ended.append(Unanswered(turn.session_id, turn.request_id, turn.command_hash, turn.ended_offset))
+            if turn.by_request_id is not None:
+                by = Unanswered(turn.session_id, turn.by_request_id, turn.by_command_hash or "", turn.ended_offset)
+                ended.append(by)
         refused = [
             Unanswered(refusal.session_id, refusal.request_id, refusal.command_hash, refusal.log_offset)
             for rows in self._data.sessions.values()
             for refusal in rows.refusals
             if refusal.log_offset > replied
         ]
-        return sorted(ended + refused, key=lambda request: request.log_offset)
+        lifecycle = [
+            waiting
+            for name, channel_rows in self._data.channels.items()
+            for waiting in unanswered_of_channel(name, channel_rows, replied)
+        ]
+        return sorted(ended + refused + lifecycle, key=lambda request: request.log_offset)
 
     async def checkpoint(self) -> None:
         """Nothing to do: there is no file."""

@@ -68,6 +68,9 @@ def expected_tables(partition: int, log: Sequence[LoggedEvent], *, raw_events: b
         "unknown_events": changes.unknown_events,
         "dead_letters": changes.dead_letters,
         "events": changes.events,
+        "forwards": changes.new_forwards.values(),
+        "channel_events": changes.channel_events,
+        "channels": changes.new_channels.values(),
     }
     tables: Tables = {name: [plain_row(row) for row in found] for name, found in rows.items()}
     tables["partitions"] = [_partition_row(partition, log, events)]
@@ -162,7 +165,7 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
 
     ends = [event.payload for event in events if isinstance(event.payload, TERMINAL)]
     created = [event for event in events if isinstance(event.payload, ev.SessionCreated)]
-    active = [event for event in events if not isinstance(event.payload, ev.RequestRefused)]
+    active = [event for event in events if event.header.turn_id or isinstance(event.payload, ev.SessionCreated)]
     return {
         "session_offset": created[0].offset if created else None,
         "channel": session.channel,
@@ -171,6 +174,8 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
         "model": session.model,
         "metadata": json.dumps(dict(session.metadata), ensure_ascii=False, separators=(",", ":")),
         "archived": session.archived,
+        "active": session.active,
+        "forward_seq": session.forward_seq,
         "created_at": created[0].header.recorded_at if created else None,
         "last_active_at": active[-1].header.recorded_at if active else None,
         "turns": count(ev.TurnAccepted),

@@ -9,9 +9,13 @@ import pytest
 
 from schemas import events as ev
 from schemas.parts import Usage
+from streams.channel import Channel, evolve_channel, known_channel_answer
+from streams.decisions import known_answer
 from streams.projection_state import ProjectionError
 from streams.reader_rule import LogPosition
 from streams.rehydration import Unanswered
+from streams.replies import channel_replies_to, channel_reply_again
+from streams.session import Fact, Session
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
 from workers.store import StoreDirectory
 from workers.store_port import PartitionStore, PartitionStores, StoreError
@@ -52,6 +56,7 @@ async def test_many_sessions_in_one_call(stores: PartitionStores) -> None:
     await fill(store, log, 100)
     assert len(log.sessions) > 70
     assert await store.load(log.sessions) == log.expected()
+    assert await store.load_channels(log.channels) == log.expected_channels()
 
 
 async def test_a_fresh_store_is_empty(stores: PartitionStores) -> None:
@@ -66,39 +71,84 @@ async def test_unfinished_sessions_longest_wait_first(stores: PartitionStores) -
     log = random_log(11, 300, sessions=12, zombies=False)
     store = await stores.open(0)
     await fill(store, log, 50)
-    waiting = {session_id for session_id, session in log.sessions.items() if session.turns}
-    first_accepted = {
-        session_id: min(
-            record.offset
-            for record in log.records
-            if isinstance(record.payload, ev.TurnAccepted) and record.header.turn_id in log.sessions[session_id].turns
-        )
-        for session_id in waiting
-    }
-    assert len(waiting) > 3
-    assert await store.unfinished() == sorted(waiting, key=lambda session_id: first_accepted[session_id])
+    waits_since: dict[str, int] = {}
+    for record in log.records:
+        session = log.sessions.get(record.header.stream_id, Session(session_id=""))
+        pending = {forward.seq for forward in session.outbox}
+        if (isinstance(record.payload, ev.TurnAccepted) and record.header.turn_id in session.turns) or (
+            isinstance(record.payload, ev.CommandForwarded) and record.payload.seq in pending
+        ):
+            waits_since.setdefault(session.session_id, record.offset)
+    assert len(waits_since) > 3
+    assert await store.unfinished() == list(waits_since)
+
+
+async def test_unfinished_channels_longest_wait_first(stores: PartitionStores) -> None:
+    log = random_log(13, 400, zombies=False)
+    store = await stores.open(0)
+    await fill(store, log, 50)
+    waits_since: dict[str, int] = {}
+    for record in log.records:
+        if record.header.stream_kind != ev.CHANNEL or not isinstance(record.payload, ev.CommandForwarded):
+            continue
+        channel = log.channels[record.header.stream_id]
+        if record.payload.seq in {forward.seq for forward in channel.outbox}:
+            waits_since.setdefault(channel.channel, record.offset)
+    assert waits_since
+    assert await store.unfinished_channels() == list(waits_since)
 
 
 async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None:
-    log = random_log(12, 300, zombies=False)
+    log = random_log(12, 400, zombies=False)
     store = await stores.open(0)
     await fill(store, log, 50)
-    accepted = {
-        record.header.turn_id: record.payload for record in log.records if isinstance(record.payload, ev.TurnAccepted)
-    }
-    expected = []
-    for record in log.records:
-        answered = record.payload
-        if isinstance(answered, ev.TurnCompleted | ev.TurnFailed | ev.TurnCancelled):
-            answered = accepted[record.header.turn_id]
-        elif not isinstance(answered, ev.RequestRefused):
-            continue
-        stream_id = record.header.stream_id
-        expected.append(Unanswered(stream_id, answered.request_id, answered.command_hash, record.offset))
+    expected = unanswered(log)
     assert await store.unanswered(-1) == expected
     middle = expected[len(expected) // 2].log_offset
     assert await store.unanswered(middle) == [entry for entry in expected if entry.log_offset > middle]
     assert await store.unanswered(len(log.records)) == []
+    sessions, channels = await store.load(log.sessions), await store.load_channels(log.channels)
+    for waiting in expected:
+        request = (waiting.request_id, waiting.command_hash)
+        if waiting.stream_kind == ev.SESSION:
+            assert known_answer(sessions[waiting.session_id].session, *request) is not None
+        else:
+            channel = channels[waiting.session_id].channel
+            answer = known_channel_answer(channel, *request)
+            assert answer is not None
+            assert channel_reply_again(channel, answer, waiting.request_id, answer.reply) is not None
+
+
+def unanswered(log: LogWriter) -> list[Unanswered]:
+    """What every event of the log answers, as the frames that are sent for it tell."""
+    found: list[Unanswered] = []
+    accepted: dict[str | None, ev.TurnAccepted] = {}
+    channels: dict[str, Channel] = {}
+    for record in log.records:
+        header, payload = record.header, record.payload
+        if header.stream_kind == ev.CHANNEL:
+            fact = Fact(event=payload)
+            channel = channels.get(header.stream_id, Channel(channel=header.stream_id))
+            after = evolve_channel(channel, fact)
+            for reply in channel_replies_to(channel, fact):
+                refused = isinstance(payload, ev.RequestRefused)
+                digest = payload.command_hash if refused else after.answers[reply.request_id].command_hash
+                found.append(Unanswered(header.stream_id, reply.request_id, digest, record.offset, ev.CHANNEL))
+            channels[header.stream_id] = after
+            continue
+        if isinstance(payload, ev.TurnAccepted):
+            accepted[header.turn_id] = payload
+        answered = payload
+        if isinstance(payload, ev.TurnCompleted | ev.TurnFailed | ev.TurnCancelled):
+            answered = accepted[header.turn_id]
+        if isinstance(answered, ev.TurnAccepted | ev.RequestRefused) and not isinstance(payload, ev.TurnAccepted):
+            found.append(Unanswered(header.stream_id, answered.request_id, answered.command_hash, record.offset))
+        if isinstance(payload, ev.TurnCancelled) and payload.by_request_id is not None:
+            by = (payload.by_request_id, payload.by_command_hash or "")
+            found.append(Unanswered(header.stream_id, *by, record.offset))
+    kinds = {type(log.records[entry.log_offset].payload) for entry in found}
+    assert kinds >= {ev.ChannelRequestDecided, ev.ForwardDelivered, ev.TurnCancelled, ev.RequestRefused}
+    return found
 
 
 async def test_comes_back_where_it_stood(stores: PartitionStores) -> None:
@@ -112,9 +162,11 @@ async def test_comes_back_where_it_stood(stores: PartitionStores) -> None:
     again = await stores.open(0)
     assert again.position == position
     assert await again.load(log.sessions) == log.expected()
+    assert await again.load_channels(log.channels) == log.expected_channels()
     write_on(log, 120)
     await fill(again, log, 9)
     assert await again.load(log.sessions) == log.expected()
+    assert await again.load_channels(log.channels) == log.expected_channels()
 
 
 async def test_a_closed_store_says_so(stores: PartitionStores) -> None:
@@ -145,6 +197,7 @@ async def test_writing_a_batch_again_changes_nothing(stores: PartitionStores) ->
     # A reader that came back to an older checkpoint has other batches.
     await store.write(*accepted_batches(log.records, 1000)[0])
     assert await store.load(log.sessions) == log.expected()
+    assert await store.load_channels(log.channels) == log.expected_channels()
     assert store.position.next_offset == len(log.records)
 
 
@@ -156,6 +209,7 @@ async def test_inert_records_move_the_checkpoint_only(stores: PartitionStores) -
     await store.write([], further)
     assert store.position == further
     assert await store.load(log.sessions) == log.expected()
+    assert await store.load_channels(log.channels) == log.expected_channels()
 
 
 async def test_a_batch_that_fails_leaves_nothing_behind(stores: PartitionStores) -> None:
@@ -174,6 +228,7 @@ async def test_a_batch_that_fails_leaves_nothing_behind(stores: PartitionStores)
     assert await store.load(before) == before
     await store.write(events, after)
     assert await store.load(log.sessions) == log.expected()
+    assert await store.load_channels(log.channels) == log.expected_channels()
 
 
 async def test_open_fresh_begins_at_the_beginning(stores: PartitionStores) -> None:
@@ -187,6 +242,7 @@ async def test_open_fresh_begins_at_the_beginning(stores: PartitionStores) -> No
     other = random_log(42, 60)
     await fill(fresh, other, 50)
     assert await fresh.load(other.sessions) == other.expected()
+    assert await fresh.load_channels(other.channels) == other.expected_channels()
 
 
 async def test_partitions_and_overlapping_calls_do_not_mix(stores: PartitionStores) -> None:

@@ -254,7 +254,7 @@ def test_feed_proves_that_the_histories_are_the_recordings(serving: Deployment) 
     assert [message["role"] for message in shown["messages"]] == ["user", "assistant", "tool", "assistant", "user"]
     assert shown["session"]["instructions"] == "Be brief."
     assert shown["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"order":  7}'
-    listed = serving.run("sessions", "list", "--limit", "0", "--json").document
+    listed = serving.run("sessions", "list", "--limit", "0", "--json").document["sessions"]
     assert {"feed-first", "feed-second"} <= {session["session_id"] for session in listed}
     counted = serving.run("sql", "SELECT count(*) AS n FROM messages WHERE session_id LIKE 'feed-%'", "--json")
     assert counted.document == [{"n": 7}]

@@ -39,12 +39,20 @@ class Tables:
         self._replace("sessions", changes.changed_profiles.values())
         self._insert("turns", changes.new_turns.values())
         self._replace("turns", changes.changed_turns.values())
+        self._replace("turns", changes.cancelled_turns.values())
+        self._insert("forwards", changes.new_forwards.values())
+        for delivery in changes.deliveries:
+            forward = self.rows["forwards"][delivery[:4]]
+            assert forward.delivered_offset is None
+            forward.delivered_offset = delivery.delivered_offset
+        self._insert("channels", changes.new_channels.values())
+        self._replace("channels", changes.changed_channels.values())
         self._insert("tool_calls", changes.new_calls.values())
         for result in changes.call_results:
             call = self.rows["tool_calls"][result.partition, result.log_offset, result.position]
             assert call.result_message_seq is None
             call.result_message_seq = result.result_message_seq
-        for name in ("messages", "usage", "refusals", "unknown_events", "dead_letters", "events"):
+        for name in ("messages", "usage", "refusals", "unknown_events", "dead_letters", "events", "channel_events"):
             self._insert(name, getattr(changes, name))
         return changes
 
@@ -100,6 +108,7 @@ async def test_the_way_back_equals_the_fold(log: LogWriter) -> None:
     for events, position in accepted_batches(log.records, 5):
         await store.write(events, position)
     assert await store.load(list(log.sessions)) == log.expected()
+    assert await store.load_channels([*log.channels, "never"]) == log.expected_channels()
 
 
 @given(LOGS, st.data())
@@ -114,6 +123,7 @@ async def test_writing_again_from_anywhere_changes_nothing(log: LogWriter, data:
         for old_events, old_position in batches[again : number + 1]:
             await store.write(old_events, old_position)
     assert await store.load(list(log.sessions)) == log.expected()
+    assert await store.load_channels([*log.channels, "never"]) == log.expected_channels()
     assert store.position.next_offset == len(log.records)
 
 

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from schemas.codec import Codec
+from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
 from schemas.events import EventHeader, TurnAccepted
 from schemas.frames import FrameHeader
 from schemas.parts import ToolCall
+from schemas.registry import COMMANDS
 from streams.reader_rule import LoggedEvent, LogPosition
-from streams.rehydration import LoadedSession, Unanswered
+from streams.rehydration import LoadedChannel, LoadedSession, Unanswered
 from streams.replies import Reply
 from streams.topics import partition_of
 from tests.checker.history import ToolRun
@@ -157,6 +160,9 @@ class SimSent:
         return self.finished
 
 
+_COMMANDS = Codec(COMMANDS)
+
+
 class SimOutbox:
     """:class:`workers.ports.Outbox`: frames wait a little, then go out in order; terminal ones until they are taken."""
 
@@ -167,14 +173,15 @@ class SimOutbox:
         self._flushing = False
         self._arrives_at = 0.0
 
-    def reply(self, reply: Reply, *, session_id: str, partition: int, epoch: int, frame_seq: int) -> SimSent:
+    def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SimSent:
         header = FrameHeader(
-            session_id=session_id,
+            session_id=reply.session_id if reply.session_id is not None else stream_id,
             request_id=reply.request_id,
             turn_id=reply.turn_id,
             attempt=reply.attempt,
             epoch=epoch,
             frame_seq=frame_seq,
+            channel=reply.channel,
         )
         sent = SimSent()
         self._queue.append((partition, header, reply, sent))
@@ -206,6 +213,20 @@ class SimOutbox:
         for partition, header, reply, sent in batch:
             self._world.frame(partition, header, reply.frame)
             self._world.loop.in_world(self._world.latency(), setattr, sent, "finished", True)
+
+    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> None:
+        world = self._world
+        if world.happens(world.chaos.frames_lost):
+            world.trace(self._worker, f"{type(command).__name__} {header.request_id} is lost")
+            return
+        key = (header.session_id or header.channel or "").encode()
+        value = _COMMANDS.encode(header, command)
+        target = partition_of(key, world.partition_count)
+
+        def record(partition: int, offset: int) -> RequestRecord:
+            return RequestRecord(partition=partition, offset=offset, key=key, value=value)
+
+        world.loop.in_world(world.latency(0.003), lambda: world.produce_request(record, target))
 
     def known_reply_topic(self, topic: str) -> bool:
         return True
@@ -261,6 +282,8 @@ class Disk(MemoryStores):
                 "tool_calls": [plain_row(row) for rows in of_sessions for row in rows.calls],
                 "messages": [plain_row(row) for rows in of_sessions for row in rows.messages],
                 "refusals": [plain_row(row) for rows in of_sessions for row in rows.refusals],
+                "forwards": [plain_row(row) for row in data.forwards.values()],
+                "channel_events": [plain_row(row) for rows in data.channels.values() for row in rows.events],
                 "partitions": [{"partition": partition, **plain_row(data.position)}],
             }
         return tables
@@ -349,8 +372,14 @@ class SimStore:
     async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
         return await self._run(lambda: self._inner.load(list(session_ids)))
 
+    async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
+        return await self._run(lambda: self._inner.load_channels(list(channels)))
+
     async def unfinished(self) -> list[str]:
         return await self._run(self._inner.unfinished)
+
+    async def unfinished_channels(self) -> list[str]:
+        return await self._run(self._inner.unfinished_channels)
 
     async def unanswered(self, replied: int) -> list[Unanswered]:
         return await self._run(lambda: self._inner.unanswered(replied))

@@ -61,6 +61,9 @@ def run(*arguments: str, stdin: str | None = None, env: Mapping[str, str] | None
 def test_the_commands_are_those_that_were_promised() -> None:
     promised = "demo|up|worker|materialize|topics init|send|chat|tail|sessions list|sessions show|sql|doctor|feed"
     assert set(promised.split("|")) <= NAMES
+    lifecycle = "create|get|resolve|rotate|archive|active|history|cancel|reset"
+    assert {f"sessions {verb}" for verb in lifecycle.split("|")} <= NAMES
+    assert {f"settings {verb}" for verb in ("set", "unset", "list")} <= NAMES
 
 
 @pytest.mark.parametrize(("path", "command"), ALL)
@@ -104,6 +107,11 @@ def test_the_version_is_told() -> None:
         ("up", "--port", "70000"),
         ("feed",),
         ("sessions", "show"),
+        ("sessions", "resolve"),
+        ("sessions", "create", "web", "--meta", "novalue"),
+        ("sessions", "history", "web-1", "--after", "-1"),
+        ("settings", "set", "default-model"),
+        ("send", "web-1", "Hi", "--on-busy", "wait"),
         ("topics", "nonsense"),
     ],
 )
@@ -122,6 +130,10 @@ def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
         ("chat", "web-1"),
         ("chat", "--json"),
         ("tail", "--json"),
+        ("sessions", "resolve", "web", "--json"),
+        ("sessions", "history", "web-1"),
+        ("settings", "list", "--json"),
+        ("settings", "set", "default-model", "echo:"),
         ("feed", "conversations.jsonl", "--json"),
         ("topics", "init", "--timeout-s", "1"),
     ],

@@ -10,7 +10,8 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from streams.projection_rows import MESSAGES, SESSIONS, TOOL_CALLS, TURNS, Table
+from streams.projection_columns import Table
+from streams.projection_rows import MESSAGES, SESSIONS, TOOL_CALLS, TURNS
 from turnlog.cli.app import app
 from workers.duck import create_tables
 
@@ -97,7 +98,10 @@ def run(data_dir: Path, *arguments: str) -> tuple[int, str, str]:
 def test_the_most_recently_active_come_first(data_dir: Path) -> None:
     code, out, err = run(data_dir, "list", "--json")
     assert (code, err, out.count("\n")) == (0, "", 1)
-    sessions = json.loads(out)
+    page = json.loads(out)
+    sessions = page["sessions"]
+    assert (page["total"], page["next_after"]) == (3, None)
+    assert 0 <= page["snapshot_age_s"] < 60
     assert [session["session_id"] for session in sessions] == ["web-2", "web-1", "web-0"]
     assert sessions[0]["title"] == "Title 2"
     assert datetime.fromisoformat(sessions[0]["last_active_at"]).replace(tzinfo=UTC).minute == 2
@@ -109,7 +113,7 @@ def test_the_list_says_how_old_it_is_and_what_it_left_out(data_dir: Path) -> Non
     assert "web-2" in out
     assert "web-0" not in out
     assert "1 failed" in out
-    assert err.startswith("2 of 3 sessions; snapshot published ")
+    assert err.startswith("2 of 3 sessions; more: --after 2026-01-01T12:01:00/web-1; snapshot published ")
     assert run(data_dir, "list", "--limit", "0")[2].startswith("3 sessions; ")
 
 

@@ -30,11 +30,12 @@ from turnlog.errors import (
     TurnTimedOutError,
     UsageError,
 )
+from turnlog.exchange import Exchange
 from turnlog.kafka_client import PreparedRequest, after, from_beginning, from_end
 from turnlog.replies import Position, ReplyFrame
 from workers.config import Settings
 
-REQUEST = PreparedRequest(session_id="s", request_id="r", value=b"", headers=())
+REQUEST = PreparedRequest(key="s", request_id="r", value=b"", headers=())
 DONE = TurnCompleted(text="hi there", usage=Usage())
 
 
@@ -43,7 +44,7 @@ class Wire:
     """Takes requests instead of a broker; ``fails`` times it is not reachable."""
 
     sent: list[PreparedRequest] = field(default_factory=list)
-    registered: list[ChatTurn] = field(default_factory=list)
+    registered: list[Exchange] = field(default_factory=list)
     fails: int = 0
 
     async def send(self, request: PreparedRequest) -> Position:
@@ -52,19 +53,17 @@ class Wire:
             raise BrokerUnreachableError("no broker")
         return Position(partition=0, offset=len(self.sent))
 
-    async def register(self, turn: ChatTurn) -> None:
-        self.registered.append(turn)
+    async def register(self, exchange: Exchange) -> None:
+        self.registered.append(exchange)
 
-    def unregister(self, turn: ChatTurn) -> None:
-        if turn in self.registered:
-            self.registered.remove(turn)
+    def unregister(self, exchange: Exchange) -> None:
+        if exchange in self.registered:
+            self.registered.remove(exchange)
 
     def turn(self, *, timeout_s: float = 20.0, resend_after_s: float = 15.0, buffered: int = 100) -> ChatTurn:
         return ChatTurn(
             REQUEST,
-            send=self.send,
-            register=self.register,
-            unregister=self.unregister,
+            self,
             timeout_s=timeout_s,
             resend_after_s=resend_after_s,
             max_buffered_frames=buffered,
@@ -197,13 +196,12 @@ async def test_leaving_early_forgets_the_turn() -> None:
 def test_a_request_on_the_wire_is_what_was_asked_for() -> None:
     client = Client(Settings(prefix="x"), bootstrap_server="nowhere:1", prefix="y")
     assert (client.settings.prefix, client.settings.bootstrap_server) == ("y", "nowhere:1")
-    prepared = client._prepare(
-        "web-1",
-        None,
+    prepared = client._connection.prepare(
         Chat(content=text_content("Hi"), model="echo:", new_session=NewSession(instructions="Be kind.")),
-        "y.replies",
-        {"team": "a"},
-        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        session_id="web-1",
+        reply_to="y.replies",
+        metadata={"team": "a"},
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
     header, command, framing = RequestCodec().decode_request(prepared.value)
     assert framing == "avro"

@@ -89,6 +89,7 @@ def test_json_frames() -> None:
         "attempt": 1,
         "epoch": 7,
         "frame_seq": 3,
+        "channel": None,
         "frame": {"type": "text_delta", "text": "Hallå"},
     }
 

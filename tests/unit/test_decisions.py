@@ -6,7 +6,8 @@ import pytest
 
 from schemas import events as ev
 from schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
-from streams.decisions import auto_title, channel_of, known_answer
+from streams.decisions import known_answer
+from streams.naming import auto_title, channel_of
 from streams.policy import Policy
 from streams.session import Fact, conflict_key
 from streams.turn import INTERRUPTED_TEXT, Answer, ReplyAddress, without_result
@@ -25,6 +26,7 @@ from tests.given import (
 
 REPLY = ReplyAddress(reply_to="chat.replies.me", framing="json", traceparent="00-1-2-01", tracestate="a=b")
 STARTED = (ev.TurnStarted, ev.MessageStored)
+CREATED = (ev.SessionCreated, ev.CommandForwarded)  #: and its channel hears of it
 
 
 # ---- accepting
@@ -33,6 +35,15 @@ STARTED = (ev.TurnStarted, ev.MessageStored)
 def test_a_chat_to_an_unknown_session_creates_it_and_starts_at_once() -> None:
     given().when(chat(text="  What is\n a log? ", reply=REPLY)).then(
         Fact(event=ev.SessionCreated(channel="web", title="What is a log?", request_id="r1")),
+        Fact(
+            event=ev.CommandForwarded(
+                seq=1,
+                target_kind="channel",
+                target_id="web",
+                what="opened",
+                new_session=NewSession(channel="web", title="What is a log?", metadata={}),
+            )
+        ),
         Fact(
             event=ev.TurnAccepted(
                 request_id="r1",
@@ -57,7 +68,7 @@ def test_a_chat_to_an_unknown_session_creates_it_and_starts_at_once() -> None:
 def test_the_state_after_it() -> None:
     session = running().session
     assert session.exists
-    assert session.version == 4
+    assert session.version == 5
     assert session.running == "t1"
     assert session.queue == ()
     assert session.messages == session.turn_count == session.open_turns == 1
@@ -123,7 +134,7 @@ def test_history_order_is_turn_order() -> None:
 
 def test_a_draining_worker_accepts_and_starts_nothing() -> None:
     draining = Policy(start_turns=False)
-    scenario = given(policy=draining).when(chat()).then_types(ev.SessionCreated, ev.TurnAccepted)
+    scenario = given(policy=draining).when(chat()).then_types(*CREATED, ev.TurnAccepted)
     assert scenario.session.queue == ("t1",)
     scenario.when(resume("1", attempt=0)).then_nothing()
     scenario.under(Policy()).when(resume("1", attempt=0)).then_types(*STARTED)
@@ -138,11 +149,6 @@ def test_reject_when_busy() -> None:
     running().when(complete()).when(chat("2", on_busy="reject")).then_types(ev.TurnAccepted, *STARTED)
 
 
-def test_interrupt_is_refused_rather_than_ignored() -> None:
-    running().when(chat("2", on_busy="interrupt")).then_refused("unsupported")
-    given().when(chat(on_busy="interrupt")).then_types(ev.SessionCreated, ev.TurnAccepted, *STARTED)
-
-
 def test_a_full_queue_refuses() -> None:
     scenario = running(policy=Policy(max_queued_turns=1))
     scenario.when(chat("2")).then_types(ev.TurnAccepted)
@@ -150,7 +156,7 @@ def test_a_full_queue_refuses() -> None:
 
 
 def test_a_session_without_a_queue_still_answers_when_it_is_idle() -> None:
-    scenario = running(policy=Policy(max_queued_turns=0)).then_types(ev.SessionCreated, ev.TurnAccepted, *STARTED)
+    scenario = running(policy=Policy(max_queued_turns=0)).then_types(*CREATED, ev.TurnAccepted, *STARTED)
     scenario.when(chat("2")).then_refused("busy")
 
 
@@ -158,7 +164,7 @@ def test_a_long_text_is_counted_in_bytes_over_all_parts() -> None:
     policy = Policy(max_text_bytes=8)
     parts = (ContentPart(text="åååå"), ContentPart(text="x"))
     given(policy=policy).when(chat(content=parts)).then_refused("too_long")
-    given(policy=policy).when(chat(content=parts[:1])).then_types(ev.SessionCreated, ev.TurnAccepted, *STARTED)
+    given(policy=policy).when(chat(content=parts[:1])).then_types(*CREATED, ev.TurnAccepted, *STARTED)
 
 
 @pytest.mark.parametrize(

@@ -23,19 +23,16 @@ from schemas.frames import (
     TurnStarted,
 )
 from schemas.parts import ContentPart, NewSession, ToolCall, Usage
+from streams.projection_columns import Json, Millis, Table, columns_of
 from streams.projection_rows import (
     MESSAGES,
     SESSIONS,
     TOOL_CALLS,
     TURNS,
-    Json,
     MessageRow,
-    Millis,
     SessionRow,
-    Table,
     ToolCallRow,
     TurnRow,
-    columns_of,
 )
 from turnlog.chat_turn import ChatTurn
 from turnlog.client import Client
@@ -48,6 +45,7 @@ from turnlog.errors import (
     TurnTimedOutError,
     UsageError,
 )
+from turnlog.exchange import Exchange
 from turnlog.feed_plan import FeedOptions, FeedPlan, FeedProgress, plan_feed
 from turnlog.feeding import Feed, verify
 from turnlog.kafka_client import PreparedRequest
@@ -273,7 +271,7 @@ class Responder:
     requests: list[tuple[str, str, NewSession | None]] = field(default_factory=list)
     sends: int = 0
     failure: TurnlogError | None = None
-    running: set[str] = field(default_factory=set)
+    running: dict[str, Exchange] = field(default_factory=dict)
     most_running: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -289,28 +287,28 @@ class Responder:
     ) -> ChatTurn:
         self.requests.append((session_id, content, new_session))
 
-        async def send(request: PreparedRequest) -> Position:
-            self.sends += 1
-            task = asyncio.create_task(self._answer(turn))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            return Position(partition=0, offset=self.sends)
-
-        async def register(turn: ChatTurn) -> None:
-            assert session_id not in self.running, "one turn at a time"
-            self.running.add(session_id)
-            self.most_running = max(self.most_running, len(self.running))
-
-        turn = ChatTurn(
-            PreparedRequest(session_id=session_id, request_id=request_id, value=b"", headers=()),
-            send=send,
-            register=register,
-            unregister=lambda turn: self.running.discard(session_id),
+        return ChatTurn(
+            PreparedRequest(key=session_id, request_id=request_id, value=b"", headers=()),
+            self,
             timeout_s=timeout_s,
             resend_after_s=resend_after_s,
             max_buffered_frames=100,
         )
-        return turn
+
+    async def register(self, exchange: Exchange) -> None:
+        assert exchange.key not in self.running, "one turn at a time"
+        self.running[exchange.key] = exchange
+        self.most_running = max(self.most_running, len(self.running))
+
+    def unregister(self, exchange: Exchange) -> None:
+        self.running.pop(exchange.key, None)
+
+    async def send(self, request: PreparedRequest) -> Position:
+        self.sends += 1
+        task = asyncio.create_task(self._answer(cast(ChatTurn, self.running[request.key])))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return Position(partition=0, offset=self.sends)
 
     async def _answer(self, turn: ChatTurn) -> None:
         await self.answer(self, turn)
@@ -400,7 +398,7 @@ async def test_silence_is_asked_again_and_ends_at_the_stall_limit(tmp_path: Path
     with pytest.raises(TurnTimedOutError, match=r"no progress.*4 of 6 turns ended.*feed-b turn 1: nothing heard"):
         await responder.feed(plan).run()
     assert responder.sends > 6
-    assert responder.running == set()
+    assert responder.running == {}
 
 
 async def test_a_reply_reader_that_stopped_ends_the_feed(tmp_path: Path) -> None:

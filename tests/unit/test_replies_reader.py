@@ -19,7 +19,14 @@ from schemas.frames import (
     TurnStarted,
 )
 from schemas.parts import Usage, text_content
-from turnlog.errors import RequestRefusedError, SessionBusyError, TurnFailedError
+from turnlog.errors import (
+    RequestConflictError,
+    RequestRefusedError,
+    SessionArchivedError,
+    SessionBusyError,
+    SessionNotFoundError,
+    TurnFailedError,
+)
 from turnlog.replies import Deduplicator, FrameOrder, ReplyFrame, TurnView
 
 
@@ -115,7 +122,16 @@ def test_how_turns_end() -> None:
     assert cancelled.finished.text == "half"
 
 
-@pytest.mark.parametrize(("code", "error"), [("busy", SessionBusyError), ("archived", RequestRefusedError)])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("busy", SessionBusyError),
+        ("archived", SessionArchivedError),
+        ("conflict", RequestConflictError),
+        ("not_found", SessionNotFoundError),
+        ("too_long", RequestRefusedError),
+    ],
+)
 def test_a_refusal_is_no_finished_turn(code: str, error: type[RequestRefusedError]) -> None:
     view = TurnView()
     assert view.feed(reply(RequestRefused(code=code, reason="no")))

@@ -12,6 +12,7 @@ from turnlog.cli.common import VERBOSE
 from turnlog.cli.doctor import doctor
 from turnlog.cli.exits import explain
 from turnlog.cli.feed import feed
+from turnlog.cli.run_settings import settings_app
 from turnlog.cli.sessions import sessions_app
 from turnlog.cli.sql import sql
 from turnlog.cli.talk import send, tail
@@ -74,9 +75,10 @@ app.command(rich_help_panel=_TRY)(doctor)
 app.command(rich_help_panel=_TALK)(chat)
 app.command(rich_help_panel=_TALK)(send)
 app.command(rich_help_panel=_TALK)(tail)
+app.add_typer(sessions_app, name="sessions", rich_help_panel=_TALK)
 app.command(rich_help_panel=_TALK)(feed)
-app.add_typer(sessions_app, name="sessions", rich_help_panel=_ASK)
 app.command(rich_help_panel=_ASK)(sql)
 app.command(rich_help_panel=_RUN)(processes.worker)
 app.command(rich_help_panel=_RUN)(processes.materialize)
+app.add_typer(settings_app, name="settings", rich_help_panel=_RUN)
 app.add_typer(processes.topics_app, name="topics", rich_help_panel=_RUN)

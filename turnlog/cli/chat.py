@@ -1,16 +1,14 @@
 """``turnlog chat``: a conversation in the terminal, the answer streaming in. Works with piped lines too."""
 
-import asyncio
 import os
 import sys
-import threading
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from turnlog.background import BackgroundLoop
 from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Model, Prefix, TimeoutS, Verbose, client_settings
 from turnlog.cli.exits import explain
@@ -45,39 +43,14 @@ def chat(
     from turnlog.client import Client
 
     session_id = session_id or f"cli-{uuid.uuid4().hex[:8]}"
-    with _background_loop() as wait_for:
+    # In a thread, its connections live on while this one waits for somebody to type.
+    with BackgroundLoop() as loop:
         client = Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S)
-        wait_for(client.__aenter__())
+        loop.wait(client.__aenter__())
         try:
-            _Conversation(client, wait_for, session_id, model=model, timeout_s=timeout_s, json=json).run()
+            _Conversation(client, loop, session_id, model=model, timeout_s=timeout_s, json=json).run()
         finally:
-            wait_for(client.aclose())
-
-
-@contextmanager
-def _background_loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    """An event loop in a thread: its connections live on while the main thread waits for somebody to type.
-
-    Yields a function that runs a coroutine there and waits for it; a Ctrl-C meanwhile cancels the coroutine.
-    """
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="kafka", daemon=True)
-    thread.start()
-
-    def wait_for(step: Coroutine[Any, Any, Any]) -> Any:
-        future = asyncio.run_coroutine_threadsafe(step, loop)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
-
-    try:
-        yield wait_for
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+            loop.wait(client.aclose())
 
 
 class _Conversation:
@@ -86,14 +59,14 @@ class _Conversation:
     def __init__(
         self,
         client: "Client",
-        wait_for: Callable[[Coroutine[Any, Any, Any]], Any],
+        loop: BackgroundLoop,
         session_id: str,
         *,
         model: str | None,
         timeout_s: float,
         json: bool,
     ) -> None:
-        self._client, self._wait_for, self._session_id = client, wait_for, session_id
+        self._client, self._loop, self._session_id = client, loop, session_id
         self._model, self._timeout_s, self._json = model, timeout_s, json
         self._interactive = output.is_terminal(sys.stdin)
 
@@ -106,7 +79,7 @@ class _Conversation:
                 output.say(_HELP)
                 continue
             try:
-                turn = self._wait_for(self._say(line))
+                turn = self._loop.wait(self._say(line))
                 turn.raise_for_status()
             except KeyboardInterrupt:
                 if not self._interactive:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnlog.errors import NotFoundError
+from turnlog.errors import UsageError
 
 if TYPE_CHECKING:
     from workers.config import Settings
@@ -81,6 +81,33 @@ TimeoutS = Annotated[
     typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="Give up (exit code 6) after so many seconds."),
 ]
 
+SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")]
+ChannelName = Annotated[str, typer.Argument(metavar="CHANNEL", help="1 to 128 characters of A-Z a-z 0-9 . _ -")]
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option("--meta", metavar="NAME=VALUE", help="Metadata of the session; may be repeated.", show_default=False),
+]
+RequestId = Annotated[
+    str | None,
+    typer.Option(
+        "--request-id",
+        metavar="ID",
+        help="The idempotency key: sent again, the same request with the same id gets the first answer. Default: new.",
+        show_default=False,
+    ),
+]
+
+
+def metadata_of(pairs: list[str] | None) -> dict[str, str] | None:
+    """What ``--meta`` said. Raises :class:`UsageError`."""
+    if not pairs:
+        return None
+    split = [pair.partition("=") for pair in pairs]
+    for name, equals, _ in split:
+        if not name or not equals:
+            raise UsageError("--meta: write it as NAME=VALUE")
+    return {name: value for name, _, value in split}
+
 
 def resolve_settings(
     *,
@@ -131,10 +158,6 @@ def silence_libraries(settings: "Settings", *, verbose: bool) -> None:
 
 def snapshot_or_fail(settings: "Settings") -> Path:
     """The published snapshot. Raises ``NotFoundError`` with what to run when there is none."""
-    path = settings.snapshot
-    if not path.is_file():
-        raise NotFoundError(
-            f"There is no snapshot at {path} yet: it is published while `turnlog up` or `turnlog materialize` runs. "
-            "Name another place with --data-dir or TURNLOG_SNAPSHOT_PATH.",
-        )
-    return path
+    from turnlog.listing import snapshot_file
+
+    return snapshot_file(settings.snapshot)

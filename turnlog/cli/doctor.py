@@ -179,7 +179,7 @@ async def _snapshot(settings: "Settings", request_id: str, timeout_s: float) -> 
 
 
 def _has_turn(settings: "Settings", request_id: str) -> bool:
-    from turnlog.cli.snapshot_sql import open_snapshot, run
+    from turnlog.snapshot_sql import open_snapshot, run
 
     with open_snapshot(settings.snapshot) as connection:
         found = run(connection, "SELECT 1 FROM turns WHERE session_id = ? AND request_id = ?", [SESSION, request_id])

@@ -1,27 +1,39 @@
-"""``turnlog sessions``: what the published snapshot knows of sessions."""
+"""``turnlog sessions``: what the published snapshot knows of sessions, beside the verbs that ask their owners."""
 
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from turnlog.cli import output
-from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, snapshot_or_fail
+from turnlog.cli.common import (
+    Bootstrap,
+    DataDir,
+    Json,
+    Prefix,
+    SessionId,
+    Verbose,
+    client_settings,
+    metadata_of,
+    snapshot_or_fail,
+)
+from turnlog.cli.lifecycle import VERBS
+from turnlog.cli.transcript import MAX_RESULT, cut, print_message
 from turnlog.errors import NotFoundError
 
 if TYPE_CHECKING:
     import duckdb
 
-sessions_app = typer.Typer(help="List and show sessions, as the published snapshot has them.", no_args_is_help=True)
+    from turnlog.listing import ListedSession
 
-_MAX_RESULT = 400
-_LIST = """
-    SELECT session_id, title, channel, model, archived, turns, completed_turns, failed_turns, cancelled_turns,
-           running_turn_id, messages, input_tokens, output_tokens, created_at, last_active_at
-    FROM sessions ORDER BY last_active_at DESC, session_id
-"""
+sessions_app = typer.Typer(
+    help="Create, find, end and read sessions. list and show read the published snapshot, the others ask the workers.",
+    no_args_is_help=True,
+)
+
 _SESSION = """
     SELECT session_id, title, channel, model, instructions, metadata, archived, turns, started_turns, completed_turns,
            failed_turns, cancelled_turns, running_turn_id, messages, input_tokens, output_tokens, created_at,
@@ -43,9 +55,26 @@ _CALLS = """
 """
 
 
+for verb in VERBS:
+    sessions_app.command(verb.__name__)(verb)
+
+
 @sessions_app.command("list")
-def list_sessions(
+def list_(
     limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many, 0 for all.")] = 20,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="KEY", help="The next page: the key that the last one gave.")
+    ] = None,
+    include_archived: Annotated[
+        bool, typer.Option("--include-archived", help="Archived ones too.", show_default=False)
+    ] = False,
+    channel: Annotated[str | None, typer.Option("--channel", help="Only this channel's.", show_default=False)] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--meta", metavar="NAME=VALUE", help="Only those that have this; repeat it.", show_default=False),
+    ] = None,
+    since: Annotated[datetime | None, typer.Option("--since", help="Active then or later (UTC).")] = None,
+    before: Annotated[datetime | None, typer.Option("--before", help="Not active any more then (UTC).")] = None,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
     data_dir: DataDir = None,
@@ -54,37 +83,38 @@ def list_sessions(
 ) -> None:
     """List the sessions, the most recently active first."""
     path = snapshot_or_fail(client_settings(bootstrap_server, data_dir, prefix, verbose=verbose))
-    from turnlog.cli.snapshot_sql import open_snapshot, run
+    from turnlog.listing import SessionFilter, list_sessions
 
-    with open_snapshot(path) as connection:
-        sessions = list_records(connection, max_rows=limit)
-        total = run(connection, "SELECT count(*) FROM sessions").rows[0][0]
+    which = SessionFilter(
+        include_archived=include_archived,
+        channel=channel,
+        metadata=metadata_of(metadata),
+        active_since=since,
+        active_before=before,
+    )
+    page = list_sessions(path, which, after=after, limit=limit)
     if json:
-        output.print_json(sessions)
+        document = asdict(page)
+        del document["lag_events"]  # nobody was asked
+        output.print_json(document)
         return
-    print_sessions(sessions)
-    shown = f"{len(sessions)} of {total} sessions" if len(sessions) < total else f"{total} sessions"
-    output.say(f"{shown}; {snapshot_age(path)}")
+    print_sessions(page.sessions)
+    shown = f"{len(page.sessions)} of {page.total} sessions" if page.next_after or after else f"{page.total} sessions"
+    more = f"; more: --after {page.next_after}" if page.next_after else ""
+    output.say(f"{shown}{more}; {snapshot_age(path)}")
 
 
-def list_records(connection: "duckdb.DuckDBPyConnection", *, max_rows: int = 0) -> list[dict[str, Any]]:
-    """The sessions, the most recently active first."""
-    from turnlog.cli.snapshot_sql import run
-
-    return run(connection, _LIST, max_rows=max_rows).records()
-
-
-def print_sessions(sessions: Sequence[Mapping[str, Any]]) -> None:
+def print_sessions(sessions: "Sequence[ListedSession]") -> None:
     """A table of sessions for people."""
     columns = ("session", "title", "turns", "messages", "last active (UTC)", "state")
     rows = [
         (
-            session["session_id"],
-            session["title"],
-            session["turns"],
-            session["messages"],
-            session["last_active_at"].strftime("%Y-%m-%d %H:%M"),
-            _state(session),
+            session.session_id,
+            session.title,
+            session.turns,
+            session.messages,
+            session.last_active_at.strftime("%Y-%m-%d %H:%M"),
+            _state(asdict(session)),
         )
         for session in sessions
     ]
@@ -101,12 +131,14 @@ def _state(session: Mapping[str, Any]) -> str:
 
 def snapshot_age(path: Path) -> str:
     """How old the snapshot is, for people: a newer one appears only when there is something new."""
-    return f"snapshot published {max(0.0, time.time() - path.stat().st_mtime):.0f} s ago"
+    from turnlog.listing import age_s
+
+    return f"snapshot published {age_s(path):.0f} s ago"
 
 
 @sessions_app.command("show")
 def show(
-    session_id: Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")],
+    session_id: SessionId,
     full: Annotated[bool, typer.Option("--full", help="Do not cut long tool results.", show_default=False)] = False,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
@@ -116,7 +148,7 @@ def show(
 ) -> None:
     """Show a session: its messages with their tool calls, and how its turns ended."""
     path = snapshot_or_fail(client_settings(bootstrap_server, data_dir, prefix, verbose=verbose))
-    from turnlog.cli.snapshot_sql import open_snapshot
+    from turnlog.snapshot_sql import open_snapshot
 
     with open_snapshot(path) as connection:
         document = load_session(connection, session_id)
@@ -127,13 +159,13 @@ def show(
     if json:
         output.print_json(document)
     else:
-        _print_transcript(document, max_result=0 if full else _MAX_RESULT)
+        _print_transcript(document, max_result=0 if full else MAX_RESULT)
         output.say(snapshot_age(path))
 
 
 def load_session(connection: "duckdb.DuckDBPyConnection", session_id: str) -> dict[str, Any] | None:
     """A session with its turns and messages (tool calls inside, in OpenAI's form); ``None`` when it does not exist."""
-    from turnlog.cli.snapshot_sql import run
+    from turnlog.snapshot_sql import run
 
     found = run(connection, _SESSION, [session_id]).records()
     if not found:
@@ -156,11 +188,11 @@ def _print_transcript(document: Mapping[str, Any], *, max_result: int) -> None:
         f"tokens in/out: {session['input_tokens']}/{session['output_tokens']}; {_state(session)}"
     )
     if session["instructions"]:
-        output.print_text(f"instructions: {_cut(session['instructions'], max_result)}")
+        output.print_text(f"instructions: {cut(session['instructions'], max_result)}")
     last_of_turn = {message["turn_id"]: message["message_seq"] for message in messages}
     by_id = {turn["turn_id"]: turn for turn in turns}
     for message in messages:
-        _print_message(message, max_result=max_result)
+        print_message(message, max_result=max_result)
         turn = by_id.get(message["turn_id"])
         if turn and last_of_turn[message["turn_id"]] == message["message_seq"] and turn["status"] != "completed":
             output.print_text(f"\n({_turn_state(turn)})")
@@ -176,25 +208,3 @@ def _turn_state(turn: Mapping[str, Any]) -> str:
     attempt = f", attempt {turn['attempt']}" if turn["attempt"] > 1 else ""
     status = "is running" if turn["status"] == "started" else turn["status"]
     return f"turn {status}{attempt}" + (f"; {why}" if why else "")
-
-
-def _print_message(message: Mapping[str, Any], *, max_result: int) -> None:
-    marks = "".join(f" [{mark}]" for mark in ("interrupted", "truncated") if message[mark])
-    name = f" {message['name']}" if message["name"] else ""
-    output.print_text(f"\n{message['message_seq']} {message['role']}{name}{marks}")
-    content = message["content"] if message["content"] is not None else message["content_parts"]
-    if content:
-        output.print_text(_indent(_cut(content, max_result) if message["role"] == "tool" else content))
-    for call in message.get("tool_calls", ()):
-        function = call["function"]
-        output.print_text(_indent(f"-> {function['name']}({_cut(function['arguments'], max_result)})"))
-
-
-def _cut(text: str, max_length: int) -> str:
-    if not max_length or len(text) <= max_length:
-        return text
-    return f"{text[:max_length]}… (--full shows all {len(text)} characters)"
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"  {line}" if line else "" for line in text.split("\n"))

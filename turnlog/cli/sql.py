@@ -35,7 +35,7 @@ def sql(
         raise typer.BadParameter("Use --json or --csv, not both.")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     path = snapshot_or_fail(settings)
-    from turnlog.cli.snapshot_sql import open_snapshot, run
+    from turnlog.snapshot_sql import open_snapshot, run
 
     max_rows = limit if limit is not None else (0 if json or csv else _TABLE_ROWS)
     with open_snapshot(path) as connection:

@@ -4,18 +4,26 @@ import asyncio
 import sys
 from contextlib import aclosing
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from turnlog.cli import output
-from turnlog.cli.common import Bootstrap, DataDir, Json, Model, Prefix, TimeoutS, Verbose, client_settings
+from turnlog.cli.common import Bootstrap, DataDir, Json, Model, Prefix, RequestId, TimeoutS, Verbose, client_settings
 from turnlog.errors import TurnTimedOutError
 
 if TYPE_CHECKING:
     from workers.config import Settings
 
 CONNECT_TIMEOUT_S = 5.0
+
+
+class OnBusy(StrEnum):
+    """What a message does when the session is busy."""
+
+    ENQUEUE = "enqueue"
+    REJECT = "reject"
+    INTERRUPT = "interrupt"
 
 
 class Start(StrEnum):
@@ -34,13 +42,11 @@ def send(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end of the turn and print the answer.", show_default=False)
     ] = False,
-    request_id: Annotated[
-        str | None,
-        typer.Option(
-            "--request-id",
-            help="The idempotency key: sent again, the same id and text are the same turn. Default: new.",
-        ),
-    ] = None,
+    on_busy: Annotated[
+        OnBusy,
+        typer.Option("--on-busy", help="If a turn of the session is not ended: wait, be refused, or cancel it."),
+    ] = OnBusy.ENQUEUE,
+    request_id: RequestId = None,
     timeout_s: TimeoutS = 120.0,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
@@ -52,19 +58,18 @@ def send(
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     if text == "-":
         text = sys.stdin.read()
+    asked = {"request_id": request_id, "model": model, "on_busy": on_busy.value}
     if wait:
-        asyncio.run(_send_and_wait(settings, session_id, text, model, request_id, timeout_s=timeout_s, json=json))
+        asyncio.run(_send_and_wait(settings, session_id, text, asked, timeout_s=timeout_s, json=json))
     else:
-        asyncio.run(_send(settings, session_id, text, model, request_id, json=json))
+        asyncio.run(_send(settings, session_id, text, asked, json=json))
 
 
-async def _send(
-    settings: "Settings", session_id: str, text: str, model: str | None, request_id: str | None, *, json: bool
-) -> None:
+async def _send(settings: "Settings", session_id: str, text: str, asked: dict[str, Any], *, json: bool) -> None:
     from turnlog.client import Client
 
     async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
-        sent = await client.enqueue(session_id, text, request_id=request_id, model=model)
+        sent = await client.enqueue(session_id, text, **asked)
     topic = settings.topics.requests
     if json:
         document = {"request_id": sent.request_id, "session_id": session_id, "topic": topic}
@@ -74,20 +79,13 @@ async def _send(
 
 
 async def _send_and_wait(
-    settings: "Settings",
-    session_id: str,
-    text: str,
-    model: str | None,
-    request_id: str | None,
-    *,
-    timeout_s: float,
-    json: bool,
+    settings: "Settings", session_id: str, text: str, asked: dict[str, Any], *, timeout_s: float, json: bool
 ) -> None:
     from turnlog.cli.live import finished_document
     from turnlog.client import Client
 
     async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
-        turn = await client.chat(session_id, text, request_id=request_id, model=model, timeout_s=timeout_s).result()
+        turn = await client.chat(session_id, text, timeout_s=timeout_s, **asked).result()
     if json:
         output.print_json(finished_document(turn))
     elif turn.text:

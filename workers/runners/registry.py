@@ -20,9 +20,13 @@ class RunnerRegistry:
         """The names of all providers, sorted."""
         return tuple(sorted({*self._factories, *self._entry_points()}))
 
-    def make(self, model: str) -> Runner:
-        """A runner for a full model name. Raises :class:`RunnerError` if none can serve it."""
+    def make(self, model: str, chosen: Mapping[str, str] | None = None) -> Runner:
+        """A runner for a full model name. Raises :class:`RunnerError` if none can serve it.
+
+        ``chosen``: entry point names by provider, where another than the provider's own shall make its runners.
+        """
         provider = model.partition(":")[0]
+        provider = (chosen or {}).get(provider, provider)
         factory = self._factories.get(provider)
         if factory is None:
             factory = self._factories[provider] = self._load(provider, model)

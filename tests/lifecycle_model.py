@@ -1,0 +1,169 @@
+"""What sessions and channels do, told a second time and in other words: plain dicts, a network that is perfect."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas import commands as cmd
+from streams.channel import DecideLifecycle
+from streams.naming import channel_of
+from tests.lifecycle_world import Stream
+
+Row = dict[str, Any]
+
+
+def _channel() -> Row:
+    return {"recency": [], "archived": set(), "answers": {}}
+
+
+def _session() -> Row:
+    return {"channel": None, "archived": False, "active": True, "turns": [], "ended": {}}
+
+
+@dataclass
+class Model:
+    """Sessions and channels as dicts; what one tells the other is heard once and in order."""
+
+    max_queued_turns: int
+    channels: dict[str, Row] = field(default_factory=dict)
+    sessions: dict[str, Row] = field(default_factory=dict)
+    said: Counter[Stream] = field(default_factory=Counter)  #: by source
+    news: dict[tuple[Stream, Stream], list[tuple[int, str]]] = field(default_factory=dict)  #: said, not heard yet
+    last: dict[tuple[Stream, Stream], int] = field(default_factory=dict)  #: said
+    heard: dict[tuple[Stream, Stream], int] = field(default_factory=dict)
+    touches: set[tuple[Stream, int]] = field(default_factory=set)  #: without a receipt
+
+    def channel(self, name: str) -> Row:
+        """A channel: sessions by recency, which are archived, how requests were decided."""
+        return self.channels.setdefault(name, _channel())
+
+    def session(self, name: str) -> Row:
+        """A session: its channel, what it heard, its open turns (the first one runs), how others ended."""
+        return self.sessions.setdefault(name, _session())
+
+    def active(self, name: str) -> str | None:
+        """The most recently active session that is not archived."""
+        channel = self.channel(name)
+        return next((s for s in reversed(channel["recency"]) if s not in channel["archived"]), None)
+
+    def say(self, source: Stream, target: Stream, what: str) -> None:
+        """Tell another stream, some time."""
+        self.said[source] += 1
+        self.last[source, target] = self.said[source]
+        self.news.setdefault((source, target), []).append((self.said[source], what))
+        if what == "touched":
+            self.touches.add((source, self.said[source]))
+
+    def hear(self, source: Stream, target: Stream, seq: int) -> bool:
+        """A forward arrives; ``False``: it was heard before."""
+        if not self.news.get((source, target)) or self.news[source, target][0][0] != seq:
+            assert seq <= self.heard.get((source, target), 0), "a forward overtook another one"
+            return False
+        _, what = self.news[source, target].pop(0)
+        self.heard[source, target] = seq
+        if target[0] == "channel":
+            self._channel_hears(target[1], source[1], what)
+        else:
+            self._session_hears(target[1], source[1], what)
+        return True
+
+    # ---- channels
+
+    def _tell(self, name: str, session_id: str, what: str) -> None:
+        self.say(("channel", name), ("session", session_id), what)
+
+    def _open(self, name: str, session_id: str, before: str | None, *, tell_it: bool) -> None:
+        self.channel(name)["recency"].append(session_id)
+        if tell_it:
+            self._tell(name, session_id, "created")
+        if before is not None:
+            self._tell(name, before, "deactivated")
+
+    def lifecycle(self, name: str, command: DecideLifecycle) -> None:
+        """A lifecycle request that is new."""
+        channel, active, wanted = self.channel(name), self.active(name), command.session_id
+        kind, answer = type(command.command), None
+        known = wanted in channel["recency"]
+        if (kind is cmd.CreateSession and known) or (kind is cmd.ArchiveSession and not known):
+            answer = "exists" if known else "not_found"
+        elif kind is cmd.ArchiveSession:
+            if wanted not in channel["archived"]:
+                channel["archived"].add(wanted)
+                self._tell(name, wanted or "", "archived")
+                if wanted == active and (following := self.active(name)) is not None:
+                    self._tell(name, following, "activated")
+            answer = (wanted, False)
+        elif kind is cmd.ResolveSession and active is not None:
+            answer = (active, False)
+        else:
+            opened = wanted or next(new for new in command.new_ids if new not in channel["recency"])
+            if kind is cmd.RotateSession and active is not None:
+                channel["archived"].add(active)
+                self._tell(name, active, "archived")
+                active = None
+            self._open(name, opened, active, tell_it=True)
+            answer = (opened, True)
+        channel["answers"][command.request_id] = answer
+
+    def _channel_hears(self, name: str, session_id: str, what: str) -> None:
+        channel, active = self.channel(name), self.active(name)
+        if session_id not in channel["recency"]:
+            if what == "opened":
+                self._open(name, session_id, active, tell_it=False)
+        elif session_id not in channel["archived"] and session_id != active:
+            channel["recency"].remove(session_id)
+            channel["recency"].append(session_id)
+            self._tell(name, session_id, "activated")
+            if active is not None:
+                self._tell(name, active, "deactivated")
+
+    # ---- sessions
+
+    def chat(self, name: str, turn: str, on_busy: str, channel: str | None) -> str:
+        """A chat that is new: why it is refused, or ``open``."""
+        session, this = self.session(name), ("session", name)
+        if session["archived"]:
+            return "archived"
+        if on_busy == "reject" and session["turns"]:
+            return "busy"
+        if on_busy == "enqueue" and len(session["turns"]) > self.max_queued_turns:
+            return "busy"
+        if session["channel"] is None:
+            session["channel"] = channel or channel_of(name)
+            self.say(this, ("channel", session["channel"]), "opened")
+        elif not session["active"] and not any(source == this for source, _ in self.touches):
+            self.say(this, ("channel", session["channel"]), "touched")
+        if on_busy == "interrupt":
+            self._end(session, 0, "cancelled")
+        session["turns"].append(turn)
+        return "open"
+
+    def cancel(self, name: str, turn: str | None) -> str:
+        """A turn (``None``: the running one) ends on purpose; or why not."""
+        turns = self.session(name)["turns"]
+        turn = turn or next(iter(turns), None)
+        if turn not in turns:
+            return "not_running"
+        turns.remove(turn)
+        self.session(name)["ended"][turn] = "cancelled"
+        return "cancelled"
+
+    def complete(self, name: str) -> None:
+        """The running turn ends well."""
+        session = self.session(name)
+        session["ended"][session["turns"].pop(0)] = "completed"
+
+    def _end(self, session: Row, kept: int, how: str) -> None:
+        session["ended"] |= dict.fromkeys(session["turns"][kept:], how)
+        session["turns"] = session["turns"][:kept]
+
+    def _session_hears(self, name: str, channel: str, what: str) -> None:
+        session = self.session(name)
+        if session["channel"] is None:
+            assert what == "created"
+            session["channel"] = channel
+        elif session["channel"] == channel and what == "archived":
+            session["archived"] = True
+            self._end(session, 1, "cancelled")
+        elif session["channel"] == channel and what in ("activated", "deactivated"):
+            session["active"] = what == "activated"

@@ -1,0 +1,146 @@
+"""A request that one frame answers, with the broker replaced by a list; and which requests go under which key."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from schemas import commands as cmd
+from schemas.codec import RequestCodec
+from schemas.frames import Frame, FrameHeader, HistoryPage, RequestRefused, SessionInfo, TurnAccepted, TurnCompleted
+from schemas.parts import Usage
+from tests.waiting import eventually
+from turnlog import (
+    Client,
+    NotFoundError,
+    RequestRefusedError,
+    RequestTimedOutError,
+    SessionNotFoundError,
+    Settings,
+    TurnlogError,
+    UsageError,
+)
+from turnlog.exchange import Answer, Exchange
+from turnlog.kafka_client import PreparedRequest
+from turnlog.replies import Position, ReplyFrame, TurnView
+
+REQUEST = PreparedRequest(key="web", request_id="r", value=b"", headers=(), kind="channel")
+
+
+@dataclass
+class Wire:
+    """Takes requests instead of a broker."""
+
+    sent: list[PreparedRequest] = field(default_factory=list)
+    registered: list[Exchange] = field(default_factory=list)
+
+    async def send(self, request: PreparedRequest) -> Position:
+        self.sent.append(request)
+        return Position(partition=0, offset=len(self.sent))
+
+    async def register(self, exchange: Exchange) -> None:
+        self.registered.append(exchange)
+
+    def unregister(self, exchange: Exchange) -> None:
+        if exchange in self.registered:
+            self.registered.remove(exchange)
+
+    def ask(self, *, timeout_s: float = 20.0, resend_after_s: float = 15.0) -> Answer:
+        return Answer(REQUEST, self, SessionInfo, timeout_s=timeout_s, resend_after_s=resend_after_s)
+
+
+def reply(frame: Frame) -> ReplyFrame:
+    header = FrameHeader(session_id="web-1", request_id="r", channel="web")
+    return ReplyFrame(header=header, frame=frame, partition=0, offset=0)
+
+
+async def answered(wire: Wire, *frames: Frame) -> ReplyFrame:
+    """What the waiting request makes of the frames."""
+    waiting = asyncio.ensure_future(wire.ask().reply())
+    await eventually(lambda: wire.sent, "the request")
+    for frame in frames:
+        for exchange in tuple(wire.registered):
+            exchange.deliver(reply(frame))
+    return await waiting
+
+
+async def test_the_frame_of_the_expected_kind_is_the_answer() -> None:
+    wire = Wire()
+    others = (TurnAccepted(), TurnCompleted(text="", usage=Usage()), HistoryPage(messages=()))
+    found = await answered(wire, *others, SessionInfo(title="first"), SessionInfo(title="second"))
+    assert found.frame == SessionInfo(title="first")
+    assert wire.registered == []
+    assert len(wire.sent) == 1
+
+
+async def test_a_refusal_is_an_error_of_its_code() -> None:
+    with pytest.raises(SessionNotFoundError, match="nobody there") as caught:
+        await answered(Wire(), RequestRefused(code="not_found", reason="nobody there"))
+    assert isinstance(caught.value, NotFoundError)
+    assert isinstance(caught.value, RequestRefusedError)
+    assert (caught.value.code, caught.value.exit_code) == ("not_found", 4)
+
+
+async def test_silence_is_asked_again_and_ends_with_what_to_check() -> None:
+    wire = Wire()
+    with pytest.raises(
+        RequestTimedOutError, match=r"channel web, request r: not answered.*nothing heard.*turnlog doctor.*request id"
+    ) as caught:
+        await wire.ask(timeout_s=0.2, resend_after_s=0.02).reply()
+    assert caught.value.exit_code == 6
+    assert len(wire.sent) >= 3
+    assert set(wire.sent) == {REQUEST}
+    assert wire.registered == []
+
+
+async def test_whoever_stops_waiting_is_forgotten() -> None:
+    wire = Wire()
+    waiting = asyncio.ensure_future(wire.ask().reply())
+    await eventually(lambda: wire.registered, "the request")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert wire.registered == []
+
+
+def test_what_answers_another_question_does_not_end_a_turn() -> None:
+    """Somebody asked for the session under the turn's own request id."""
+    view = TurnView()
+    assert not view.feed(reply(SessionInfo()))
+    assert not view.feed(reply(HistoryPage(messages=())))
+    assert not view.ended
+    assert view.feed(reply(TurnCompleted(text="done", usage=Usage())))
+    assert view.finished is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "ids", "key"),
+    [
+        (cmd.CreateSession(), {"channel": "web", "session_id": "mine"}, "web"),
+        (cmd.ArchiveSession(), {"channel": "web", "session_id": "web-1"}, "web"),
+        (cmd.ActiveSession(), {"channel": "web"}, "web"),
+        (cmd.GetSession(), {"session_id": "web-1"}, "web-1"),
+        (cmd.CancelTurn(turn_id="t-1"), {"session_id": "web-1"}, "web-1"),
+    ],
+)
+def test_lifecycle_goes_by_channel_and_everything_else_by_session(
+    command: cmd.Command, ids: dict[str, str], key: str
+) -> None:
+    prepared = Client(Settings())._connection.prepare(command, request_id="r", **ids)
+    assert prepared.key == key
+    header, decoded, _ = RequestCodec().decode_request(prepared.value)
+    assert decoded == command
+    assert {"channel": header.channel, "session_id": header.session_id} == {"channel": None, "session_id": None} | ids
+    assert dict(prepared.headers)["ce_type"] == f"turnlog.commands.{type(command).__name__}".encode()
+
+
+async def test_ids_are_checked_and_a_connection_is_needed() -> None:
+    client = Client(Settings())
+    with pytest.raises(UsageError, match="channel"):
+        await client.resolve("no blanks")
+    with pytest.raises(UsageError, match="session_id"):
+        await client.create("web", session_id="no blanks")
+    with pytest.raises(TurnlogError, match="not connected"):
+        await client.get("web-1")
+    with pytest.raises(TurnlogError, match="not connected"):
+        await client.list_sessions()

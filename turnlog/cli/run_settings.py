@@ -1,0 +1,87 @@
+"""``turnlog settings``: what can be changed while the workers run."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turnlog.cli import output
+from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
+from turnlog.cli.talk import CONNECT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from workers.config import Settings
+
+settings_app = typer.Typer(
+    help="Settings that every worker follows within a second. "
+    "default-model, default-model/CHANNEL, fast-model, runner/PROVIDER; what is not set is as the worker was started.",
+    no_args_is_help=True,
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="For example default-model or default-model/CHANNEL.")]
+
+
+@settings_app.command("set")
+def set_(
+    name: Name,
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="For example echo:")],
+    json: Json = False,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """Set a run-time setting. A session whose runner is live follows at its next reset or when the runner is idle."""
+    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    _write(settings, name, value, json=json)
+
+
+@settings_app.command("unset")
+def unset(
+    name: Name,
+    json: Json = False,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """Go back to what the workers were started with."""
+    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    _write(settings, name, None, json=json)
+
+
+@settings_app.command("list")
+def list_(
+    json: Json = False,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """List the run-time settings that are set."""
+    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    values = asyncio.run(_read(settings))
+    if json:
+        output.print_json(values)
+    else:
+        output.print_table(("setting", "value"), sorted(values.items()))
+
+
+def _write(settings: "Settings", name: str, value: str | None, *, json: bool) -> None:
+    async def write() -> None:
+        from turnlog.client import Client
+
+        async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
+            await client.set_setting(name, value)
+
+    asyncio.run(write())
+    if json:
+        output.print_json({"name": name, "value": value})
+    else:
+        output.say(f"{name} is {'unset' if value is None else value}")
+
+
+async def _read(settings: "Settings") -> dict[str, str]:
+    from turnlog.client import Client
+
+    async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
+        return await client.get_settings()

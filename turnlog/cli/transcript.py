@@ -1,0 +1,32 @@
+"""Messages of a session, for people to read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from turnlog.cli import output
+
+MAX_RESULT = 400
+
+
+def print_message(message: Mapping[str, Any], *, max_result: int) -> None:
+    """A message with its tool calls (in OpenAI's form); results and arguments cut at ``max_result`` (0: not)."""
+    marks = "".join(f" [{mark}]" for mark in ("interrupted", "truncated") if message[mark])
+    name = f" {message['name']}" if message["name"] else ""
+    output.print_text(f"\n{message['message_seq']} {message['role']}{name}{marks}")
+    content = message["content"] if message["content"] is not None else message.get("content_parts")
+    if content:
+        output.print_text(_indent(cut(content, max_result) if message["role"] == "tool" else content))
+    for call in message.get("tool_calls", ()):
+        function = call["function"]
+        output.print_text(_indent(f"-> {function['name']}({cut(function['arguments'], max_result)})"))
+
+
+def cut(text: str, max_length: int) -> str:
+    """At most so many characters (0: all), with a word about the rest."""
+    if not max_length or len(text) <= max_length:
+        return text
+    return f"{text[:max_length]}… (--full shows all {len(text)} characters)"
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" if line else "" for line in text.split("\n"))

@@ -1,0 +1,201 @@
+"""The client's side of the wire: requests go out, frames find those who wait for them."""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+
+from schemas.codec import RequestCodec, check_ids
+from schemas.commands import CHANNEL_COMMANDS, Command, RequestHeader
+from schemas.errors import WireError
+from turnlog.errors import TurnlogError, UsageError
+from turnlog.exchange import Answer, Exchange
+from turnlog.frame_decoder import FrameDecoder
+from turnlog.kafka_client import PreparedRequest, ReplyConsumer, RequestSender, from_end
+from turnlog.replies import Position, ReplyFrame
+from workers.cloudevents import Envelope, trace_headers
+from workers.config import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Connection:
+    """A producer of requests and a reader of the reply topic, for one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client_id: str,
+        connect_timeout_s: float,
+        send_timeout_s: float,
+        resend_after_s: float,
+    ) -> None:
+        self.settings = settings
+        self.client_id = client_id
+        self.failure: TurnlogError | None = None  #: why replies cannot be read any more
+        self.partitions: list[int] = []  #: of the reply topic
+        self.frames = FrameDecoder(settings)
+        self._connect_timeout_s = connect_timeout_s
+        self._send_timeout_s = send_timeout_s
+        self._resend_after_s = resend_after_s
+        self._codec = RequestCodec()
+        self._envelope = Envelope("commands", client_id)
+        self._waiting: dict[bytes, dict[str, list[Exchange]]] = {}  # by key of the record, then request id
+        self._open: tuple[RequestSender, ReplyConsumer, asyncio.Task[None]] | None = None
+
+    async def open(self) -> None:
+        """Connect. Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`."""
+        sender = RequestSender(
+            self.settings,
+            client_id=self.client_id,
+            connect_timeout_s=self._connect_timeout_s,
+            send_timeout_s=self._send_timeout_s,
+        )
+        topics = self.settings.topics
+        try:
+            self.partitions = await sender.partitions(topics.replies)
+            await sender.partitions(topics.requests)
+            # The positions are fixed before any request goes out: no answer can come before them.
+            consumer = self.consumer()
+            await consumer.start(topics.replies, self.partitions, from_end)
+        except BaseException:
+            await sender.stop()
+            raise
+        self.failure = None
+        self._open = (sender, consumer, asyncio.create_task(self._read(consumer)))
+
+    async def close(self) -> None:
+        """Disconnect, within a few seconds. Whoever waits for an answer gets an error."""
+        if self._open is None:
+            return
+        sender, consumer, reading = self._open
+        self._open = None
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+        self._give_up(TurnlogError("the client was closed"))
+        await consumer.stop()
+        await sender.stop()
+
+    def consumer(self) -> ReplyConsumer:
+        """Another reader of reply topics, not connected yet."""
+        return ReplyConsumer(self.settings, client_id=self.client_id, connect_timeout_s=self._connect_timeout_s)
+
+    def check_open(self) -> None:
+        """Raises :class:`TurnlogError` unless it is connected."""
+        self._opened()
+
+    def _opened(self) -> tuple[RequestSender, ReplyConsumer, asyncio.Task[None]]:
+        if self._open is None:
+            raise TurnlogError("the client is not connected: use it in `async with Client() as client:`")
+        return self._open
+
+    # ---- requests
+
+    def prepare(
+        self,
+        command: Command,
+        *,
+        session_id: str | None = None,
+        channel: str | None = None,
+        request_id: str | None = None,
+        reply_to: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        traceparent: str | None = None,
+    ) -> PreparedRequest:
+        """The bytes of a request. Raises :class:`UsageError` for one that nobody could answer."""
+        now_ms = int(time.time() * 1000)
+        header = RequestHeader(
+            request_id=uuid.uuid4().hex if request_id is None else request_id,
+            session_id=session_id,
+            channel=channel,
+            reply_to=reply_to,
+            sent_at=now_ms,
+            metadata=dict(metadata or {}),
+        )
+        try:
+            check_ids(header)  # everything else is the worker's to judge
+        except WireError as error:
+            raise UsageError(str(error)) from error
+        of_channel = isinstance(command, CHANNEL_COMMANDS)
+        kind, key = ("channel", channel) if of_channel else ("session", session_id)
+        try:
+            value = self._codec.encode(header, command)
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the request for {kind} {key} holds text that is not Unicode: {error}") from error
+        headers = self._envelope.headers(type(command), uuid.uuid4().hex, now_ms)
+        return PreparedRequest(
+            key=key or "",
+            request_id=header.request_id or "",
+            value=value,
+            headers=(*headers, *trace_headers(traceparent, None)),
+            kind=kind,
+        )
+
+    async def ask(
+        self,
+        command: Command,
+        expected: type,
+        *,
+        timeout_s: float,
+        session_id: str | None = None,
+        channel: str | None = None,
+        request_id: str | None = None,
+    ) -> ReplyFrame:
+        """A request and the one frame that answers it. Errors: see :meth:`Answer.reply`, :meth:`prepare`."""
+        request = self.prepare(command, session_id=session_id, channel=channel, request_id=request_id)
+        return await Answer(request, self, expected, timeout_s=timeout_s, resend_after_s=self._resend_after_s).reply()
+
+    async def send(self, request: PreparedRequest) -> Position:
+        """Where the broker has stored the request."""
+        return await self._opened()[0].send(self.settings.topics.requests, request)
+
+    # ---- replies
+
+    async def register(self, exchange: Exchange) -> None:
+        """From now on frames of the request are delivered to it."""
+        if self.failure is not None:
+            raise self.failure
+        self._waiting.setdefault(exchange.key.encode(), {}).setdefault(exchange.request_id, []).append(exchange)
+
+    def unregister(self, exchange: Exchange) -> None:
+        """No more frames are delivered."""
+        key = exchange.key.encode()
+        requests = self._waiting.get(key, {})
+        exchanges = requests.get(exchange.request_id, [])
+        if exchange in exchanges:
+            exchanges.remove(exchange)
+            if not exchanges:
+                del requests[exchange.request_id]
+            if not requests:
+                del self._waiting[key]
+
+    async def log_end(self) -> dict[int, int] | None:
+        """By partition of the event log: the offset of its next record. ``None``: the broker will not tell us."""
+        return await self._opened()[1].end_offsets(self.settings.topics.events, self.partitions)
+
+    async def _read(self, consumer: ReplyConsumer) -> None:
+        """Hand each frame to those that wait for it."""
+        try:
+            async for records in consumer.batches():
+                for record in records:
+                    requests = self._waiting.get(record.key)  # others' frames are not even decoded
+                    reply = await self.frames.decode(record) if requests else None
+                    if requests and reply is not None:
+                        for exchange in tuple(requests.get(reply.header.request_id, ())):
+                            exchange.deliver(reply)
+        except TurnlogError as error:
+            self.failure = error
+            self._give_up(error)
+        except Exception as error:
+            log.exception("the reply reader stopped")
+            self.failure = TurnlogError(f"the reply reader stopped: {type(error).__name__}: {error}")
+            self._give_up(self.failure)
+
+    def _give_up(self, error: TurnlogError) -> None:
+        everybody = [each for requests in self._waiting.values() for waiting in requests.values() for each in waiting]
+        for exchange in everybody:
+            exchange.give_up(error)

@@ -1,0 +1,90 @@
+"""The sessions and channels of one epoch that are in memory.
+
+Memory is the authority for what is here; the store for everything else, since a stream is forgotten only once the
+store has passed its last event.
+"""
+
+from collections.abc import Collection, Iterable
+
+from schemas.events import SESSION
+from streams.channel import Channel
+from streams.session import Session
+from workers.live import Live, LiveChannel, LiveSession
+from workers.parts import WorkerParts
+from workers.store_port import PartitionStore
+
+_LOAD_BATCH = 200
+
+
+class Resident:
+    """Loads streams when they are needed, forgets them when they are idle."""
+
+    def __init__(self, parts: WorkerParts, store: PartitionStore) -> None:
+        self.sessions: dict[str, LiveSession] = {}
+        self.channels: dict[str, LiveChannel] = {}
+        self._parts = parts
+        self._store = store
+        self._in_use: frozenset[tuple[str, str]] = frozenset()
+
+    def get(self, kind: str, stream_id: str) -> Live:
+        """A stream that is in memory."""
+        return self.sessions[stream_id] if kind == SESSION else self.channels[stream_id]
+
+    async def use(self, streams: Collection[tuple[str, str]]) -> None:
+        """Bring streams (kind, id) into memory and keep them there until :meth:`release`."""
+        self._in_use = frozenset(streams)
+        await self._load_sessions([name for kind, name in streams if kind == SESSION and name not in self.sessions])
+        await self._load_channels([name for kind, name in streams if kind != SESSION and name not in self.channels])
+
+    def release(self) -> None:
+        """Nothing is in use any more."""
+        self._in_use = frozenset()
+
+    async def _load_sessions(self, cold: list[str]) -> None:
+        for part in _parts_of(cold):
+            loaded = await self._store.load(part)
+            for session_id in part:
+                found = loaded.get(session_id)
+                live = LiveSession(session=Session(session_id=session_id), last_used=self._parts.now())
+                if found is not None:
+                    live.session = found.session
+                    live.history = list(found.history)
+                    live.last_offset = found.last_offset
+                    live.unknown_events = bool(found.unknown_events)
+                self.sessions[session_id] = live
+
+    async def _load_channels(self, cold: list[str]) -> None:
+        for part in _parts_of(cold):
+            loaded = await self._store.load_channels(part)
+            for name in part:
+                found = loaded.get(name)
+                live = LiveChannel(channel=Channel(channel=name), last_used=self._parts.now())
+                if found is not None:
+                    live.channel = found.channel
+                    live.last_offset = found.last_offset
+                    live.unknown_events = bool(found.unknown_events)
+                self.channels[name] = live
+
+    async def reap(self) -> None:
+        """Close idle and dead runners; forget idle streams that the store has."""
+        for session_id, live in list(self.sessions.items()):
+            if not self._idle(live):
+                continue
+            if live.actor is not None:
+                actor, live.actor = live.actor, None
+                await actor.stop()
+            # Closing took its time: the session may be at work again.
+            if self._idle(live) and live.last_offset < self._store.position.next_offset:
+                self.sessions.pop(session_id, None)
+        for name, channel in list(self.channels.items()):
+            if self._idle(channel) and channel.last_offset < self._store.position.next_offset:
+                self.channels.pop(name, None)
+
+    def _idle(self, live: Live) -> bool:
+        if (live.kind, live.stream_id) in self._in_use or live.busy:
+            return False
+        return live.last_used < self._parts.now() - self._parts.limits.idle_timeout_s
+
+
+def _parts_of(names: list[str]) -> Iterable[list[str]]:
+    return (names[start : start + _LOAD_BATCH] for start in range(0, len(names), _LOAD_BATCH))

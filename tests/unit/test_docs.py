@@ -14,6 +14,8 @@ from typer.main import get_command
 
 import turnlog
 from schemas.codec import Codec, RequestCodec, snake
+from schemas.commands import CHANNEL_COMMANDS, SESSION_COMMANDS
+from schemas.frames import TERMINAL_FRAMES
 from schemas.registry import FRAMES
 from streams.topics import Topics, partition_of
 from turnlog.cli.app import app
@@ -183,7 +185,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     for name in Settings.model_fields:
         monkeypatch.setenv(f"TURNLOG_{name.upper()}", "")
     assert {name for name in Settings.model_fields if getattr(Settings(), name) == ""} == {
-        *("group", "worker_name", "sasl_username", "reply_topic_prefix")
+        *("fast_model", "group", "worker_name", "sasl_username", "reply_topic_prefix")
     }
     assert Settings().partitions == 12
     assert Settings().snapshot_path is None
@@ -225,7 +227,7 @@ def test_requests_are_taken() -> None:
     assert len(examples) >= 4
     for example in examples:
         header, _, framing = RequestCodec().decode_request(example)
-        assert header.session_id
+        assert header.session_id or header.channel
         assert framing == "json"
 
 
@@ -238,14 +240,14 @@ def test_frames_are_as_they_are_sent_and_none_is_missing() -> None:
     assert {frame["frame"]["type"] for frame in frames} == types
     rows = re.findall(r"^\| (`[a-z_]+`(?:, `[a-z_]+`)*) \| .* \| (yes)? ?\|$", read("docs/wire.md"), flags=re.MULTILINE)
     documented = {name: ends == "yes" for names, ends in rows for name in re.findall(r"`([a-z_]+)`", names)}
-    terminal = {"turn_completed", "turn_failed", "turn_cancelled", "request_refused"}
+    terminal = {snake(frame.__name__) for frame in TERMINAL_FRAMES}
     assert documented == {name: name in terminal for name in types}
 
 
 #: How a code is written where it is raised or returned; the last two are bases that nobody sees.
 CODE = re.compile(
     r'(?:InvalidCommandError|RunnerError|UnreadableRecording)\(\s*"(\w+)"|\bcode ?= ?"(\w+)"|return "(\w+)", f?"'
-    r'|\.failure\(\s*"(\w+)"|_park\(record, "(\w+)"'
+    r'|\.failure\(\s*"(\w+)"|_park\(record, "(\w+)"|refusal\(\w+, "(\w+)"'
 )
 NOT_SEEN = {"malformed", "cancelled"}
 
@@ -264,6 +266,12 @@ def test_topics_and_the_partition_of_the_example() -> None:
     assert set(re.findall(r"^\| `(chat\.[a-z-]+)` \|", page, flags=re.MULTILINE)) == set(Topics().all)
     ((key, partition, count),) = re.findall(r"`(\S+)` is in partition (\d+) of (\d+)", page)
     assert partition_of(key.encode(), int(count)) == int(partition)
+
+
+def test_every_command_is_documented_with_its_key() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \| (session|channel) \|", read("docs/wire.md"), flags=re.MULTILINE)
+    public = [(name, "session") for name in SESSION_COMMANDS] + [(name, "channel") for name in CHANNEL_COMMANDS]
+    assert sorted(rows) == sorted((snake(command.__name__), key) for command, key in public)
 
 
 # ---- figures

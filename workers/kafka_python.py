@@ -11,6 +11,7 @@ from kafka.net.selector import NetworkSelector
 from workers.config import Settings
 from workers.connections import client_options, what_to_check
 
+_MAX_BACKOFF_MS = 1000
 _MIN_TIMEOUT_S = 1.0  # a consumer's requests must be allowed to wait longer than its fetches
 
 Client = TypeVar("Client")
@@ -49,6 +50,8 @@ def connected(
             **client_options(settings, client_id),
             bootstrap_timeout_ms=timeout_ms,
             request_timeout_ms=timeout_ms,
+            # The default grows to 30 s: a broker that comes back within our time limit would not be noticed.
+            reconnect_backoff_max_ms=_MAX_BACKOFF_MS,
             kafka_client=net_client,
             **options,
         )

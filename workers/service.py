@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import random
 import secrets
@@ -57,6 +58,7 @@ class WorkerService:
         self._watch: asyncio.Task[None] | None = None
         self._schemas_read_at = 0.0
         self._looked: dict[int, tuple[int, int]] = {}  #: by partition, at the last look: delivered, and there
+        self._behind_at = -math.inf
         self._policy_now = settings.policy()
         self._run_settings = RunSettings(settings, self._reader, self._take_settings)
         self._follow: asyncio.Task[None] | None = None
@@ -254,17 +256,19 @@ class WorkerService:
                     shard.serving.notice(events[partition], requests[partition], intake_behind=behind)
 
     def _intake_behind(self, requests: Mapping[int, int]) -> bool:
-        """Does Faust still deliver what was in the topic at the last look? A backlog comes partition by partition."""
+        """Did Faust, a short while ago, still deliver what was old? A backlog comes partition by partition."""
+        assert self._parts is not None
+        now = self._parts.now()
         before, self._looked = self._looked, {}
-        behind = False
         for partition, end in requests.items():
             shard = self._shards.get(partition)
             if shard is not None:
                 delivered = shard.inbox.delivered_end
                 delivered_before, end_before = before.get(partition, (delivered, end))
-                behind = behind or delivered_before < delivered < end_before
+                if delivered_before < delivered < end_before:
+                    self._behind_at = now
                 self._looked[partition] = (delivered, end)
-        return behind
+        return now - self._behind_at < self._settings.stalled_delivery_s
 
     async def _refresh_schemas(self) -> None:
         """Read the schemas topic, at most once a second: whoever writes garbage must not make us busy."""

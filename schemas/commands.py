@@ -110,6 +110,7 @@ class ForwardReceipt:
     target_kind: str
     target_id: str
     seq: int
+    refused: bool = False  #: a session that was to be created is another channel's already
 
 
 SessionRequest = Chat | CancelTurn | ResetRunner | GetSession | GetHistory

@@ -236,6 +236,7 @@ class ForwardDelivered:
     """The target has the forward in its log."""
 
     seq: int
+    refused: bool = False  #: a session that was to be created is another channel's already: this one gives it up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,7 @@ def evolve_channel(channel: Channel, fact: Fact) -> Channel:
         case ev.CommandForwarded():
             return changed(channel, version=version, forward_seq=event.seq, outbox=pending(channel.outbox, event))
         case ev.ForwardDelivered():
+            channel = _given_up(channel, event.seq) if event.refused else channel
             waits = channel.waits
             for request_id, seqs in channel.waits.items():
                 if event.seq in seqs:
@@ -150,6 +151,21 @@ def _refused(channel: Channel, event: ev.RequestRefused) -> Channel:
     if key in channel.answers:
         key = conflict_key(key, event.command_hash)
     return changed(channel, version=channel.version + 1, answers=channel.answers.set(key, refused))
+
+
+def _given_up(channel: Channel, seq: int) -> Channel:
+    """A session that is another channel's: archived as far as this one goes, and refused to all who wait for it."""
+    session_id = next((forward.target_id for forward in channel.outbox if forward.seq == seq), "")
+    if session_id not in channel.sessions:
+        return channel
+    sessions = channel.sessions.set(session_id, changed(channel.sessions[session_id], archived=True))
+    active = channel.active if channel.active != session_id else _most_recent(sessions)
+    answers = channel.answers
+    for request_id in channel.waits:
+        if (answer := answers[request_id]).session_id == session_id:
+            reason = f"session {session_id} belongs to another channel"
+            answers = answers.set(request_id, changed(answer, kind="refused", code="exists", reason=reason))
+    return changed(channel, sessions=sessions, active=active, answers=answers)
 
 
 def _most_recent(sessions: Map[str, ChannelSession]) -> str | None:
@@ -187,8 +203,7 @@ def decide_channel(channel: Channel, command: ChannelCommand, policy: Policy) ->
         case ReceiveForward():
             return _received(channel, command)
         case ReceiveReceipt():
-            known = any(forward.seq == command.seq for forward in channel.outbox)
-            return [Fact(event=ev.ForwardDelivered(seq=command.seq))] if known else []
+            return _delivered(channel, command)
         case _:
             assert_never(command)
 
@@ -326,6 +341,18 @@ def _decided(work: _Lifecycle, command: DecideLifecycle, session_id: str, *, cre
             tracestate=reply.tracestate,
         )
     )
+    return work.facts
+
+
+def _delivered(channel: Channel, command: ReceiveReceipt) -> list[Fact]:
+    """A forward arrived. If the session that it was to create is another channel's, the one before it is active."""
+    if not any(forward.seq == command.seq for forward in channel.outbox):
+        return []
+    work = _Lifecycle(channel)
+    work.add(ev.ForwardDelivered(seq=command.seq, refused=command.refused))
+    active = evolve_channel(channel, work.facts[0]).active
+    if active is not None and active != channel.active:
+        work.tell(active, ACTIVATED)
     return work.facts
 
 

@@ -52,6 +52,7 @@ class ReceiveReceipt:
     """Command: a target has our forward in its log."""
 
     seq: int
+    refused: bool = False  #: a session that was to be created is another channel's already
 
 
 def source_key(kind: str, stream_id: str) -> str:

@@ -72,7 +72,7 @@ def receive_forward(session: Session, command: ReceiveForward) -> list[Fact]:
     facts = [Fact(event=received)]
     if not session.exists:
         return [Fact(event=_created_by_channel(command)), *facts] if command.what == CREATED else []
-    if command.source_id != session.channel:  # a chat made the session before, for another channel: that one decides
+    if command.source_id != session.channel:  # that one decides; see :func:`refuses`
         return facts
     match command.what:
         case what if what == ARCHIVED and not session.archived:
@@ -83,6 +83,11 @@ def receive_forward(session: Session, command: ReceiveForward) -> list[Fact]:
         case what if what == DEACTIVATED and session.active:
             facts.append(Fact(event=ev.SessionDeactivated()))
     return facts
+
+
+def refuses(session: Session, command: ReceiveForward) -> bool:
+    """Does its receipt have to say that the session is another channel's? True for ever, once it is."""
+    return command.what == CREATED and session.exists and session.channel != command.source_id
 
 
 def _created_by_channel(command: ReceiveForward) -> ev.SessionCreated:

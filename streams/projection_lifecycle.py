@@ -10,7 +10,7 @@ from typing import Any
 from schemas import events as ev
 from schemas.mapping import to_dict
 from schemas.parts import NewSession
-from streams.channel import Channel, evolve_channel
+from streams.channel import evolve_channel
 from streams.forwarding import source_key
 from streams.projection_columns import Millis
 from streams.projection_rows import ChannelEventRow, ChannelRow, DeliveryRow, ForwardRow, SessionRow
@@ -164,20 +164,15 @@ def fold_channel_event(state: ChannelState, place: ChannelEventRow, event: ev.Ev
     except KeyError as error:
         raise UnseenError(f"session {error}") from error
     state.channel = after
-    if isinstance(event, ev.ChannelSessionOpened | ev.ChannelSessionActivated | ev.ChannelSessionArchived):
-        _channel_row(state, place, event, before)
+    if after.sessions is not before.sessions:
+        _channel_row(state, place, event)
     if state.row is not None:
         state.row.active_session_id = after.active
         state.row.stream_version = place.stream_version
         state.row.last_offset = place.log_offset
 
 
-def _channel_row(
-    state: ChannelState,
-    place: ChannelEventRow,
-    event: ev.ChannelSessionOpened | ev.ChannelSessionActivated | ev.ChannelSessionArchived,
-    before: Channel,
-) -> None:
+def _channel_row(state: ChannelState, place: ChannelEventRow, event: ev.Event) -> None:
     row = state.row
     if row is None:
         row = state.row = ChannelRow(
@@ -190,9 +185,8 @@ def _channel_row(
             last_offset=place.log_offset,
         )
     row.sessions = len(state.channel.sessions)
-    known = before.sessions.get(event.session_id)
-    row.archived_sessions += state.channel.sessions[event.session_id].archived - (known is not None and known.archived)
-    if not isinstance(event, ev.ChannelSessionArchived):
+    row.archived_sessions = sum(session.archived for session in state.channel.sessions.values())
+    if isinstance(event, ev.ChannelSessionOpened | ev.ChannelSessionActivated):
         row.last_active_at = place.recorded_at
 
 

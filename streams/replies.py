@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from schemas import events as ev
 from schemas import frames as fr
 from schemas.parts import HistoryEntry, content_text
-from streams.channel import Channel, ChannelAnswer
+from streams.channel import Channel, ChannelAnswer, evolve_channel
 from streams.history import HistoryMessage, final_text, of_turn
 from streams.session import Fact, Session, reply_address
 from streams.turn import Answer, ReplyAddress
@@ -172,12 +172,10 @@ def channel_replies_to(before: Channel, fact: Fact) -> list[Reply]:
     if isinstance(event, ev.ChannelRequestDecided) and not event.waits_for:
         return [_told(before, event.session_id, event.created, event.request_id, reply_address(event))]
     if isinstance(event, ev.ForwardDelivered):
-        ready = [request_id for request_id, seqs in before.waits.items() if seqs == {event.seq}]
-        return [
-            _told(before, answer.session_id, answer.created, request_id, answer.reply)
-            for request_id in sorted(ready)
-            if (answer := before.answers.get(request_id)) is not None
-        ]
+        after = evolve_channel(before, fact)
+        ready = [(request_id, after.answers[request_id]) for request_id in sorted(set(before.waits) - set(after.waits))]
+        replies = [channel_reply_again(after, answer, request_id, answer.reply) for request_id, answer in ready]
+        return [reply for reply in replies if reply is not None]
     return []
 
 

@@ -1,6 +1,7 @@
 """What sessions and channels do, told a second time and in other words: plain dicts, a network that is perfect."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ class Model:
     last: dict[tuple[Stream, Stream], int] = field(default_factory=dict)  #: said
     heard: dict[tuple[Stream, Stream], int] = field(default_factory=dict)
     touches: set[tuple[Stream, int]] = field(default_factory=set)  #: without a receipt
+    strangers: dict[tuple[Stream, int], str] = field(default_factory=dict)  #: refused to a channel, without a receipt
 
     def channel(self, name: str) -> Row:
         """A channel: sessions by recency, which are archived, how requests were decided."""
@@ -64,8 +66,23 @@ class Model:
         if target[0] == "channel":
             self._channel_hears(target[1], source[1], what)
         else:
+            if what == "created" and self.session(target[1])["channel"] not in (None, source[1]):
+                self.strangers[source, seq] = target[1]
             self._session_hears(target[1], source[1], what)
         return True
+
+    def receipt(self, source: Stream, seq: int, waiting: Collection[str]) -> None:
+        """A receipt arrives that is new, while these requests wait for forwards."""
+        self.touches.discard((source, seq))
+        stranger = self.strangers.pop((source, seq), None)
+        if stranger is not None:
+            channel, active = self.channel(source[1]), self.active(source[1])
+            channel["archived"].add(stranger)
+            if stranger == active and (following := self.active(source[1])) is not None:
+                self._tell(source[1], following, "activated")
+            for request_id in waiting:
+                if channel["answers"][request_id][0] == stranger:
+                    channel["answers"][request_id] = "exists"
 
     # ---- channels
 

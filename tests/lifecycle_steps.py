@@ -94,7 +94,8 @@ def _arrive(writer: Writer, message: Message, *, again: bool) -> None:
     kind, name = message.target
     writer.tell(name, message.command, kind)
     if isinstance(message.command, ReceiveForward):
-        writer.network.receipt(message.command)
+        state = writer.sessions.get(name) if kind == SESSION else writer.channels.get(name)
+        writer.network.receipt(state, message.command)
 
 
 def _cancel(writer: Writer) -> None:

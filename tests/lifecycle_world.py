@@ -13,6 +13,7 @@ from schemas.events import CHANNEL, SESSION, CommandForwarded
 from streams.channel import Channel, decide_channel, evolve_channel
 from streams.decisions import decide
 from streams.forwarding import Forward, ReceiveForward, ReceiveReceipt, due
+from streams.lifecycle import refuses
 from streams.policy import Policy
 from streams.replies import Reply, channel_replies_to
 from streams.session import Fact, Session, evolve
@@ -77,9 +78,10 @@ class Network:
         )
         return Message((forward.target_kind, forward.target_id), command, self.hops.get((source, forward.seq), 1))
 
-    def receipt(self, received: ReceiveForward) -> None:
+    def receipt(self, target: State, received: ReceiveForward) -> None:
         """The target's word that it has the forward."""
-        self.flying.append(Message((received.source_kind, received.source_id), ReceiveReceipt(seq=received.seq)))
+        receipt = ReceiveReceipt(seq=received.seq, refused=isinstance(target, Session) and refuses(target, received))
+        self.flying.append(Message((received.source_kind, received.source_id), receipt))
 
     def lose_receipts(self) -> None:
         """No receipt arrives."""
@@ -133,7 +135,7 @@ class World:
         """A message comes to its target."""
         facts = self.tell(message.target, message.command, hops=message.hops)
         if isinstance(message.command, ReceiveForward):
-            self.network.receipt(message.command)
+            self.network.receipt(self.state(message.target), message.command)
         return facts
 
     def crash(self, stream: Stream) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from schemas import commands as cmd
 from schemas.events import SESSION
 from streams.forwarding import Forward, ReceiveForward, due
+from streams.lifecycle import refuses
+from streams.session import Session
 from workers.live import Live
 from workers.ports import Outbox
 
@@ -67,6 +69,7 @@ class Forwarder:
             target_kind=live.kind,
             target_id=live.stream_id,
             seq=received.seq,
+            refused=isinstance(live.state, Session) and refuses(live.state, received),
         )
         request_id = f"receipt/{live.kind}/{live.stream_id}/{received.seq}"
         self._outbox.request(_header(received.source_kind, received.source_id, request_id[:256]), command)

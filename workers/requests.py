@@ -195,7 +195,7 @@ class RequestReader:
                     request_id_of_origin=command.request_id_of_origin,
                 )
             case ForwardReceipt():
-                return ReceiveReceipt(seq=command.seq)
+                return ReceiveReceipt(seq=command.seq, refused=command.refused)
             case GetSession() | GetHistory() | ResetRunner() | ActiveSession():
                 return Query(query=command, request_id=request_id, command_hash=command_hash(command), reply=address)
             case CancelTurn():

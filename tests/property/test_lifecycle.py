@@ -88,6 +88,14 @@ class LifecycleMachine(RuleBasedStateMachine):
         for _ in range(times if isinstance(command, cmd.ResolveSession) else 1):
             self.lifecycle(channel, replace(command, new_session=NewSession(title=title)), given_id)  # type: ignore[call-arg]
 
+    @precondition(lambda self: any(session["channel"] for session in self.model.sessions.values()))
+    @rule(data=st.data())
+    def a_channel_wants_a_session_of_another_one(self, data: st.DataObject) -> None:
+        homes = {name: row["channel"] for name, row in self.model.sessions.items() if row["channel"]}
+        session_id = data.draw(st.sampled_from(sorted(homes)))
+        channel = "b" if homes[session_id] == "a" else "a"
+        self.lifecycle(channel, cmd.CreateSession(), session_id)
+
     @rule(channel=CHANNELS, data=st.data())
     def a_session_is_archived(self, channel: str, data: st.DataObject) -> None:
         known = self.model.channel(channel)["recency"] or GIVEN_IDS
@@ -205,13 +213,14 @@ class LifecycleMachine(RuleBasedStateMachine):
     # ---- the network, the owners
 
     def arrive(self, message: Message) -> None:
+        waiting = list(getattr(self.world.state(message.target), "waits", ()))
         facts = self.world.arrive(message)
         assert message.hops <= 2, "a chain that does not end"
         if isinstance(message.command, ReceiveForward):
             source = (message.command.source_kind, message.command.source_id)
             assert bool(facts) == self.model.hear(source, message.target, message.command.seq)
         elif facts:
-            self.model.touches.discard((message.target, message.command.seq))
+            self.model.receipt(message.target, message.command.seq, waiting)
 
     @precondition(lambda self: self.world.network.flying)
     @rule(data=st.data(), keep=st.booleans())
@@ -254,7 +263,8 @@ class LifecycleMachine(RuleBasedStateMachine):
                 mine = [s for k, s in self.world.states.items() if k[0] == SESSION and s.channel == name]
                 active = {session.session_id for session in mine if session.active and not session.archived}
                 known = {session.session_id for session in mine}
-                assert active == {state.active} & known
+                assert active == ({state.active} if state.active else set())
+                assert {session_id for session_id, s in state.sessions.items() if not s.archived} <= known
                 for session in mine:
                     assert session.archived == state.sessions[session.session_id].archived
 

@@ -12,7 +12,8 @@ from schemas import events as ev
 from schemas.codec import UnknownPayload
 from schemas.parts import ContentPart, ToolCall, Usage, text_content
 from streams.projection import project
-from streams.projection_rows import TABLES
+from streams.projection_columns import Millis
+from streams.projection_rows import TABLES, ChannelRow
 from streams.projection_state import Changes, ProjectionError, SessionState
 from streams.projection_values import content_columns
 from streams.reader_rule import LoggedEvent, LogPosition
@@ -178,12 +179,83 @@ def test_in_a_session_of_a_newer_version_it_is_kept_raw() -> None:
 
 
 def test_an_unknown_stream_kind_is_kept_raw() -> None:
-    event = logged(UnknownPayload(name="ChannelOpened", fields={}))
-    event = replace(event, header=replace(event.header, stream_kind="channel", stream_id="web"))
+    event = logged(UnknownPayload(name="TeamFounded", fields={}))
+    event = replace(event, header=replace(event.header, stream_kind="team", stream_id="web"))
     changes = project([event], {})
     assert [(row.stream_kind, row.stream_id, row.type) for row in changes.unknown_events] == [
-        ("channel", "web", "ChannelOpened")
+        ("team", "web", "TeamFounded")
     ]
+
+
+def of_channel(*payloads: object) -> list[LoggedEvent]:
+    """Events of channel web, their clock 1000 times their version."""
+    events = [logged(payload, version=n, offset=n, turn_id=None) for n, payload in enumerate(payloads, 1)]
+    return [
+        replace(event, header=replace(event.header, stream_kind="channel", stream_id="web", recorded_at=1000 * n))
+        for n, event in enumerate(events, 1)
+    ]
+
+
+def opened(session_id: str) -> ev.ChannelSessionOpened:
+    return ev.ChannelSessionOpened(session_id=session_id, by="chat")
+
+
+def test_an_event_of_a_session_that_the_channel_does_not_have_is_an_error_with_coordinates() -> None:
+    with pytest.raises(ProjectionError, match=r"channel web, event ChannelSessionActivated at events\[3\]@1"):
+        project(of_channel(ev.ChannelSessionActivated(session_id="web-9")), {})
+
+
+def test_in_a_channel_of_a_newer_version_it_is_kept_raw() -> None:
+    newer = UnknownPayload(name="ChannelMerged", fields={"stream_id": "web", "source": "app"})
+    archived = ev.ChannelSessionArchived(session_id="app-1")
+    changes = project(of_channel(newer, archived, opened("web-1")), {})
+    assert [row.type for row in changes.unknown_events] == ["ChannelMerged", "ChannelSessionArchived"]
+    (row,) = changes.new_channels.values()
+    assert (row.active_session_id, row.sessions, row.unknown_events, row.stream_version) == ("web-1", 1, 2, 3)
+
+
+def test_what_analysts_see_of_a_channel() -> None:
+    told = ev.CommandForwarded(seq=1, target_kind="session", target_id="web-2", what="archived")
+    changes = project(
+        of_channel(
+            ev.RequestRefused(request_id="r", command_hash="h", code="not_found", reason="no"),
+            opened("web-1"),
+            opened("web-2"),
+            ev.ChannelSessionArchived(session_id="web-2"),
+            told,
+            ev.ForwardDelivered(seq=1),
+        ),
+        {},
+    )
+    (channel,) = changes.new_channels.values()
+    assert channel == ChannelRow(
+        channel="web",
+        partition=3,
+        active_session_id="web-1",
+        sessions=2,
+        archived_sessions=1,
+        opened_at=Millis(2000),
+        last_active_at=Millis(3000),
+        stream_version=6,
+        last_offset=6,
+    )
+    (forward,) = changes.new_forwards.values()
+    assert (forward.what, forward.log_offset, forward.delivered_offset) == ("archived", 5, 6)
+    assert not changes.refusals  # those of channels are in channel_events
+
+
+def test_what_analysts_see_of_an_archived_session() -> None:
+    heard = ev.ForwardReceived(source_kind="channel", source_id="web", seq=7)
+    said = [ev.SessionCreated(channel="web", title=""), ev.SessionTitled(title="Hi"), heard, ev.SessionArchived()]
+    events = [logged(event, version=n, offset=n) for n, event in enumerate(said, 1)]
+    events[-1] = replace(events[-1], header=replace(events[-1].header, recorded_at=9000))
+    for size in (1, 4):
+        made = Tables()
+        for first in range(0, len(events), size):
+            made.apply(events[first : first + size])
+        (row,) = made.rows["sessions"].values()
+        assert (row.title, row.archived, row.archived_at, row.active) == ("Hi", True, 9000, True)
+        assert (row.marks, row.last_active_at, row.last_offset) == ('{"channel:web":7}', 0, 4)
 
 
 def test_results_are_paired_by_position() -> None:

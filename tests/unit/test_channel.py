@@ -134,6 +134,28 @@ def test_a_session_that_the_channel_does_not_know_is_not_archived() -> None:
     two().when(lifecycle(cmd.ArchiveSession(), "a")).then_refused("not_found")
 
 
+def test_a_session_of_another_channel_is_refused_and_the_one_before_it_stays_active() -> None:
+    scenario = ChannelScenario().when(create("1")).delivered().when(create("2", "theirs")).when(resolve("3"))
+    scenario.then_decided("theirs", created=False).when(ReceiveReceipt(seq=2, refused=True))
+    scenario.then_types(ev.ForwardDelivered, ev.CommandForwarded).then_told(("web-1", "activated"))
+    assert scenario.channel.active == "web-1"
+    scenario.when(ReceiveReceipt(seq=2, refused=True)).then_nothing().delivered()
+    for request_id in ("r2", "r3"):
+        answer = scenario.channel.answers[request_id]
+        assert (answer.kind, answer.code) == ("refused", "exists")
+        again = channel_reply_again(scenario.channel, answer, request_id, REPLY)
+        assert again is not None
+        assert again.frame == fr.RequestRefused(code="exists", reason="session theirs belongs to another channel")
+    assert sorted(answers(scenario)) == [("r1", "web-1"), ("r2", ""), ("r3", "")]
+    scenario.when(create("2", "theirs")).then_nothing().when(create("4", "theirs")).then_refused("exists")
+
+
+def test_a_refused_session_that_is_not_active_any_more_changes_nothing_else() -> None:
+    scenario = ChannelScenario().when(create("1", "theirs")).when(create("2")).when(ReceiveReceipt(seq=1, refused=True))
+    scenario.then_types(ev.ForwardDelivered)
+    assert scenario.channel.active == "web-2"
+
+
 # ---- what sessions tell
 
 

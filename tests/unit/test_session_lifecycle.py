@@ -4,6 +4,7 @@ import pytest
 
 from schemas import events as ev
 from schemas.parts import ContentPart, NewSession, text_content
+from streams.lifecycle import refuses
 from streams.session import Fact
 from tests.given import Scenario, chat, complete, given, receipt, running, told
 
@@ -84,6 +85,8 @@ def test_what_a_newer_channel_tells_is_only_marked() -> None:
 def test_only_its_own_channel_decides(what: str) -> None:
     new = NewSession(channel="support")
     scenario = given().when(chat(new_session=new)).when(told("created", 1)).then_types(HEARD)
+    assert refuses(scenario.session, told("created", 1))
+    assert not refuses(created().session, told("created", 1))
     scenario.when(told(what, 2)).then_types(HEARD)
     assert (scenario.session.channel, scenario.session.active, scenario.session.archived) == ("support", True, False)
 

@@ -36,6 +36,8 @@ class Plan:
     max_faults: int = 3
     max_requests: int = 14
     min_faults: int = 1
+    workers: int | None = None  #: absent: 1 to 3
+    tight: bool | None = None  #: bounds that turns reach; absent: now and then
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,10 +89,12 @@ class Simulation:
         self.loop = SimLoop(rng)
         self.world = World(rng, self.loop, partitions=rng.choice((1, 1, 2)), verbose=verbose)
         self.group = Group(self.world)
-        limits, variant = limits_of(rng), rng.choice((0, 0, 1))
+        limits, variant, count = limits_of(rng), rng.choice((0, 0, 1)), rng.randint(1, 3)
+        if plan.tight is not None:
+            variant = int(plan.tight)
         self.workers = [
             SimWorker(self.world, self.group, f"w{number}", Disk(), limits, variant)
-            for number in range(rng.randint(1, 3))
+            for number in range(plan.workers or count)
         ]
         self.group.tell = self._tell_all
         for worker in self.workers:

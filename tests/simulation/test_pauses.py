@@ -28,9 +28,8 @@ def _paused_at(moment: Callable[[LoggedEvent], bool]) -> tuple[Sequence[ToolRun]
 
     The tools that were started, the epoch of the sleeper, and when it woke up.
     """
-    sim = Simulation(1, Plan(faults=(), max_faults=0, min_faults=0))
+    sim = Simulation(1, Plan(faults=(), max_faults=0, min_faults=0, workers=2, tight=False))
     session_id = session_ids(0, sim.world.partition_count)[0]
-    assert len(sim.workers) > 1, "the seed has one worker only"
     asleep: list[int] = []
 
     def land(worker: str, events: Sequence[LoggedEvent]) -> None:

@@ -39,19 +39,22 @@ class Weakness:
     name: str
     patches: Callable[[], list[Any]]
     faults: tuple[Fault, ...]  #: that make it matter
+    max_requests: int = 14
 
     @property
     def plan(self) -> Plan:
         """A mix that provokes it."""
-        return Plan(faults=self.faults, min_faults=2, max_faults=4)
+        return Plan(faults=self.faults, min_faults=2, max_faults=4, max_requests=self.max_requests)
 
 
 WEAKNESSES: dict[str, Weakness] = {}
 
 
-def _weakness(name: str, *provoked_by: Fault) -> Callable[[Callable[[], list[Any]]], Callable[[], list[Any]]]:
+def _weakness(
+    name: str, *provoked_by: Fault, max_requests: int = 14
+) -> Callable[[Callable[[], list[Any]]], Callable[[], list[Any]]]:
     def register(patches: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
-        WEAKNESSES[name] = Weakness(name=name, patches=patches, faults=provoked_by)
+        WEAKNESSES[name] = Weakness(name=name, patches=patches, faults=provoked_by, max_requests=max_requests)
         return patches
 
     return register
@@ -122,7 +125,7 @@ def no_generation_hint() -> list[Any]:
     return [patch.object(FencedError, "__init__", init)]
 
 
-@_weakness("claim again at once, whatever the generation", faults.news_is_slow, faults.pause)
+@_weakness("claim again at once, whatever the generation", faults.news_is_slow, max_requests=50)
 def _claim_at_once() -> list[Any]:
     """The pace alone would hide it: it keeps two owners from fencing each other ten times a second."""
     return [*no_generation_hint(), patch.object(Shard, "_slower", lambda *times: 0.0)]

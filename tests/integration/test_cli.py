@@ -260,6 +260,68 @@ def test_feed_proves_that_the_histories_are_the_recordings(serving: Deployment) 
     assert counted.document == [{"n": 7}]
 
 
+def test_a_session_of_a_channel(serving: Deployment) -> None:
+    made = serving.run("sessions", "resolve", "desk", "--title", "Desk 1", "--meta", "team=a", "--json")
+    assert (made.code, made.err) == (0, "")
+    session_id = made.document["session_id"]
+    assert (made.document["created"], made.document["channel"]) == (True, "desk")
+    assert serving.run("sessions", "resolve", "desk") == Done(code=0, out=f"{session_id}\n", err="was there\n")
+    assert serving.run("sessions", "active", "desk").out == f"{session_id}\n"
+    assert serving.run("send", session_id, "Hello", "--wait").out == "Hello\n"
+    got = serving.run("sessions", "get", session_id)
+    assert {"title: Desk 1", "metadata: team=a", "messages: 2", "archived: no"} <= set(got.out.splitlines())
+    history = serving.run("sessions", "history", session_id, "--limit", "1")
+    assert history == Done(code=0, out="\n1 user\n  Hello\n", err="There are more: --after 1\n")
+    page = serving.run("sessions", "history", session_id, "--after", "1", "--limit", "0", "--json").document
+    assert [(message["role"], message["content"]) for message in page["messages"]] == [("assistant", "Hello")]
+    assert page["next_after"] is None
+    assert serving.run("sessions", "reset", session_id).out == f"{session_id}\n"
+
+
+def test_ending_turns_and_sessions(serving: Deployment) -> None:
+    session_id = serving.run("sessions", "create", "mail", "--session-id", "mail-1").out.strip()
+    assert session_id == "mail-1"
+    serving.run("send", session_id, "Go", "--model", "script:1?tools=0&words=9000&delta_ms=20")
+    cancelled = serving.run("sessions", "cancel", session_id, "--json").document
+    assert (cancelled["status"], cancelled["session_id"]) == ("cancelled", session_id)
+    nothing = serving.run("sessions", "cancel", session_id)
+    assert (nothing.code, nothing.out) == (5, "")
+    assert "not_running" in nothing.err
+
+    rotated = serving.run("sessions", "rotate", "mail", "--request-id", "once", "--json").document
+    assert serving.run("sessions", "rotate", "mail", "--request-id", "once", "--json").document == rotated
+    assert serving.run("send", session_id, "Too late", "--wait").code == 5
+    assert serving.run("sessions", "archive", rotated["session_id"]).err == "archived\n"
+    for arguments in (("active", "mail"), ("archive", "nobody")):
+        done = serving.run("sessions", *arguments, "--json")
+        assert (done.code, done.out) == (4, ""), arguments
+    assert serving.run("sessions", "resolve", "no blanks").code == 2
+
+    def listed(*options: str) -> list[str]:
+        page = serving.run("sessions", "list", "--channel", "mail", "--json", *options).document
+        return sorted(session["session_id"] for session in page["sessions"])
+
+    both = sorted([session_id, rotated["session_id"]])
+    until(lambda: listed("--include-archived") == both and listed() == [], "the snapshot has both as archived", 30.0)
+    assert listed("--include-archived", "--meta", "team=a") == []
+
+
+def test_settings_of_all_workers(serving: Deployment) -> None:
+    name = "default-model/quiet"
+    assert serving.run("settings", "set", name, "script:1?words=1&tools=0", "--json").document["name"] == name
+    assert serving.run("settings", "list", "--json").document == {name: "script:1?words=1&tools=0"}
+    number = iter(range(1000))
+    until(
+        lambda: serving.run("send", f"quiet-{next(number):08x}", "Hello", "--wait").out != "Hello\n", "it is followed"
+    )
+    assert name in serving.run("settings", "list").out
+    assert serving.run("settings", "unset", name) == Done(code=0, out="", err=f"{name} is unset\n")
+    assert serving.run("settings", "list", "--json").document == {}
+    wrong = serving.run("settings", "set", "nonsense", "x")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "default-model/CHANNEL" in wrong.err
+
+
 def test_the_doctor_is_content_with_a_stack_that_answers(serving: Deployment) -> None:
     done = serving.run("doctor", "--json")
     assert (done.code, done.err) == (0, "")
@@ -272,7 +334,7 @@ def test_the_doctor_is_content_with_a_stack_that_answers(serving: Deployment) ->
         "worker",
         "snapshot",
     ]
-    assert all(check["ok"] for check in done.document["checks"])
+    assert all(check["ok"] for check in done.document["checks"]), done.document
 
 
 def test_a_worker_stops_on_sigterm_with_0_and_logs_json(idle: Deployment) -> None:

@@ -19,6 +19,7 @@ from turnlog import (
     RequestRefusedError,
     SessionArchivedError,
     SessionBusyError,
+    SessionInfo,
     SessionNotFoundError,
     SyncClient,
     UsageError,
@@ -225,6 +226,24 @@ async def test_a_chat_to_an_unknown_session_creates_it_and_tells_its_channel(cli
 
     await eventually_async(known, "the channel knows its session")
     assert (await client.resolve("told")).session_id == "told-0123abcd"
+
+
+async def test_a_session_id_belongs_to_one_channel(client: Client) -> None:
+    before = await client.create("one", title="Before")
+    await client.create("two", session_id="wanted")
+    for _ in range(2):
+        with pytest.raises(RequestRefusedError, match="exists") as refused:
+            await client.create("one", session_id="wanted", request_id="want")
+        assert refused.value.code == "exists"
+    assert (await client.active("one")).session_id == before.session_id
+    assert (await client.get("wanted")).channel == "two"
+    assert (await client.active("two")).session_id == "wanted"
+
+    asked = [client.create(f"race-{number}", session_id="prize") for number in range(6)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    (winner,) = [answer for answer in answers if isinstance(answer, SessionInfo)]
+    assert (await client.get("prize")).channel == winner.channel
+    assert sum(isinstance(answer, RequestRefusedError) and answer.code == "exists" for answer in answers) == 5
 
 
 async def test_a_session_without_a_title_gets_one_from_its_first_message(client: Client) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SESSION = "turnlog-doctor"
 _CONNECT_TIMEOUT_S = 5.0
 _RESEND_AFTER_S = 5.0
+_SNAPSHOT_WAIT_S = 6.0  # at least: the machine may be busy
 _SNAPSHOT_POLL_S = 0.2
 _OLDEST_PYTHON = (3, 11)
 
@@ -166,7 +167,7 @@ async def _snapshot(settings: "Settings", request_id: str, timeout_s: float) -> 
     """Is the turn that was just answered in the published snapshot?"""
     path = settings.snapshot
     started = time.monotonic()
-    deadline = started + min(timeout_s, 3 * settings.publish_interval_s)
+    deadline = started + min(timeout_s, max(_SNAPSHOT_WAIT_S, 3 * settings.publish_interval_s))
     while True:
         if path.is_file() and await asyncio.to_thread(_has_turn, settings, request_id):
             took_s = time.monotonic() - started

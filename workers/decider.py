@@ -82,6 +82,7 @@ class Decider:
         self._now_ms = now_ms
         self._max_batch_bytes = max_batch_bytes
         self.groups: list[Group] = []
+        self.open_turns = 0  #: of this partition's sessions
 
     def take_groups(self) -> list[Group]:
         """The groups decided since the last call, to be appended in this order."""
@@ -220,6 +221,8 @@ class Decider:
             del messages[kept:]
             raise
         self._next_n += len(records)
+        if isinstance(live, LiveSession) and isinstance(state, Session):
+            self.open_turns += state.open_turns - live.session.open_turns
         live.become(state)  # type: ignore[arg-type]
         base = len(group.records)
         group.records += records

@@ -1,5 +1,6 @@
 """:class:`workers.ports.Outbox` on Kafka: frames, dead letters and forwarded requests."""
 
+import logging
 from collections.abc import Callable
 
 from schemas.codec import Codec
@@ -11,8 +12,12 @@ from workers.cloudevents import Envelope
 from workers.config import Settings
 from workers.crash_points import crash_point
 from workers.event_log import LogProducer
+from workers.logs import at
 from workers.ports import RequestRecord
 from workers.reply_sender import ReplySender, SentFrame
+
+log = logging.getLogger(__name__)
+_MAX_MISROUTING = 1000  #: producers that are told apart
 
 
 class KafkaOutbox:
@@ -36,6 +41,8 @@ class KafkaOutbox:
         self._envelope = Envelope("commands", source)
         self._now_ms = now_ms
         self._codec = Codec(COMMANDS)
+        self.misrouted = 0  #: requests sent on to their right partition
+        self._misrouting: set[str] = set()
 
     def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
         return self._replies.send(reply, stream_id=stream_id, partition=partition, epoch=epoch, frame_seq=frame_seq)
@@ -70,4 +77,19 @@ class KafkaOutbox:
     async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:
         target = partition_of(key, self._partition_count)
         await self._producer.send(self._topics.requests, target, [(key, value, record.headers)])
+        self._count_misrouted(record)
         crash_point("outbox.after_forward")
+
+    def _count_misrouted(self, record: RequestRecord) -> None:
+        """A producer that partitions in its own way does so for each record: one line for each is enough."""
+        self.misrouted += 1
+        source = dict(record.headers).get("ce_source", b"?").decode(errors="replace")[:200]
+        if source not in self._misrouting and len(self._misrouting) < _MAX_MISROUTING:
+            self._misrouting.add(source)
+            log.warning(
+                "producer %s puts requests into wrong partitions, or without a key (%d so far): they are sent on; set "
+                "its partitioner to murmur2_random",
+                source,
+                self.misrouted,
+                extra=at(topic=self._topics.requests, partition=record.partition, offset=record.offset),
+            )

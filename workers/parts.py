@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from schemas.errors import UnknownFingerprintError
 from streams.policy import Policy
 from streams.topics import Topics
 from workers.actors import ActorLimits
-from workers.ports import EventLog, Outbox, RequestLog
-from workers.requests import RequestReader
+from workers.ports import EventLog, Outbox, RequestLog, RequestRecord
+from workers.requests import Incoming, RequestReader, UnknownReplyTopicError
 from workers.runners.base import Runner
 from workers.store_port import PartitionStores
 
@@ -19,6 +20,7 @@ class ShardLimits:
 
     max_batch_bytes: int
     max_inbox_requests: int
+    max_queued_turns: int = 50_000  #: of the worker: then the intake waits
     max_group_requests: int = 200  #: decided in one go: about 15 ms of the event loop
     store_commit_interval_s: float
     store_batch_events: int
@@ -63,3 +65,15 @@ class WorkerParts:
     jitter: Callable[[], float]  #: between 0 and 1
     topics: Topics = field(default_factory=Topics)
     draining: bool = False
+    open_turns: Callable[[], int] = lambda: 0  #: of the worker: accepted, not ended
+
+    async def read(self, record: RequestRecord) -> Incoming:
+        """The verdict on a request, after a look at new schemas and new reply topics where it names any."""
+        for _ in range(2):  # it may name both
+            try:
+                return self.requests.read(record)
+            except UnknownFingerprintError:
+                await self.refresh_schemas()
+            except UnknownReplyTopicError:
+                await self.outbox.look_for_reply_topics()
+        return self.requests.read(record, last_try=True)

@@ -182,13 +182,16 @@ class ReplySender:
                 retries = 0
             except (KafkaError, TimeoutError) as error:
                 retries += 1
-                hopeless = isinstance(error, UnknownTopicOrPartitionError) or retries > _MAX_RETRIES
+                hopeless = isinstance(error, UnknownTopicOrPartitionError)
                 log.warning(
                     "%d frames not sent to %s[%d]: %s", len(batch), lane.topic, lane.partition, type(error).__name__
                 )
-                again = [] if hopeless else [queued for queued in batch if queued.terminal]
-                self._finish([queued for queued in batch if queued not in again])
-                lane.queue.extendleft(reversed(again))
+                lasting = [] if hopeless else [queued for queued in batch if queued.terminal]
+                self._finish([queued for queued in batch if queued not in lasting])
+                if retries > _MAX_RETRIES:  # given up, but not done: the next owner sends them again
+                    self._pending -= len(lasting)
+                else:
+                    lane.queue.extendleft(reversed(lasting))
                 await asyncio.sleep(_RETRY_S)
 
     async def _find_partitions(self, lane: _Lane) -> None:

@@ -127,6 +127,7 @@ class WorkerService:
             limits=ShardLimits(
                 max_batch_bytes=settings.max_batch_bytes,
                 max_inbox_requests=settings.max_inbox_requests,
+                max_queued_turns=settings.max_queued_turns,
                 store_commit_interval_s=settings.store_commit_interval_s,
                 store_batch_events=settings.store_batch_events,
                 session_timeout_s=settings.session_timeout_s,
@@ -140,6 +141,7 @@ class WorkerService:
             now_ms=_wall_ms,
             random_id=lambda: secrets.token_hex(8),
             jitter=random.random,
+            open_turns=lambda: sum(shard.open_turns for shard in self._shards.values()),
         )
 
     def _policy(self) -> Policy:

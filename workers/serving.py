@@ -14,7 +14,6 @@ from typing import Any
 
 from schemas import frames as fr
 from schemas.commands import ResetRunner
-from schemas.errors import UnknownFingerprintError
 from schemas.events import CHANNEL, SESSION, TurnCancelled, TurnCompleted, TurnFailed
 from streams.forwarding import ReceiveForward
 from streams.reader_rule import LoggedEvent
@@ -33,7 +32,7 @@ from workers.parts import WorkerParts
 from workers.patience import patiently
 from workers.ports import RequestRecord
 from workers.replied import Replied
-from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, UnknownReplyTopicError, Unreadable
+from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, Unreadable
 from workers.resident import Resident
 from workers.runners.base import TurnInput
 from workers.store_port import PartitionStore
@@ -144,6 +143,11 @@ class Serving:
             self._wake.set()
 
     @property
+    def open_turns(self) -> int:
+        """Turns that are accepted and not ended."""
+        return self._decider.open_turns
+
+    @property
     def running_turns(self) -> int:
         """Turns that have a runner at work."""
         return sum(1 for live in self.resident.sessions.values() if live.session.running is not None)
@@ -158,6 +162,7 @@ class Serving:
         streams = {(waiting.stream_kind, waiting.session_id) for waiting in unanswered}
         streams |= {(SESSION, name) for name in sessions} | {(CHANNEL, name) for name in channels}
         await self.resident.use(streams)
+        self._decider.open_turns = sum(self.resident.sessions[name].session.open_turns for name in sessions)
         for waiting in unanswered:
             self._answer_again(waiting)
         for session_id in sessions:
@@ -193,8 +198,8 @@ class Serving:
         """Everything that waits now, as few appends as it fits into. True: look again at once."""
         await self._look_at_tail()
         outcomes = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), _MAX_OUTCOMES))]
-        records = [] if self._parts.draining else await self._next_requests()
-        incoming = [await self._read(record) if record else None for _, record in records]
+        records = await self._next_requests() if self._takes_requests() else []
+        incoming = [await self._parts.read(record) if record else None for _, record in records]
         wanted = {(SESSION, session_id) for session_id, _, _ in outcomes}
         wanted |= {(item.kind, item.stream_id) for item in incoming if isinstance(item, ForStream)}
         await self.resident.use(wanted)
@@ -208,6 +213,10 @@ class Serving:
         if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._parts.limits.store_batch_events:
             await self.save()
         return bool(records or self._outcomes)
+
+    def _takes_requests(self) -> bool:
+        """Not while the worker drains, nor while it has as many turns as it may; the next notice looks again."""
+        return not self._parts.draining and self._parts.open_turns() < self._parts.limits.max_queued_turns
 
     async def _look_at_tail(self) -> None:
         doubts, self._doubts = self._doubts, []
@@ -237,16 +246,6 @@ class Serving:
         if records:
             crash_point("shard.after_consume")
         return records
-
-    async def _read(self, record: RequestRecord) -> Incoming:
-        for _ in range(2):  # it may name a new schema and a new reply topic
-            try:
-                return self._parts.requests.read(record)
-            except UnknownFingerprintError:
-                await self._parts.refresh_schemas()
-            except UnknownReplyTopicError:
-                await self._parts.outbox.look_for_reply_topics()
-        return self._parts.requests.read(record, last_try=True)
 
     # ---- decisions
 

@@ -76,6 +76,11 @@ class Shard:
         """Turns that have a runner at work."""
         return self.serving.running_turns if self.serving is not None else 0
 
+    @property
+    def open_turns(self) -> int:
+        """Turns that are accepted and not ended."""
+        return self.serving.open_turns if self.serving is not None else 0
+
     # ---- the life of an assignment
 
     async def _cancel_run(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 
 from schemas.codec import Codec, RequestCodec
 from schemas.commands import Chat, RequestHeader
@@ -240,9 +241,10 @@ async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPar
 class Frame:
     """A reply frame as read: decoded, and the record it was."""
 
-    def __init__(self, record: ConsumerRecord, codec: Codec, seen_at: float) -> None:
+    def __init__(self, record: ConsumerRecord, codec: Codec, seen_at: float, log_end: int | None = None) -> None:
         self.record = record
         self.seen_at = seen_at  #: monotonic seconds
+        self.log_end = log_end  #: of the event log's partition, right after the frame was seen
         self.is_json = record.value[:1] == b"{"
         decode = codec.from_json if self.is_json else codec.decode
         header, self.payload = decode(record.value)
@@ -261,8 +263,13 @@ class Frame:
 class Wire:
     """A plain producer and a plain consumer of the reply topic, as any program in any language could be one."""
 
-    def __init__(self, deployment: Deployment, *, topic: str | None = None) -> None:
+    def __init__(self, deployment: Deployment, *, topic: str | None = None, watch_log: bool = False) -> None:
+        """With ``watch_log`` each frame is told the end of the log when it was seen."""
         self._deployment = deployment
+        self._watched = [
+            TopicPartition(deployment.topics.events, p)
+            for p in range(deployment.settings.partitions if watch_log else 0)
+        ]
         self._topic = topic or deployment.topics.replies
         self.frames: list[Frame] = []
         self._codec = Codec(FRAMES)
@@ -293,9 +300,21 @@ class Wire:
 
     async def _read(self) -> None:
         while True:
-            for records in (await self._consumer.getmany(timeout_ms=200)).values():
-                now = time.monotonic()
-                self.frames += [Frame(record, self._codec, now) for record in records]
+            batches = await self._consumer.getmany(timeout_ms=200)
+            now = time.monotonic()
+            ends = await self.log_ends() if batches else {}
+            for tp, records in batches.items():
+                self.frames += [Frame(record, self._codec, now, ends.get(tp.partition)) for record in records]
+
+    async def log_ends(self) -> dict[int, int]:
+        """Where the event log's partitions end; empty while the broker is away."""
+        if not self._watched:
+            return {}
+        try:
+            ends = await self._consumer.end_offsets(self._watched)
+        except KafkaError:  # the broker is away: these frames go without
+            return {}
+        return {tp.partition: end for tp, end in ends.items()}
 
     async def produce(
         self,

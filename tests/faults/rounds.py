@@ -1,0 +1,127 @@
+"""The long form's rounds: each a deployment of its own, its faults a function of the seed and the round's number."""
+
+import asyncio
+import random
+import statistics
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.points import WORKER_POINTS
+from tests.faults.stack import Outcome, Stack, run_stack
+from workers.broker import DevBroker
+
+KILLS_A_ROUND = 14  #: at a point, and one anywhere in each of the two slots before them
+
+
+@dataclass(slots=True)
+class Round:
+    """What came out of a round; the lines of the file that a run is resumed from."""
+
+    number: int
+    seed: str
+    seconds: float
+    kills: int
+    zombies: int
+    broker_restarts: int
+    materializer_kills: int
+    turns: int
+    requests: int
+    events: int
+    frames: int
+    points: dict[str, int] = field(default_factory=dict)
+    missed: list[str] = field(default_factory=list)
+    takeovers_s: list[float] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+
+async def run_round(broker: DevBroker, folder: Path, seed: str, number: int) -> Round:
+    """One round on this broker. Never raises for what the worker does: that is told in ``bad``."""
+    seed_here = f"{seed}/{number}"
+    began = time.monotonic()
+    outcome = Outcome()
+    try:
+        outcome, _ = await run_stack(broker, folder, seed_here, lambda stack: a_round(stack, number))
+        bad = outcome.bad
+    except AssertionError as error:
+        bad = [f"the round ended early: {error}"]
+    return Round(
+        number=number,
+        seed=seed_here,
+        seconds=round(time.monotonic() - began, 1),
+        kills=outcome.kills,
+        zombies=outcome.zombies,
+        broker_restarts=outcome.broker_restarts,
+        materializer_kills=outcome.materializer_kills,
+        turns=outcome.turns,
+        requests=outcome.requests,
+        events=outcome.events,
+        frames=outcome.frames,
+        points=outcome.points,
+        missed=outcome.missed,
+        takeovers_s=[round(seconds, 2) for seconds in outcome.takeovers_s],
+        bad=bad[:50],
+    )
+
+
+async def a_round(stack: Stack, number: int) -> None:
+    """Kills at points (which ones goes round and round), a zombie, a materializer's death, at times the broker's."""
+    points = list(WORKER_POINTS)
+    random.Random(f"points/{number * KILLS_A_ROUND // len(points)}").shuffle(points)
+    first = number * KILLS_A_ROUND
+    mine = [points[(first + index) % len(points)] for index in range(KILLS_A_ROUND)]
+    await asyncio.gather(
+        stack.crash(0, mine[::2]),
+        stack.crash(1, mine[1::2]),
+        stack.kill_materializer(stack.chance.randint(1, 5)),
+    )
+    await stack.zombie(2)
+    if number % 3 == 0:
+        await stack.restart_broker()
+    await stack.zombie(stack.chance.randrange(2))
+
+
+def summary(rounds: list[Round]) -> dict[str, Any]:
+    """The figures of all rounds together."""
+    takeovers = sorted(seconds for each in rounds for seconds in each.takeovers_s)
+    points: dict[str, int] = {}
+    for each in rounds:
+        for point, count in each.points.items():
+            points[point] = points.get(point, 0) + count
+    bad = [f"round {each.number}: {text}" for each in rounds for text in each.bad]
+    return {
+        "rounds": len(rounds),
+        "kills": sum(each.kills for each in rounds),
+        "zombies": sum(each.zombies for each in rounds),
+        "broker_restarts": sum(each.broker_restarts for each in rounds),
+        "materializer_kills": sum(each.materializer_kills for each in rounds),
+        "turns": sum(each.turns for each in rounds),
+        "requests": sum(each.requests for each in rounds),
+        "events": sum(each.events for each in rounds),
+        "frames": sum(each.frames for each in rounds),
+        "seconds": round(sum(each.seconds for each in rounds), 1),
+        "points": dict(sorted(points.items())),
+        "missed": [point for each in rounds for point in each.missed],
+        "takeover_s": quantiles(takeovers),
+        "anomalies": len(bad),
+        "bad": bad[:100],
+    }
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """How many there were, the median, p95 and the largest."""
+    if len(seconds) < 2:
+        return {"count": len(seconds)}
+    cuts = statistics.quantiles(seconds, n=20)
+    return {
+        "count": len(seconds),
+        "p50": round(statistics.median(seconds), 2),
+        "p95": round(cuts[18], 2),
+        "max": round(seconds[-1], 2),
+    }
+
+
+def as_json(each: Round) -> dict[str, Any]:
+    """For the file."""
+    return asdict(each)

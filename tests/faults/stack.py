@@ -1,0 +1,299 @@
+"""A whole deployment under load, and what can be done to it: kill, pause, restart, in order or at a named point."""
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.checker import Anomaly, History, check
+from tests.deployment import START_S, Deployment, Process, Wire
+from tests.faults.load import Load
+from tests.faults.points import hit_of
+from tests.faults.record import CommitSampler, collect
+from tests.faults.takeover import Takeovers
+from tests.waiting import eventually
+from workers.broker import DevBroker
+
+#: The fault tests' own broker lets a dead worker be noticed soon.
+BROKER_SETTINGS = {"group.min.session.timeout.ms": "1000"}
+WORKERS = 3
+DRAIN_S = 90.0
+QUIET_S = 2.0
+_CRASH_S = 60.0
+#: How long a paused worker stays away: past the session timeout of 2 s, so that others have claimed its partitions.
+PAUSE_S = 4.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run counted."""
+
+    kills: int = 0
+    zombies: int = 0
+    broker_restarts: int = 0
+    materializer_kills: int = 0
+    points: dict[str, int] = field(default_factory=dict)  #: kills by the point where they happened
+    missed: list[str] = field(default_factory=list)  #: points that were not reached
+    turns: int = 0
+    events: int = 0
+    frames: int = 0
+    requests: int = 0
+    commits: int = 0
+    takeovers_s: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    anomalies: list[Anomaly] = field(default_factory=list)
+
+    @property
+    def bad(self) -> list[str]:
+        """Everything that must not be."""
+        return [*self.problems, *map(str, self.anomalies)]
+
+
+class Stack:
+    """Three workers, the materializer, load, and somebody who watches. Use :func:`running`."""
+
+    def __init__(self, broker: DevBroker, deployment: Deployment, seed: str) -> None:
+        self.broker = broker
+        self.deployment = deployment
+        self.outcome = Outcome()
+        self.chance = random.Random(f"{seed}/faults")
+        self.load = Load(deployment, seed)
+        self.takeovers = Takeovers()
+        self.journal = deployment.folder / "journal.jsonl"
+        self._workers: list[Process] = []
+        self._incarnations = [0] * WORKERS
+        self._materializer: Process | None = None
+        #: The broker ends with the thread that started it; starting it in the loop's would stop the load.
+        self.broker_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fault-broker")
+        self._broker_failed = False
+        self.weaken = ""  #: name of a defence that the workers run without
+
+        self._began = time.monotonic()
+
+    def tell(self, what: str) -> None:
+        """A line of the story, for whoever has to find out what happened."""
+        with (self.deployment.folder / "story.log").open("a") as story:
+            story.write(f"{time.monotonic() - self._began:7.2f} {what}\n")
+
+    # ---- processes
+
+    def start_worker(self, slot: int, crash_at: str = "") -> Process:
+        """A new process in a slot; each has a name of its own, which its claims carry."""
+        self._incarnations[slot] += 1
+        name = f"w{slot}.{self._incarnations[slot]}"
+        worker = self.deployment.worker(
+            name, crash_at=crash_at, script_journal=str(self.journal), max_takeovers="1000", weaken=self.weaken
+        )
+        self._workers[slot : slot + 1] = [worker]
+        self.tell(f"{name} (process {worker.pid}) starts {crash_at}")
+        return worker
+
+    def start_materializer(self, crash_at: str = "") -> Process:
+        self._materializer = self.deployment.start("materializer", "materialize", crash_at=crash_at)
+        return self._materializer
+
+    async def start(self) -> None:
+        """All processes; returns when the workers have partitions."""
+        for slot in range(WORKERS):
+            self.start_worker(slot)
+        self.start_materializer()
+        for worker in self._workers:
+            await self.ready(worker)
+
+    async def ready(self, process: Process) -> None:
+        await eventually(lambda: process.ready, f"{process.name} is ready", START_S)
+
+    # ---- faults
+
+    async def crash(self, slot: int, points: Sequence[str]) -> None:
+        """Kill a slot's worker; then let one after the other die at a point; in the end start one that lives."""
+        self.kill(slot)
+        for point in points:
+            worker = self.start_worker(slot, f"{point}:{hit_of(point, self.chance)}")
+            if await self._death(worker, point):
+                self._killed(worker, point)
+            else:
+                self.kill(slot)
+        self.start_worker(slot)
+
+    async def _death(self, process: Process, point: str) -> bool:
+        deadline = time.monotonic() + _CRASH_S
+        while process.running:
+            if time.monotonic() > deadline:
+                self.tell(f"{process.name} does not come to {point}")
+                self.outcome.missed.append(point)
+                return False
+            await asyncio.sleep(0.01)
+        if process.exit_code != -signal.SIGKILL:
+            self.outcome.problems.append(f"{process.name} ended with {process.exit_code}: {process.log[-1500:]}")
+            return False
+        return True
+
+    def kill(self, slot: int) -> None:
+        """kill -9, wherever it is."""
+        worker = self._workers[slot]
+        if worker.running:
+            worker.kill()
+            self._killed(worker, "anywhere")
+
+    def _killed(self, worker: Process, point: str) -> None:
+        self.tell(f"{worker.name} was killed at {point}")
+        self.takeovers.killed(worker.name)
+        self.outcome.kills += 1
+        self.outcome.points[point] = self.outcome.points.get(point, 0) + 1
+
+    async def zombie(self, slot: int, pause_s: float = PAUSE_S) -> None:
+        """Stop a worker until others have taken over, then let it wake up."""
+        worker = self._workers[slot]
+        await self.ready(worker)
+        worker.signal(signal.SIGSTOP)
+        self.tell(f"{worker.name} is paused")
+        self.takeovers.killed(worker.name)
+        try:
+            await asyncio.sleep(pause_s)
+        finally:
+            worker.signal(signal.SIGCONT)
+            self.tell(f"{worker.name} goes on")
+        self.outcome.zombies += 1
+        await asyncio.sleep(1.0)  # it must have the time to do wrong
+        if not worker.running:
+            self.outcome.problems.append(
+                f"{worker.name}, a zombie, ended with {worker.exit_code}: {worker.log[-1500:]}"
+            )
+            self.start_worker(slot)
+
+    async def kill_materializer(self, hit: int) -> None:
+        """Let it die in the middle of a commit, and start it again on what it left."""
+        assert self._materializer is not None
+        self._materializer.kill()
+        process = self.start_materializer(f"materializer.mid_commit:{hit}")
+        if await self._death(process, "materializer.mid_commit"):
+            self.tell("the materializer was killed")
+            self.outcome.materializer_kills += 1
+        self.start_materializer()
+
+    async def restart_broker(self) -> None:
+        """kill -9 of the broker and a start on its data."""
+        self._broker_failed = True
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.broker_thread, self.broker.kill)
+        await loop.run_in_executor(self.broker_thread, self.broker.start)
+        self.outcome.broker_restarts += 1
+        self.tell("the broker was killed and is back")
+
+    # ---- the end
+
+    async def drain(self, wire: Wire, running: "asyncio.Task[None]") -> None:
+        """Let every turn end, then stop everything in order. What does not end or stop is a problem."""
+        self.load.stop()
+        self.tell(f"no new turns after {self.load.turns}")
+        done, _ = await asyncio.wait([running], timeout=DRAIN_S)
+        if not done:
+            self.outcome.problems.append(f"the load did not end within {DRAIN_S:g} s")
+            running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        self.outcome.problems += self.load.problems
+        await self._settled(wire)
+        self.tell("everybody has the answers")
+        for worker in self._workers:
+            worker.signal(signal.SIGTERM)
+        for process in [*self._workers, self._materializer]:
+            if process is None:
+                continue
+            if process is self._materializer:
+                process.signal(signal.SIGTERM)
+            code = await asyncio.to_thread(process.wait)
+            if code != 0:
+                self.outcome.problems.append(f"{process.name} ended with {code}: {process.log[-1500:]}")
+        wire.check()
+
+    async def _settled(self, wire: Wire) -> None:
+        """Everybody has the answers, the noise too: nothing was appended for a moment."""
+        before, since = {}, time.monotonic()
+        deadline = since + DRAIN_S
+        while time.monotonic() < since + QUIET_S:
+            assert time.monotonic() < deadline, "the log goes on growing"
+            await asyncio.sleep(0.1)
+            ends = await wire.log_ends()
+            if ends != before:
+                before, since = ends, time.monotonic()
+
+    async def examine(self, wire: Wire, sampler: CommitSampler) -> History:
+        """Collect what is left and check it."""
+        history = await collect(
+            self.deployment,
+            wire,
+            journal=self.journal,
+            commits=sampler.commits,
+            broker_failed=self._broker_failed,
+        )
+        outcome = self.outcome
+        stored = {(request.partition, request.offset) for request in history.requests}
+        outcome.problems += [
+            f"acknowledged request at {place} is gone" for place in self.load.sent if place not in stored
+        ]
+        outcome.anomalies += check(history)
+        outcome.problems += self._stores(history)
+        outcome.turns = self.load.turns
+        outcome.events = sum(map(len, history.log.values()))
+        outcome.frames, outcome.requests = len(history.frames), len(history.requests)
+        outcome.commits = len(history.commits)
+        outcome.takeovers_s = self.takeovers.seconds(history, wire)
+        return history
+
+    def _stores(self, history: History) -> list[str]:
+        """The analysts' file and each partition's newest store have read to the end of the log."""
+        ends = {partition: len(log) for partition, log in history.log.items()}
+        read: dict[int, int] = {}
+        problems = []
+        for store in history.stores:
+            positions = {row["partition"]: row["next_offset"] for row in store.tables["partitions"]}
+            if store.name == "analytics.duckdb" and positions != ends:
+                problems.append(f"{store.name} has read {positions}, the log ends at {ends}")
+            for partition, end in positions.items():
+                if store.name != "analytics.duckdb":
+                    read[partition] = max(read.get(partition, 0), end)
+        if read != ends:
+            problems.append(f"the workers' stores have read {read}, the log ends at {ends}")
+        return problems
+
+
+@contextlib.asynccontextmanager
+async def fault_broker(folder: Path) -> AsyncIterator[DevBroker]:
+    """A broker of the fault tests' own."""
+    broker = DevBroker(folder / "broker", preferred_port=None, extra_settings=BROKER_SETTINGS)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+Scenario = Callable[[Stack], Awaitable[None]]
+
+
+async def run_stack(
+    broker: DevBroker, folder: Path, seed: str, scenario: Scenario, **settings: str
+) -> tuple[Outcome, History]:
+    """Start a deployment, load it, do the scenario to it, drain, and check what is left."""
+    with Deployment(broker.bootstrap_server, folder, partitions=4, **settings) as deployment:
+        await asyncio.to_thread(deployment.make_topics)
+        stack = Stack(broker, deployment, seed)
+        await stack.start()
+        async with Wire(deployment, watch_log=True) as wire:
+            with CommitSampler(deployment) as sampler:
+                running = asyncio.create_task(stack.load.run())
+                try:
+                    await eventually(lambda: len(wire.frames) > 50, "the load is running", START_S)
+                    await scenario(stack)
+                    await stack.drain(wire, running)
+                finally:
+                    running.cancel()
+                    await asyncio.gather(running, return_exceptions=True)
+            history = await stack.examine(wire, sampler)
+        return stack.outcome, history

@@ -42,7 +42,7 @@ def requests(
     encode = codec.encode if framing == "avro" else codec.encode_json
     made = []
     for index in range(count):
-        session_id = f"bench-{index % sessions:08x}"
+        session_id = f"bench-s{index % sessions:05d}"  # each a channel of its own: none is another one's active session
         text = f"Message {index:06d}: what is the cheapest way to get from here to there on Friday?"
         header = RequestHeader(request_id=f"{run}-{index:06d}", session_id=session_id)
         key = session_id.encode()
@@ -107,6 +107,15 @@ class Broker:
         """How many records a topic has had."""
         ends: Mapping[TopicPartition, int] = await self.consumer.end_offsets(self.tps(topic))
         return sum(ends.values())
+
+    async def until_quiet(self, topic: str, quiet_s: float, *, timeout_s: float = 60.0) -> int:
+        """Wait until a topic gets no more records; how many it has had. Raises ``TimeoutError``."""
+        async with asyncio.timeout(timeout_s):
+            last = -1
+            while (found := await self.records(topic)) != last:
+                last = found
+                await asyncio.sleep(quiet_s)
+        return found
 
     async def until_records(self, topic: str, count: int, *, stalled_s: float, alive: Callable[[], None]) -> float:
         """Wait until a topic has had so many records; the moment (monotonic) when it was seen.

@@ -85,10 +85,8 @@ async def _drive(case: Case, load: Load, deployment: Deployment, broker: Broker)
     await broker.send_all(made("w", warm_up))
     frames = warm_up * FRAMES_PER_TURN
     await broker.until_records(topics.replies, frames, stalled_s=_STALLED_S, alive=deployment.check_alive)
-    await asyncio.sleep(load.settle_s)
-
     backlog = made("m", turns)
-    events_before = await broker.records(topics.events)
+    events_before = await broker.until_quiet(topics.events, load.settle_s)
     load_before = load_average()
     before = meter.read()
     await broker.send_all(backlog)

@@ -15,7 +15,7 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePattern
 from tests.deployment import START_S, Deployment
 from tests.waiting import eventually, until
 from turnlog import Client
-from turnlog.cli.snapshot_sql import open_snapshot, run
+from turnlog.snapshot_sql import open_snapshot, run
 from workers.broker import DevBroker
 from workers.broker_ports import HOST, free_port
 from workers.config import Settings

@@ -15,7 +15,7 @@ def test_every_crash_point_has_its_scenario() -> None:
     assert points_in_the_code() == set(WORKER_POINTS) | OTHER_POINTS
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_killed_at_every_point_paused_and_cut_off(tmp_path: Path) -> None:
     async with fault_broker(tmp_path) as broker:
         outcome, _ = await run_stack(broker, tmp_path / "run", SEED, short_form)

@@ -1,6 +1,7 @@
 """The checker: one pure function over what a run left behind. It knows nothing of how the run was made."""
 
 from tests.checker.effects import check_frames, check_tools
+from tests.checker.forwards import check_forwards
 from tests.checker.history import Anomaly, GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
 from tests.checker.log_view import LogView, accepted_events
 from tests.checker.requests import check_requests
@@ -16,6 +17,7 @@ def check(history: History) -> list[Anomaly]:
         *check_requests(view),
         *check_frames(view),
         *check_tools(view),
+        *check_forwards(view),
         *check_stores(view),
     ]
 

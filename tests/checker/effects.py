@@ -10,6 +10,12 @@ from tests.checker.history import Anomaly, SeenFrame, ToolRun
 from tests.checker.log_view import CallLog, LogView, TurnLog
 
 _TERMINAL_EVENT = {fr.TurnCompleted: ev.TurnCompleted, fr.TurnFailed: ev.TurnFailed, fr.TurnCancelled: ev.TurnCancelled}
+#: What answers a request that became no turn of its own.
+_ANSWERS = {
+    ev.RequestRefused: fr.RequestRefused,
+    ev.TurnCancelled: fr.TurnCancelled,
+    ev.ChannelRequestDecided: fr.SessionInfo,
+}
 
 
 def _early(frame: SeenFrame, offset: int) -> bool:
@@ -23,23 +29,29 @@ def check_frames(view: LogView) -> Iterator[Anomaly]:
     """Every anomaly of the reply frames."""
     yield from _attempts(view)
     heard: set[str] = set()
-    refused: set[tuple[str, str]] = set()
+    answered: set[tuple[str, str, type]] = set()
     for seen in view.history.frames:
         yield from _backed(view, seen)
+        answered.add((stream_of(seen), seen.header.request_id, type(seen.frame)))
         if type(seen.frame) in _TERMINAL_EVENT and seen.header.turn_id:
             heard.add(seen.header.turn_id)
-        elif isinstance(seen.frame, fr.RequestRefused):
-            refused.add((seen.header.session_id, seen.header.request_id))
     if not view.history.drained:
         return
     for turn in view.turns.values():
         if turn.ends and turn.turn_id not in heard:
             text = f"it ended at {turn.ends[0].offset}, no frame said so"
             yield Anomaly(kind="terminal frame missing", where=turn.where, text=text)
-    for key, decisions in view.decisions.items():
-        if key not in refused and any(isinstance(decision.event, ev.RequestRefused) for decision in decisions):
-            where = f"session {key[0]}, request {key[1]}"
-            yield Anomaly(kind="terminal frame missing", where=where, text="it was refused, no frame said so")
+    for (stream_id, request_id), decisions in view.decisions.items():
+        for event in {type(decision.event) for decision in decisions} & _ANSWERS.keys():
+            if (stream_id, request_id, _ANSWERS[event]) not in answered:
+                where = f"session or channel {stream_id}, request {request_id}"
+                text = f"{event.__name__} is in the log, no frame said so"
+                yield Anomaly(kind="terminal frame missing", where=where, text=text)
+
+
+def stream_of(seen: SeenFrame) -> str:
+    """The session or channel that answers."""
+    return seen.header.channel or seen.header.session_id
 
 
 def _attempts(view: LogView) -> Iterator[Anomaly]:
@@ -69,10 +81,19 @@ def _backed(view: LogView, seen: SeenFrame) -> Iterator[Anomaly]:
     header, frame = seen.header, seen.frame
     where = f"{seen.topic}[{seen.partition}]@{seen.offset}, request {header.request_id}, epoch {header.epoch}"
     if isinstance(frame, fr.RequestRefused):
-        decisions = view.decisions.get((header.session_id, header.request_id), ())
+        decisions = view.decisions.get((stream_of(seen), header.request_id), ())
         offsets = [d.offset for d in decisions if isinstance(d.event, ev.RequestRefused) and d.event.code == frame.code]
         if frame.code != "newer_version" and (not offsets or _early(seen, min(offsets))):
             yield Anomaly(kind="effect without its event", where=where, text=f"refused as {frame.code}")
+        return
+    if isinstance(frame, fr.SessionInfo):
+        decided = [
+            decision.offset
+            for decision in view.decisions.get((stream_of(seen), header.request_id), ())
+            if isinstance(decision.event, ev.ChannelRequestDecided)
+        ]
+        if not decided or _early(seen, min(decided)):
+            yield Anomaly(kind="effect without its event", where=where, text="an answer of a channel, not in its log")
         return
     turn = view.turns.get(header.turn_id or "")
     if turn is None or turn.accepted is None or _early(seen, turn.accepted.offset):

@@ -19,7 +19,7 @@ class SentRequest:
 
     partition: int
     offset: int
-    session_id: str | None  #: ``None``: nobody can read it (it must become a dead letter)
+    session_id: str | None  #: or channel: whom it is for; ``None``: nobody can read it (it must become a dead letter)
     request_id: str | None = None  #: as sent; ``None``: its coordinates are its identity
     command: str = ""  #: equal for equal commands: what makes a retry the same request
     text: str | None = None  #: of the user's message, where it has one

@@ -36,7 +36,7 @@ class Decision:
     partition: int
     offset: int
     command_hash: str
-    event: ev.TurnAccepted | ev.RequestRefused
+    event: ev.TurnAccepted | ev.RequestRefused | ev.TurnCancelled | ev.ChannelRequestDecided
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class LogView:
         self.accepted = {partition: accepted_events(log) for partition, log in history.log.items()}
         self.sessions: dict[tuple[int, str], list[LoggedEvent]] = defaultdict(list)
         self.turns: dict[str, TurnLog] = {}
-        self.decisions: dict[tuple[str, str], list[Decision]] = defaultdict(list)
+        self.decisions: dict[tuple[str, str], list[Decision]] = defaultdict(list)  #: by stream and request
         self.dead_letters: dict[tuple[int, int], list[int]] = defaultdict(list)
         self.lost: dict[int, list[ev.RequestsLost]] = defaultdict(list)
         self.claims: dict[int, list[int]] = defaultdict(list)
@@ -114,16 +114,21 @@ class LogView:
             self.dead_letters[partition, payload.offset].append(event.offset)
         elif isinstance(payload, ev.RequestsLost):
             self.lost[partition].append(payload)
+        if header.stream_kind == ev.CHANNEL and isinstance(payload, ev.ChannelRequestDecided | ev.RequestRefused):
+            self._decide(partition, event, payload.request_id, payload.command_hash)
         if header.stream_kind != ev.SESSION:
             return
         self.sessions[partition, header.stream_id].append(event)
         if isinstance(payload, ev.TurnAccepted | ev.RequestRefused):
-            decision = Decision(
-                partition=partition, offset=event.offset, command_hash=payload.command_hash, event=payload
-            )
-            self.decisions[header.stream_id, payload.request_id].append(decision)
+            self._decide(partition, event, payload.request_id, payload.command_hash)
+        if isinstance(payload, ev.TurnCancelled) and payload.by_request_id is not None:
+            self._decide(partition, event, payload.by_request_id, payload.by_command_hash or "")
         if header.turn_id is not None:
             self._take_turn(partition, event)
+
+    def _decide(self, partition: int, event: LoggedEvent, request_id: str, command_hash: str) -> None:
+        decision = Decision(partition=partition, offset=event.offset, command_hash=command_hash, event=event.payload)
+        self.decisions[event.header.stream_id, request_id].append(decision)
 
     def _take_turn(self, partition: int, event: LoggedEvent) -> None:
         header, payload = event.header, event.payload

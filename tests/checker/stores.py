@@ -8,7 +8,7 @@ from typing import Any
 from schemas import events as ev
 from streams.projection import project
 from streams.projection_rows import TABLES
-from streams.projection_state import ProjectionError, SessionState, StreamKey
+from streams.projection_state import ProjectionError, State, StreamKey
 from streams.reader_rule import LoggedEvent, record_id
 from streams.session import Fact, Session, evolve
 from tests.checker.history import Anomaly, StoreContent
@@ -56,7 +56,7 @@ def plain_row(row: Any) -> Row:
 def expected_tables(partition: int, log: Sequence[LoggedEvent], *, raw_events: bool = True) -> Tables:
     """The rows that a log prefix leads to, made in one go."""
     events = accepted_events(log)
-    states: dict[StreamKey, SessionState] = {}
+    states: dict[StreamKey, State] = {}
     changes = project(events, states, keep_raw_events=raw_events)
     rows: dict[str, Any] = {
         "sessions": changes.new_sessions.values(),

@@ -68,7 +68,7 @@ class Defects(logging.Handler):
 def limits_of(rng: random.Random) -> ShardLimits:
     """Bounds that are reached: small batches, small inboxes, short idle times."""
     return ShardLimits(
-        max_batch_bytes=rng.choice((1_200, 1_200, 3_000, 100_000)),
+        max_batch_bytes=rng.choice((3_000, 3_000, 100_000)),
         max_inbox_requests=rng.choice((2, 5, 1_000)),
         max_group_requests=rng.choice((1, 3, 200)),
         store_commit_interval_s=rng.choice((0.3, 1.5, 1.5, 4.0)),

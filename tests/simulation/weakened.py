@@ -140,7 +140,7 @@ def _effects_first() -> list[Any]:
         for effect in group.effects:
             if effect.reply is not None:
                 self._send(effect.live, effect.reply)
-            if effect.start is not None:
+            if effect.start is not None and isinstance(effect.live, LiveSession):
                 self._start(effect.live, effect.start)
         if group.records:
             base = await self._epoch.append(group.records)

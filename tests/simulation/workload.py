@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from streams.topics import partition_of
@@ -23,6 +23,8 @@ MODELS = (
     "script:10?tools=0&words=2&fail_attempts=1&fatal=true",
     "script:11?tools=1&words=2&reasoning=true&delta_ms=20&tool_ms=30&idempotent=true",
 )
+CHANNEL = "web"
+LIFECYCLE = ("create_session", "resolve_session", "rotate_session", "archive_session")
 KINDS = (
     *["plain"] * 9,
     *["retried"] * 3,
@@ -30,6 +32,9 @@ KINDS = (
     "empty",
     "forbidden",
     "reject",
+    *["cancel"] * 3,
+    "interrupt",
+    *LIFECYCLE,
     "garbage",
     "no session",
     "other key",
@@ -91,10 +96,13 @@ class Workload:
         partition = rng.randrange(self._partitions)
         session_id = rng.choice(session_ids(partition, self._partitions))
         kind = rng.choice(KINDS)
+        if kind in LIFECYCLE:
+            self._add_lifecycle(number, kind, at_s, session_id)
+            return
         request_id = f"r{number}" if rng.random() < 0.6 or kind in ("retried", "conflict") else None
         text = "" if kind == "empty" else f"question {number}"
         model = "echo:" if kind == "forbidden" else rng.choice(MODELS)
-        on_busy = "reject" if kind == "reject" else "enqueue"
+        on_busy = kind if kind in ("reject", "interrupt") else "enqueue"
         key: bytes | None = session_id.encode()
         readable: str | None = session_id
         body = {"session_id": session_id, "command": _command(text, model, on_busy)}
@@ -125,11 +133,51 @@ class Workload:
             text=text,
         )
         self.plan.append(planned)
+        if kind == "cancel":
+            self._add_cancel(number, planned)
         if kind == "retried":
             for _ in range(rng.randint(1, 2)):
                 self._again(planned, text)
         elif kind == "conflict":
             self._again(planned, f"another question {number}")
+
+    def _add_cancel(self, number: int, planned: Planned) -> None:
+        """Somebody changes their mind, perhaps twice."""
+        rng = self._rng
+        command = {"type": "cancel_turn"}
+        body = {"session_id": planned.session_id, "request_id": f"c{number}", "command": command}
+        for _ in range(rng.choice((1, 1, 2))):
+            cancel = replace(
+                planned,
+                at_s=planned.at_s + rng.choice((0.002, 0.05, 0.2, 0.6, 1.0)),
+                value=json.dumps(body).encode(),
+                request_id=f"c{number}",
+                command=json.dumps(command),
+                text=None,
+            )
+            self.plan.append(cancel)
+
+    def _add_lifecycle(self, number: int, kind: str, at_s: float, session_id: str) -> None:
+        """A request to the channel."""
+        command: dict[str, object] = {"type": kind}
+        if kind == "archive_session":
+            command["session_id"] = session_id
+        elif self._rng.random() < 0.3:
+            command["title"] = f"title {number}"
+        body = {"channel": CHANNEL, "request_id": f"l{number}", "command": command}
+        lifecycle = Planned(
+            at_s=at_s,
+            partition=partition_of(CHANNEL.encode(), self._partitions),
+            key=CHANNEL.encode(),
+            value=json.dumps(body).encode(),
+            session_id=CHANNEL,
+            request_id=f"l{number}",
+            command=json.dumps(command),
+            text=None,
+        )
+        self.plan.append(lifecycle)
+        if self._rng.random() < 0.3:
+            self.plan.append(replace(lifecycle, at_s=at_s + self._rng.choice((0.01, 0.3, 3.0))))
 
     def _again(self, planned: Planned, text: str) -> None:
         """The same request id once more, perhaps with another command."""

@@ -165,6 +165,9 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
 
     ends = [event.payload for event in events if isinstance(event.payload, TERMINAL)]
     created = [event for event in events if isinstance(event.payload, ev.SessionCreated)]
+    archived = [event for event in events if isinstance(event.payload, ev.SessionArchived)]
+    heard = [event.payload for event in events if isinstance(event.payload, ev.ForwardReceived)]
+    marks = {f"{forward.source_kind}:{forward.source_id}": forward.seq for forward in heard}
     active = [event for event in events if event.header.turn_id or isinstance(event.payload, ev.SessionCreated)]
     return {
         "session_offset": created[0].offset if created else None,
@@ -174,6 +177,8 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
         "model": session.model,
         "metadata": json.dumps(dict(session.metadata), ensure_ascii=False, separators=(",", ":")),
         "archived": session.archived,
+        "archived_at": archived[-1].header.recorded_at if archived else None,
+        "marks": json.dumps(marks, ensure_ascii=False, separators=(",", ":")),
         "active": session.active,
         "forward_seq": session.forward_seq,
         "created_at": created[0].header.recorded_at if created else None,

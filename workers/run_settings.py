@@ -5,9 +5,11 @@ Key: the setting's name; value: its text; no value unsets it. The topic is compa
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaTimeoutError
 
 from streams.run_settings import UnknownSettingError, check_setting
 from workers.config import Settings
@@ -89,7 +91,10 @@ def read_settings(settings: Settings, *, timeout_s: float = 10.0) -> dict[str, s
         consumer.assign([tp])
         end = consumer.end_offsets([tp])[tp]
         consumer.seek_to_beginning(tp)
+        deadline = time.monotonic() + timeout_s
         while consumer.position(tp) < end:
+            if time.monotonic() > deadline:
+                raise KafkaTimeoutError(f"{tp.topic} could not be read to its end within {timeout_s:g} s")
             for record in consumer.poll(timeout_ms=_POLL_MS).get(tp, []):
                 name = (record.key or b"").decode(errors="replace")
                 if record.value is None:

@@ -17,7 +17,7 @@ from streams.decisions import decide, known_answer
 from streams.policy import Policy
 from streams.session import Fact, Session, evolve
 from streams.session_commands import AcceptChat, RecordMessage, Refuse, SessionCommand
-from tests.given import SESSION_ID, call, chat, complete, fail, fold, message, refuse, resume
+from tests.given import SESSION_ID, call, cancel, chat, complete, fail, fold, message, refuse, resume
 
 POLICY = Policy(allow_models=("echo:*",), max_text_bytes=10, max_queued_turns=2, max_runner_attempts=2, max_takeovers=2)
 TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
@@ -52,14 +52,25 @@ class Model:
             self.turns[self.running].attempt = 1
             self.history.append((self.running, "user"))
 
-    def end(self, how: str) -> None:
+    def end(self, how: str, *, partial: str = "", go_on: bool = True) -> None:
         assert self.running is not None
-        if how == "failed":
+        if how != "completed":
             self.close(list(self.turns[self.running].calls))
+        if partial:
+            self.history.append((self.running, "assistant"))
         del self.turns[self.running]
         self.answers[self.running] = how
         self.running = None
-        self.start_next()
+        if go_on:
+            self.start_next()
+
+    def cancel(self, name: str, *, partial: str = "", go_on: bool = True) -> None:
+        """A turn, running or not, ends on purpose."""
+        if name == self.running:
+            self.end("cancelled", partial=partial, go_on=go_on)
+        else:
+            del self.turns[name]
+            self.answers[name] = "cancelled"
 
     def close(self, calls: list[ToolCall]) -> None:
         assert self.running is not None
@@ -117,16 +128,16 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(
         target=requests,
-        on_busy=st.sampled_from(["enqueue", "reject"]),
+        on_busy=st.sampled_from(["enqueue", "enqueue", "reject", "interrupt"]),
         wrong=st.sampled_from(["", "", "", "model", "long"]),
+        partial=st.sampled_from(["", "Half an"]),
     )
-    def new_chat(self, on_busy: str, wrong: str) -> AcceptChat:
+    def new_chat(self, on_busy: str, wrong: str, partial: str) -> AcceptChat:
         name = self.next_name()
         model = "gpt:9" if wrong == "model" else None
-        request = chat(name, "x" * 11 if wrong == "long" else "Hi", on_busy=on_busy, model=model)
-        busy = (on_busy == "reject" and self.model.turns) or (
-            self.model.turns and len(self.model.waiting) >= POLICY.max_queued_turns
-        )
+        request = chat(name, "x" * 11 if wrong == "long" else "Hi", on_busy=on_busy, model=model, partial=partial)
+        full = len(self.model.waiting) >= POLICY.max_queued_turns
+        busy = self.model.turns and (on_busy == "reject" or (on_busy == "enqueue" and full))
         facts = self.do(request)
         if wrong or busy:
             (refused,) = facts
@@ -134,6 +145,8 @@ class SessionMachine(RuleBasedStateMachine):
             assert refused.event.code == {"model": "model_not_allowed", "long": "too_long"}.get(wrong, "busy")
             self.model.answers[name] = "refused"
         else:
+            for open_turn in list(self.model.turns) if on_busy == "interrupt" else []:
+                self.model.cancel(open_turn, partial=partial, go_on=False)
             self.model.turns[name] = ModelTurn(name)
             self.model.answers[name] = "open"
             self.model.start_next() if len(self.model.turns) == 1 else None
@@ -145,6 +158,20 @@ class SessionMachine(RuleBasedStateMachine):
         assert [type(fact.event) for fact in self.do(request)] == [ev.RequestRefused]
         self.model.answers[str(self.count)] = "refused"
         return request
+
+    @rule(data=st.data(), partial=st.sampled_from(["", "Half an"]))
+    def somebody_cancels(self, data: st.DataObject, partial: str) -> None:
+        """The running turn, one that waits, one that ended, or none at all."""
+        name = self.next_name()
+        wanted = data.draw(st.none() | st.sampled_from(["never", *self.model.turns, *list(self.model.answers)[-2:]]))
+        facts = self.do(cancel(name, wanted, partial=partial))
+        turn = wanted or self.model.running
+        if turn in self.model.turns:
+            self.model.cancel(turn, partial=partial)
+            self.model.answers[name] = "cancelled"
+        else:
+            assert [fact.event.code for fact in facts if isinstance(fact.event, ev.RequestRefused)] == ["not_running"]
+            self.model.answers[name] = "refused"
 
     @rule(request=requests)
     def the_producer_retries(self, request: AcceptChat | Refuse) -> None:
@@ -280,7 +307,8 @@ class SessionMachine(RuleBasedStateMachine):
         assert told == expected
         accepted = [fact.turn_id for fact in self.facts if isinstance(fact.event, ev.TurnAccepted)]
         spoken = [turn_id for turn_id, _, role in told if role == "user"]
-        assert spoken == accepted[: len(spoken)], "history order is the order of acceptance"
+        in_turn = iter(accepted)  # some were cancelled while they waited
+        assert all(turn_id in in_turn for turn_id in spoken), "history order is the order of acceptance"
         ends = Counter(fact.turn_id for fact in self.facts if isinstance(fact.event, TERMINAL))
         assert set(ends.values()) <= {1}
         assert set(ends) | set(self.session.turns) == set(accepted)

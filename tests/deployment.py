@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.codec import Codec, RequestCodec
 from schemas.commands import Chat, RequestHeader
+from schemas.events import SESSION
 from schemas.frames import TERMINAL_FRAMES, FrameHeader
 from schemas.parts import text_content
 from schemas.registry import EVENTS, FRAMES
@@ -201,7 +202,8 @@ class Deployment:
         """The accepted events of a session."""
         log = await self.accepted()
         partition = partition_of(session_id.encode(), self.settings.partitions)
-        return [event for event in log[partition] if event.header.stream_id == session_id]
+        mine = (SESSION, session_id)
+        return [event for event in log[partition] if (event.header.stream_kind, event.header.stream_id) == mine]
 
     def wire(self) -> "Wire":
         """Sends raw records and collects raw frames."""

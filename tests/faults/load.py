@@ -4,13 +4,15 @@ import asyncio
 import json
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from tests.deployment import Deployment
-from turnlog import BrokerUnreachableError, Client, FinishedTurn
+from turnlog import BrokerUnreachableError, Client, FinishedTurn, SessionInfo
 from workers.connections import client_options
 
 #: A dead worker and the next one's catch-up are silence of a few seconds; a broker's restart is a longer one.
@@ -27,7 +29,8 @@ class Load:
     deployment: Deployment
     seed: str
     sessions: int = 20
-    turn_timeout_s: float = 120.0
+    channels: int = 3
+    turn_timeout_s: float = 300.0  #: two of three workers die again and again, on whatever machine this is
     turns: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -39,6 +42,7 @@ class Load:
         """Chat until :meth:`stop`, and then until every turn has ended."""
         async with Client(self.deployment.settings, client_id="fault-load") as client:
             self._tasks = [asyncio.create_task(self._session(client, n)) for n in range(self.sessions)]
+            self._tasks += [asyncio.create_task(self._channel(client, n)) for n in range(self.channels)]
             self._tasks.append(asyncio.create_task(self._noise()))
             try:
                 await asyncio.gather(*self._tasks)
@@ -88,6 +92,48 @@ class Load:
             except Exception as error:
                 self.problems.append(f"{session_id}, {request_id}: {type(error).__name__}: {error}")
                 return
+
+    async def _channel(self, client: Client, number: int) -> None:
+        """Lifecycle requests, one after the other: each answer follows from those before."""
+        chance = random.Random(f"{self.seed}/channel {number}")
+        channel, active = f"c{number}", ""
+        while not self._stopping.is_set():
+            await asyncio.sleep(chance.uniform(0, 2 * _PAUSE_S))
+            self.turns += 1
+            request_id = f"c{self.turns}"
+            rotate = chance.random() < 0.5
+            verb = partial(
+                client.rotate if rotate else client.resolve,
+                channel,
+                request_id=request_id,
+                timeout_s=self.turn_timeout_s,
+            )
+            info = await self._ask(verb)
+            if info is None:
+                return
+            if info.created != (rotate or not active) or (not info.created and info.session_id != active):
+                self.problems.append(f"{channel}, {request_id}: {info}, and {active!r} was the active session")
+            if chance.random() < 0.3:
+                again = await self._ask(verb)
+                if again is None or again.session_id != info.session_id:
+                    self.problems.append(f"{channel}, {request_id}: first {info}, then {again}")
+            active = info.session_id
+            await self._turn(client, active, chance)
+
+    async def _ask(self, ask: Callable[[], Awaitable[SessionInfo]]) -> SessionInfo | None:
+        """Ask until the broker is there."""
+        deadline = asyncio.get_running_loop().time() + self.turn_timeout_s
+        while True:
+            try:
+                return await ask()
+            except BrokerUnreachableError as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    self.problems.append(f"a channel: {error}")
+                    return None
+                await asyncio.sleep(_RETRY_S)
+            except Exception as error:
+                self.problems.append(f"a channel: {type(error).__name__}: {error}")
+                return None
 
     def _take(self, model: str, result: FinishedTurn) -> None:
         self.ended[result.status] += 1

@@ -13,7 +13,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from schemas.codec import Codec, RequestCodec
+from schemas.commands import CHANNEL_COMMANDS, Forwarded, ForwardReceipt
 from schemas.errors import InvalidCommandError, WireError
+from schemas.frames import SessionInfo
 from schemas.parts import content_text
 from schemas.registry import FRAMES
 from tests.checker import GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
@@ -74,9 +76,10 @@ async def collect(
 ) -> History:
     """The history of a run that has drained and whose processes have ended."""
     topics = deployment.topics
-    requests = [sent_request(record) for record in await deployment.dump(topics.requests)]
+    requests = [sent for record in await deployment.dump(topics.requests) if (sent := sent_request(record))]
     log_ends = {(frame.record.partition, frame.record.offset): frame.log_end for frame in wire.frames}
     replies = [seen_frame(record, log_ends) for record in await deployment.dump(topics.replies)]
+    replies = [seen for seen in replies if not isinstance(seen.frame, SessionInfo)]
     parked = [
         (int(headers["x-turnlog-partition"]), int(headers["x-turnlog-offset"]))
         for headers in (dict(record.headers) for record in await deployment.dump(topics.dead_letters))
@@ -94,8 +97,11 @@ async def collect(
     )
 
 
-def sent_request(record: ConsumerRecord) -> SentRequest:
-    """A record of the requests topic, as far as it can be read."""
+def sent_request(record: ConsumerRecord) -> SentRequest | None:
+    """A record of the requests topic, as far as it can be read; ``None``: it is no session's.
+
+    Requests to channels, and what streams tell each other, are checked by their answers: see ``lifecycle``.
+    """
     place = {"partition": record.partition, "offset": record.offset}
     try:
         header, command, _ = RequestCodec().decode_request(record.value)
@@ -103,6 +109,8 @@ def sent_request(record: ConsumerRecord) -> SentRequest:
         header, command = error.header, None
     except WireError:
         return SentRequest(**place, session_id=None)
+    if isinstance(command, (*CHANNEL_COMMANDS, Forwarded, ForwardReceipt)):
+        return None
     if record.key is not None and record.key != (header.session_id or "").encode():
         return SentRequest(**place, session_id=None)
     return SentRequest(

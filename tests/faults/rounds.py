@@ -26,6 +26,7 @@ class Round:
     zombies: int
     broker_restarts: int
     materializer_kills: int
+    foreign_claims: int
     turns: int
     requests: int
     events: int
@@ -54,6 +55,7 @@ async def run_round(broker: DevBroker, folder: Path, seed: str, number: int) -> 
         zombies=outcome.zombies,
         broker_restarts=outcome.broker_restarts,
         materializer_kills=outcome.materializer_kills,
+        foreign_claims=outcome.foreign_claims,
         turns=outcome.turns,
         requests=outcome.requests,
         events=outcome.events,
@@ -76,6 +78,7 @@ async def a_round(stack: Stack, number: int) -> None:
         stack.crash(1, mine[1::2]),
         stack.kill_materializer(stack.chance.randint(1, 5)),
     )
+    await stack.claim_all_partitions()
     await stack.zombie(2)
     if number % 3 == 0:
         await stack.restart_broker()
@@ -96,6 +99,7 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
         "zombies": sum(each.zombies for each in rounds),
         "broker_restarts": sum(each.broker_restarts for each in rounds),
         "materializer_kills": sum(each.materializer_kills for each in rounds),
+        "foreign_claims": sum(each.foreign_claims for each in rounds),
         "turns": sum(each.turns for each in rounds),
         "requests": sum(each.requests for each in rounds),
         "events": sum(each.events for each in rounds),

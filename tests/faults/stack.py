@@ -4,25 +4,34 @@ import asyncio
 import contextlib
 import random
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aiokafka import AIOKafkaProducer
+
+from schemas.codec import Codec
+from schemas.events import PARTITION, EventHeader, PartitionClaimed
+from schemas.registry import EVENTS
 from tests.checker import Anomaly, History, check
 from tests.deployment import START_S, Deployment, Process, Wire
+from tests.faults.lifecycle import check_lifecycle
 from tests.faults.load import Load
 from tests.faults.points import hit_of
 from tests.faults.record import CommitSampler, collect
 from tests.faults.takeover import Takeovers
 from tests.waiting import eventually
 from workers.broker import DevBroker
+from workers.connections import client_options
+from workers.topics_admin import topic_id
 
 #: The fault tests' own broker lets a dead worker be noticed soon.
 BROKER_SETTINGS = {"group.min.session.timeout.ms": "1000"}
 WORKERS = 3
-DRAIN_S = 90.0
+DRAIN_S = 200.0
 QUIET_S = 2.0
 _CRASH_S = 60.0
 #: How long a paused worker stays away: past the session timeout of 2 s, so that others have claimed its partitions.
@@ -37,6 +46,7 @@ class Outcome:
     zombies: int = 0
     broker_restarts: int = 0
     materializer_kills: int = 0
+    foreign_claims: int = 0
     points: dict[str, int] = field(default_factory=dict)  #: kills by the point where they happened
     missed: list[str] = field(default_factory=list)  #: points that were not reached
     turns: int = 0
@@ -57,7 +67,7 @@ class Outcome:
 class Stack:
     """Three workers, the materializer, load, and somebody who watches. Use :func:`running`."""
 
-    def __init__(self, broker: DevBroker, deployment: Deployment, seed: str) -> None:
+    def __init__(self, broker: DevBroker, deployment: Deployment, seed: str, weaken: str = "") -> None:
         self.broker = broker
         self.deployment = deployment
         self.outcome = Outcome()
@@ -71,7 +81,8 @@ class Stack:
         #: The broker ends with the thread that started it; starting it in the loop's would stop the load.
         self.broker_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fault-broker")
         self._broker_failed = False
-        self.weaken = ""  #: name of a defence that the workers run without
+        self._requests_topic_id = ""
+        self.weaken = weaken  #: name of a defence that the workers run without
 
         self._began = time.monotonic()
 
@@ -86,8 +97,15 @@ class Stack:
         """A new process in a slot; each has a name of its own, which its claims carry."""
         self._incarnations[slot] += 1
         name = f"w{slot}.{self._incarnations[slot]}"
-        worker = self.deployment.worker(
-            name, crash_at=crash_at, script_journal=str(self.journal), max_takeovers="1000", weaken=self.weaken
+        argv = ["-m", "tests.faults.weakened_worker"] if self.weaken else ["-m", "turnlog", "worker"]
+        worker = self.deployment.run(
+            name,
+            [sys.executable, *argv],
+            worker_name=name,
+            crash_at=crash_at,
+            script_journal=str(self.journal),
+            max_takeovers="1000",
+            weaken=self.weaken,
         )
         self._workers[slot : slot + 1] = [worker]
         self.tell(f"{name} (process {worker.pid}) starts {crash_at}")
@@ -99,6 +117,8 @@ class Stack:
 
     async def start(self) -> None:
         """All processes; returns when the workers have partitions."""
+        topic = self.deployment.topics.requests
+        self._requests_topic_id = await asyncio.to_thread(topic_id, self.deployment.settings, topic) or ""
         for slot in range(WORKERS):
             self.start_worker(slot)
         self.start_materializer()
@@ -166,6 +186,43 @@ class Stack:
                 f"{worker.name}, a zombie, ended with {worker.exit_code}: {worker.log[-1500:]}"
             )
             self.start_worker(slot)
+
+    async def claim_all_partitions(self) -> None:
+        """What a zombie of an older generation would do: claim under an owner's feet, and never write again."""
+        codec = Codec(EVENTS)
+        settings = self.deployment.settings
+        producer = AIOKafkaProducer(**client_options(settings, "fault-intruder"), acks="all")
+        await producer.start()
+        try:
+            for partition in range(settings.partitions):
+                header = EventHeader(
+                    stream_kind=PARTITION,
+                    stream_id=str(partition),
+                    stream_version=0,
+                    epoch=-1,
+                    n=-1,
+                    accepted=-1,
+                    replied=-1,
+                    recorded_at=time.time_ns() // 1_000_000,
+                )
+                claim = PartitionClaimed(
+                    owner="intruder",
+                    incarnation=f"{self.chance.randrange(16**8):08x}",
+                    generation=0,
+                    partition_count=settings.partitions,
+                    requests_topic_id=self._requests_topic_id,
+                )
+                value = codec.encode(header, claim)
+                await producer.send_and_wait(self.deployment.topics.events, value, partition=partition)
+        finally:
+            await producer.stop()
+        self.outcome.foreign_claims += settings.partitions
+        self.tell("somebody else has claimed every partition")
+
+    async def turns_end(self, count: int) -> None:
+        """Wait until so many more turns of the load have ended."""
+        wanted = sum(self.load.ended.values()) + count
+        await eventually(lambda: sum(self.load.ended.values()) >= wanted, f"{count} turns end", DRAIN_S)
 
     async def kill_materializer(self, hit: int) -> None:
         """Let it die in the middle of a commit, and start it again on what it left."""
@@ -237,7 +294,7 @@ class Stack:
         outcome.problems += [
             f"acknowledged request at {place} is gone" for place in self.load.sent if place not in stored
         ]
-        outcome.anomalies += check(history)
+        outcome.anomalies += [*check(history), *check_lifecycle(history.log)]
         outcome.problems += self._stores(history)
         outcome.turns = self.load.turns
         outcome.events = sum(map(len, history.log.values()))
@@ -278,12 +335,12 @@ Scenario = Callable[[Stack], Awaitable[None]]
 
 
 async def run_stack(
-    broker: DevBroker, folder: Path, seed: str, scenario: Scenario, **settings: str
+    broker: DevBroker, folder: Path, seed: str, scenario: Scenario, *, weaken: str = "", **settings: str
 ) -> tuple[Outcome, History]:
     """Start a deployment, load it, do the scenario to it, drain, and check what is left."""
     with Deployment(broker.bootstrap_server, folder, partitions=4, **settings) as deployment:
         await asyncio.to_thread(deployment.make_topics)
-        stack = Stack(broker, deployment, seed)
+        stack = Stack(broker, deployment, seed, weaken)
         await stack.start()
         async with Wire(deployment, watch_log=True) as wire:
             with CommitSampler(deployment) as sampler:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.planted import not_found
 from tests.faults.points import OTHER_POINTS, WORKER_POINTS, points_in_the_code
 from tests.faults.stack import Outcome, Stack, fault_broker, run_stack
 
@@ -18,11 +19,11 @@ def test_every_crash_point_has_its_scenario() -> None:
 @pytest.mark.timeout(900)
 async def test_killed_at_every_point_paused_and_cut_off(tmp_path: Path) -> None:
     async with fault_broker(tmp_path) as broker:
-        outcome, _ = await run_stack(broker, tmp_path / "run", SEED, short_form)
-    print(outcome)
+        outcome, history = await run_stack(broker, tmp_path / "run", SEED, short_form)
     assert not outcome.bad, "\n".join(outcome.bad[:40])
     assert not outcome.missed, f"never reached: {outcome.missed}"
     assert_enough(outcome)
+    assert not not_found(history), "planted into this very record, and not found"
 
 
 async def short_form(stack: Stack) -> None:
@@ -35,6 +36,7 @@ async def short_form(stack: Stack) -> None:
         stack.crash(1, points[half:]),
         stack.kill_materializer(stack.chance.randint(1, 3)),
     )
+    await stack.claim_all_partitions()
     await stack.zombie(2)
     await stack.restart_broker()
     await stack.zombie(0)

@@ -116,14 +116,7 @@ class WorkerService:
             policy=self._policy,
             refresh_schemas=self._refresh_schemas,
             running=asyncio.Semaphore(settings.max_running_turns),
-            actor_limits=ActorLimits(
-                turn_timeout_s=settings.turn_timeout_s,
-                retry_delay_s=settings.retry_delay_s,
-                delta_interval_s=settings.delta_interval_ms / 1000,
-                max_text_bytes=settings.max_text_bytes,
-                max_tool_result_bytes=settings.max_tool_result_bytes,
-                max_turn_messages=settings.max_turn_messages,
-            ),
+            actor_limits=_actor_limits(settings),
             limits=ShardLimits(
                 max_batch_bytes=settings.max_batch_bytes,
                 max_inbox_requests=settings.max_inbox_requests,
@@ -283,3 +276,14 @@ class WorkerService:
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _actor_limits(settings: Settings) -> ActorLimits:
+    return ActorLimits(
+        turn_timeout_s=settings.turn_timeout_s,
+        retry_delay_s=settings.retry_delay_s,
+        delta_interval_s=settings.delta_interval_ms / 1000,
+        max_text_bytes=settings.max_text_bytes,
+        max_tool_result_bytes=settings.max_tool_result_bytes,
+        max_turn_messages=settings.max_turn_messages,
+    )

@@ -36,6 +36,9 @@ QUIET_S = 2.0
 _CRASH_S = 60.0
 #: How long a paused worker stays away: past the session timeout of 2 s, so that others have claimed its partitions.
 PAUSE_S = 4.0
+_ROUND_S = 1.0
+_LOOK_S = 0.01
+_POLL_S = 0.1
 
 
 @dataclass(slots=True)
@@ -148,7 +151,7 @@ class Stack:
                 self.tell(f"{process.name} does not come to {point}")
                 self.outcome.missed.append(point)
                 return False
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(_LOOK_S)
         if process.exit_code != -signal.SIGKILL:
             self.outcome.problems.append(f"{process.name} ended with {process.exit_code}: {process.log[-1500:]}")
             return False
@@ -180,7 +183,7 @@ class Stack:
             worker.signal(signal.SIGCONT)
             self.tell(f"{worker.name} goes on")
         self.outcome.zombies += 1
-        await asyncio.sleep(1.0)  # it must have the time to do wrong
+        await asyncio.sleep(_ROUND_S)  # it must have the time to do wrong
         if not worker.running:
             self.outcome.problems.append(
                 f"{worker.name}, a zombie, ended with {worker.exit_code}: {worker.log[-1500:]}"
@@ -275,7 +278,7 @@ class Stack:
         deadline = since + DRAIN_S
         while time.monotonic() < since + QUIET_S:
             assert time.monotonic() < deadline, "the log goes on growing"
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_POLL_S)
             ends = await wire.log_ends()
             if ends != before:
                 before, since = ends, time.monotonic()

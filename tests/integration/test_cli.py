@@ -16,6 +16,7 @@ import pytest
 
 from tests.waiting import until
 from workers.broker import DevBroker
+from workers.launch import launch_argv
 
 STOP_TIMEOUT_S = 30.0
 CONVERSATIONS = [
@@ -91,7 +92,7 @@ class Deployment:
         log = self.directory / f"{'-'.join(arguments)}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
-                self._argv(arguments),
+                launch_argv(self._argv(arguments)),  # it does not outlive a run that is killed
                 env=self._environment({"TURNLOG_READY_FILE": str(ready_file)}),
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,

@@ -90,9 +90,20 @@ class Tour:
         except SessionNotFoundError:
             return None
 
-    async def until_active(self, session_id: str) -> None:
+    async def activate(self, session_id: str) -> None:
+        """Chat with a session until it is the channel's active one.
+
+        One chat is not always enough: while a worker is dead the session may not have heard yet that another one is
+        active, and then it has nothing to tell.
+        """
+        number = count()
+
         async def is_active() -> bool:
-            return await self.active() == session_id
+            if await self.active() == session_id:
+                return True
+            if not (await self.client.get(session_id)).active:
+                await self.ask(session_id, f"I am here {next(number)}", model="echo:")
+            return False
 
         await eventually_async(is_active, f"{session_id} is the active one")
 
@@ -130,8 +141,7 @@ async def create_another(tour: Tour) -> None:
 
 
 async def touch(tour: Tour) -> None:
-    await tour.ask(tour.home, "Still here")
-    await tour.until_active(tour.home)
+    await tour.activate(tour.home)
 
 
 async def start_a_turn(tour: Tour) -> None:
@@ -225,8 +235,7 @@ async def reset(tour: Tour) -> None:
 
 
 async def start_a_last_turn(tour: Tour) -> None:
-    await tour.ask(tour.home, "I want to be active", model="echo:")
-    await tour.until_active(tour.home)
+    await tour.activate(tour.home)
     tour.running = await tour.start(tour.home, "The end", SHORT)
 
 

@@ -16,6 +16,7 @@ def test_every_crash_point_has_its_scenario() -> None:
     assert points_in_the_code() == set(WORKER_POINTS) | OTHER_POINTS
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(900)
 async def test_killed_at_every_point_paused_and_cut_off(tmp_path: Path) -> None:
     async with fault_broker(tmp_path) as broker:

@@ -204,7 +204,7 @@ def _all_repeated() -> list[Any]:
         return replace(turn, turn_messages=messages)
 
     return [
-        patch.object(streams.decisions, "_closed", lambda *what: []),
+        patch.object(streams.decisions, "closed_calls", lambda *what: []),
         patch.object(LiveSession, "turn_input", turn_input),
     ]
 

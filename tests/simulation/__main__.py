@@ -33,7 +33,7 @@ def _replay(seed: int, weakness: str, verbose: bool) -> int:
     return 1 if outcome.anomalies else 0
 
 
-def _many(first: int, last: int, jobs: int, most: int, weakness: str) -> int:
+def _many(first: int, last: int, jobs: int, most: int, weakness: str, limit_s: float) -> int:
     started = time.monotonic()
     tasks = [(seed, weakness) for seed in range(first, last)]
     failing, kinds, done, callbacks = 0, Counter[str](), 0, 0
@@ -50,8 +50,10 @@ def _many(first: int, last: int, jobs: int, most: int, weakness: str) -> int:
                 for _, text in anomalies[:4]:
                     print(f"  {text}", flush=True)
                 if failing >= most:
-                    pool.terminate()
                     break
+            if time.monotonic() - started > limit_s:
+                break
+        pool.terminate()
     seconds = time.monotonic() - started
     print(
         f"{done} seeds, {failing} with anomalies {dict(kinds)}; {seconds:.1f} s, {done / seconds:.0f} seeds/s, "
@@ -66,6 +68,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="0:1000", help="FIRST:LAST, the last one not included")
     parser.add_argument("--seed", type=int, help="replay one")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
     parser.add_argument("--most", type=int, default=20, help="stop after so many failing seeds")
     parser.add_argument("--weaken", default="", choices=["", *WEAKNESSES], help="take a defence out")
     parser.add_argument("-v", "--verbose", action="store_true", help="print what happens")
@@ -73,7 +76,7 @@ def main() -> int:
     if options.seed is not None:
         return _replay(options.seed, options.weaken, options.verbose)
     first, last = (int(part) for part in options.seeds.split(":"))
-    return _many(first, last, options.jobs, options.most, options.weaken)
+    return _many(first, last, options.jobs, options.most, options.weaken, options.seconds)
 
 
 if __name__ == "__main__":

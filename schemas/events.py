@@ -6,6 +6,7 @@ A recorded event is an :class:`EventHeader` (which stream, which position, under
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from schemas.direct_init import direct_init
 from schemas.parts import ContentPart, NewSession, ToolCall, Usage
 
 SESSION = "session"
@@ -13,6 +14,7 @@ CHANNEL = "channel"
 PARTITION = "partition"
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventHeader:
     """Where an event stands. Its id is (partition, epoch, n)."""
@@ -69,6 +71,7 @@ class SessionCreated:
     request_id: str | None = None  #: of the request that made it
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnAccepted:
     """A user message is accepted: from here on its turn ends in exactly one terminal event.
@@ -86,6 +89,7 @@ class TurnAccepted:
     tracestate: str | None = None
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted:
     """An attempt at a turn begins (its number is in the header)."""
@@ -95,6 +99,7 @@ class TurnStarted:
     error: str | None = None  #: why the attempt before it ended, for ``retry``
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageStored:
     """A whole message of the history."""
@@ -109,6 +114,7 @@ class MessageStored:
     truncated: bool = False  #: the content was cut at the size limit
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnCompleted:
     """The turn ended well."""

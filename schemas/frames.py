@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from schemas.direct_init import direct_init
 from schemas.parts import ContentPart, HistoryEntry, ToolCall, Usage
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameHeader:
     """Of one turn a reader keeps the highest (epoch, attempt); ``frame_seq`` removes duplicates within it."""
@@ -19,6 +21,7 @@ class FrameHeader:
     channel: str | None = None  #: the session's, in frames that tell of a session
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnAccepted:
     """The request is in the log."""
@@ -26,6 +29,7 @@ class TurnAccepted:
     queued_turns: int = 0  #: turns of the session that come before this one
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted:
     """An attempt begins; frames of earlier attempts are void."""
@@ -33,6 +37,7 @@ class TurnStarted:
     model: str
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextDelta:
     """A piece of the answer."""
@@ -55,6 +60,7 @@ class ToolCallStarted:
     call: ToolCall
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageStored:
     """A whole message is in the log."""
@@ -69,6 +75,7 @@ class MessageStored:
     truncated: bool = False
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnCompleted:
     """Terminal: ``text`` is that of the turn's last assistant message, empty when there is none."""

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from schemas.direct_init import direct_init
 
+
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContentPart:
     """One part of a message. ``kind`` is ``text`` today; ``file_ref`` is reserved."""
@@ -23,6 +26,7 @@ class ToolCall:
     idempotency_key: str = ""  #: stored with the call and reused on every retry of it
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What a turn cost, summed over its model calls (tokens), as the runner reported it."""

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from schemas import events as ev
+from schemas.direct_init import direct_init
 from schemas.parts import ContentPart, ToolCall, content_text
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryMessage:
     """A stored message and the turn that it belongs to."""

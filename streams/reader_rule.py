@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.direct_init import direct_init
 from schemas.events import EventHeader, PartitionClaimed
 from streams.records import changed
 
 NO_EPOCH = -1
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedEvent:
     """A record of the event log, as read (or as confirmed by its writer), with its place."""

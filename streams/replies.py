@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from schemas import events as ev
 from schemas import frames as fr
+from schemas.direct_init import direct_init
 from schemas.parts import HistoryEntry, content_text
 from streams.channel import Channel, ChannelAnswer, evolve_channel
 from streams.history import HistoryMessage, final_text, of_turn
@@ -16,6 +17,7 @@ _MAX_PAGE_BYTES = 1024 * 1024  #: of text: as JSON it may become six times as mu
 _TERMINAL = frozenset(fr.TERMINAL_FRAMES)
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A frame, whom it answers, and of which attempt it is. The sender adds epoch and frame_seq."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from immutables import Map
 
 from schemas import events as ev
+from schemas.direct_init import direct_init
 from schemas.parts import Usage
 from streams.forwarding import NO_MARKS, Forward, delivered, pending, source_key
 from streams.records import changed
@@ -21,6 +22,7 @@ NO_ANSWERS: Map[str, Answer] = Map()
 # ---- events, as decided (the owner adds the position in the log)
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
     """An event and the turn and attempt that it belongs to."""

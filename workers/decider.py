@@ -7,6 +7,7 @@ decision go into one group, and a group is one record batch; of a decision only 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from schemas.direct_init import direct_init
 from schemas.events import (
     PARTITION,
     EventHeader,
@@ -30,6 +31,7 @@ from workers.ports import EventLog, NewRecord
 from workers.requests import StreamCommand
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
     """What happens when the record at ``index`` of its group is confirmed (-1: nothing was recorded)."""

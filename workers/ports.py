@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
+from schemas.direct_init import direct_init
 from schemas.events import EventHeader
 from streams.reader_rule import LoggedEvent
 from streams.replies import Reply
@@ -28,6 +29,7 @@ class LogBrokenError(LogError):
     """The log is not what it must be (records are missing, it was re-created). The worker stops with the sentence."""
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRecord:
     """An event that is about to be appended, already encoded."""
@@ -40,6 +42,7 @@ class NewRecord:
     size_bytes: int = 0
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
     """A record of the requests topic, as delivered or as read."""

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     commit_interval_s: float = 1.0
 
     # ---- the log
+    append_linger_ms: float = 3.0  #: between two appends to a partition: what arrives meanwhile shares the second
     append_timeout_s: float = 10.0  #: then the partition is released and claimed again
     max_batch_bytes: int = 4 * MIB
     tail_check_interval_s: float = 1.0  #: how often an idle owner looks for foreign claims and missed requests

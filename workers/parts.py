@@ -27,6 +27,7 @@ class ShardLimits:
     session_timeout_s: float
     idle_timeout_s: float
     stalled_delivery_s: float
+    append_linger_s: float = 0.0  #: between two appends
 
 
 @dataclass(slots=True, kw_only=True)

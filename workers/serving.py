@@ -191,8 +191,11 @@ class Serving:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while await self._step():
-                pass
+            more = True
+            while more:
+                more = await self._step()
+                if self._parts.limits.append_linger_s:  # what arrives in this moment goes into one append
+                    await asyncio.sleep(self._parts.limits.append_linger_s)
 
     async def _step(self) -> bool:
         """Everything that waits now, as few appends as it fits into. True: look again at once."""

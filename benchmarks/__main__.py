@@ -18,6 +18,7 @@ import uvloop
 from benchmarks import latency, meter, report, throughput
 from benchmarks.deployment import Deployment
 from workers.broker import DevBroker
+from workers.config import Settings
 
 _HERE = Path(__file__).parent
 _RESULT = _HERE / "results" / "latest.json"
@@ -51,7 +52,7 @@ def _jobs(options: argparse.Namespace, sizes: Path) -> list[Job]:
     load = throughput.Load(
         turns=options.turns or (300 if options.quick else 6000),
         sessions=50 if options.quick else 500,
-        settle_s=0.5 if options.quick else 2.5,
+        store_interval_s=0.5 if options.quick else Settings().store_commit_interval_s,
     )
     pace = latency.Pace(
         rate_per_s=50,

@@ -18,6 +18,7 @@ from benchmarks.meter import foreign_cores, load_average, used
 
 _STALLED_S = 60.0
 _SAMPLE_TIMEOUT_MS = 5000
+_QUIET_S = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +49,18 @@ class Load:
 
     turns: int
     sessions: int
-    settle_s: float  #: longer than the stores' commit interval: their writing is part of a turn's cost
+    store_interval_s: float  #: of the worker's stores: their writing is part of a turn's cost
 
 
 async def measure(case: Case, load: Load, deployment: Deployment, sizes: Path) -> dict[str, Any]:
     """One run of one case. ``sizes``: where the records of a turn are told from Turnlog's runs to the bare ones'."""
     with contextlib.ExitStack() as stack:
         if case.bare is None:
-            # Each piece of an answer is a frame of its own: 3 deltas a turn.
-            stack.enter_context(deployment.process("worker", WORKER, {"TURNLOG_DELTA_INTERVAL_MS": "0"}))
+            variables = {
+                "TURNLOG_DELTA_INTERVAL_MS": "0",  # each piece of an answer is a frame of its own: 3 deltas a turn
+                "TURNLOG_STORE_COMMIT_INTERVAL_S": str(load.store_interval_s),
+            }
+            stack.enter_context(deployment.process("worker", WORKER, variables))
         else:
             argv = (sys.executable, "-m", "benchmarks.bare_faust", case.bare, str(sizes))
             stack.enter_context(deployment.process("worker", argv))
@@ -86,14 +90,16 @@ async def _drive(case: Case, load: Load, deployment: Deployment, broker: Broker)
     frames = warm_up * FRAMES_PER_TURN
     await broker.until_records(topics.replies, frames, stalled_s=_STALLED_S, alive=deployment.check_alive)
     backlog = made("m", turns)
-    events_before = await broker.until_quiet(topics.events, load.settle_s)
+    events_before = await broker.until_quiet(topics.events, _QUIET_S)
+    settle_s = _QUIET_S if case.bare else load.store_interval_s + _QUIET_S
+    await asyncio.sleep(settle_s)
     load_before = load_average()
     before = meter.read()
     await broker.send_all(backlog)
     frames += turns * FRAMES_PER_TURN
     done_at = await broker.until_records(topics.replies, frames, stalled_s=_STALLED_S, alive=deployment.check_alive)
     busy = meter.read()
-    await asyncio.sleep(load.settle_s)
+    await asyncio.sleep(settle_s)
     after = meter.read()
     events = await broker.records(topics.events) - events_before
     if events != turns * EVENTS_PER_TURN or await broker.records(topics.replies) != frames:

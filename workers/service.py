@@ -19,6 +19,7 @@ from workers import schema_topic
 from workers.actors import ActorLimits
 from workers.config import Settings
 from workers.event_log import KafkaEventLog, KafkaRequestLog, LogProducer
+from workers.logs import at
 from workers.outbox import KafkaOutbox
 from workers.parts import Membership, ShardLimits, WorkerParts
 from workers.ports import LogError, RequestRecord
@@ -62,6 +63,7 @@ class WorkerService:
         self._policy_now = settings.policy()
         self._run_settings = RunSettings(settings, self._reader, self._take_settings)
         self._follow: asyncio.Task[None] | None = None
+        self._releasing: dict[int, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
 
     # ---- start and stop
@@ -169,6 +171,7 @@ class WorkerService:
         async with self._changing:
             shards, self._shards = list(self._shards.values()), {}
             await asyncio.gather(*(shard.stop() for shard in shards))
+            await asyncio.gather(*self._releasing.values())
         for task in (self._watch, self._follow):
             if task is not None:
                 task.cancel()
@@ -207,13 +210,30 @@ class WorkerService:
             log.info(
                 "generation %d: %d partitions kept, %d gained, %d lost", generation, len(kept), len(gained), len(lost)
             )
-            await asyncio.gather(*(self._shards.pop(p).stop() for p in lost))
+            for partition in lost:
+                self._release(partition)
             if not kept_trust:
                 await asyncio.gather(*(self._shards[p].restart() for p in kept))
             for partition in sorted(gained):
                 shard = self._shards[partition] = Shard(self._parts, partition)
-                shard.start()
+                shard.start(after=self._releasing.get(partition))
         mark_ready()  # also without a partition: a spare worker serves as well as it can
+
+    def _release(self, partition: int) -> None:
+        """Stop a lost partition's shard; neither the group nor what we gain waits for its turns and its disk."""
+
+        async def stop(shard: Shard, before: asyncio.Task[None] | None) -> None:
+            try:
+                await shard.stop()
+            except Exception as error:
+                log.error("released, not in order: %s", error, extra=at(partition=partition))
+            if before is not None:
+                await asyncio.wait([before])
+            if self._releasing.get(partition) is asyncio.current_task():
+                del self._releasing[partition]
+
+        stopping = stop(self._shards.pop(partition), self._releasing.get(partition))
+        self._releasing[partition] = asyncio.create_task(stopping, name=f"release {partition}")
 
     def deliver(self, record: RequestRecord) -> bool:
         """A request from Faust. False: its shard has enough, hold the partition back."""

@@ -44,9 +44,9 @@ class Shard:
 
     # ---- what the worker calls
 
-    def start(self) -> None:
-        """Begin with a claim."""
-        self._task = asyncio.create_task(self._run(), name=f"shard {self.partition}")
+    def start(self, after: asyncio.Task[None] | None = None) -> None:
+        """Begin with a claim; ``after`` is the release of the partition's last shard in this worker."""
+        self._task = asyncio.create_task(self._run(after), name=f"shard {self.partition}")
 
     async def stop(self) -> None:
         """Release for good: stop the turns, save what is confirmed, close the store."""
@@ -90,7 +90,9 @@ class Shard:
             task.cancel()
             await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
 
-    async def _run(self) -> None:
+    async def _run(self, after: asyncio.Task[None] | None) -> None:
+        if after is not None:
+            await asyncio.wait([after])
         retry_s = _RETRY_MIN_S
         while True:
             await self._until_settled()

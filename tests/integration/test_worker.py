@@ -70,10 +70,11 @@ async def test_json_in_json_out_avro_in_avro_out(served: Served) -> None:
     records = [record for record in await deployment.dump(deployment.topics.events) if record.key == b"web-1a2b3c4d"]
     assert len({dict(record.headers)["ce_id"] for record in records}) == len(records)
     traced = [dict(record.headers).get("traceparent") for record in records]
-    of_first = [event.header.turn_id for event in await deployment.events_of("web-1a2b3c4d")]
-    first_turn = of_first[1]
-    for trace, turn_id in zip(traced[1:], of_first[1:], strict=True):
-        assert trace == (TRACE if turn_id == first_turn else None)
+    turn_ids = [event.header.turn_id for event in await deployment.events_of("web-1a2b3c4d")]
+    of_turns = [(trace, turn_id) for trace, turn_id in zip(traced, turn_ids, strict=True) if turn_id]
+    for trace, turn_id in of_turns:
+        assert trace == (TRACE if turn_id == of_turns[0][1] else None)
+    assert {trace for trace, _ in of_turns} == {TRACE, None}
     assert all(dict(record.headers)["ce_specversion"] == b"1.0" for record in records)
 
 
@@ -213,8 +214,9 @@ async def test_the_group_commits_what_is_accepted(served: Served) -> None:
     for partition, offset in sent:
         wanted[partition] = max(wanted.get(partition, 0), offset + 1)
 
-    async def committed() -> bool:
-        return await committed_offsets(deployment) == wanted
+    async def committed() -> bool:  # what the sessions tell their channels are requests, too
+        found = await committed_offsets(deployment)
+        return all(found.get(partition, 0) >= offset for partition, offset in wanted.items())
 
     await eventually_async(committed, f"the group has committed {wanted}")
 

@@ -13,9 +13,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from schemas.codec import Codec, RequestCodec
-from schemas.commands import CHANNEL_COMMANDS, Forwarded, ForwardReceipt
+from schemas.commands import CHANNEL_COMMANDS, Chat, Forwarded, ForwardReceipt
 from schemas.errors import InvalidCommandError, WireError
-from schemas.frames import SessionInfo
 from schemas.parts import content_text
 from schemas.registry import FRAMES
 from tests.checker import GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
@@ -79,7 +78,6 @@ async def collect(
     requests = [sent for record in await deployment.dump(topics.requests) if (sent := sent_request(record))]
     log_ends = {(frame.record.partition, frame.record.offset): frame.log_end for frame in wire.frames}
     replies = [seen_frame(record, log_ends) for record in await deployment.dump(topics.replies)]
-    replies = [seen for seen in replies if not isinstance(seen.frame, SessionInfo)]
     parked = [
         (int(headers["x-turnlog-partition"]), int(headers["x-turnlog-offset"]))
         for headers in (dict(record.headers) for record in await deployment.dump(topics.dead_letters))
@@ -98,10 +96,7 @@ async def collect(
 
 
 def sent_request(record: ConsumerRecord) -> SentRequest | None:
-    """A record of the requests topic, as far as it can be read; ``None``: it is no session's.
-
-    Requests to channels, and what streams tell each other, are checked by their answers: see ``lifecycle``.
-    """
+    """A record of the requests topic, as far as it can be read; ``None`` for what streams tell each other."""
     place = {"partition": record.partition, "offset": record.offset}
     try:
         header, command, _ = RequestCodec().decode_request(record.value)
@@ -109,16 +104,17 @@ def sent_request(record: ConsumerRecord) -> SentRequest | None:
         header, command = error.header, None
     except WireError:
         return SentRequest(**place, session_id=None)
-    if isinstance(command, (*CHANNEL_COMMANDS, Forwarded, ForwardReceipt)):
+    if isinstance(command, Forwarded | ForwardReceipt):
         return None
-    if record.key is not None and record.key != (header.session_id or "").encode():
+    subject = header.channel if isinstance(command, CHANNEL_COMMANDS) else header.session_id
+    if record.key is not None and record.key != (subject or "").encode():
         return SentRequest(**place, session_id=None)
     return SentRequest(
         **place,
-        session_id=header.session_id,
+        session_id=subject,
         request_id=header.request_id,
         command=repr(command) if command is not None else repr(record.value),
-        text=content_text(command.content) if command is not None else None,
+        text=content_text(command.content) if isinstance(command, Chat) else None,
     )
 
 

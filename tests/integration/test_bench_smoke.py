@@ -1,0 +1,37 @@
+"""The benchmark runs: every case once, small, on the run's broker. Its figures are not looked at."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers.broker import DevBroker
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 240.0
+
+
+@pytest.mark.timeout(TIMEOUT_S + 30)
+def test_every_case_comes_to_a_figure(broker: DevBroker, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks", "--quick", "--bootstrap-server", broker.bootstrap_server),
+            *("--turns", "100", "--seconds", "1", "--output", str(output)),
+            *("--cases", "worker,worker+materializer,bare-batched,bare-sent,bare-confirmed,latency-avro,latency-json"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    cases = {case["name"]: case["summary"] for case in json.loads(output.read_text())["cases"]}
+    for name, summary in cases.items():
+        assert summary["cpu_ms_per_turn"]["median"] > 0, name
+        figure = "first_delta_p50_ms" if name.startswith("latency") else "turns_per_s"
+        assert summary[figure]["min"] > 0, name
+    assert "| a worker, Avro requests |" in done.stdout
+    assert len(cases) == 7

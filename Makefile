@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.turnlog-ready
 # More for one run: make test ARGS="-k shard -x", make bench ARGS="--help"
 ARGS ?=
+# Most tests wait most of the time. One process at a time has a file, so that what a file starts serves its tests only once.
+PROCESSES ?= 2
 
 .PHONY: help setup demo test check format bench faults lock clean
 
@@ -26,7 +28,7 @@ demo: $(READY) ## Run real conversations through Kafka, kill a worker, prove tha
 	@$(BIN)/turnlog demo $(ARGS)
 
 test: $(READY) ## Run every test, a real broker included
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Lint, format, types and layers
 	$(BIN)/ruff check .

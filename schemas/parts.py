@@ -46,6 +46,8 @@ class NewSession:
     instructions: str | None = None
     model: str | None = None
     metadata: dict[str, str] | None = None
+    history_max_tokens: int | None = None  #: above it the history is compacted; negative: not by itself; absent, 0: default
+    history_keep_tail: int | None = None  #: newest messages that history compaction leaves word for word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class HistoryEntry:
     name: str | None = None
     interrupted: bool = False
     truncated: bool = False
+    covered: bool = False  #: a summary stands for it in what models see
 
 
 def text_content(text: str) -> tuple[ContentPart, ...]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 
+from schemas import events as ev
 from streams.history_view import BY_MODEL, BY_TRUNCATION, HistorySummary
 from streams.tokens import PromptMeasure
 
@@ -61,6 +62,18 @@ class SummarySettings:
     prompt_version: str
     max_summary_tokens: int = DEFAULT_MAX_SUMMARY_TOKENS  #: also at most an eighth of the limit
     instructions: str | None = None  #: the caller's wishes for this summary
+
+
+def recorded_summary(event: ev.HistoryCompacted) -> HistorySummary:
+    """The summary of an event."""
+    return HistorySummary(
+        history_compaction_id=event.history_compaction_id,
+        from_seq=event.from_seq,
+        to_seq=event.to_seq,
+        text=event.summary,
+        history_seq=event.history_seq,
+        method=event.method,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

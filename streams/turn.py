@@ -41,6 +41,7 @@ class Turn:
     runner_failures: int = 0
     takeovers_in_a_row: int = 0  #: since the last message that a runner produced
     open_calls: tuple[ToolCall, ...] = ()  #: stored calls without a stored result, in order
+    answer_seq: int = 0  #: message_seq of the newest assistant message; 0: none yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +49,9 @@ class Answer:
     """What became of a request, kept for ever: the producer's retry finds it."""
 
     command_hash: str
-    turn_id: str | None = None  #: ``None``: refused
-    kind: str = "open"  #: ``open``, ``completed``, ``failed``, ``cancelled`` or ``refused``
+    turn_id: str | None = None  #: ``None``: refused, or no turn's
+    kind: str = "open"  #: ``open``, ``completed``, ``failed``, ``cancelled`` or ``refused``; of a request to compact
+    #: the history ``compacting``, ``compacted`` or ``not_compacted``
     code: str = ""
     reason: str = ""
     attempt: int = 0

@@ -19,7 +19,6 @@ from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.ports import SimStore
 from tests.simulation.run import Plan
-from workers.actors import _Attempt
 from workers.decider import Decider, Group
 from workers.epoch import CaughtUp, Claim, Epoch, FencedError
 from workers.inbox import Inbox
@@ -28,6 +27,7 @@ from workers.ports import NewRecord, RequestLog, RequestRecord
 from workers.runners.base import AssistantMessage
 from workers.serving import Serving
 from workers.shard import Shard
+from workers.turn_attempt import TurnAttempt
 
 Patches = Iterator[Any]
 
@@ -139,7 +139,7 @@ def _effects_first() -> list[Any]:
     async def commit(self: Serving, group: Group) -> None:
         for effect in group.effects:
             if effect.reply is not None:
-                self._send(effect.live, effect.reply)
+                self._frames.send(effect.live, effect.reply)
             if effect.start is not None and isinstance(effect.live, LiveSession):
                 self._start(effect.live, effect.start)
         if group.records:
@@ -180,14 +180,14 @@ def _duplicates_at_once() -> list[Any]:
 
 @_weakness("tools start before their call is stored", faults.crash, faults.everything_is_slow)
 def _tools_first() -> list[Any]:
-    original = _Attempt._assistant
+    original = TurnAttempt._assistant
 
-    async def assistant(self: _Attempt, output: AssistantMessage) -> None:
+    async def assistant(self: TurnAttempt, output: AssistantMessage) -> None:
         await original(self, replace(output, tool_calls=()))
         if self._held is not None:
             self._held = replace(self._held, tool_calls=output.tool_calls)
 
-    return [patch.object(_Attempt, "_assistant", assistant)]
+    return [patch.object(TurnAttempt, "_assistant", assistant)]
 
 
 @_weakness("calls with an unknown outcome are repeated", faults.crash, faults.rebalance)

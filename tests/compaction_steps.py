@@ -21,7 +21,7 @@ def compaction_step(writer: "LogWriter", session_id: str) -> None:
     """Somebody asks, or a run ends: the newest one that is owed, an automatic one, or one that is over already."""
     rng = writer.rng
     session = writer.session(session_id)
-    if rng.random() < 0.4:
+    if rng.random() < 0.35:
         asked = RequestHistoryCompaction(
             request_id=rng.choice([f"hc{rng.randrange(99)}", f"r{rng.randrange(30)}"]),  # a chat's, now and then
             command_hash=f"h{rng.randrange(3)}",
@@ -33,12 +33,13 @@ def compaction_step(writer: "LogWriter", session_id: str) -> None:
     if not session.exists:
         return
     owed = [run.request_id for run in session.owed_runs]
-    request_id = rng.choice([None, "r-never", *owed, *owed])
+    request_id = rng.choice([None, "r-never", *owed, *owed, *owed])
     trigger = AUTOMATIC if request_id is None else MANUAL
     usage = Usage(input_tokens=rng.randrange(100), output_tokens=rng.randrange(9), model_calls=1, last_input_tokens=3)
     kind = rng.random()
     if kind < 0.6 and session.messages:
-        to_seq = rng.randint(1, session.messages)
+        lowest = rng.choice([1, max(1, session.history_compaction.covered_to)])  # an older one comes late, perhaps
+        to_seq = rng.randint(lowest, session.messages)
         method = rng.choice([BY_MODEL, BY_MODEL, BY_TRUNCATION])
         summary = HistorySummary(
             history_compaction_id=f"id-{to_seq}-{method}",

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Protocol, Self
 
 from schemas.frames import RequestRefused
@@ -56,6 +56,7 @@ class Exchange(ABC):
         self._begun: asyncio.Future[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._heard_at = 0.0
+        self._waits_for = ""  # a sentence: why an answer may take long although all is well
 
     async def __aenter__(self) -> Self:
         await self._begin()
@@ -179,7 +180,7 @@ class Exchange(ABC):
     def _timed_out_sentence(self, how: str, after_s: float) -> str:
         check = "The worker may be slow or be taking over from another one."
         if self.state == NOTHING_HEARD:
-            check = "Is a worker running on these topics? `turnlog doctor` finds out."
+            check = f"{self._waits_for}Is a worker running on these topics? `turnlog doctor` finds out."
         return (
             f"{self._request.what}: {how} after {after_s:g} s; {self.state}; sent "
             f"{1 + self.resends} times. {check} Ask again with the same request id to get its answer."
@@ -193,13 +194,15 @@ class Answer(Exchange):
         self,
         request: PreparedRequest,
         line: Line,
-        expected: type,
+        expected: type | UnionType,
         *,
         timeout_s: float,
         resend_after_s: float,
+        waits_for: str = "",
     ) -> None:
         super().__init__(request, line, timeout_s=timeout_s, resend_after_s=resend_after_s)
         self._expected = expected
+        self._waits_for = f"{waits_for} " if waits_for else ""
         self._reply: ReplyFrame | None = None
 
     @property

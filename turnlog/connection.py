@@ -127,6 +127,8 @@ class Connection:
             value = self._codec.encode(header, command)
         except UnicodeEncodeError as error:
             raise UsageError(f"the request for {kind} {key} holds text that is not Unicode: {error}") from error
+        except OverflowError as error:
+            raise UsageError(f"the request for {kind} {key} holds a number that cannot be: {error}") from error
         headers = self._envelope.headers(type(command), uuid.uuid4().hex, now_ms)
         return PreparedRequest(
             key=key or "",

@@ -97,10 +97,10 @@ def compacted(data_dir: Path) -> Path:
     connection.execute("UPDATE sessions SET covered_to = 3, history_keep_tail = 2 WHERE session_id = 'web-1'")
     (table,) = (table for table in tables_of(analysts=True) if table.name == "compactions")
     outcomes: tuple[tuple[str, int | None, str | None, str | None], ...] = (
-        ("compacted", 1, "model", "One message."),
         ("compacted", 3, "model", "They look\x1b for it."),
         ("failed", None, None, None),
         ("compacted", 3, "truncation", "Look ..."),  # what a model wrote of the same messages stands
+        ("compacted", 1, "model", "One message."),  # of a run that was overtaken, and came late
         ("skipped", None, None, None),
     )
     for offset, (status, to_seq, method, summary) in enumerate(outcomes):

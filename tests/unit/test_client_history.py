@@ -21,6 +21,7 @@ from turnlog import (
     SessionNotFoundError,
     Settings,
     SyncClient,
+    UsageError,
 )
 
 USAGE = Usage(input_tokens=900, output_tokens=80, model_calls=2, last_input_tokens=500)
@@ -159,3 +160,10 @@ async def test_a_new_session_has_bounds_of_its_own(monkeypatch: pytest.MonkeyPat
         NewSession(history_max_tokens=0),
         None,
     ]
+
+
+async def test_a_number_that_no_record_holds_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = answering(monkeypatch, fr.SessionInfo())
+    with pytest.raises(UsageError, match=r"channel web .*64 bits"):
+        await Client(Settings()).create("web", history_max_tokens=2**63)
+    assert owner.asked == []

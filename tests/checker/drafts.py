@@ -66,7 +66,14 @@ class Draft:
 
     # ---- requests
 
-    def request(self, text: str | None, request_id: str | None = None, session_id: str | None = SESSION) -> SentRequest:
+    def request(
+        self,
+        text: str | None,
+        request_id: str | None = None,
+        session_id: str | None = SESSION,
+        *,
+        asks_only: bool = False,
+    ) -> SentRequest:
         """A producer sends and the broker acknowledges."""
         sent = SentRequest(
             partition=0,
@@ -75,6 +82,7 @@ class Draft:
             request_id=request_id,
             command=text or "",
             text=text,
+            asks_only=asks_only,
         )
         self.requests.append(sent)
         return sent
@@ -97,12 +105,13 @@ class Draft:
         *,
         accepted: int | None = None,
         stream: str = SESSION,
+        kind: str = ev.SESSION,
         **header: Any,
     ) -> LoggedEvent:
         """The owner appends the next event. ``accepted``: it raises that to this; ``header``: what is wrong with it."""
         self.accepted = max(self.accepted, -1 if accepted is None else accepted)
         partition_event = isinstance(payload, ev.RequestDeadLettered | ev.RequestsLost)
-        kind, stream = (ev.PARTITION, "0") if partition_event else (ev.SESSION, stream)
+        kind, stream = (ev.PARTITION, "0") if partition_event else (kind, stream)
         version = self.versions.get(stream, 0) + (not partition_event)
         self.versions[stream] = version
         fields = {"epoch": self.epoch, "n": self.n, "accepted": self.accepted, **header}
@@ -134,13 +143,20 @@ class Draft:
         key = turn_id or "", self.epoch, attempt
         seq = self.frame_seqs.get(key, 0)
         self.frame_seqs[key] = seq + 1
-        fields = {"epoch": self.epoch, "frame_seq": seq, "turn_id": turn_id, "attempt": attempt, **header}
+        fields = {
+            "session_id": SESSION,
+            "epoch": self.epoch,
+            "frame_seq": seq,
+            "turn_id": turn_id,
+            "attempt": attempt,
+            **header,
+        }
         self.frames.append(
             SeenFrame(
                 topic="chat.replies",
                 partition=0,
                 offset=len(self.frames),
-                header=FrameHeader(session_id=SESSION, request_id=request_id, **fields),
+                header=FrameHeader(request_id=request_id, **fields),
                 frame=frame,
                 log_end=len(self.log),
             )
@@ -195,6 +211,24 @@ class Draft:
         stored = fr.MessageStored(message_seq=seq, role="assistant", content=text_content(text))
         self.frame(stored, turn_id, attempt, request_id)
         self.frame(fr.TurnCompleted(text=text, usage=USAGE), turn_id, attempt, request_id)
+
+    # ---- requests to a channel
+
+    def decide(
+        self, request_id: str, session_id: str, *, channel: str = "c", created: bool = True, **header: Any
+    ) -> None:
+        """A channel answers a lifecycle request."""
+        if created:
+            self.event(ev.ChannelSessionOpened(session_id=session_id, by="request"), kind=ev.CHANNEL, stream=channel)
+        decided = ev.ChannelRequestDecided(
+            request_id=request_id, command_hash=f"h-{request_id}", session_id=session_id, created=created
+        )
+        self.event(decided, kind=ev.CHANNEL, stream=channel, **header)
+
+    def info(self, request_id: str, session_id: str, channel: str | None = "c", **info: Any) -> SeenFrame:
+        """What is told of a session, by its channel or by its owner."""
+        frame = fr.SessionInfo(**info)
+        return self.frame(frame, None, 0, request_id, session_id=session_id, channel=channel, frame_seq=0)
 
 
 def good() -> Draft:

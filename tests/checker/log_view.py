@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from schemas import events as ev
 from schemas.parts import ToolCall
 from streams.reader_rule import LoggedEvent
-from tests.checker.history import Anomaly, History
+from tests.checker.history import Anomaly, History, SentRequest
 
 TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
 
@@ -101,10 +101,18 @@ class LogView:
         self.dead_letters: dict[tuple[int, int], list[int]] = defaultdict(list)
         self.lost: dict[int, list[ev.RequestsLost]] = defaultdict(list)
         self.claims: dict[int, list[int]] = defaultdict(list)
+        self.opened: dict[tuple[str, str], int] = {}  #: by channel and session: where the channel opened it
+        self.queries = {
+            (request.session_id, self.identity(request)) for request in history.requests if request.asks_only
+        }
         self.anomalies: list[Anomaly] = []  #: found while reading
         for partition, events in self.accepted.items():
             for event in events:
                 self._take(partition, event)
+
+    def identity(self, request: SentRequest) -> str:
+        """The request id that its events and frames carry."""
+        return request.request_id or f"{self.history.requests_topic}-{request.partition}-{request.offset}"
 
     def _take(self, partition: int, event: LoggedEvent) -> None:
         header, payload = event.header, event.payload
@@ -114,6 +122,8 @@ class LogView:
             self.dead_letters[partition, payload.offset].append(event.offset)
         elif isinstance(payload, ev.RequestsLost):
             self.lost[partition].append(payload)
+        elif isinstance(payload, ev.ChannelSessionOpened):
+            self.opened.setdefault((header.stream_id, payload.session_id), event.offset)
         if header.stream_kind == ev.CHANNEL and isinstance(payload, ev.ChannelRequestDecided | ev.RequestRefused):
             self._decide(partition, event, payload.request_id, payload.command_hash)
         if header.stream_kind != ev.SESSION:

@@ -36,6 +36,7 @@ QUIET_S = 2.0
 _CRASH_S = 60.0
 #: How long a paused worker stays away: past the session timeout of 2 s, so that others have claimed its partitions.
 PAUSE_S = 4.0
+STRIKE_WITHIN_S = 4.0  #: how long a worker that is killed anywhere has lived
 _ROUND_S = 1.0
 _LOOK_S = 0.01
 _POLL_S = 0.1
@@ -143,6 +144,14 @@ class Stack:
             else:
                 self.kill(slot)
         self.start_worker(slot)
+
+    async def strike(self, slot: int, count: int) -> None:
+        """Kill a slot's worker so often, each time at no particular place, and start another one."""
+        for _ in range(count):
+            await self.ready(self._workers[slot])
+            await asyncio.sleep(self.chance.uniform(0, STRIKE_WITHIN_S))
+            self.kill(slot)
+            self.start_worker(slot)
 
     async def _death(self, process: Process, point: str) -> bool:
         deadline = time.monotonic() + _CRASH_S

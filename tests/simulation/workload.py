@@ -160,11 +160,11 @@ class Workload:
     def _add_lifecycle(self, number: int, kind: str, at_s: float, session_id: str) -> None:
         """A request to the channel."""
         command: dict[str, object] = {"type": kind}
+        body: dict[str, object] = {"channel": CHANNEL, "request_id": f"l{number}", "command": command}
         if kind == "archive_session":
-            command["session_id"] = session_id
+            body["session_id"] = session_id
         elif self._rng.random() < 0.3:
-            command["title"] = f"title {number}"
-        body = {"channel": CHANNEL, "request_id": f"l{number}", "command": command}
+            command["new_session"] = {"title": f"title {number}"}
         lifecycle = Planned(
             at_s=at_s,
             partition=partition_of(CHANNEL.encode(), self._partitions),
@@ -172,7 +172,7 @@ class Workload:
             value=json.dumps(body).encode(),
             session_id=CHANNEL,
             request_id=f"l{number}",
-            command=json.dumps(command),
+            command=json.dumps(body),
             text=None,
         )
         self.plan.append(lifecycle)

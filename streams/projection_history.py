@@ -96,7 +96,12 @@ def _row(
 def _ended(row: CompactionRow, usage: Usage, changes: Changes) -> None:
     """A run that called a model: what that cost is in the usage, beside the turns'."""
     changes.history_compactions.append(
-        row._replace(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, model_calls=usage.model_calls)
+        row._replace(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            model_calls=usage.model_calls,
+            last_input_tokens=usage.last_input_tokens,
+        )
     )
     if row.model is not None:
         changes.usage.append(

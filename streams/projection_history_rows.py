@@ -47,6 +47,7 @@ class CompactionRow(NamedTuple):
     input_tokens: int | None = None
     output_tokens: int | None = None
     model_calls: int | None = None
+    last_input_tokens: int | None = None
     duration_ms: int | None = None
     request_id: str | None = None  #: of the request that it answered
 

@@ -34,7 +34,7 @@ from streams.projection_state import ChannelState
 from streams.projection_values import channel_event
 from streams.session import OwedRun, Session, conflict_key
 from streams.tokens import PromptMeasure
-from streams.turn import Answer, ReplyAddress, Turn
+from streams.turn import Answer, CompactedAnswer, ReplyAddress, Turn
 
 _PART = from_dict(ContentPart)
 _NEW_SESSION = from_dict(NewSession)
@@ -246,7 +246,7 @@ def _answers(rows: SessionRows) -> dict[str, Answer]:
         found += [(asked.log_offset, asked) for asked in rows.history_compaction_requests]
         found += cancelled
         found.sort(key=lambda entry: entry[0])
-    runs = {run.request_id: run for run in rows.history_compactions}
+    ends = _ends_of_runs(rows.history_compactions)
     for offset, row in found:
         if isinstance(row, TurnRow):
             if offset == row.accepted_offset:
@@ -254,7 +254,7 @@ def _answers(rows: SessionRows) -> dict[str, Answer]:
             elif row.by_request_id is not None:
                 answers.setdefault(row.by_request_id, _answer_of_cancelling(row))
         elif isinstance(row, CompactionRequestRow):
-            answers[row.request_id] = _answer_of_run(row, runs.get(row.request_id))
+            answers[row.request_id] = _answer_of_run(row, *ends.get(row.request_id, (None, None)))
         else:
             key = row.request_id
             if key in answers:
@@ -296,7 +296,29 @@ def _answer_of_cancelling(row: TurnRow) -> Answer:
     return replace(_answer(row), command_hash=row.by_command_hash or "", reply=reply)
 
 
-def _answer_of_run(asked: CompactionRequestRow, run: CompactionRow | None) -> Answer:
+def _ends_of_runs(runs: Sequence[CompactionRow]) -> dict[str | None, tuple[CompactionRow, CompactedAnswer | None]]:
+    """By request id: the run that answered it, and what it said; one that had nothing to do told of the one before."""
+    ends: dict[str | None, tuple[CompactionRow, CompactedAnswer | None]] = {}
+    newest = CompactedAnswer()
+    for run in runs:
+        answer = None if run.status == "failed" else newest
+        if run.status == "compacted":
+            told = CompactedAnswer(summary=run.summary or "", from_seq=run.from_seq or 0, to_seq=run.to_seq or 0)
+            usage = Usage(
+                input_tokens=run.input_tokens or 0,
+                output_tokens=run.output_tokens or 0,
+                model_calls=run.model_calls or 0,
+                last_input_tokens=run.last_input_tokens or 0,
+            )
+            newest = told
+            answer = replace(
+                told, changed=True, tokens_before=run.tokens_before, tokens_after=run.tokens_after, usage=usage
+            )
+        ends[run.request_id] = run, answer
+    return ends
+
+
+def _answer_of_run(asked: CompactionRequestRow, run: CompactionRow | None, told: CompactedAnswer | None) -> Answer:
     kind = "compacting" if run is None else "not_compacted" if run.status == "failed" else "compacted"
     return Answer(
         command_hash=asked.command_hash,
@@ -304,6 +326,7 @@ def _answer_of_run(asked: CompactionRequestRow, run: CompactionRow | None) -> An
         code=(run.code or "") if run else "",
         reason=(run.reason or "") if run else "",
         reply=_reply(asked),
+        compacted=told,
     )
 
 

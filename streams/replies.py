@@ -10,9 +10,10 @@ from schemas.direct_init import direct_init
 from schemas.parts import HistoryEntry, content_text
 from streams.channel import Channel, ChannelAnswer, evolve_channel
 from streams.history import HistoryMessage, final_text, of_turn
+from streams.history_compaction import compacted_answer, newest_summary_answer
 from streams.history_view import HistorySummary
 from streams.session import Fact, Session, reply_address
-from streams.turn import Answer, ReplyAddress
+from streams.turn import Answer, CompactedAnswer, ReplyAddress
 
 _MAX_PAGE_BYTES = 1024 * 1024  #: of text: as JSON it may become six times as much, which a frame still holds
 _TERMINAL = frozenset(fr.TERMINAL_FRAMES)
@@ -101,46 +102,40 @@ def _end_of_run(
     frame: fr.Frame
     match event:
         case ev.HistoryCompacted():
-            frame = fr.HistoryCompacted(
-                summary=event.summary,
-                from_seq=event.from_seq,
-                to_seq=event.to_seq,
-                changed=True,
-                tokens_before=event.tokens_before,
-                tokens_after=event.tokens_after,
-                usage=event.usage,
-            )
+            frame = _compacted(compacted_answer(event))
         case ev.HistoryCompactionFailed():
             frame = fr.HistoryCompactionFailed(code=event.code, reason=event.reason)
         case ev.HistoryCompactionSkipped():
-            frame = _newest_summary(before.history_compaction.summary)
+            frame = _compacted(newest_summary_answer(before.history_compaction))
     return [Reply(frame=frame, address=address, request_id=event.request_id)]
 
 
-def _newest_summary(summary: HistorySummary | None) -> fr.HistoryCompacted:
-    if summary is None:
-        return fr.HistoryCompacted(summary="")
-    return fr.HistoryCompacted(summary=summary.text, from_seq=summary.from_seq, to_seq=summary.to_seq)
+def _compacted(answer: CompactedAnswer) -> fr.HistoryCompacted:
+    return fr.HistoryCompacted(
+        summary=answer.summary,
+        from_seq=answer.from_seq,
+        to_seq=answer.to_seq,
+        changed=answer.changed,
+        tokens_before=answer.tokens_before,
+        tokens_after=answer.tokens_after,
+        usage=answer.usage,
+    )
 
 
 def reply_again(
-    answer: Answer,
-    request_id: str,
-    address: ReplyAddress,
-    history: Sequence[HistoryMessage],
-    summary: HistorySummary | None = None,
+    answer: Answer, request_id: str, address: ReplyAddress, history: Sequence[HistoryMessage]
 ) -> Reply | None:
     """The answer of the log to a request that was decided before: its terminal frame, or where its turn stands.
 
-    ``None`` while a history compaction that was asked for goes on. ``summary``: the newest, which contains older ones.
+    ``None`` while a history compaction that was asked for goes on.
     """
-    frame = _answered(answer, history, summary)
+    frame = _answered(answer, history)
     if frame is None:
         return None
     return Reply(frame=frame, address=address, request_id=request_id, turn_id=answer.turn_id, attempt=answer.attempt)
 
 
-def _answered(answer: Answer, history: Sequence[HistoryMessage], summary: HistorySummary | None) -> fr.Frame | None:
+def _answered(answer: Answer, history: Sequence[HistoryMessage]) -> fr.Frame | None:
     text = "" if answer.turn_id is None else final_text(m for m in history if m.turn_id == answer.turn_id)
     match answer.kind:
         case "refused":
@@ -154,7 +149,7 @@ def _answered(answer: Answer, history: Sequence[HistoryMessage], summary: Histor
         case "compacting":
             return None
         case "compacted":
-            return _newest_summary(summary)
+            return _compacted(answer.compacted or CompactedAnswer())
         case "not_compacted":
             return fr.HistoryCompactionFailed(code=answer.code, reason=answer.reason)
         case _:

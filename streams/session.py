@@ -5,6 +5,7 @@ Stream name: the session id.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from immutables import Map
 
@@ -12,7 +13,13 @@ from schemas import events as ev
 from schemas.direct_init import direct_init
 from schemas.parts import Usage
 from streams.forwarding import NO_MARKS, Forward, delivered, pending, source_key
-from streams.history_compaction import HistoryCompactionPolicy, HistoryCompactionState, recorded_summary
+from streams.history_compaction import (
+    HistoryCompactionPolicy,
+    HistoryCompactionState,
+    compacted_answer,
+    newest_summary_answer,
+    recorded_summary,
+)
 from streams.records import changed
 from streams.tokens import PromptMeasure
 from streams.turn import Answer, ReplyAddress, Turn, without_result
@@ -174,13 +181,15 @@ def _after_history_compaction(session: Session, event: _HistoryCompaction) -> Se
         case ev.HistoryCompacted():
             state = session.history_compaction.after_summary(recorded_summary(event))
             session = changed(session, version=version, history_compaction=state)
-            return _paid(session, event.request_id, "compacted")
+            return _paid(session, event.request_id, kind="compacted", compacted=compacted_answer(event))
         case ev.HistoryCompactionFailed():
             state = session.history_compaction.after_failure(event.history_seq, event.trigger)
             session = changed(session, version=version, history_compaction=state)
-            return _paid(session, event.request_id, "not_compacted", event.code, event.reason)
+            return _paid(session, event.request_id, kind="not_compacted", code=event.code, reason=event.reason)
         case ev.HistoryCompactionSkipped():
-            return _paid(changed(session, version=version), event.request_id, "compacted")
+            answer = newest_summary_answer(session.history_compaction)
+            session = changed(session, version=version)
+            return _paid(session, event.request_id, kind="compacted", compacted=answer)
 
 
 def _owed(session: Session, event: ev.HistoryCompactionRequested) -> Session:
@@ -195,14 +204,14 @@ def _owed(session: Session, event: ev.HistoryCompactionRequested) -> Session:
     )
 
 
-def _paid(session: Session, request_id: str | None, kind: str, code: str = "", reason: str = "") -> Session:
+def _paid(session: Session, request_id: str | None, **answered: Any) -> Session:
     answer = session.answers.get(request_id or "")
     if request_id is None or answer is None:
         return session
     return changed(
         session,
         owed_runs=tuple(run for run in session.owed_runs if run.request_id != request_id),
-        answers=session.answers.set(request_id, changed(answer, kind=kind, code=code, reason=reason)),
+        answers=session.answers.set(request_id, changed(answer, **answered)),
     )
 
 

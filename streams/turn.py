@@ -45,6 +45,19 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompactedAnswer:
+    """How a request to compact the history was answered."""
+
+    summary: str = ""  #: empty: there was nothing to summarise
+    from_seq: int = 0
+    to_seq: int = 0
+    changed: bool = False  #: the summary was made for it
+    tokens_before: int | None = None
+    tokens_after: int | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What became of a request, kept for ever: the producer's retry finds it."""
 
@@ -57,6 +70,7 @@ class Answer:
     attempt: int = 0
     usage: Usage = field(default_factory=Usage)
     reply: ReplyAddress = field(default_factory=ReplyAddress)  #: of the request that was decided
+    compacted: CompactedAnswer | None = None
 
 
 def without_result(open_calls: tuple[ToolCall, ...], call_id: str | None) -> tuple[ToolCall, ...]:

@@ -121,7 +121,7 @@ class LiveSession:
         return [reply] if reply is not None else []
 
     def _again(self, answer: Answer, request_id: str, address: ReplyAddress) -> Reply | None:
-        return reply_again(answer, request_id, address, self.history, self.session.history_compaction.summary)
+        return reply_again(answer, request_id, address, self.history)
 
     def _answer_query(self, query: Query, policy: Policy) -> Reply:
         frame: fr.Frame

@@ -72,6 +72,10 @@ class Deployment:
     def _tail(self, name: str) -> str:
         return "\n".join(self.log_path(name).read_text(errors="replace").splitlines()[-20:])
 
+    def pid(self, name: str) -> int:
+        """Of one of its processes."""
+        return self._processes[name].pid
+
     def log_path(self, name: str) -> Path:
         """The output of one of its processes."""
         return self._directory / f"{name}.log"

@@ -54,6 +54,7 @@ class PlayedRunner:
     play: Play
     given: list[TurnInput]
     alive: bool = True
+    closed: int = 0
 
     def run(self, turn: TurnInput) -> AsyncIterator[RunnerOutput]:
         assert self.alive, "a closed runner takes no turn"
@@ -64,6 +65,7 @@ class PlayedRunner:
 
     async def aclose(self) -> None:
         self.alive = False
+        self.closed += 1
 
 
 async def answers(turn: TurnInput) -> AsyncIterator[RunnerOutput]:

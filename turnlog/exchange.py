@@ -30,10 +30,14 @@ class Line(Protocol):
         ...
 
 
+MAX_RESEND_AFTER_S = 60.0
+
+
 class Exchange(ABC):
     """What every request has in common. The request is sent when somebody first waits for it.
 
-    It is sent again, with the same id, whenever nothing was heard for ``resend_after_s``. One that is dropped before
+    It is sent again, with the same id, whenever nothing was heard for ``resend_after_s``, which doubles up to
+    :data:`MAX_RESEND_AFTER_S` (the request may wait behind others: repeating it would not help them). One that is dropped before
     its end is forgotten at its timeout, or at once by ``async with`` or :meth:`aclose`.
     """
 
@@ -149,9 +153,10 @@ class Exchange(ABC):
     async def _ask_again(self, deadline: float) -> None:
         """Send the request again whenever nothing is heard; give up at the deadline."""
         loop = asyncio.get_running_loop()
+        wait_s, most_s = self._resend_after_s, max(self._resend_after_s, MAX_RESEND_AFTER_S)
         last_error: BrokerUnreachableError | None = None
         while True:
-            wake_at = min(deadline, self._heard_at + self._resend_after_s)
+            wake_at = min(deadline, self._heard_at + wait_s)
             await asyncio.sleep(max(0.0, wake_at - loop.time()))
             now = loop.time()
             if now >= deadline:
@@ -160,9 +165,9 @@ class Exchange(ABC):
                 self._watch = None  # this very task: it ends by itself
                 self.give_up(timed_out)
                 return
-            if now < self._heard_at + self._resend_after_s:
+            if now < self._heard_at + wait_s:
                 continue
-            self._heard_at = now
+            self._heard_at, wait_s = now, min(2 * wait_s, most_s)
             self.resends += 1
             log.info("nothing heard, sending again: %s", self._request.what)
             try:

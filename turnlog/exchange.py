@@ -36,9 +36,9 @@ MAX_RESEND_AFTER_S = 60.0
 class Exchange(ABC):
     """What every request has in common. The request is sent when somebody first waits for it.
 
-    It is sent again, with the same id, whenever nothing was heard for ``resend_after_s``, which doubles up to
-    :data:`MAX_RESEND_AFTER_S` (the request may wait behind others: repeating it would not help them). One that is dropped before
-    its end is forgotten at its timeout, or at once by ``async with`` or :meth:`aclose`.
+    It is sent again, with the same id, whenever nothing was heard for ``resend_after_s``. That doubles, up to
+    :data:`MAX_RESEND_AFTER_S`: the request may wait behind others, and repeating it would not help them. One that is
+    dropped before its end is forgotten at its timeout, or at once by ``async with`` or :meth:`aclose`.
     """
 
     def __init__(

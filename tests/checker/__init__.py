@@ -1,5 +1,6 @@
 """The checker: one pure function over what a run left behind. It knows nothing of how the run was made."""
 
+from tests.checker.compactions import check_history_compactions
 from tests.checker.effects import check_frames, check_tools
 from tests.checker.forwards import check_forwards
 from tests.checker.history import Anomaly, GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
@@ -15,6 +16,7 @@ def check(history: History) -> list[Anomaly]:
     return [
         *check_log(view),
         *check_requests(view),
+        *check_history_compactions(view),
         *check_frames(view),
         *check_tools(view),
         *check_forwards(view),

@@ -104,6 +104,9 @@ def plan(
         return None
     material = _Material(session, policy, settings, tokens)
     cut = material.best_cut(escalate=over)
+    if not over and cut is not None and cut.tokens_after > policy.limit_tokens:
+        # A model counted fewer tokens than the estimate that holds after the run: what is near its limit is over it.
+        cut = material.best_cut(escalate=True)
     by_model = True
     if trigger == AUTOMATIC:
         # Every automatic run uses up a quarter of the limit: one that came since the last run, or one that the run

@@ -215,7 +215,7 @@ class Draft:
 
     # ---- history compactions
 
-    def compaction(self, request_id: str, *, offset: int, text: str = "compact") -> None:
+    def compact_request(self, request_id: str, *, offset: int, text: str = "compact") -> None:
         """A request to compact the history is accepted."""
         requested = ev.HistoryCompactionRequested(request_id=request_id, command_hash=f"h-{text}")
         self.event(requested, accepted=offset)
@@ -325,11 +325,11 @@ def with_runs() -> Draft:
     """The same, then history compactions: on request (and again), with nothing to do, in vain, and automatic ones."""
     d = good()
     d.request("compact", "h0")
-    d.compaction("h0", offset=6)
+    d.compact_request("h0", offset=6)
     d.event(ev.HistoryCompactionSkipped(request_id="h0"))
     d.frame(fr.HistoryCompacted(summary=""), None, 0, "h0", frame_seq=0)
     d.request("compact", "h1")
-    d.compaction("h1", offset=7)
+    d.compact_request("h1", offset=7)
     made = d.compacted(4, "h1")
     told = fr.HistoryCompacted(
         summary=made.summary, from_seq=1, to_seq=4, changed=True, tokens_before=30, tokens_after=20, usage=USAGE
@@ -338,12 +338,12 @@ def with_runs() -> Draft:
     d.request("compact", "h1")  # the producer sends it again
     d.frame(told, None, 0, "h1", frame_seq=0)
     d.request("compact", "h2")
-    d.compaction("h2", offset=9)
+    d.compact_request("h2", offset=9)
     d.event(ev.HistoryCompactionSkipped(request_id="h2"))
     there = fr.HistoryCompacted(summary=made.summary, from_seq=1, to_seq=4)
     d.frame(there, None, 0, "h2", frame_seq=0)
     d.request("compact", "h3")
-    d.compaction("h3", offset=10)
+    d.compact_request("h3", offset=10)
     d.not_compacted("h3")
     d.frame(fr.HistoryCompactionFailed(code="overloaded", reason="x"), None, 0, "h3", frame_seq=0)
     d.compacted(6)

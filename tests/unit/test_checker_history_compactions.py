@@ -26,7 +26,7 @@ def test_nothing_is_found_in_good_history_compactions() -> None:
 
 def asked_and_forgotten(d: Draft) -> None:
     d.request("compact", "h4")
-    d.compaction("h4", offset=11)
+    d.compact_request("h4", offset=11)
 
 
 def never_decided(d: Draft) -> None:
@@ -38,7 +38,7 @@ def conflict_unanswered(d: Draft) -> None:
 
 
 def accepted_twice(d: Draft) -> None:
-    d.compaction("h1", offset=10)
+    d.compact_request("h1", offset=10)
 
 
 def skipped_after_its_end(d: Draft) -> None:
@@ -52,7 +52,7 @@ def failed_after_its_end(d: Draft) -> None:
 def end_before_its_request(d: Draft) -> None:
     d.request("compact", "h4")
     d.event(ev.HistoryCompactionSkipped(request_id="h4"))
-    d.compaction("h4", offset=11)
+    d.compact_request("h4", offset=11)
     d.frame(fr.HistoryCompacted(summary="of 9 messages", from_seq=1, to_seq=9), None, 0, "h4", frame_seq=0)
 
 
@@ -133,7 +133,7 @@ PLANTS: list[tuple[str, Plant]] = [
     ("history compaction never requested", end_before_its_request),
     ("history compaction never requested", edited_end(trigger="manual")),
     ("history compaction never requested", lambda d: d.not_compacted("h1", trigger="automatic")),
-    ("request invented", lambda d: d.compaction("h9", offset=10)),
+    ("request invented", lambda d: d.compact_request("h9", offset=10)),
     # what a summary stands for
     ("history compaction out of range", edited_end(from_seq=2)),
     ("history compaction out of range", edited_end(from_seq=0)),

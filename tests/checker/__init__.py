@@ -1,9 +1,9 @@
 """The checker: one pure function over what a run left behind. It knows nothing of how the run was made."""
 
-from tests.checker.history_compactions import check_history_compactions
 from tests.checker.effects import check_frames, check_tools
 from tests.checker.forwards import check_forwards
 from tests.checker.history import Anomaly, GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
+from tests.checker.history_compactions import check_history_compactions
 from tests.checker.log_view import LogView, accepted_events
 from tests.checker.requests import check_requests
 from tests.checker.stores import check_stores

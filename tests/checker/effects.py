@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from schemas import events as ev
 from schemas import frames as fr
 from schemas.parts import content_text
-from tests.checker.history_compactions import backed_page, backed_run, unheard_runs
 from tests.checker.history import Anomaly, SeenFrame, ToolRun
+from tests.checker.history_compactions import backed_page, backed_run, unheard_runs
 from tests.checker.log_view import CallLog, LogView, TurnLog
 from tests.checker.log_view import early as _early
 

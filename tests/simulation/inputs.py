@@ -67,9 +67,7 @@ def what_is_wrong(turn: TurnInput, events: Sequence[LoggedEvent]) -> Iterator[st
         yield f"the question {asked} is in it as {questions}, and as {turn.user_content}"
     if list(turn.history) != [message for message in turn.assembled if message.turn_id != turn.turn_id]:
         yield "its history is not what is assembled before the turn"
-    closing = [
-        {"role": "tool", "tool_call_id": call.call_id, "content": "it will come"} for call in open_calls(turn)
-    ]
+    closing = [{"role": "tool", "tool_call_id": call.call_id, "content": "it will come"} for call in open_calls(turn)]
     try:
         validate_openai([*openai_messages(turn.instructions, turn.assembled), *closing])
     except ValueError as error:
@@ -108,10 +106,7 @@ def open_calls(turn: TurnInput) -> tuple[ToolCall, ...]:
     """Stored calls of the turn without a stored result: they may be started again."""
     waiting: tuple[ToolCall, ...] = ()
     for message in turn.turn_messages:
-        if message.role == "assistant":
-            waiting = message.tool_calls
-        else:
-            waiting = without_result(waiting, message.tool_call_id)
+        waiting = message.tool_calls if message.role == "assistant" else without_result(waiting, message.tool_call_id)
     return waiting
 
 

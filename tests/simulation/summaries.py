@@ -1,4 +1,4 @@
-"""The model that writes summaries in the simulation: mostly it does, and now and then it does whatever a model may do."""
+"""The model that writes summaries in the simulation: mostly it does, now and then it does what else a model may do."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,12 @@ class Bounds:
     """What differs from seed to seed in all workers' settings."""
 
     tight: bool = False  #: bounds that turns reach
-    history: HistoryCompactionPolicy = HistoryCompactionPolicy()
+    history: HistoryCompactionPolicy = field(default_factory=HistoryCompactionPolicy)
     summary_window_tokens: int = 32_768
 
 
 @cache
-def sim_settings(bounds: Bounds = Bounds()) -> Settings:  # noqa: B008 (it is frozen)
+def sim_settings(bounds: Bounds = Bounds()) -> Settings:
     """Short times, and every few seeds bounds that are reached."""
     tight = bounds.tight
     return Settings(

@@ -27,7 +27,8 @@ MODELS = (
 LONG_MODELS = (
     "script:12?tools=4&words=30&tool_ms=60",
     "script:13?tools=6&words=8&tool_ms=30&calls_per_message=2&idempotent=true",
-    "script:14?tools=0&words=60",
+    *["script:14?tools=0&words=120"] * 3,
+    "script:18?tools=1&words=200&tool_ms=20",
     "script:15?tools=3&words=20&tool_ms=150&idempotent=true",
     "script:16?tools=5&words=10&tool_ms=50&fail_attempts=1&fail_at=tool:4",
     "script:17?tools=4&words=10&tool_ms=80&calls_per_message=4",
@@ -119,6 +120,8 @@ class Workload:
             return
         request_id = f"r{number}" if rng.random() < 0.6 or kind in ("retried", "conflict") else None
         text = "" if kind == "empty" else f"question {number}"
+        if self._long and text and rng.random() < 0.4:
+            text += ", which is a long one" * rng.choice((10, 30))
         models = (*MODELS, *LONG_MODELS * 4) if self._long else MODELS
         model = "echo:" if kind == "forbidden" else rng.choice(models)
         on_busy = kind if kind in ("reject", "interrupt") else "enqueue"

@@ -82,9 +82,15 @@ class CommitSampler:
 
 
 async def collect(
-    deployment: Deployment, wire: Wire, *, journal: Path, commits: Sequence[GroupCommit], broker_failed: bool
+    deployment: Deployment,
+    wire: Wire,
+    *,
+    journal: Path,
+    commits: Sequence[GroupCommit],
+    broker_failed: bool,
+    drained: bool,
 ) -> History:
-    """The history of a run that has drained and whose processes have ended."""
+    """The history of a run whose processes have ended."""
     topics = deployment.topics
     requests = [sent for record in await deployment.dump(topics.requests) if (sent := sent_request(record))]
     log_ends = {(frame.record.partition, frame.record.offset): frame.log_end for frame in wire.frames}
@@ -103,6 +109,7 @@ async def collect(
         parked=parked,
         requests_topic=topics.requests,
         frames_may_be_lost=broker_failed,
+        drained=drained,
     )
 
 

@@ -4,10 +4,11 @@ import asyncio
 import random
 import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.deployment import QUICK
 from tests.faults.points import WORKER_POINTS
 from tests.faults.stack import Outcome, Stack, run_stack
 from workers.broker import DevBroker
@@ -110,6 +111,7 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
         "points": dict(sorted(points.items())),
         "missed": [point for each in rounds for point in each.missed],
         "takeover_s": quantiles(takeovers),
+        "session_timeout_s": float(QUICK["session_timeout_s"]),
         "anomalies": len(bad),
         "bad": bad[:100],
     }
@@ -126,8 +128,3 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
         "p95": round(cuts[18], 2),
         "max": round(seconds[-1], 2),
     }
-
-
-def as_json(each: Round) -> dict[str, Any]:
-    """For the file."""
-    return asdict(each)

@@ -73,7 +73,8 @@ class SessionActor:
         """The log says that this turn is over: stop its attempt, and send nothing more of it."""
         if self._turn_task is not None and self._attempt is not None and self._attempt.turn_id == turn_id:
             self._attempt.deltas.close()
-            self._turn_task.cancel()
+            if not self._compactor.recording:  # else the next turn might see a summary that is not in the log yet
+                self._turn_task.cancel()
             self._fresh_runner = True  # nobody knows in what state the runner was stopped
 
     def reset(self) -> None:

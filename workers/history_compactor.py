@@ -130,6 +130,7 @@ class HistoryCompactor:
         self._host = host
         self._make_runner = make_runner
         self._timeout_s = timeout_s
+        self.recording = False  #: is the end of a run on its way to the log?
 
     def due(self, usage: Usage | None = None) -> bool:
         """Would an automatic run do something now?"""
@@ -175,7 +176,11 @@ class HistoryCompactor:
 
     async def _end(self, commands: list[SessionCommand]) -> None:
         crash_point("compaction.before_record")
-        await self._host.submit(self._session_id, commands)
+        self.recording = True
+        try:
+            await self._host.submit(self._session_id, commands)
+        finally:
+            self.recording = False
         crash_point("compaction.after_record")
 
     # ---- the model

@@ -7,7 +7,9 @@ from schemas import events as ev
 from schemas import frames as fr
 from schemas.parts import content_text
 from tests.checker.history import Anomaly, SeenFrame, ToolRun
+from tests.checker.history_compactions import backed_page, backed_run, unheard_runs
 from tests.checker.log_view import CallLog, LogView, TurnLog
+from tests.checker.log_view import early as _early
 
 _TERMINAL_EVENT = {fr.TurnCompleted: ev.TurnCompleted, fr.TurnFailed: ev.TurnFailed, fr.TurnCancelled: ev.TurnCancelled}
 #: What answers a request that became no turn of its own.
@@ -16,10 +18,6 @@ _ANSWERS = {
     ev.TurnCancelled: fr.TurnCancelled,
     ev.ChannelRequestDecided: fr.SessionInfo,
 }
-
-
-def _early(frame: SeenFrame, offset: int) -> bool:
-    return frame.log_end is not None and offset >= frame.log_end
 
 
 # ---- frames
@@ -47,6 +45,7 @@ def check_frames(view: LogView) -> Iterator[Anomaly]:
                 where = f"session or channel {stream_id}, request {request_id}"
                 text = f"{event.__name__} is in the log, no frame said so"
                 yield Anomaly(kind="terminal frame missing", where=where, text=text)
+    yield from unheard_runs(view)
 
 
 def stream_of(seen: SeenFrame) -> str:
@@ -99,6 +98,9 @@ def _backed(view: LogView, seen: SeenFrame) -> Iterator[Anomaly]:
         if not decided or _early(seen, min(decided)):
             yield Anomaly(kind="effect without its event", where=where, text="an answer of a channel, not in its log")
         return
+    if isinstance(frame, fr.HistoryCompacted | fr.HistoryCompactionFailed):
+        yield from backed_run(view, seen, where)
+        return
     turn = view.turns.get(header.turn_id or "")
     if turn is None or turn.accepted is None or _early(seen, turn.accepted.offset):
         yield Anomaly(kind="effect without its event", where=where, text=f"{type(frame).__name__} of no accepted turn")
@@ -149,6 +151,8 @@ def _true(view: LogView, seen: SeenFrame, where: str) -> Iterator[Anomaly]:
         if message is None or (entry.role, entry.content) != (message.role, message.content):
             text = f"message {entry.message_seq} of the history is not in the log"
             yield Anomaly(kind="effect without its event", where=where, text=text)
+    if isinstance(frame, fr.HistoryPage):
+        yield from backed_page(view, seen, where)
 
 
 def _backed_end(turn: TurnLog, seen: SeenFrame, where: str) -> Iterator[Anomaly]:

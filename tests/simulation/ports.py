@@ -285,6 +285,10 @@ class Disk(MemoryStores):
                 "tool_calls": [plain_row(row) for rows in of_sessions for row in rows.calls],
                 "messages": [plain_row(row) for rows in of_sessions for row in rows.messages],
                 "refusals": [plain_row(row) for rows in of_sessions for row in rows.refusals],
+                "compaction_requests": [
+                    plain_row(row) for rows in of_sessions for row in rows.history_compaction_requests
+                ],
+                "compactions": [plain_row(row) for rows in of_sessions for row in rows.history_compactions],
                 "forwards": [plain_row(row) for row in data.forwards.values()],
                 "channel_events": [plain_row(row) for rows in data.channels.values() for row in rows.events],
                 "partitions": [{"partition": partition, **plain_row(data.position)}],

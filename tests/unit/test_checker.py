@@ -11,24 +11,11 @@ from schemas import events as ev
 from schemas import frames as fr
 from schemas.parts import HistoryEntry, text_content
 from tests.checker import StoreContent, ToolRun, accepted_events, check
-from tests.checker.drafts import SESSION, USAGE, Draft, good
+from tests.checker.drafts import SESSION, USAGE, Draft, found, frame_of, good, offset_of
 from tests.checker.stores import session_columns
 
 Plant = Callable[[Draft], object]
 TWO = "chat.requests-0-2"
-
-
-def found(draft: Draft) -> set[str]:
-    return {anomaly.kind for anomaly in check(draft.history())}
-
-
-def offset_of(draft: Draft, kind: type, number: int = 0) -> int:
-    """Where the n-th event of a type is (inert ones too)."""
-    return [event.offset for event in draft.log if isinstance(event.payload, kind)][number]
-
-
-def frame_of(draft: Draft, kind: type, number: int = 0) -> int:
-    return [index for index, seen in enumerate(draft.frames) if isinstance(seen.frame, kind)][number]
 
 
 def test_nothing_is_found_in_a_good_history() -> None:

@@ -1,7 +1,7 @@
 """The session actor on the real decisions, with models that the test writes: turns and history compactions in order."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,7 @@ from schemas.parts import NewSession, ToolCall, Usage, content_text, text_conten
 from streams.history_compaction import HistoryCompactionPolicy
 from streams.history_compaction_plan import session_tokens
 from streams.history_view import BY_MODEL, BY_TRUNCATION, SUMMARY_ROLE
-from streams.session_commands import Cancel
+from streams.session_commands import Cancel, RecordHistoryCompaction, SessionCommand
 from streams.summary_prompt import SYSTEM
 from streams.turn import ReplyAddress
 from tests.one_session import LIMITS, LONG, SMALL, OneSession
@@ -226,6 +226,35 @@ async def test_a_cancelled_turn_stops_the_run_that_it_waits_for() -> None:
     )
     await session.settle()
     assert session.kinds[-1] == "TurnCancelled"
+
+
+async def test_no_turn_sees_a_summary_that_is_not_confirmed() -> None:
+    """A turn is cancelled while the summary that it wanted is on its way to the log; another one waits."""
+    submitted, confirmed = asyncio.Event(), asyncio.Event()
+
+    class SlowLog(OneSession):
+        async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
+            await super().submit(session_id, commands)
+            if any(isinstance(command, RecordHistoryCompaction) for command in commands):
+                submitted.set()
+                await confirmed.wait()
+
+    session = SlowLog()
+    await session.say(LONG * 2)
+    assert not submitted.is_set()
+    turn_id = session.chat(LONG * 4)
+    session.chat("and then?")
+    await asyncio.wait_for(submitted.wait(), 10)
+    seen = len(session.given)
+    session.tell(Cancel(request_id="c", command_hash="h", turn_id=turn_id, reply=ReplyAddress()))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert session.live.session.history_compaction.summary is not None, "decided, and not in the log"
+    assert len(session.given) == seen, "no model is given it"
+    confirmed.set()
+    await session.settle()
+    assert session.kinds[-1] == "TurnCompleted"
+    assert session.given[-1].assembled[0].role == SUMMARY_ROLE
 
 
 async def test_the_time_of_a_run_is_not_the_turn_s() -> None:

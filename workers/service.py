@@ -78,7 +78,11 @@ class WorkerService:
         await self._run_settings.catch_up()
         # The topic's id tells a re-created log from the one that the files were made of.
         events_id = await asyncio.to_thread(topic_id, settings, settings.topics.events)
-        self._stores = StoreDirectory(settings.data_dir / "stores", deployment=f"{settings.prefix} {events_id}")
+        self._stores = StoreDirectory(
+            settings.data_dir / "stores",
+            deployment=f"{settings.prefix} {events_id}",
+            memory_limit_mb=settings.store_memory_mb,
+        )
         self._parts = self._build_parts(topics)
         self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
         self._follow = asyncio.create_task(self._run_settings.follow(), name="run-time settings")

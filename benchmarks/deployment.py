@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.meter import Meter
 from workers.config import Settings
+from workers.launch import launch_argv
 from workers.topics_admin import init_topics
 
 _READY_TIMEOUT_S = 60.0
@@ -49,7 +50,7 @@ class Deployment:
             **(variables or {}),
         }
         with log.open("wb") as output:
-            process = subprocess.Popen(argv, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(launch_argv(argv), env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             self._processes[name] = process
             deadline = time.monotonic() + _READY_TIMEOUT_S
@@ -71,6 +72,10 @@ class Deployment:
 
     def _tail(self, name: str) -> str:
         return "\n".join(self.log_path(name).read_text(errors="replace").splitlines()[-20:])
+
+    def pid(self, name: str) -> int:
+        """Of one of its processes."""
+        return self._processes[name].pid
 
     def log_path(self, name: str) -> Path:
         """The output of one of its processes."""

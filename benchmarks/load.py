@@ -35,13 +35,13 @@ class Request:
 
 
 def requests(
-    run: str, count: int, *, sessions: int, framing: str, partitions: int, model: str = MODEL
+    run: str, count: int, *, sessions: int, framing: str, partitions: int, model: str = MODEL, first: int = 0
 ) -> list[Request]:
-    """``count`` chats, one session after the other; ``run`` makes the request ids unique."""
+    """``count`` chats, one session after the other from ``first`` on; ``run`` makes the request ids unique."""
     codec = Codec(COMMANDS)
     encode = codec.encode if framing == "avro" else codec.encode_json
     made = []
-    for index in range(count):
+    for index in range(first, first + count):
         session_id = f"bench-s{index % sessions:05d}"  # each a channel of its own: none is another one's active session
         text = f"Message {index:06d}: what is the cheapest way to get from here to there on Friday?"
         header = RequestHeader(request_id=f"{run}-{index:06d}", session_id=session_id)

@@ -288,3 +288,6 @@ def check_command(header: RequestHeader, command: Any) -> None:
         channel = command.new_session.channel if command.new_session else None
         if channel is not None and not _ID.fullmatch(channel):
             raise InvalidCommandError("invalid_command", "chat: new_session.channel is not a valid id", header)
+    new_session = getattr(command, "new_session", None)
+    if new_session is not None and (new_session.history_keep_tail or 0) < 0:
+        raise InvalidCommandError("invalid_command", f"{name}: new_session.history_keep_tail is negative", header)

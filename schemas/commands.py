@@ -55,6 +55,14 @@ class GetHistory:
 
     after: int = 0  #: the message_seq after which the page begins
     limit: int = 100
+    skip_covered: bool = False  #: leave out the messages that a summary stands for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactHistory:
+    """Summarise the messages before the kept tail; they stay readable. Answered with the summary."""
+
+    instructions: str | None = None  #: what the summary must take care of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +121,9 @@ class ForwardReceipt:
     refused: bool = False  #: a session that was to be created is another channel's already
 
 
-SessionRequest = Chat | CancelTurn | ResetRunner | GetSession | GetHistory
+SessionRequest = Chat | CancelTurn | ResetRunner | GetSession | GetHistory | CompactHistory
 ChannelRequest = CreateSession | ResolveSession | RotateSession | ArchiveSession | ActiveSession
 Command = SessionRequest | ChannelRequest | Forwarded | ForwardReceipt
-SESSION_COMMANDS: tuple[type, ...] = (Chat, CancelTurn, ResetRunner, GetSession, GetHistory)
+SESSION_COMMANDS: tuple[type, ...] = (Chat, CancelTurn, ResetRunner, GetSession, GetHistory, CompactHistory)
 CHANNEL_COMMANDS: tuple[type, ...] = (CreateSession, ResolveSession, RotateSession, ArchiveSession, ActiveSession)
 COMMANDS: tuple[type, ...] = (*SESSION_COMMANDS, *CHANNEL_COMMANDS, Forwarded, ForwardReceipt)

@@ -125,6 +125,8 @@ class SessionInfo:
     turns: int | None = None
     running_turn_id: str | None = None
     queued_turns: int | None = None
+    context_tokens: int | None = None  #: of the prompt that the assembled history makes now
+    needs_compaction: bool | None = None  #: is that more than an automatic history compaction lets pass?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,29 @@ class HistoryPage:
 
     messages: tuple[HistoryEntry, ...]
     next_after: int | None = None
+    covered_to: int = 0  #: the newest summary stands for the messages up to here; 0: there is none
+    summary: str | None = None  #: its text, on pages that leave covered messages out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryCompacted:
+    """Terminal, of a request to compact the history: the newest summary and the messages that it stands for."""
+
+    summary: str  #: empty: there was nothing to summarise
+    from_seq: int = 0
+    to_seq: int = 0  #: both ends inclusive
+    changed: bool = False  #: made for this request; else it was there, and says it all
+    tokens_before: int | None = None  #: of the prompt that the history makes (estimated)
+    tokens_after: int | None = None
+    usage: Usage | None = None  #: of the summary's model calls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryCompactionFailed:
+    """Terminal, of a request to compact the history: no summary could be had, nothing has changed."""
+
+    code: str
+    reason: str
 
 
 Frame = (
@@ -148,6 +173,8 @@ Frame = (
     | RequestRefused
     | SessionInfo
     | HistoryPage
+    | HistoryCompacted
+    | HistoryCompactionFailed
 )
 FRAMES: tuple[type, ...] = (
     TurnAccepted,
@@ -162,5 +189,10 @@ FRAMES: tuple[type, ...] = (
     RequestRefused,
     SessionInfo,
     HistoryPage,
+    HistoryCompacted,
+    HistoryCompactionFailed,
 )
-TERMINAL_FRAMES = (TurnCompleted, TurnFailed, TurnCancelled, RequestRefused, SessionInfo, HistoryPage)
+TERMINAL_FRAMES = (
+    *(TurnCompleted, TurnFailed, TurnCancelled, RequestRefused),
+    *(SessionInfo, HistoryPage, HistoryCompacted, HistoryCompactionFailed),
+)

@@ -37,6 +37,16 @@ class Usage:
     last_input_tokens: int = 0  #: prompt size of the last model call: what history compaction looks at
 
 
+def added(one: Usage, other: Usage) -> Usage:
+    """What both cost; the size of the last prompt is that of ``other``, if it says one."""
+    return Usage(
+        input_tokens=one.input_tokens + other.input_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+        model_calls=one.model_calls + other.model_calls,
+        last_input_tokens=other.last_input_tokens or one.last_input_tokens,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
     """How a session is made when a chat is the first to name it."""
@@ -46,6 +56,10 @@ class NewSession:
     instructions: str | None = None
     model: str | None = None
     metadata: dict[str, str] | None = None
+    history_max_tokens: int | None = (
+        None  #: above it the history is compacted; negative: not by itself; absent, 0: default
+    )
+    history_keep_tail: int | None = None  #: newest messages that history compaction leaves word for word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +75,7 @@ class HistoryEntry:
     name: str | None = None
     interrupted: bool = False
     truncated: bool = False
+    covered: bool = False  #: a summary stands for it in what models see
 
 
 def text_content(text: str) -> tuple[ContentPart, ...]:

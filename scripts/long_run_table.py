@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""Put the figures of docs/results/faults.json into docs/guarantees.md: the table between the two marks.
+"""Put the figures of the long runs into docs/guarantees.md: the table between the two marks, and the times below it.
 
+docs/results/faults.json, by `python -m tests.faults --result docs/results/faults.json`:
 {"date": "…", "version": "…", "machine": "…",
- "runs": [{"what": "…", "count": 100, "anomalies": 0, "seeds": "1-100", "seconds": 1700}]}
+ "runs": [{"what": "…", "count": 100, "anomalies": 0, "seeds": "1-100", "seconds": 1700}],
+ "faults": {"takeover_s": {"count": 300, "p50": 3.1, "p95": 6.2, "max": 9.3}}}
+
+docs/results/million.json, by `python -m tests.faults.million --result docs/results/million.json`
 """
 
 import json
@@ -12,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "guarantees.md"
 RESULT = ROOT / "docs" / "results" / "faults.json"
+MILLION = ROOT / "docs" / "results" / "million.json"
 _MARKED = re.compile(r"(<!-- long run[^\n]*-->\n).*?(<!-- /long run -->)", re.DOTALL)
 _NONE_YET = "The figures of the long runs, with their seeds, are published with the release.\n"
 
@@ -27,7 +32,31 @@ def table(result: dict[str, object] | None) -> str:
     for run in runs:
         cells = (f"{run[name]:,}" for name in ("count", "anomalies"))
         lines.append(f"| {run['what']} | {' | '.join(cells)} | {run['seeds']} | {run['seconds']:,.0f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_times(result)]) + "\n"
+
+
+def _times(result: dict[str, object]) -> list[str]:
+    """How long takeovers took, where the result tells."""
+    lines = []
+    faults, million = result.get("faults"), result.get("million")
+    if isinstance(faults, dict) and "p50" in faults["takeover_s"]:
+        seconds = faults["takeover_s"]
+        lines += [
+            "",
+            "From a worker's death to the next frame of one of its partitions, with a session timeout of "
+            f"{faults['session_timeout_s']:g} s: median {seconds['p50']} s, 95 % within {seconds['p95']} s, "
+            f"the longest {seconds['max']} s ({seconds['count']} takeovers, most of them while others died, too).",
+        ]
+    if isinstance(million, dict):
+        never, again = million["never_owned"], million["owned_before"]
+        lines += [
+            "",
+            f"A partition with {million['records']:,} events that this host never had is served "
+            f"{never['assigned_to_serving_s']} s after its assignment ({million['events_per_s']:,} events a second; "
+            f"the bound is {million['bound_s']:g} s), and {again['assigned_to_serving_s']} s after it if its file "
+            "is there.",
+        ]
+    return lines
 
 
 def filled(page: str, result: dict[str, object] | None) -> str:
@@ -39,7 +68,12 @@ def filled(page: str, result: dict[str, object] | None) -> str:
 
 def read_result() -> dict[str, object] | None:
     """What the last long run left; ``None`` when there was none yet."""
-    return json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else None
+    if not RESULT.exists():
+        return None
+    result: dict[str, object] = json.loads(RESULT.read_text(encoding="utf-8"))
+    if MILLION.exists():
+        result["million"] = json.loads(MILLION.read_text(encoding="utf-8"))
+    return result
 
 
 if __name__ == "__main__":

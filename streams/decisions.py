@@ -12,6 +12,12 @@ from schemas.commands import Chat
 from schemas.parts import ContentPart, Usage, content_text
 from streams.ending import cancel_all, cancellation, closed_calls
 from streams.forwarding import ReceiveForward, ReceiveReceipt
+from streams.history_compaction_decisions import (
+    fail_history_compaction,
+    record_history_compaction,
+    request_history_compaction,
+    skip_history_compaction,
+)
 from streams.lifecycle import opened_channel, opening, receive_forward, receive_receipt
 from streams.policy import Policy
 from streams.refusals import conflict, refusal
@@ -21,10 +27,14 @@ from streams.session_commands import (
     Cancel,
     CompleteTurn,
     FailAttempt,
+    FailHistoryCompaction,
+    RecordHistoryCompaction,
     RecordMessage,
     Refuse,
+    RequestHistoryCompaction,
     ResumeTurn,
     SessionCommand,
+    SkipHistoryCompaction,
 )
 from streams.turn import Answer, Turn
 
@@ -50,6 +60,15 @@ def decide(session: Session, command: SessionCommand, policy: Policy) -> list[Fa
             return _complete(session, command, policy)
         case FailAttempt():
             return _fail(session, command, policy)
+        case RequestHistoryCompaction():
+            known = known_answer(session, command.request_id, command.command_hash)
+            return [] if known is not None else request_history_compaction(session, command, policy)
+        case RecordHistoryCompaction():
+            return record_history_compaction(session, command)
+        case FailHistoryCompaction():
+            return fail_history_compaction(session, command)
+        case SkipHistoryCompaction():
+            return skip_history_compaction(session, command)
         case _:
             assert_never(command)
 

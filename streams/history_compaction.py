@@ -7,8 +7,10 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 
+from schemas import events as ev
 from streams.history_view import BY_MODEL, BY_TRUNCATION, HistorySummary
 from streams.tokens import PromptMeasure
+from streams.turn import CompactedAnswer
 
 DEFAULT_MAX_TOKENS = 80_000
 DEFAULT_KEEP_TAIL = 20
@@ -61,6 +63,18 @@ class SummarySettings:
     prompt_version: str
     max_summary_tokens: int = DEFAULT_MAX_SUMMARY_TOKENS  #: also at most an eighth of the limit
     instructions: str | None = None  #: the caller's wishes for this summary
+
+
+def recorded_summary(event: ev.HistoryCompacted) -> HistorySummary:
+    """The summary of an event."""
+    return HistorySummary(
+        history_compaction_id=event.history_compaction_id,
+        from_seq=event.from_seq,
+        to_seq=event.to_seq,
+        text=event.summary,
+        history_seq=event.history_seq,
+        method=event.method,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,3 +139,24 @@ def history_compaction_id(session_id: str, from_seq: int, to_seq: int, settings:
         settings.instructions,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def compacted_answer(event: ev.HistoryCompacted) -> CompactedAnswer:
+    """What whoever asked for it is told."""
+    return CompactedAnswer(
+        summary=event.summary,
+        from_seq=event.from_seq,
+        to_seq=event.to_seq,
+        changed=True,
+        tokens_before=event.tokens_before,
+        tokens_after=event.tokens_after,
+        usage=event.usage,
+    )
+
+
+def newest_summary_answer(state: HistoryCompactionState) -> CompactedAnswer:
+    """What somebody is told for whom there was nothing to do."""
+    summary = state.summary
+    if summary is None:
+        return CompactedAnswer()
+    return CompactedAnswer(summary=summary.text, from_seq=summary.from_seq, to_seq=summary.to_seq)

@@ -119,7 +119,12 @@ def plan(
     if cut is None:
         return None
     found = _plan(session, policy, settings, cut, trigger=trigger, tokens=tokens, by_model=by_model)
-    return None if current and found.history_compaction_id == current.history_compaction_id else found
+    if current and found.history_compaction_id == current.history_compaction_id:
+        return None
+    if not over and cut.tokens_after > policy.limit_tokens and (shorter := material.best_cut(escalate=True)):
+        # A model counted fewer tokens than the estimate that holds after the run: near the limit is over it then.
+        return _plan(session, policy, settings, shorter, trigger=trigger, tokens=tokens, by_model=by_model)
+    return found
 
 
 def _came_a_quarter(session: SessionHistory, policy: HistoryCompactionPolicy) -> bool:

@@ -33,6 +33,8 @@ def opening(session: Session, command: AcceptChat) -> list[Fact]:
             instructions=created.instructions,
             model=created.model,
             metadata=dict(created.metadata),
+            history_max_tokens=created.history_max_tokens,
+            history_keep_tail=created.history_keep_tail,
         )
         opened = forwarded(
             session.forward_seq + 1, OPENED, target_kind=CHANNEL, target_id=created.channel, new_session=told
@@ -61,6 +63,8 @@ def _creation(session_id: str, command: AcceptChat, text: str) -> ev.SessionCrea
         model=new.model,
         metadata=new.metadata or {},
         request_id=command.request_id,
+        history_max_tokens=new.history_max_tokens,
+        history_keep_tail=new.history_keep_tail,
     )
 
 
@@ -99,6 +103,8 @@ def _created_by_channel(command: ReceiveForward) -> ev.SessionCreated:
         model=new.model,
         metadata=new.metadata or {},
         request_id=command.request_id_of_origin,
+        history_max_tokens=new.history_max_tokens,
+        history_keep_tail=new.history_keep_tail,
     )
 
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from streams.history_compaction import DEFAULT_MAX_SUMMARY_TOKENS, HistoryCompactionPolicy, SummarySettings
+from streams.summary_prompt import PROMPT_VERSION
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -18,10 +21,28 @@ class Policy:
     max_runner_attempts: int = 3
     start_turns: bool = True  #: false while the worker drains: what waits is started by the next owner
     max_takeovers: int = 20  #: in a row, without a message stored in between
+    history: HistoryCompactionPolicy = field(default_factory=HistoryCompactionPolicy)  #: where a session has no bounds
+    max_summary_tokens: int = DEFAULT_MAX_SUMMARY_TOKENS
+    summary_window_tokens: int = 32_768  #: of the fast model: what one call for a summary may have in all
+    max_summary_instructions_bytes: int = 4 * 1024
 
     def model_of(self, channel: str) -> str:
         """The model of a turn when neither its request nor its session names one."""
         return self.channel_models.get(channel) or self.default_model
+
+    @property
+    def summary_model(self) -> str:
+        """The model that writes summaries."""
+        return self.fast_model or self.default_model
+
+    def summaries(self, instructions: str | None = None) -> SummarySettings:
+        """What a summary is made with, now."""
+        return SummarySettings(
+            model=self.summary_model,
+            prompt_version=PROMPT_VERSION,
+            max_summary_tokens=self.max_summary_tokens,
+            instructions=instructions,
+        )
 
     def allows(self, model: str) -> bool:
         """Does this worker serve the model?"""

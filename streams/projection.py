@@ -15,6 +15,7 @@ from schemas import events as ev
 from schemas.parts import Usage
 from streams.channel import Channel
 from streams.projection_columns import Millis
+from streams.projection_history import HISTORY_COMPACTION
 from streams.projection_lifecycle import SESSION_LIFECYCLE, project_channel
 from streams.projection_rows import (
     CallResultRow,
@@ -144,6 +145,8 @@ def _created(
             instructions=event.instructions,
             model=event.model,
             metadata=json_column(dict(event.metadata)),
+            history_max_tokens=event.history_max_tokens,
+            history_keep_tail=event.history_keep_tail,
             created_at=at,
             last_active_at=at,
             stream_version=logged.header.stream_version,
@@ -152,6 +155,7 @@ def _created(
         return
     row.channel, row.title, row.instructions, row.model = event.channel, event.title, event.instructions, event.model
     row.metadata = json_column(dict(event.metadata))
+    row.history_max_tokens, row.history_keep_tail = event.history_max_tokens, event.history_keep_tail
     row.last_active_at = at
     if key not in changes.new_sessions:
         changes.changed_profiles[key] = row
@@ -315,6 +319,8 @@ def _ended(
     row.model_calls, row.last_input_tokens = usage.model_calls, usage.last_input_tokens
     if session.running_turn_id == row.turn_id:
         session.running_turn_id = None
+    if usage.last_input_tokens > 0 and row.answer_seq:  # as ``streams.session`` measures
+        session.measured_tokens, session.measured_through_seq = usage.last_input_tokens, row.answer_seq - 1
     session.input_tokens += usage.input_tokens
     session.output_tokens += usage.output_tokens
     changes.usage.append(
@@ -350,6 +356,7 @@ _HANDLERS: dict[type, Any] = {
     ev.TurnCancelled: _cancelled,
     ev.RequestRefused: _refused,
     **SESSION_LIFECYCLE,
+    **HISTORY_COMPACTION,
 }
 
 

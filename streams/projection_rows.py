@@ -13,9 +13,10 @@ from dataclasses import fields as dataclass_fields
 from typing import NamedTuple
 
 from streams.projection_columns import Blob, Json, Millis, Table
+from streams.projection_history_rows import COMPACTION_REQUESTS, COMPACTIONS
 
 #: Raised whenever the same log leads to other rows: files of another version are rebuilt.
-PROJECTION_VERSION = 2
+PROJECTION_VERSION = 3
 _NOTHING = Json("{}")
 
 
@@ -36,6 +37,8 @@ class SessionRow:
     active: bool = True  #: as far as the session heard; the channel decides (``channels.active_session_id``)
     forward_seq: int = 0  #: of the session's newest forward
     marks: Json = _NOTHING  #: how far it has heard each source of forwards
+    history_max_tokens: int | None = None  #: its own bounds of history compaction; NULL: the deployment's
+    history_keep_tail: int | None = None
     created_at: Millis
     last_active_at: Millis
     turns: int = 0  #: accepted
@@ -45,6 +48,9 @@ class SessionRow:
     cancelled_turns: int = 0
     running_turn_id: str | None = None
     messages: int = 0  #: the highest message_seq
+    covered_to: int = 0  #: the newest summary stands for the messages up to here; 0: there is none
+    measured_tokens: int | None = None  #: of the prompt of the newest model call that reported it
+    measured_through_seq: int | None = None  #: the message up to which the history was in that prompt
     input_tokens: int = 0  #: of ended turns
     output_tokens: int = 0
     unknown_events: int = 0  #: written by a newer version: this row may say too little
@@ -201,12 +207,12 @@ class ChannelEventRow(NamedTuple):
 
 
 class UsageRow(NamedTuple):
-    """What an ended turn cost, as its runner reported it."""
+    """What an ended turn cost, or a history compaction (``turn_id`` NULL), as the runner reported it."""
 
     partition: int
     log_offset: int
     session_id: str
-    turn_id: str
+    turn_id: str | None
     model: str | None
     attempt: int
     status: str
@@ -309,7 +315,7 @@ SESSIONS = Table(
     updated=_names(SessionRow, "last_active_at"),
     rarely_updated=(
         *("channel", "title", "instructions", "model", "metadata", "archived", "archived_at"),
-        *("active", "forward_seq", "marks"),
+        *("active", "forward_seq", "marks", "history_max_tokens", "history_keep_tail"),
     ),
 )
 TURNS = Table(
@@ -352,5 +358,5 @@ PARTITIONS = Table(name="partitions", row=PartitionRow, key=("partition",), upda
 
 TABLES: tuple[Table, ...] = (
     *(SESSIONS, TURNS, MESSAGES, TOOL_CALLS, USAGE, REFUSALS, UNKNOWN_EVENTS, DEAD_LETTERS, EVENTS, PARTITIONS),
-    *(FORWARDS, CHANNEL_EVENTS, CHANNELS),
+    *(FORWARDS, CHANNEL_EVENTS, CHANNELS, COMPACTION_REQUESTS, COMPACTIONS),
 )

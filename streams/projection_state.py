@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from streams.channel import Channel
+from streams.projection_history_rows import CompactionRequestRow, CompactionRow
 from streams.projection_rows import (
     CallResultRow,
     ChannelEventRow,
@@ -95,6 +96,8 @@ class Changes:
     new_calls: dict[tuple[int, int, int], ToolCallRow] = field(default_factory=dict)
     call_results: list[CallResultRow] = field(default_factory=list)
     messages: list[MessageRow] = field(default_factory=list)
+    history_compaction_requests: list[CompactionRequestRow] = field(default_factory=list)
+    history_compactions: list[CompactionRow] = field(default_factory=list)
     usage: list[UsageRow] = field(default_factory=list)
     refusals: list[RefusalRow] = field(default_factory=list)
     unknown_events: list[UnknownEventRow] = field(default_factory=list)

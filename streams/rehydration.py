@@ -17,6 +17,9 @@ from schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
 from streams.channel import Channel
 from streams.forwarding import Forward
 from streams.history import HistoryMessage
+from streams.history_compaction import HistoryCompactionState
+from streams.history_view import HistorySummary
+from streams.projection_history_rows import CompactionRequestRow, CompactionRow
 from streams.projection_lifecycle import fold_channel_event, skip_channel_event
 from streams.projection_rows import (
     ChannelEventRow,
@@ -29,8 +32,9 @@ from streams.projection_rows import (
 )
 from streams.projection_state import ChannelState
 from streams.projection_values import channel_event
-from streams.session import Session, conflict_key
-from streams.turn import Answer, ReplyAddress, Turn
+from streams.session import OwedRun, Session, conflict_key
+from streams.tokens import PromptMeasure
+from streams.turn import Answer, CompactedAnswer, ReplyAddress, Turn
 
 _PART = from_dict(ContentPart)
 _NEW_SESSION = from_dict(NewSession)
@@ -82,6 +86,8 @@ class SessionRows:
     calls: list[ToolCallRow] = field(default_factory=list)
     refusals: list[RefusalRow] = field(default_factory=list)
     outbox: list[ForwardRow] = field(default_factory=list)  #: pending forwards
+    history_compaction_requests: list[CompactionRequestRow] = field(default_factory=list)
+    history_compactions: list[CompactionRow] = field(default_factory=list)
     unknown: list[UnknownMark] = field(default_factory=list)
 
 
@@ -125,13 +131,18 @@ def rehydrate(session_id: str, rows: SessionRows) -> LoadedSession | None:
             turn_count=row.started_turns,
             running=row.running_turn_id,
             queue=tuple(turn.turn_id for turn in rows.turns if turn.status == "accepted"),
+            history_max_tokens=row.history_max_tokens,
+            history_keep_tail=row.history_keep_tail,
+            history_compaction=_history_compaction(rows.history_compactions),
+            owed_runs=_owed_runs(rows),
+            measure=_measure(row),
         )
     session = replace(
         session,
         turns=session.turns.update(
             {turn.turn_id: _turn(turn, calls_of) for turn in rows.turns if turn.ended_offset is None}
         ),
-        answers=session.answers.update(_answers(rows.turns, rows.refusals)),
+        answers=session.answers.update(_answers(rows)),
     )
     return LoadedSession(session=session, history=history, last_offset=last_offset, unknown_events=len(rows.unknown))
 
@@ -181,30 +192,69 @@ def _turn(row: TurnRow, calls_of: dict[int, list[ToolCallRow]]) -> Turn:
         runner_failures=row.runner_failures,
         takeovers_in_a_row=row.takeovers_in_a_row,
         open_calls=tuple(_call(call) for call in calls if call.result_message_seq is None),
+        answer_seq=row.answer_seq or 0,
     )
 
 
-def _reply(row: TurnRow | RefusalRow) -> ReplyAddress:
+def _history_compaction(runs: Sequence[CompactionRow]) -> HistoryCompactionState:
+    state = HistoryCompactionState()
+    for run in runs:
+        if run.status == "compacted":
+            summary = HistorySummary(
+                history_compaction_id=run.history_compaction_id or "",
+                from_seq=run.from_seq or 0,
+                to_seq=run.to_seq or 0,
+                text=run.summary or "",
+                history_seq=run.history_seq or 0,
+                method=run.method or "",
+            )
+            state = state.after_summary(summary)
+        elif run.status == "failed":
+            state = state.after_failure(run.history_seq or 0, run.trigger)
+    return state
+
+
+def _owed_runs(rows: SessionRows) -> tuple[OwedRun, ...]:
+    ended = {run.request_id for run in rows.history_compactions}
+    return tuple(
+        OwedRun(request_id=asked.request_id, instructions=asked.instructions, reply=_reply(asked))
+        for asked in rows.history_compaction_requests
+        if asked.request_id not in ended
+    )
+
+
+def _measure(row: SessionRow) -> PromptMeasure | None:
+    if row.measured_tokens is None:
+        return None
+    return PromptMeasure(input_tokens=row.measured_tokens, through_seq=row.measured_through_seq or 0)
+
+
+def _reply(row: TurnRow | RefusalRow | CompactionRequestRow) -> ReplyAddress:
     return ReplyAddress(
         reply_to=row.reply_to, framing=row.framing, traceparent=row.traceparent, tracestate=row.tracestate
     )
 
 
-def _answers(turns: Sequence[TurnRow], refusals: Sequence[RefusalRow]) -> dict[str, Answer]:
+def _answers(rows: SessionRows) -> dict[str, Answer]:
     """In log order, since the first use of a request id has its key and a conflict another one."""
     answers: dict[str, Answer] = {}
-    found: list[tuple[int, TurnRow | RefusalRow]] = [(turn.accepted_offset, turn) for turn in turns]
-    cancelled = [(turn.ended_offset or 0, turn) for turn in turns if turn.by_request_id is not None]
-    if refusals or cancelled:
-        found += [(refusal.log_offset, refusal) for refusal in refusals]
+    found: list[tuple[int, TurnRow | RefusalRow | CompactionRequestRow]]
+    found = [(turn.accepted_offset, turn) for turn in rows.turns]
+    cancelled = [(turn.ended_offset or 0, turn) for turn in rows.turns if turn.by_request_id is not None]
+    if rows.refusals or cancelled or rows.history_compaction_requests:
+        found += [(refusal.log_offset, refusal) for refusal in rows.refusals]
+        found += [(asked.log_offset, asked) for asked in rows.history_compaction_requests]
         found += cancelled
         found.sort(key=lambda entry: entry[0])
+    ends = _ends_of_runs(rows.history_compactions)
     for offset, row in found:
         if isinstance(row, TurnRow):
             if offset == row.accepted_offset:
                 answers[row.request_id] = _answer(row)
             elif row.by_request_id is not None:
                 answers.setdefault(row.by_request_id, _answer_of_cancelling(row))
+        elif isinstance(row, CompactionRequestRow):
+            answers[row.request_id] = _answer_of_run(row, *ends.get(row.request_id, (None, None)))
         else:
             key = row.request_id
             if key in answers:
@@ -244,6 +294,40 @@ def _answer_of_cancelling(row: TurnRow) -> Answer:
         tracestate=row.by_tracestate,
     )
     return replace(_answer(row), command_hash=row.by_command_hash or "", reply=reply)
+
+
+def _ends_of_runs(runs: Sequence[CompactionRow]) -> dict[str | None, tuple[CompactionRow, CompactedAnswer | None]]:
+    """By request id: the run that answered it, and what it said; one that had nothing to do told of the one before."""
+    ends: dict[str | None, tuple[CompactionRow, CompactedAnswer | None]] = {}
+    newest = CompactedAnswer()
+    for run in runs:
+        answer = None if run.status == "failed" else newest
+        if run.status == "compacted":
+            told = CompactedAnswer(summary=run.summary or "", from_seq=run.from_seq or 0, to_seq=run.to_seq or 0)
+            usage = Usage(
+                input_tokens=run.input_tokens or 0,
+                output_tokens=run.output_tokens or 0,
+                model_calls=run.model_calls or 0,
+                last_input_tokens=run.last_input_tokens or 0,
+            )
+            newest = told
+            answer = replace(
+                told, changed=True, tokens_before=run.tokens_before, tokens_after=run.tokens_after, usage=usage
+            )
+        ends[run.request_id] = run, answer
+    return ends
+
+
+def _answer_of_run(asked: CompactionRequestRow, run: CompactionRow | None, told: CompactedAnswer | None) -> Answer:
+    kind = "compacting" if run is None else "not_compacted" if run.status == "failed" else "compacted"
+    return Answer(
+        command_hash=asked.command_hash,
+        kind=kind,
+        code=(run.code or "") if run else "",
+        reason=(run.reason or "") if run else "",
+        reply=_reply(asked),
+        compacted=told,
+    )
 
 
 def _forward(row: ForwardRow) -> Forward:

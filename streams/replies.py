@@ -10,8 +10,10 @@ from schemas.direct_init import direct_init
 from schemas.parts import HistoryEntry, content_text
 from streams.channel import Channel, ChannelAnswer, evolve_channel
 from streams.history import HistoryMessage, final_text, of_turn
+from streams.history_compaction import compacted_answer, newest_summary_answer
+from streams.history_view import HistorySummary
 from streams.session import Fact, Session, reply_address
-from streams.turn import Answer, ReplyAddress
+from streams.turn import Answer, CompactedAnswer, ReplyAddress
 
 _MAX_PAGE_BYTES = 1024 * 1024  #: of text: as JSON it may become six times as much, which a frame still holds
 _TERMINAL = frozenset(fr.TERMINAL_FRAMES)
@@ -47,6 +49,8 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
         address = reply_address(event)
         accepted = fr.TurnAccepted(queued_turns=before.open_turns)
         return [Reply(frame=accepted, address=address, request_id=event.request_id, turn_id=fact.turn_id)]
+    if isinstance(event, ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped):
+        return _end_of_run(before, event)
     turn = before.turns.get(fact.turn_id or "")
     if turn is None:
         return []
@@ -88,30 +92,75 @@ def _message_frames(event: ev.MessageStored) -> list[fr.Frame]:
     return [stored, *calls]
 
 
-def reply_again(answer: Answer, request_id: str, address: ReplyAddress, history: Sequence[HistoryMessage]) -> Reply:
-    """The answer of the log to a request that was decided before: its terminal frame, or where its turn stands."""
+def _end_of_run(
+    before: Session, event: ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped
+) -> list[Reply]:
+    """Whoever asked for a history compaction hears how it ended; an automatic one tells nobody."""
+    address = next((run.reply for run in before.owed_runs if run.request_id == event.request_id), None)
+    if address is None or event.request_id is None:
+        return []
     frame: fr.Frame
-    if answer.kind == "refused":
-        frame = fr.RequestRefused(code=answer.code, reason=answer.reason)
-        return Reply(frame=frame, address=address, request_id=request_id)
-    text = final_text(m for m in history if m.turn_id == answer.turn_id)
-    match answer.kind:
-        case "completed":
-            frame = fr.TurnCompleted(text=text, usage=answer.usage)
-        case "failed":
-            frame = fr.TurnFailed(code=answer.code, reason=answer.reason, usage=answer.usage)
-        case "cancelled":
-            frame = fr.TurnCancelled(reason=answer.reason, text=text, usage=answer.usage)
-        case _:
-            frame = fr.TurnAccepted()
+    match event:
+        case ev.HistoryCompacted():
+            frame = _compacted(compacted_answer(event))
+        case ev.HistoryCompactionFailed():
+            frame = fr.HistoryCompactionFailed(code=event.code, reason=event.reason)
+        case ev.HistoryCompactionSkipped():
+            frame = _compacted(newest_summary_answer(before.history_compaction))
+    return [Reply(frame=frame, address=address, request_id=event.request_id)]
+
+
+def _compacted(answer: CompactedAnswer) -> fr.HistoryCompacted:
+    return fr.HistoryCompacted(
+        summary=answer.summary,
+        from_seq=answer.from_seq,
+        to_seq=answer.to_seq,
+        changed=answer.changed,
+        tokens_before=answer.tokens_before,
+        tokens_after=answer.tokens_after,
+        usage=answer.usage,
+    )
+
+
+def reply_again(
+    answer: Answer, request_id: str, address: ReplyAddress, history: Sequence[HistoryMessage]
+) -> Reply | None:
+    """The answer of the log to a request that was decided before: its terminal frame, or where its turn stands.
+
+    ``None`` while a history compaction that was asked for goes on.
+    """
+    frame = _answered(answer, history)
+    if frame is None:
+        return None
     return Reply(frame=frame, address=address, request_id=request_id, turn_id=answer.turn_id, attempt=answer.attempt)
+
+
+def _answered(answer: Answer, history: Sequence[HistoryMessage]) -> fr.Frame | None:
+    text = "" if answer.turn_id is None else final_text(m for m in history if m.turn_id == answer.turn_id)
+    match answer.kind:
+        case "refused":
+            return fr.RequestRefused(code=answer.code, reason=answer.reason)
+        case "completed":
+            return fr.TurnCompleted(text=text, usage=answer.usage)
+        case "failed":
+            return fr.TurnFailed(code=answer.code, reason=answer.reason, usage=answer.usage)
+        case "cancelled":
+            return fr.TurnCancelled(reason=answer.reason, text=text, usage=answer.usage)
+        case "compacting":
+            return None
+        case "compacted":
+            return _compacted(answer.compacted or CompactedAnswer())
+        case "not_compacted":
+            return fr.HistoryCompactionFailed(code=answer.code, reason=answer.reason)
+        case _:
+            return fr.TurnAccepted()
 
 
 # ---- what tells of a session as a whole
 
 
-def session_info(session: Session) -> fr.SessionInfo:
-    """A session as its owner knows it."""
+def session_info(session: Session, context_tokens: int, *, needs_compaction: bool) -> fr.SessionInfo:
+    """A session as its owner knows it. ``context_tokens``: of the prompt that its assembled history makes."""
     return fr.SessionInfo(
         title=session.title,
         instructions=session.instructions,
@@ -123,12 +172,25 @@ def session_info(session: Session) -> fr.SessionInfo:
         turns=session.turn_count,
         running_turn_id=session.running,
         queued_turns=len(session.queue),
+        context_tokens=context_tokens,
+        needs_compaction=needs_compaction,
     )
 
 
-def history_page(history: Sequence[HistoryMessage], after: int, limit: int) -> fr.HistoryPage:
-    """The messages behind ``after``, at most ``limit`` of them, and no more than fit into a frame."""
-    start = bisect_right(history, after, key=lambda message: message.message_seq)
+def history_page(
+    history: Sequence[HistoryMessage],
+    after: int,
+    limit: int,
+    summary: HistorySummary | None = None,
+    *,
+    skip_covered: bool = False,
+) -> fr.HistoryPage:
+    """The messages behind ``after``, at most ``limit`` of them, and no more than fit into a frame.
+
+    ``skip_covered``: without those that the summary stands for; the page then has its text.
+    """
+    covered_to = summary.to_seq if summary else 0
+    start = bisect_right(history, max(after, covered_to if skip_covered else 0), key=lambda m: m.message_seq)
     page = _fitting(history[start : start + limit])
     entries = tuple(
         HistoryEntry(
@@ -141,11 +203,17 @@ def history_page(history: Sequence[HistoryMessage], after: int, limit: int) -> f
             name=message.name,
             interrupted=message.interrupted,
             truncated=message.truncated,
+            covered=message.message_seq <= covered_to,
         )
         for message in page
     )
     more = start + len(page) < len(history)
-    return fr.HistoryPage(messages=entries, next_after=page[-1].message_seq if more and page else None)
+    return fr.HistoryPage(
+        messages=entries,
+        next_after=page[-1].message_seq if more and page else None,
+        covered_to=covered_to,
+        summary=summary.text if summary and skip_covered else None,
+    )
 
 
 def _fitting(messages: Sequence[HistoryMessage]) -> Sequence[HistoryMessage]:

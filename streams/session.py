@@ -5,6 +5,7 @@ Stream name: the session id.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from immutables import Map
 
@@ -12,11 +13,20 @@ from schemas import events as ev
 from schemas.direct_init import direct_init
 from schemas.parts import Usage
 from streams.forwarding import NO_MARKS, Forward, delivered, pending, source_key
+from streams.history_compaction import (
+    HistoryCompactionPolicy,
+    HistoryCompactionState,
+    compacted_answer,
+    newest_summary_answer,
+    recorded_summary,
+)
 from streams.records import changed
+from streams.tokens import PromptMeasure
 from streams.turn import Answer, ReplyAddress, Turn, without_result
 
 NO_TURNS: Map[str, Turn] = Map()
 NO_ANSWERS: Map[str, Answer] = Map()
+NOT_YET_COMPACTED = HistoryCompactionState()
 
 
 # ---- events, as decided (the owner adds the position in the log)
@@ -32,7 +42,21 @@ class Fact:
     attempt: int = 0
 
 
+_HistoryCompaction = (
+    ev.HistoryCompactionRequested | ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped
+)
+
+
 # ---- state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwedRun:
+    """A history compaction that somebody asked for, and that is not done yet."""
+
+    request_id: str
+    instructions: str | None
+    reply: ReplyAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +82,15 @@ class Session:
     forward_seq: int = 0
     marks: Map[str, int] = NO_MARKS  #: highest forward heard, by source
     outbox: tuple[Forward, ...] = ()
+    history_max_tokens: int | None = None  #: the session's own bounds of history compaction
+    history_keep_tail: int | None = None
+    history_compaction: HistoryCompactionState = NOT_YET_COMPACTED
+    owed_runs: tuple[OwedRun, ...] = ()  #: history compactions on request, in order
+    measure: PromptMeasure | None = None  #: of the newest model call that reported one
+
+    def history_policy(self, deployment: HistoryCompactionPolicy) -> HistoryCompactionPolicy:
+        """The bounds of its history compaction."""
+        return deployment.overridden(max_tokens=self.history_max_tokens, keep_tail=self.history_keep_tail)
 
     @property
     def open_turns(self) -> int:
@@ -79,6 +112,8 @@ def evolve(session: Session, fact: Fact) -> Session:
                 instructions=event.instructions,
                 model=event.model,
                 metadata=event.metadata,
+                history_max_tokens=event.history_max_tokens,
+                history_keep_tail=event.history_keep_tail,
             )
         case ev.TurnAccepted():
             return _accepted(session, fact.turn_id or "", event)
@@ -104,6 +139,21 @@ def evolve(session: Session, fact: Fact) -> Session:
             if key in session.answers:
                 key = conflict_key(key, event.command_hash)
             return changed(session, version=version, answers=session.answers.set(key, answer))
+        case (
+            ev.HistoryCompactionRequested()
+            | ev.HistoryCompacted()
+            | ev.HistoryCompactionFailed()
+            | ev.HistoryCompactionSkipped()
+        ):
+            return _after_history_compaction(session, event)
+        case _:
+            return _after_lifecycle(session, event)
+
+
+def _after_lifecycle(session: Session, event: ev.Event) -> Session:
+    """What a session hears and tells; anything else is a fact of another kind of stream, and never refused."""
+    version = session.version + 1
+    match event:
         case ev.SessionTitled():
             return changed(session, version=version, title=event.title)
         case ev.SessionArchived():
@@ -119,11 +169,56 @@ def evolve(session: Session, fact: Fact) -> Session:
         case ev.ForwardReceived():
             marks = session.marks.set(source_key(event.source_kind, event.source_id), event.seq)
             return changed(session, version=version, marks=marks)
-        case _:  # a fact of another kind of stream: it never stands in this one, and is never refused
+        case _:
             return changed(session, version=version)
 
 
-def reply_address(event: ev.TurnAccepted | ev.RequestRefused | ev.ChannelRequestDecided) -> ReplyAddress:
+def _after_history_compaction(session: Session, event: _HistoryCompaction) -> Session:
+    version = session.version + 1
+    match event:
+        case ev.HistoryCompactionRequested():
+            return _owed(session, event)
+        case ev.HistoryCompacted():
+            state = session.history_compaction.after_summary(recorded_summary(event))
+            session = changed(session, version=version, history_compaction=state)
+            return _paid(session, event.request_id, kind="compacted", compacted=compacted_answer(event))
+        case ev.HistoryCompactionFailed():
+            state = session.history_compaction.after_failure(event.history_seq, event.trigger)
+            session = changed(session, version=version, history_compaction=state)
+            return _paid(session, event.request_id, kind="not_compacted", code=event.code, reason=event.reason)
+        case ev.HistoryCompactionSkipped():
+            answer = newest_summary_answer(session.history_compaction)
+            session = changed(session, version=version)
+            return _paid(session, event.request_id, kind="compacted", compacted=answer)
+
+
+def _owed(session: Session, event: ev.HistoryCompactionRequested) -> Session:
+    reply = reply_address(event)
+    answer = Answer(command_hash=event.command_hash, kind="compacting", reply=reply)
+    run = OwedRun(request_id=event.request_id, instructions=event.instructions, reply=reply)
+    return changed(
+        session,
+        version=session.version + 1,
+        owed_runs=(*session.owed_runs, run),
+        answers=session.answers.set(event.request_id, answer),
+    )
+
+
+def _paid(session: Session, request_id: str | None, **answered: Any) -> Session:
+    answer = session.answers.get(request_id or "")
+    if request_id is None or answer is None:
+        return session
+    return changed(
+        session,
+        owed_runs=tuple(run for run in session.owed_runs if run.request_id != request_id),
+        answers=session.answers.set(request_id, changed(answer, **answered)),
+    )
+
+
+_Asked = ev.TurnAccepted | ev.RequestRefused | ev.ChannelRequestDecided | ev.HistoryCompactionRequested
+
+
+def reply_address(event: _Asked) -> ReplyAddress:
     """Where the request of this event is answered."""
     return ReplyAddress(
         reply_to=event.reply_to,
@@ -180,8 +275,8 @@ def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> S
     turn = before
     if event.role == "tool":
         turn = changed(turn, open_calls=without_result(turn.open_calls, event.tool_call_id))
-    elif event.role == "assistant" and turn.open_calls != event.tool_calls:
-        turn = changed(turn, open_calls=event.tool_calls)
+    elif event.role == "assistant":
+        turn = changed(turn, open_calls=event.tool_calls, answer_seq=event.message_seq)
     if event.role != "user" and not event.interrupted and turn.takeovers_in_a_row:
         turn = changed(turn, takeovers_in_a_row=0)
     if turn is before:
@@ -194,9 +289,14 @@ def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usag
     answer = changed(
         session.answers[turn.request_id], kind=kind, code=code, reason=reason, usage=usage, attempt=fact.attempt
     )
+    measure = session.measure
+    if usage.last_input_tokens > 0 and turn.answer_seq:
+        # The turn's last model call wrote its last message (or a later one that was not stored).
+        measure = PromptMeasure(input_tokens=usage.last_input_tokens, through_seq=turn.answer_seq - 1)
     return changed(
         session,
         version=session.version + 1,
+        measure=measure,
         turns=session.turns.delete(turn.turn_id),
         answers=session.answers.set(turn.request_id, answer),
         running=None if session.running == turn.turn_id else session.running,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from schemas.commands import Chat
 from schemas.parts import ContentPart, ToolCall, Usage
 from streams.forwarding import ReceiveForward, ReceiveReceipt
+from streams.history_view import HistorySummary
 from streams.turn import ReplyAddress
 
 
@@ -88,6 +89,51 @@ class FailAttempt:
     duration_ms: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHistoryCompaction:
+    """Somebody wants the history summarised."""
+
+    request_id: str
+    command_hash: str
+    instructions: str | None
+    reply: ReplyAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordHistoryCompaction:
+    """A run made a summary. ``request_id``: of the request that it answers."""
+
+    summary: HistorySummary
+    trigger: str
+    model: str | None
+    tokens_before: int
+    tokens_after: int
+    usage: Usage
+    duration_ms: int = 0
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailHistoryCompaction:
+    """The model of a run made no summary."""
+
+    history_seq: int
+    trigger: str
+    code: str
+    reason: str
+    model: str | None
+    usage: Usage
+    duration_ms: int = 0
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipHistoryCompaction:
+    """A run on request found nothing to do."""
+
+    request_id: str
+
+
 SessionCommand = (
     AcceptChat
     | Refuse
@@ -98,4 +144,8 @@ SessionCommand = (
     | RecordMessage
     | CompleteTurn
     | FailAttempt
+    | RequestHistoryCompaction
+    | RecordHistoryCompaction
+    | FailHistoryCompaction
+    | SkipHistoryCompaction
 )

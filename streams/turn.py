@@ -41,6 +41,20 @@ class Turn:
     runner_failures: int = 0
     takeovers_in_a_row: int = 0  #: since the last message that a runner produced
     open_calls: tuple[ToolCall, ...] = ()  #: stored calls without a stored result, in order
+    answer_seq: int = 0  #: message_seq of the newest assistant message; 0: none yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactedAnswer:
+    """How a request to compact the history was answered."""
+
+    summary: str = ""  #: empty: there was nothing to summarise
+    from_seq: int = 0
+    to_seq: int = 0
+    changed: bool = False  #: the summary was made for it
+    tokens_before: int | None = None
+    tokens_after: int | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +62,15 @@ class Answer:
     """What became of a request, kept for ever: the producer's retry finds it."""
 
     command_hash: str
-    turn_id: str | None = None  #: ``None``: refused
-    kind: str = "open"  #: ``open``, ``completed``, ``failed``, ``cancelled`` or ``refused``
+    turn_id: str | None = None  #: ``None``: refused, or no turn's
+    kind: str = "open"  #: ``open``, ``completed``, ``failed``, ``cancelled`` or ``refused``; of a request to compact
+    #: the history ``compacting``, ``compacted`` or ``not_compacted``
     code: str = ""
     reason: str = ""
     attempt: int = 0
     usage: Usage = field(default_factory=Usage)
     reply: ReplyAddress = field(default_factory=ReplyAddress)  #: of the request that was decided
+    compacted: CompactedAnswer | None = None
 
 
 def without_result(open_calls: tuple[ToolCall, ...], call_id: str | None) -> tuple[ToolCall, ...]:

@@ -22,6 +22,7 @@ from streams.session_commands import (
     Refuse,
     ResumeTurn,
 )
+from tests.compaction_steps import compaction_step
 from tests.lifecycle_steps import ADDRESSES, lifecycle_step
 from tests.lifecycle_world import Network, decided
 
@@ -241,7 +242,9 @@ def _step(writer: LogWriter, session_id: str, zombies: bool, newer: bool) -> Non
         writer.partition_event(rng.choice([lost, dead]))
     elif kind < 0.90:
         _cancel(writer, session_id)
-    elif kind < 0.91 and newer:
+    elif kind < 0.95:
+        compaction_step(writer, session_id)
+    elif kind < 0.96 and newer:
         writer.newer_event(session_id)
     elif zombies:
         writer.zombie()
@@ -255,6 +258,8 @@ def _chat(writer: LogWriter, session_id: str) -> None:
         title="A title",
         instructions=rng.choice([None, "", "Be kind."]),
         metadata={"b": "1", "a": "\0"},
+        history_max_tokens=rng.choice([None, 0, -1, 1000]),
+        history_keep_tail=rng.choice([None, 0, 7]),
     )
     chat = Chat(
         content=rng.choice([content for content in CONTENTS if content is not None]),

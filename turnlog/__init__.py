@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from turnlog.client import Client, SentRequest
     from turnlog.errors import (
         BrokerUnreachableError,
+        HistoryCompactionFailedError,
         NotFoundError,
         ReaderTooSlowError,
         RequestConflictError,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     )
     from turnlog.listing import ListedSession, SessionList
     from turnlog.replies import FinishedTurn, Position, ReplyFrame
-    from turnlog.session_info import HistoryPage, SessionInfo
+    from turnlog.session_info import HistoryCompaction, HistoryPage, SessionInfo
     from turnlog.sync import SyncClient, SyncTurn
     from workers.config import Settings
     from workers.runners.base import Runner, RunnerError, RunnerFactory
@@ -39,6 +40,7 @@ _HOMES = {
     "turnlog.client": ("Client", "SentRequest"),
     "turnlog.errors": (
         "BrokerUnreachableError",
+        "HistoryCompactionFailedError",
         "NotFoundError",
         "ReaderTooSlowError",
         "RequestConflictError",
@@ -54,7 +56,7 @@ _HOMES = {
     ),
     "turnlog.listing": ("ListedSession", "SessionList"),
     "turnlog.replies": ("FinishedTurn", "Position", "ReplyFrame"),
-    "turnlog.session_info": ("HistoryPage", "SessionInfo"),
+    "turnlog.session_info": ("HistoryCompaction", "HistoryPage", "SessionInfo"),
     "turnlog.sync": ("SyncClient", "SyncTurn"),
     "workers.config": ("Settings",),
     "workers.runners.base": ("Runner", "RunnerError", "RunnerFactory"),
@@ -67,6 +69,8 @@ __all__ = [
     "Client",
     "ContentPart",
     "FinishedTurn",
+    "HistoryCompaction",
+    "HistoryCompactionFailedError",
     "HistoryEntry",
     "HistoryPage",
     "ListedSession",

@@ -59,7 +59,7 @@ class Client(SessionVerbs):
         resend_after_s: float = _RESEND_AFTER_S,
         max_buffered_frames: int = 4096,
     ) -> None:
-        """``resend_after_s``: how long the verbs (all but ``chat``, which has its own) wait before they ask again."""
+        """``resend_after_s``: how long verbs (but ``chat`` and ``compact``: their own) wait before they ask again."""
         given = {"bootstrap_server": bootstrap_server, "prefix": prefix}
         overrides = {name: value for name, value in given.items() if value is not None}
         self.settings = (settings or Settings()).model_copy(update=overrides)

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from types import UnionType
 
 from schemas.codec import RequestCodec, check_ids
 from schemas.commands import CHANNEL_COMMANDS, Command, RequestHeader
@@ -126,6 +127,8 @@ class Connection:
             value = self._codec.encode(header, command)
         except UnicodeEncodeError as error:
             raise UsageError(f"the request for {kind} {key} holds text that is not Unicode: {error}") from error
+        except OverflowError as error:
+            raise UsageError(f"the request for {kind} {key} holds a number that cannot be: {error}") from error
         headers = self._envelope.headers(type(command), uuid.uuid4().hex, now_ms)
         return PreparedRequest(
             key=key or "",
@@ -138,16 +141,28 @@ class Connection:
     async def ask(
         self,
         command: Command,
-        expected: type,
+        expected: type | UnionType,
         *,
         timeout_s: float,
         session_id: str | None = None,
         channel: str | None = None,
         request_id: str | None = None,
+        resend_after_s: float | None = None,
+        waits_for: str = "",
     ) -> ReplyFrame:
-        """A request and the one frame that answers it. Errors: see :meth:`Answer.reply`, :meth:`prepare`."""
-        request = self.prepare(command, session_id=session_id, channel=channel, request_id=request_id)
-        return await Answer(request, self, expected, timeout_s=timeout_s, resend_after_s=self._resend_after_s).reply()
+        """A request and the one frame that answers it. Errors: see :meth:`Answer.reply`, :meth:`prepare`.
+
+        ``waits_for``: a sentence for the error at its timeout, where an answer may take long although all is well.
+        """
+        answer = Answer(
+            self.prepare(command, session_id=session_id, channel=channel, request_id=request_id),
+            self,
+            expected,
+            timeout_s=timeout_s,
+            resend_after_s=self._resend_after_s if resend_after_s is None else resend_after_s,
+            waits_for=waits_for,
+        )
+        return await answer.reply()
 
     async def send(self, request: PreparedRequest) -> Position:
         """Where the broker has stored the request."""

@@ -1,7 +1,7 @@
 """What can go wrong for a program that uses Turnlog. Every error has the exit code that the command line ends with."""
 
 EXIT_OK = 0
-EXIT_FAILED = 1  #: a turn failed, or a history differs
+EXIT_FAILED = 1  #: a turn or a history compaction failed, or a history differs
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_NOT_FOUND = 4
@@ -66,6 +66,18 @@ class TurnFailedError(TurnlogError):
     def __init__(self, status: str, code: str, reason: str) -> None:
         super().__init__(f"the turn {'was cancelled' if status == 'cancelled' else 'failed'} ({code}): {reason}")
         self.status = status
+        self.code = code
+        self.reason = reason
+
+
+class HistoryCompactionFailedError(TurnlogError):
+    """No summary of the session's history could be had. The history is as it was; ``code`` and ``reason`` say why.
+
+    Another request, with an id of its own, tries again.
+    """
+
+    def __init__(self, session_id: str, code: str, reason: str) -> None:
+        super().__init__(f"the history of session {session_id} was not compacted ({code}), it is as it was: {reason}")
         self.code = code
         self.reason = reason
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Protocol, Self
 
 from schemas.frames import RequestRefused
@@ -30,11 +30,15 @@ class Line(Protocol):
         ...
 
 
+MAX_RESEND_AFTER_S = 60.0
+
+
 class Exchange(ABC):
     """What every request has in common. The request is sent when somebody first waits for it.
 
-    It is sent again, with the same id, whenever nothing was heard for ``resend_after_s``. One that is dropped before
-    its end is forgotten at its timeout, or at once by ``async with`` or :meth:`aclose`.
+    It is sent again, with the same id, whenever nothing was heard for ``resend_after_s``. That doubles, up to
+    :data:`MAX_RESEND_AFTER_S`: the request may wait behind others, and repeating it would not help them. One that is
+    dropped before its end is forgotten at its timeout, or at once by ``async with`` or :meth:`aclose`.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Exchange(ABC):
         self._begun: asyncio.Future[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._heard_at = 0.0
+        self._waits_for = ""  # a sentence: why an answer may take long although all is well
 
     async def __aenter__(self) -> Self:
         await self._begin()
@@ -148,9 +153,10 @@ class Exchange(ABC):
     async def _ask_again(self, deadline: float) -> None:
         """Send the request again whenever nothing is heard; give up at the deadline."""
         loop = asyncio.get_running_loop()
+        wait_s, most_s = self._resend_after_s, max(self._resend_after_s, MAX_RESEND_AFTER_S)
         last_error: BrokerUnreachableError | None = None
         while True:
-            wake_at = min(deadline, self._heard_at + self._resend_after_s)
+            wake_at = min(deadline, self._heard_at + wait_s)
             await asyncio.sleep(max(0.0, wake_at - loop.time()))
             now = loop.time()
             if now >= deadline:
@@ -159,9 +165,9 @@ class Exchange(ABC):
                 self._watch = None  # this very task: it ends by itself
                 self.give_up(timed_out)
                 return
-            if now < self._heard_at + self._resend_after_s:
+            if now < self._heard_at + wait_s:
                 continue
-            self._heard_at = now
+            self._heard_at, wait_s = now, min(2 * wait_s, most_s)
             self.resends += 1
             log.info("nothing heard, sending again: %s", self._request.what)
             try:
@@ -179,7 +185,7 @@ class Exchange(ABC):
     def _timed_out_sentence(self, how: str, after_s: float) -> str:
         check = "The worker may be slow or be taking over from another one."
         if self.state == NOTHING_HEARD:
-            check = "Is a worker running on these topics? `turnlog doctor` finds out."
+            check = f"{self._waits_for}Is a worker running on these topics? `turnlog doctor` finds out."
         return (
             f"{self._request.what}: {how} after {after_s:g} s; {self.state}; sent "
             f"{1 + self.resends} times. {check} Ask again with the same request id to get its answer."
@@ -193,13 +199,15 @@ class Answer(Exchange):
         self,
         request: PreparedRequest,
         line: Line,
-        expected: type,
+        expected: type | UnionType,
         *,
         timeout_s: float,
         resend_after_s: float,
+        waits_for: str = "",
     ) -> None:
         super().__init__(request, line, timeout_s=timeout_s, resend_after_s=resend_after_s)
         self._expected = expected
+        self._waits_for = f"{waits_for} " if waits_for else ""
         self._reply: ReplyFrame | None = None
 
     @property

@@ -12,7 +12,7 @@ from turnlog.snapshot_sql import open_snapshot, run
 
 _COLUMNS = (
     "session_id, title, channel, model, metadata, archived, active, turns, completed_turns, failed_turns, "
-    "cancelled_turns, running_turn_id, messages, input_tokens, output_tokens, created_at, last_active_at"
+    "cancelled_turns, running_turn_id, messages, covered_to, input_tokens, output_tokens, created_at, last_active_at"
 )
 
 
@@ -44,6 +44,7 @@ class ListedSession:
     cancelled_turns: int
     running_turn_id: str | None
     messages: int
+    covered_to: int  #: the newest summary stands for the messages up to this number; 0: there is none
     input_tokens: int
     output_tokens: int
     created_at: datetime

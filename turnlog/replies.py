@@ -12,6 +12,8 @@ from schemas.frames import (
     TERMINAL_FRAMES,
     Frame,
     FrameHeader,
+    HistoryCompacted,
+    HistoryCompactionFailed,
     HistoryPage,
     MessageStored,
     ReasoningDelta,
@@ -29,7 +31,7 @@ from turnlog.errors import RequestRefusedError, TurnFailedError, refusal
 
 DELTA_FRAMES = (TextDelta, ReasoningDelta)
 NOTHING_HEARD = "nothing heard"
-_OF_OTHER_REQUESTS = (SessionInfo, HistoryPage)
+_OF_OTHER_REQUESTS = (SessionInfo, HistoryPage, HistoryCompacted, HistoryCompactionFailed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

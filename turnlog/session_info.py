@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from schemas import frames
 from schemas.frames import FrameHeader
-from schemas.parts import HistoryEntry
+from schemas.parts import HistoryEntry, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +29,34 @@ class SessionInfo:
     turns: int | None = None  #: ever started
     running_turn_id: str | None = None
     queued_turns: int | None = None
+    context_tokens: int | None = None  #: of the prompt that its assembled history makes now (estimated)
+    needs_compaction: bool | None = None  #: is that above its limit, so that its next turn compacts the history first?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryPage:
-    """Messages of a session in turn order."""
+    """Messages of a session in turn order. One that is ``covered`` is part of the newest summary."""
 
     session_id: str
     messages: tuple[HistoryEntry, ...]
     next_after: int | None = None  #: give it as ``after`` for the next page; ``None``: there is none
+    covered_to: int = 0  #: the newest summary stands for the messages up to this number; 0: there is none
+    summary: str | None = None  #: its text, on a page without the covered messages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryCompaction:
+    """The newest summary of a session and the messages that it stands for in what models see. They stay readable."""
+
+    session_id: str
+    request_id: str
+    summary: str  #: empty: there was nothing to summarise
+    from_seq: int  #: message numbers, both ends inclusive; 0: there was nothing to summarise
+    to_seq: int
+    changed: bool  #: made for this request (its first sending, if it was sent again); else it was there before
+    tokens_before: int | None = None  #: of the prompt that the history makes (estimated)
+    tokens_after: int | None = None
+    usage: Usage | None = None  #: of the summary's model calls
 
 
 def session_info(header: FrameHeader, frame: frames.SessionInfo) -> SessionInfo:
@@ -57,4 +76,21 @@ def session_info(header: FrameHeader, frame: frames.SessionInfo) -> SessionInfo:
         turns=frame.turns,
         running_turn_id=frame.running_turn_id,
         queued_turns=frame.queued_turns,
+        context_tokens=frame.context_tokens,
+        needs_compaction=frame.needs_compaction,
+    )
+
+
+def history_compaction(header: FrameHeader, frame: frames.HistoryCompacted) -> HistoryCompaction:
+    """The public form of a frame."""
+    return HistoryCompaction(
+        session_id=header.session_id,
+        request_id=header.request_id,
+        summary=frame.summary,
+        from_seq=frame.from_seq,
+        to_seq=frame.to_seq,
+        changed=frame.changed,
+        tokens_before=frame.tokens_before,
+        tokens_after=frame.tokens_after,
+        usage=frame.usage,
     )

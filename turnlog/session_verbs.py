@@ -7,10 +7,13 @@ from schemas import commands as cmd
 from schemas import frames as fr
 from schemas.parts import HistoryEntry, NewSession
 from turnlog.connection import Connection
+from turnlog.errors import HistoryCompactionFailedError
 from turnlog.replies import FinishedTurn, ReplyFrame, TurnView
-from turnlog.session_info import HistoryPage, SessionInfo, session_info
+from turnlog.session_info import HistoryCompaction, HistoryPage, SessionInfo, history_compaction, session_info
 
 TIMEOUT_S = 60.0
+COMPACT_TIMEOUT_S = 900.0  #: as of a turn: one that runs comes first
+_COMPACT_WAITS_FOR = "It waits for the running turn, then for the model that writes the summary."
 _PAGE = 100
 
 FrameType = TypeVar("FrameType")
@@ -20,6 +23,9 @@ class SessionVerbs:
     """Every verb takes two more arguments. ``request_id`` is the idempotency key (absent: a new one): the same verb
     with the same id gives the first answer, whatever happened since. ``timeout_s`` bounds the wait; while nothing is
     heard the request is sent again.
+
+    ``history_max_tokens`` (0: the deployment's; negative: no automatic history compaction) and ``history_keep_tail``
+    (so many newest messages stay word for word) are a new session's own bounds of history compaction.
 
     All raise :class:`RequestTimedOutError` and :class:`BrokerUnreachableError`, :class:`UsageError` for an id that no
     request can have, and :class:`RequestRefusedError` (with subclasses for busy, conflict, archived and not found).
@@ -38,6 +44,8 @@ class SessionVerbs:
         instructions: str | None = None,
         model: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        history_max_tokens: int | None = None,
+        history_keep_tail: int | None = None,
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> SessionInfo:
@@ -45,8 +53,8 @@ class SessionVerbs:
 
         Refused with code ``exists`` when the channel has a session of that id.
         """
-        command = cmd.CreateSession(new_session=_new(title, instructions, model, metadata))
-        return await self._lifecycle(command, channel, session_id, request_id, timeout_s)
+        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+        return await self._lifecycle(cmd.CreateSession(new_session=new), channel, session_id, request_id, timeout_s)
 
     async def resolve(
         self,
@@ -56,12 +64,14 @@ class SessionVerbs:
         instructions: str | None = None,
         model: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        history_max_tokens: int | None = None,
+        history_keep_tail: int | None = None,
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> SessionInfo:
         """The channel's active session; a new one, made of the arguments, if there is none. Atomic per channel."""
-        command = cmd.ResolveSession(new_session=_new(title, instructions, model, metadata))
-        return await self._lifecycle(command, channel, None, request_id, timeout_s)
+        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+        return await self._lifecycle(cmd.ResolveSession(new_session=new), channel, None, request_id, timeout_s)
 
     async def rotate(
         self,
@@ -71,12 +81,14 @@ class SessionVerbs:
         instructions: str | None = None,
         model: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        history_max_tokens: int | None = None,
+        history_keep_tail: int | None = None,
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> SessionInfo:
         """Archive the channel's active session, if any, and open a new one. A turn that runs on the old one ends."""
-        command = cmd.RotateSession(new_session=_new(title, instructions, model, metadata))
-        return await self._lifecycle(command, channel, None, request_id, timeout_s)
+        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+        return await self._lifecycle(cmd.RotateSession(new_session=new), channel, None, request_id, timeout_s)
 
     async def archive(
         self,
@@ -113,17 +125,25 @@ class SessionVerbs:
         *,
         after: int = 0,
         limit: int = _PAGE,
+        skip_covered: bool = False,
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> HistoryPage:
         """One page of a session's messages: at most ``limit`` (1 to 1000) of those behind message number ``after``.
 
-        A page of long messages holds fewer. Raises :class:`SessionNotFoundError`.
+        ``skip_covered``: only messages that no summary stands for, and the newest summary's text: what models see. A
+        page of long messages holds fewer. Raises :class:`SessionNotFoundError`.
         """
-        command = cmd.GetHistory(after=after, limit=limit)
+        command = cmd.GetHistory(after=after, limit=limit, skip_covered=skip_covered)
         reply = await self._ask(command, fr.HistoryPage, session_id, request_id, timeout_s)
         page = _frame(reply, fr.HistoryPage)
-        return HistoryPage(session_id=session_id, messages=page.messages, next_after=page.next_after)
+        return HistoryPage(
+            session_id=session_id,
+            messages=page.messages,
+            next_after=page.next_after,
+            covered_to=page.covered_to,
+            summary=page.summary,
+        )
 
     async def messages(
         self, session_id: str, *, after: int = 0, page: int = _PAGE, timeout_s: float = TIMEOUT_S
@@ -135,6 +155,35 @@ class SessionVerbs:
             for message in found.messages:
                 yield message
             position = found.next_after
+
+    async def compact(
+        self,
+        session_id: str,
+        *,
+        instructions: str | None = None,
+        request_id: str | None = None,
+        timeout_s: float = COMPACT_TIMEOUT_S,
+        resend_after_s: float = 15.0,
+    ) -> HistoryCompaction:
+        """Have a model summarise the messages before the kept tail. They stay readable; models see the summary.
+
+        ``instructions``: what the summary must take care of. It begins when the running turn has ended, and may then
+        take two minutes. Where the newest summary says it all, that one is returned, not ``changed``. Raises
+        :class:`HistoryCompactionFailedError` when no summary can be had, :class:`SessionNotFoundError`,
+        :class:`SessionArchivedError`, and :class:`SessionBusyError` when too many such requests wait.
+        """
+        reply = await self._connection.ask(
+            cmd.CompactHistory(instructions=instructions),
+            fr.HistoryCompacted | fr.HistoryCompactionFailed,
+            session_id=session_id,
+            request_id=request_id,
+            timeout_s=timeout_s,
+            resend_after_s=resend_after_s,
+            waits_for=_COMPACT_WAITS_FOR,
+        )
+        if isinstance(reply.frame, fr.HistoryCompactionFailed):
+            raise HistoryCompactionFailedError(session_id, reply.frame.code, reply.frame.reason)
+        return history_compaction(reply.header, _frame(reply, fr.HistoryCompacted))
 
     async def cancel(
         self,
@@ -195,13 +244,22 @@ class SessionVerbs:
 
 
 def _new(
-    title: str | None, instructions: str | None, model: str | None, metadata: Mapping[str, str] | None
+    title: str | None,
+    instructions: str | None,
+    model: str | None,
+    metadata: Mapping[str, str] | None,
+    history_max_tokens: int | None,
+    history_keep_tail: int | None,
 ) -> NewSession | None:
-    if title is None and instructions is None and model is None and not metadata:
-        return None
-    return NewSession(
-        title=title, instructions=instructions, model=model, metadata=dict(metadata) if metadata else None
+    new = NewSession(
+        title=title,
+        instructions=instructions,
+        model=model,
+        metadata=dict(metadata) if metadata else None,
+        history_max_tokens=history_max_tokens,
+        history_keep_tail=history_keep_tail,
     )
+    return None if new == NewSession() else new
 
 
 def _frame(reply: ReplyFrame, expected: type[FrameType]) -> FrameType:

@@ -164,6 +164,7 @@ class SyncClient:
     archive = _waits(Client.archive)
     active = _waits(Client.active)
     history = _waits(Client.history)
+    compact = _waits(Client.compact)
     cancel = _waits(Client.cancel)
     reset_runner = _waits(Client.reset_runner)
     enqueue = _waits(Client.enqueue)

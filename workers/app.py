@@ -7,6 +7,7 @@ and only of requests that the log has (see ``workers.inbox``).
 import asyncio
 import gc
 import logging
+import os
 import signal
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from workers.ports import RequestRecord
 from workers.service import WorkerService, owner_name
 
 log = logging.getLogger(__name__)
+_STOP_LIMIT_S = 20.0  #: beside the drain: releasing partitions and leaving the group
 
 
 class _Acked:
@@ -183,11 +185,30 @@ async def _serve(settings: Settings) -> int:
         for task in (ended, asked):
             task.cancel()
     finally:
-        await app.stop()
+        left_in_order = await _stopped(app, settings.drain_timeout_s + _STOP_LIMIT_S)
+    if not left_in_order:
+        _leave_at_once(1 if app.stop_reason else 0)
     if app.crash_reason is not None:
         log.critical("the worker crashed: %s", app.crash_reason)
         return 1
     return 1 if app.stop_reason else 0
+
+
+async def _stopped(app: TurnlogApp, limit_s: float) -> bool:
+    """Stop the app; false when it took too long (Faust waits for a broker that is away without end)."""
+    stopping = asyncio.create_task(app.stop())
+    await asyncio.wait([stopping], timeout=limit_s)
+    if not stopping.done():
+        return False
+    stopping.result()
+    return True
+
+
+def _leave_at_once(exit_code: int) -> None:
+    """What hangs is Faust: its group membership expires by itself, and our partitions are the log's to give away."""
+    log.warning("the consumer group was not left in order (is the broker away?): it will notice by itself")
+    logging.shutdown()
+    os._exit(exit_code)
 
 
 def run_worker(settings: Settings) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from streams.history_compaction import HistoryCompactionPolicy
 from streams.policy import Policy
 from streams.topics import Topics
 
@@ -76,9 +77,17 @@ class Settings(BaseSettings):
     reply_linger_ms: float = 3.0
     max_pending_replies: int = 100_000  #: frames of one worker that the broker has not acknowledged
 
+    # ---- history compaction
+    history_max_tokens: int = 0  #: of an assembled history; above it is compacted; 0: 80,000; negative: on request only
+    history_keep_tail: int = Field(default=20, ge=0)  #: newest messages that stay word for word
+    summary_max_tokens: int = Field(default=4_000, ge=64)  #: of a summary; also at most an eighth of the limit
+    summary_window_tokens: int = Field(default=32_768, ge=1_024)  #: of the fast model: prompt and answer of one call
+    summary_timeout_s: float = 120.0  #: then the history is cut short without a model
+
     # ---- stores
     store_commit_interval_s: float = 5.0  #: a commit costs about 15 ms of CPU, for each partition
     store_batch_events: int = 5_000
+    store_memory_mb: int = Field(default=256, ge=64)  #: that DuckDB may use in a worker, for all partitions together
     publish_interval_s: float = 2.0  #: of the analysts' snapshot
 
     # ---- logging
@@ -120,4 +129,7 @@ class Settings(BaseSettings):
             max_queued_turns=self.max_queued_turns_per_session,
             max_runner_attempts=self.max_runner_attempts,
             max_takeovers=self.max_takeovers,
+            history=HistoryCompactionPolicy(max_tokens=self.history_max_tokens, keep_tail=self.history_keep_tail),
+            max_summary_tokens=self.summary_max_tokens,
+            summary_window_tokens=self.summary_window_tokens,
         )

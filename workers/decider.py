@@ -11,6 +11,7 @@ from schemas.direct_init import direct_init
 from schemas.events import (
     PARTITION,
     EventHeader,
+    HistoryCompactionRequested,
     RequestDeadLettered,
     RequestsLost,
     TurnCancelled,
@@ -21,7 +22,7 @@ from streams.decisions import decide
 from streams.history import HistoryMessage
 from streams.policy import Policy
 from streams.replies import Reply
-from streams.session import Fact, Session, evolve
+from streams.session import Fact, OwedRun, Session, evolve
 from streams.session_commands import Refuse, SessionCommand
 from streams.turn import ReplyAddress
 from workers.cloudevents import trace_headers
@@ -41,6 +42,7 @@ class Effect:
     reply: Reply | None = None
     start: str | None = None  #: turn id
     cancel: str | None = None  #: turn id
+    compact: OwedRun | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,9 +105,10 @@ class Decider:
 
     def request(self, offset: int, live: Live, command: StreamCommand) -> None:
         """Decide the request at ``offset``; it is the next one."""
-        facts = live.decide(live.state, command, self._policy())  # type: ignore[arg-type]
+        policy = self._policy()
+        facts = live.decide(live.state, command, policy)  # type: ignore[arg-type]
         self._record(live, facts, decided=offset)
-        self._answer(live, live.answers(command, facts))
+        self._answer(live, live.answers(command, facts, policy))
 
     def _answer(self, live: Live, replies: Sequence[Reply]) -> None:
         self.groups[-1].effects.extend(Effect(index=-1, live=live, reply=reply) for reply in replies)
@@ -232,11 +235,21 @@ class Decider:
         group.size_bytes += size
         group.effects += [Effect(index=base + index, live=live, cancel=turn_id) for index, turn_id in ended]
         group.effects += [Effect(index=base + index, live=live, reply=reply) for index, reply in effects]
-        if started and isinstance(state, Session) and state.running == started:
-            group.effects.append(Effect(index=base + last, live=live, start=started))
+        if isinstance(state, Session):
+            group.effects += _work(live, state, facts, started, base + last)
         if decided is not None:
             group.covered = decided
             self.decided = decided
+
+
+def _work(live: Live, session: Session, facts: Sequence[Fact], started: str | None, index: int) -> list[Effect]:
+    """What the session's actor has to do after a decision."""
+    effects: list[Effect] = []
+    if started and session.running == started:
+        effects.append(Effect(index=index, live=live, start=started))
+    if facts and isinstance(facts[-1].event, HistoryCompactionRequested):
+        effects.append(Effect(index=index, live=live, compact=session.owed_runs[-1]))
+    return effects
 
 
 def _messages(live: Live) -> list[HistoryMessage]:

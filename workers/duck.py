@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from streams.projection_columns import Column, Table
+from streams.projection_history_rows import COMPACTION_REQUESTS, COMPACTIONS
 from streams.projection_rows import (
     CHANNEL_EVENTS,
     CHANNELS,
@@ -134,6 +135,8 @@ def write_changes(connection: duckdb.DuckDBPyConnection, changes: Changes, *, an
     insert(connection, FORWARDS, changes.new_forwards.values())
     update(connection, FORWARDS, FORWARDS.updated, changes.deliveries)
     insert(connection, CHANNEL_EVENTS, changes.channel_events)
+    insert(connection, COMPACTION_REQUESTS, changes.history_compaction_requests)
+    insert(connection, COMPACTIONS, changes.history_compactions)
     if analysts:
         insert(connection, USAGE, changes.usage)
         insert(connection, EVENTS, changes.events)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from schemas.events import CHANNEL, SESSION
 from streams.projection_columns import Table
+from streams.projection_history_rows import COMPACTION_REQUESTS, COMPACTIONS, CompactionRequestRow, CompactionRow
 from streams.projection_rows import (
     CHANNEL_EVENTS,
     FORWARDS,
@@ -152,6 +153,12 @@ def _load_histories(
         numbers[message.partition, message.session_offset].messages.append(message)
     for call in _calls(connection, wanted, "true"):
         numbers[call.partition, call.session_offset].calls.append(call)
+    for values in _select(connection, COMPACTION_REQUESTS, wanted, "true", "log_offset"):
+        asked = CompactionRequestRow._make(values)
+        numbers[asked.partition, asked.session_offset].history_compaction_requests.append(asked)
+    for values in _select(connection, COMPACTIONS, wanted, "true", "log_offset"):
+        run = CompactionRow._make(values)
+        numbers[run.partition, run.session_offset].history_compactions.append(run)
 
 
 def load_channels(
@@ -177,11 +184,13 @@ def _channel_rows(connection: duckdb.DuckDBPyConnection, names: Collection[Name]
 
 
 def unfinished(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Sessions with open turns or pending forwards, the one that waits longest first."""
+    """Sessions with open turns, owed history compactions or pending forwards, the longest waiting first."""
     rows = connection.execute(
         "SELECT session_id FROM ("
         "SELECT session_id, accepted_offset AS log_offset FROM turns WHERE ended_offset IS NULL UNION ALL "
-        "SELECT source_id, log_offset FROM forwards WHERE source_kind = 'session' AND delivered_offset IS NULL"
+        "SELECT source_id, log_offset FROM forwards WHERE source_kind = 'session' AND delivered_offset IS NULL "
+        "UNION ALL SELECT session_id, log_offset FROM compaction_requests "
+        "ANTI JOIN compactions USING (session_id, request_id)"
         ") GROUP BY session_id ORDER BY min(log_offset)"
     ).fetchall()
     return [session_id for (session_id,) in rows]
@@ -203,7 +212,9 @@ def unanswered(connection: duckdb.DuckDBPyConnection, partition: int, replied: i
         "SELECT session_id, request_id, command_hash, ended_offset AS log_offset, 0 AS place FROM turns UNION ALL "
         "SELECT session_id, by_request_id, by_command_hash, ended_offset, 1 FROM turns "
         "WHERE by_request_id IS NOT NULL UNION ALL "
-        "SELECT session_id, request_id, command_hash, log_offset, 0 FROM refusals"
+        "SELECT session_id, request_id, command_hash, log_offset, 0 FROM refusals UNION ALL "
+        "SELECT session_id, request_id, a.command_hash, r.log_offset, 0 "
+        "FROM compaction_requests a JOIN compactions r USING (session_id, request_id)"
         ") WHERE log_offset > $1 ORDER BY log_offset, place",
         [replied],
     ).fetchall()

@@ -1,8 +1,13 @@
 """Sends what streams have to tell each other: the first pending forward to each target, again until it is received.
 
 At least once: the target skips what it has heard, the source forgets what is received. Both are facts in their logs.
+
+What the broker has waits its turn in the target's partition, for as long as that is behind. Sending it again there
+only makes the wait longer, so a forward is repeated late, ever more seldom, and not many at a time: a backlog must not
+feed itself.
 """
 
+import heapq
 from collections.abc import Callable
 
 from schemas import commands as cmd
@@ -11,9 +16,14 @@ from streams.forwarding import Forward, ReceiveForward, due
 from streams.lifecycle import refuses
 from streams.session import Session
 from workers.live import Live
-from workers.ports import Outbox
+from workers.ports import Outbox, Sent
 
-RESEND_S = 2.0
+RESEND_S = 5.0  #: after the first sending; doubles
+RESEND_MAX_S = 300.0
+MAX_RESENDS = 50  #: of one partition, each time somebody looks
+_MAX_LOOKS = 5_000  #: a few milliseconds
+
+_Key = tuple[str, str]  #: kind and id of the source
 
 
 class Forwarder:
@@ -22,8 +32,9 @@ class Forwarder:
     def __init__(self, outbox: Outbox, now: Callable[[], float]) -> None:
         self._outbox = outbox
         self._now = now
-        self._streams: dict[tuple[str, str], Live] = {}
-        self._sent: dict[tuple[str, str], dict[int, float]] = {}
+        self._streams: dict[_Key, Live] = {}
+        self._sent: dict[_Key, dict[int, Sent]] = {}
+        self._again: list[tuple[float, float, _Key, int]] = []  # a heap: when, how long it waited, whose, seq
 
     def note(self, live: Live) -> None:
         """The stream's confirmed outbox may have changed: send what is due and was not sent yet."""
@@ -36,19 +47,30 @@ class Forwarder:
         sent = self._sent.setdefault(key, {})
         for forward in due(live.outbox):
             if forward.seq not in sent:
-                self._send(live, forward, sent)
+                self._send(live, key, forward, RESEND_S)
 
     def resend(self) -> None:
-        """Whatever is not received for a while is sent again: the target's owner may have changed."""
+        """Some of what is not received for long is sent again: it, or its receipt, may be lost."""
         now = self._now()
-        for key, live in self._streams.items():
-            sent = self._sent[key]
-            for forward in due(live.outbox):
-                if now - sent.get(forward.seq, now) >= RESEND_S:
-                    self._send(live, forward, sent)
+        left = MAX_RESENDS
+        for _ in range(_MAX_LOOKS):
+            if not left or not self._again or self._again[0][0] > now:
+                return
+            _, waited_s, key, seq = heapq.heappop(self._again)
+            live = self._streams.get(key)
+            forward = next((forward for forward in live.outbox if forward.seq == seq), None) if live else None
+            if live is None or forward is None:
+                continue  # received
+            if self._sent[key][seq].done():
+                left -= 1
+                self._send(live, key, forward, min(2 * waited_s, RESEND_MAX_S))
+            else:  # the broker does not take it yet: the outbox tries again
+                self._look_again(waited_s, key, seq)
 
-    def _send(self, live: Live, forward: Forward, sent: dict[int, float]) -> None:
-        sent[forward.seq] = self._now()
+    def _look_again(self, wait_s: float, key: _Key, seq: int) -> None:
+        heapq.heappush(self._again, (self._now() + wait_s, wait_s, key, seq))
+
+    def _send(self, live: Live, key: _Key, forward: Forward, wait_s: float) -> None:
         command = cmd.Forwarded(
             source_kind=live.kind,
             source_id=live.stream_id,
@@ -59,7 +81,9 @@ class Forwarder:
             request_id_of_origin=forward.request_id_of_origin,
         )
         request_id = f"forward/{live.kind}/{live.stream_id}/{forward.seq}"
-        self._outbox.request(_header(forward.target_kind, forward.target_id, request_id[:256]), command)
+        header = _header(forward.target_kind, forward.target_id, request_id[:256])
+        self._sent[key][forward.seq] = self._outbox.request(header, command)
+        self._look_again(wait_s, key, forward.seq)
 
     def receipt(self, live: Live, received: ReceiveForward) -> None:
         """Tell the source that its forward is in our log."""

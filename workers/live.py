@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from schemas import commands as cmd
 from schemas import frames as fr
 from schemas.events import CHANNEL, SESSION, MessageStored
+from schemas.parts import Usage
 from streams.channel import Channel, decide_channel, evolve_channel, known_channel_answer
 from streams.decisions import decide, known_answer
 from streams.forwarding import Forward, ReceiveForward, ReceiveReceipt
 from streams.history import HistoryMessage, history_message, of_turn
+from streams.history_compaction_plan import SessionHistory, needs_history_compaction, session_tokens
+from streams.history_view import assemble, summary_message
 from streams.policy import Policy
 from streams.replies import (
     Reply,
@@ -26,8 +29,10 @@ from streams.replies import (
 )
 from streams.session import Fact, Session, evolve
 from streams.session_commands import Cancel, Refuse
-from streams.turn import ReplyAddress
+from streams.tokens import Weights, measured_prompt, prompt_tokens, with_margin
+from streams.turn import Answer, ReplyAddress
 from workers.actors import SessionActor
+from workers.history_compactor import CompactionInput
 from workers.requests import Query, StreamCommand
 from workers.runners.base import TurnInput
 
@@ -45,6 +50,8 @@ class LiveSession:
     frame_seqs: dict[tuple[str | None, int], int] = field(default_factory=dict)
     forwards: bool = False  #: has it ever had something to forward?
     kind: str = SESSION
+    weights: Weights = field(default_factory=Weights)  #: tokens of its messages, as far as they were counted
+    _counted: tuple[int, int] = (0, 0)  #: messages, and what they weigh together
 
     @property
     def stream_id(self) -> str:
@@ -69,7 +76,9 @@ class LiveSession:
     @property
     def busy(self) -> bool:
         """Must it stay in memory?"""
-        return bool(self.session.open_turns or self.session.outbox or (self.actor is not None and self.actor.busy))
+        session = self.session
+        owes = session.open_turns or session.outbox or session.owed_runs
+        return bool(owes or (self.actor is not None and self.actor.busy))
 
     def become(self, state: Session) -> None:
         """Take the state that a recorded decision leads to."""
@@ -98,27 +107,41 @@ class LiveSession:
         turn = before.turns.get(fact.turn_id or "")
         return turn.reply if turn else None
 
-    def answers(self, command: StreamCommand, facts: Sequence[Fact]) -> list[Reply]:
+    def answers(self, command: StreamCommand, facts: Sequence[Fact], policy: Policy) -> list[Reply]:
         """What the sender of a request gets beside the frames of its facts."""
         if isinstance(command, Query):
-            return [self._answer_query(command)]
+            return [self._answer_query(command, policy)]
         if isinstance(command, ReceiveForward | ReceiveReceipt) or (facts and not isinstance(command, Cancel)):
             return []
         request_id, digest = getattr(command, "request_id", ""), getattr(command, "command_hash", "")
         answer = known_answer(self.session, request_id, digest)
         if answer is None or (facts and answer.kind == "refused"):  # a refusal's frame is its fact's
             return []
-        address = getattr(command, "reply", ReplyAddress())
-        return [reply_again(answer, request_id, address, self.history)]
+        reply = self._again(answer, request_id, getattr(command, "reply", ReplyAddress()))
+        return [reply] if reply is not None else []
 
-    def _answer_query(self, query: Query) -> Reply:
+    def _again(self, answer: Answer, request_id: str, address: ReplyAddress) -> Reply | None:
+        return reply_again(answer, request_id, address, self.history)
+
+    def _answer_query(self, query: Query, policy: Policy) -> Reply:
         frame: fr.Frame
         if not self.session.exists:
             frame = fr.RequestRefused(code="not_found", reason=f"session {self.stream_id} does not exist")
         elif isinstance(query.query, cmd.GetHistory):
-            frame = history_page(self.history, query.query.after, max(1, min(query.query.limit, 1000)))
+            frame = history_page(
+                self.history,
+                query.query.after,
+                max(1, min(query.query.limit, 1000)),
+                self.session.history_compaction.summary,
+                skip_covered=query.query.skip_covered,
+            )
         else:
-            frame = session_info(self.session)
+            history, bounds = self.session_history(), self.session.history_policy(policy.history)
+            frame = session_info(
+                self.session,
+                session_tokens(history),
+                needs_compaction=needs_history_compaction(history, bounds),
+            )
         channel = self.session.channel or None
         return Reply(frame=frame, address=query.reply, request_id=query.request_id, channel=channel)
 
@@ -130,7 +153,7 @@ class LiveSession:
     def answer_of(self, request_id: str, command_hash: str) -> Reply | None:
         """The answer that a request has in the log, to where it was asked."""
         answer = known_answer(self.session, request_id, command_hash)
-        return None if answer is None else reply_again(answer, request_id, answer.reply, self.history)
+        return None if answer is None else self._again(answer, request_id, answer.reply)
 
     def partial_text(self) -> str:
         """What the running turn has said since its last message."""
@@ -159,7 +182,7 @@ class LiveSession:
     def turn_input(self, turn_id: str, epoch: int) -> TurnInput:
         """What the runner of the running turn gets."""
         turn = self.session.turns[turn_id]
-        mine = of_turn(self.history, turn_id)
+        view = assemble(self.history, self.session.history_compaction.summary, keep_open_calls=True).messages
         return TurnInput(
             session_id=self.session.session_id,
             turn_id=turn_id,
@@ -169,10 +192,51 @@ class LiveSession:
             model=turn.model or "",
             instructions=self.session.instructions,
             user_content=turn.content,
-            history=self.history[: len(self.history) - len(mine)],
-            turn_messages=mine[1:],
+            history=[message for message in view if message.turn_id != turn_id],
+            turn_messages=of_turn(self.history, turn_id)[1:],
+            assembled=view,
             metadata=self.session.metadata,
         )
+
+    # ---- history compaction
+
+    def session_history(self, usage: Usage | None = None) -> SessionHistory:
+        """What plans depend on. ``usage``: what the running attempt has reported so far."""
+        session = self.session
+        measure = None
+        if usage is not None and session.running is not None:
+            measure = measured_prompt(of_turn(self.history, session.running), usage)
+        return SessionHistory(
+            session_id=session.session_id,
+            messages=self.history,
+            instructions=session.instructions,
+            state=session.history_compaction,
+            measure=measure or session.measure,
+            weights=self.weights,
+        )
+
+    def compaction_input(self, policy: Policy, epoch: int, usage: Usage | None = None) -> CompactionInput:
+        """What a run of history compaction depends on."""
+        return CompactionInput(
+            history=self.session_history(usage),
+            bounds=self.session.history_policy(policy.history),
+            policy=policy,
+            fencing_token=epoch,
+            tokens_at_most=self._tokens_at_most(usage),
+        )
+
+    def _tokens_at_most(self, usage: Usage | None) -> int:
+        """No fewer than the assembled history has, found without assembling it: most sessions are far from a limit."""
+        count, weight = self._counted
+        if count > len(self.history):  # a failed decision's messages are gone again
+            count = weight = 0
+        weight += sum(map(self.weights, self.history[count:]))
+        self._counted = (len(self.history), weight)
+        session = self.session
+        measured = max(usage.last_input_tokens if usage else 0, session.measure.input_tokens if session.measure else 0)
+        summary = session.history_compaction.summary
+        weight += prompt_tokens([summary_message(summary)] if summary else [], session.instructions)
+        return measured + with_margin(weight)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -234,7 +298,7 @@ class LiveChannel:
         """A channel's facts say themselves which request caused them."""
         return None
 
-    def answers(self, command: StreamCommand, facts: Sequence[Fact]) -> list[Reply]:
+    def answers(self, command: StreamCommand, facts: Sequence[Fact], policy: Policy) -> list[Reply]:
         """What the sender of a request gets beside the frames of its facts."""
         if isinstance(command, Query):
             reply = active_reply(self.channel, command.request_id, command.reply)

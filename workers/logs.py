@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TextIO
 
 from workers.config import Settings
@@ -19,6 +19,8 @@ _REDACTED = "[secret]"
 _FIELDS = ("session", "turn", "topic", "partition", "offset")
 #: Libraries that tell their own story at INFO; ours says what matters.
 _TALKATIVE = ("aiokafka", "kafka", "faust", "mode", "asyncio")
+_ALIKE_CHARACTERS = 40
+_MAX_KINDS = 1000
 #: Warns of each step of its own loop that takes 0.1 s, as the first connection of every process does.
 _NERVOUS = "kafka.net.selector"
 _NAMED_SECRET = re.compile(
@@ -144,6 +146,38 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     )
 
 
+class SeldomFilter(logging.Filter):
+    """Lets what a library repeats through once in a while: without a broker they write dozens of lines a second.
+
+    Lines of one logger that begin alike are taken for repetitions; a line that comes through says how many were kept.
+    """
+
+    def __init__(
+        self, names: Sequence[str], *, interval_s: float = 10.0, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._names = tuple(names)
+        self._interval_s = interval_s
+        self._now = now
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] not in self._names or record.levelno < logging.WARNING:
+            return True
+        key = record.name, str(record.msg)[:_ALIKE_CHARACTERS]
+        said_at, kept = self._seen.get(key, (-self._interval_s, 0))
+        now = self._now()
+        if now < said_at + self._interval_s:
+            self._seen[key] = said_at, kept + 1
+            return False
+        if len(self._seen) >= _MAX_KINDS and key not in self._seen:
+            self._seen.clear()
+        self._seen[key] = now, 0
+        if kept:
+            record.msg, record.args = f"{record.getMessage()} (and {kept} times since it was last said)", None
+        return True
+
+
 def set_up(settings: Settings, stream: TextIO | None = None) -> None:
     """Send all logging to ``stream`` (default: standard error) in the form that ``settings.log_format`` asks for.
 
@@ -156,6 +190,7 @@ def set_up(settings: Settings, stream: TextIO | None = None) -> None:
     colours = on_terminal and not os.environ.get("NO_COLOR")
     handler.setFormatter(HumanFormatter(colours=colours) if human else JsonFormatter())
     handler.addFilter(SecretFilter(secrets_of(settings)))
+    handler.addFilter(SeldomFilter(_TALKATIVE))
     level = logging.getLevelNamesMapping()[settings.log_level]
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name in _TALKATIVE:

@@ -47,11 +47,12 @@ class KafkaOutbox:
     def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
         return self._replies.send(reply, stream_id=stream_id, partition=partition, epoch=epoch, frame_seq=frame_seq)
 
-    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> None:
+    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> SentFrame:
         key = (header.session_id or header.channel or "").encode()
         headers = self._envelope.headers(type(command), header.request_id or "", self._now_ms())
         value = self._codec.encode(header, command)
-        self._replies.put(self._topics.requests, partition_of(key, self._partition_count), key, value, headers)
+        partition = partition_of(key, self._partition_count)
+        return self._replies.put(self._topics.requests, partition, key, value, headers)
 
     def known_reply_topic(self, topic: str) -> bool:
         return self._replies.knows_topic(topic)

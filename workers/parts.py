@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from schemas.errors import UnknownFingerprintError
 from streams.policy import Policy
 from streams.topics import Topics
-from workers.actors import ActorLimits
 from workers.ports import EventLog, Outbox, RequestLog, RequestRecord
 from workers.requests import Incoming, RequestReader, UnknownReplyTopicError
 from workers.runners.base import Runner
 from workers.store_port import PartitionStores
+from workers.turn_attempt import ActorLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

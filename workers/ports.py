@@ -96,7 +96,7 @@ class Outbox(Protocol):
         """Queue a frame; never blocks. ``stream_id``: of the session or channel that answers."""
         ...
 
-    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> None:
+    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> "Sent":
         """Queue a request of our own to the partition of its target; never blocks. It may be lost: send it again."""
         ...
 

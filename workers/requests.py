@@ -12,6 +12,7 @@ from schemas.commands import (
     ActiveSession,
     ArchiveSession,
     CancelTurn,
+    CompactHistory,
     CreateSession,
     Forwarded,
     ForwardReceipt,
@@ -27,7 +28,7 @@ from schemas.events import CHANNEL, SESSION
 from schemas.mapping import to_dict
 from streams.channel import DecideLifecycle
 from streams.forwarding import ReceiveForward, ReceiveReceipt
-from streams.session_commands import AcceptChat, Cancel, Refuse
+from streams.session_commands import AcceptChat, Cancel, Refuse, RequestHistoryCompaction
 from streams.topics import Topics, partition_of
 from streams.turn import ReplyAddress
 from workers.ports import RequestRecord
@@ -43,7 +44,9 @@ class Query:
     reply: ReplyAddress
 
 
-StreamCommand = AcceptChat | Refuse | Cancel | DecideLifecycle | Query | ReceiveForward | ReceiveReceipt
+StreamCommand = (
+    AcceptChat | Refuse | Cancel | RequestHistoryCompaction | DecideLifecycle | Query | ReceiveForward | ReceiveReceipt
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,14 +179,7 @@ class RequestReader:
     ) -> StreamCommand:
         request_id = header.request_id or self.default_request_id(record)
         if refusal is not None:
-            digest = hashlib.sha256(record.value or b"").hexdigest()[:32]
-            return Refuse(
-                request_id=request_id,
-                command_hash=digest if command is None else command_hash(command),
-                code=refusal.code,
-                reason=refusal.reason,
-                reply=address,
-            )
+            return _refused(record, request_id, command, refusal, address)
         match command:
             case Forwarded():
                 return ReceiveForward(
@@ -203,6 +199,13 @@ class RequestReader:
                     request_id=request_id,
                     command_hash=command_hash(command),
                     turn_id=command.turn_id,
+                    reply=address,
+                )
+            case CompactHistory():
+                return RequestHistoryCompaction(
+                    request_id=request_id,
+                    command_hash=command_hash(command),
+                    instructions=command.instructions,
                     reply=address,
                 )
             case CreateSession() | ResolveSession() | RotateSession() | ArchiveSession():
@@ -235,6 +238,19 @@ class RequestReader:
                 raise UnknownReplyTopicError(wanted)
             return None, f"reply topic {wanted[:200]!r} does not exist"
         return wanted, None
+
+
+def _refused(
+    record: RequestRecord, request_id: str, command: Any, refusal: InvalidCommandError, address: ReplyAddress
+) -> Refuse:
+    digest = hashlib.sha256(record.value or b"").hexdigest()[:32]
+    return Refuse(
+        request_id=request_id,
+        command_hash=digest if command is None else command_hash(command),
+        code=refusal.code,
+        reason=refusal.reason,
+        reply=address,
+    )
 
 
 def _subject(record: RequestRecord, header: RequestHeader, command: Any) -> tuple[str, str] | None:

@@ -68,6 +68,8 @@ class Resident:
     async def reap(self) -> None:
         """Close idle and dead runners; forget idle streams that the store has."""
         for session_id, live in list(self.sessions.items()):
+            if live.actor is not None and live.actor.runner_is_dead and not live.busy:
+                await live.actor.close_runner()
             if not self._idle(live):
                 continue
             if live.actor is not None:

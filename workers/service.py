@@ -16,7 +16,6 @@ from schemas.registry import packaged
 from streams.policy import Policy
 from streams.run_settings import runner_factories, with_run_settings
 from workers import schema_topic
-from workers.actors import ActorLimits
 from workers.config import Settings
 from workers.event_log import KafkaEventLog, KafkaRequestLog, LogProducer
 from workers.logs import at
@@ -32,6 +31,7 @@ from workers.shard import Shard
 from workers.store import StoreDirectory
 from workers.topic_reader import TopicReader
 from workers.topics_admin import TopicsState, check_topics, topic_id
+from workers.turn_attempt import ActorLimits
 
 log = logging.getLogger(__name__)
 _SCHEMA_REFRESH_MIN_S = 1.0
@@ -78,7 +78,11 @@ class WorkerService:
         await self._run_settings.catch_up()
         # The topic's id tells a re-created log from the one that the files were made of.
         events_id = await asyncio.to_thread(topic_id, settings, settings.topics.events)
-        self._stores = StoreDirectory(settings.data_dir / "stores", deployment=f"{settings.prefix} {events_id}")
+        self._stores = StoreDirectory(
+            settings.data_dir / "stores",
+            deployment=f"{settings.prefix} {events_id}",
+            memory_limit_mb=settings.store_memory_mb,
+        )
         self._parts = self._build_parts(topics)
         self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
         self._follow = asyncio.create_task(self._run_settings.follow(), name="run-time settings")
@@ -307,4 +311,5 @@ def _actor_limits(settings: Settings) -> ActorLimits:
         max_text_bytes=settings.max_text_bytes,
         max_tool_result_bytes=settings.max_tool_result_bytes,
         max_turn_messages=settings.max_turn_messages,
+        summary_timeout_s=settings.summary_timeout_s,
     )

@@ -15,23 +15,24 @@ from typing import Any
 from schemas import frames as fr
 from schemas.commands import ResetRunner
 from schemas.events import CHANNEL, SESSION, TurnCancelled, TurnCompleted, TurnFailed
+from schemas.parts import Usage
 from streams.forwarding import ReceiveForward
 from streams.reader_rule import LoggedEvent
 from streams.rehydration import Unanswered
-from streams.replies import Reply
 from streams.session_commands import AcceptChat, Cancel, ResumeTurn, SessionCommand
 from workers.actors import SessionActor
 from workers.crash_points import crash_point
 from workers.decider import Decider, DecisionTooLargeError, Group
 from workers.epoch import Epoch
 from workers.forwarder import Forwarder
+from workers.frame_sender import FrameSender
+from workers.history_compactor import CompactionInput
 from workers.inbox import Inbox
 from workers.live import Live, LiveSession
 from workers.logs import at
 from workers.parts import WorkerParts
 from workers.patience import patiently
 from workers.ports import RequestRecord
-from workers.replied import Replied
 from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, Unreadable
 from workers.resident import Resident
 from workers.runners.base import TurnInput
@@ -72,7 +73,7 @@ class Serving:
         self._wake = asyncio.Event()
         self._outcomes: deque[tuple[str, Sequence[SessionCommand], asyncio.Future[None]]] = deque()
         self._doubts: list[asyncio.Future[None]] = []
-        self._replied = Replied(epoch.position.replied)
+        self._frames = FrameSender(parts.outbox, partition, epoch=epoch.epoch, replied=epoch.position.replied)
         self.unsaved = Unsaved(store)
         self._forwarder = Forwarder(parts.outbox, parts.now)
         self._decider = Decider(
@@ -80,7 +81,7 @@ class Serving:
             partition,
             epoch=epoch.epoch,
             accepted=first - 1,
-            replied=lambda: self._replied.upto(epoch.position.next_offset),
+            replied=lambda: self._frames.replied.upto(epoch.position.next_offset),
             policy=parts.policy,
             now_ms=parts.now_ms,
             max_batch_bytes=parts.limits.max_batch_bytes,
@@ -117,17 +118,18 @@ class Serving:
     def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
         """An ephemeral frame of the running attempt."""
         live = self.resident.sessions.get(turn.session_id)
-        open_turn = live.session.turns.get(turn.turn_id) if live else None
-        if live is None or open_turn is None:
-            return
-        reply = Reply(
-            frame=frame,
-            address=open_turn.reply,
-            request_id=open_turn.request_id,
-            turn_id=turn.turn_id,
-            attempt=turn.attempt,
-        )
-        self._send(live, reply)
+        if live is not None:
+            self._frames.delta(live, turn, frame)
+
+    def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
+        """What the runner of the running turn gets; ``None``: the turn is over."""
+        live = self.resident.sessions[session_id]
+        return live.turn_input(turn_id, self._epoch.epoch) if live.session.running == turn_id else None
+
+    def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
+        """What a run of history compaction depends on."""
+        live = self.resident.sessions[session_id]
+        return live.compaction_input(self._parts.policy(), self._epoch.epoch, usage)
 
     def notice(self, events_end: int, requests_end: int, *, intake_behind: bool = False) -> None:
         """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here.
@@ -176,6 +178,10 @@ class Serving:
             await self._commit(group)
         for kind, name in streams:
             self._forwarder.note(self.resident.get(kind, name))
+        for session_id in sessions:
+            live = self.resident.sessions[session_id]
+            for owed in live.session.owed_runs if not live.unknown_events else ():
+                self._actor(live).compact(owed)
         self.resident.release()
 
     def _answer_again(self, waiting: Unanswered) -> None:
@@ -183,7 +189,7 @@ class Serving:
         reply = live.answer_of(waiting.request_id, waiting.command_hash)
         if reply is not None:
             # Until it is sent, the next owner must do the same: ``replied`` stays below its event.
-            self._send(live, reply, offset=waiting.log_offset)
+            self._frames.send(live, reply, offset=waiting.log_offset)
 
     async def run(self) -> None:
         """Serve until something raises: :class:`FencedError` or a ``LogError``."""
@@ -321,9 +327,11 @@ class Serving:
             if effect.cancel is not None and isinstance(effect.live, LiveSession):
                 effect.live.cancel_turn(effect.cancel)
             if effect.reply is not None:
-                self._send(effect.live, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
+                self._frames.send(effect.live, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
             if effect.start is not None and isinstance(effect.live, LiveSession):
                 self._start(effect.live, effect.start)
+            if effect.compact is not None and isinstance(effect.live, LiveSession):
+                self._actor(effect.live).compact(effect.compact)
         crash_point("shard.before_ack")
         if group.covered >= 0:
             self._inbox.cover(group.covered)
@@ -345,21 +353,15 @@ class Serving:
         if any(isinstance(record.payload, _TERMINAL) for record in group.records):
             crash_point("shard.after_terminal")
 
-    def _send(self, live: Live, reply: Reply, offset: int | None = None) -> None:
-        sent = self._parts.outbox.reply(
-            reply,
-            stream_id=live.stream_id,
-            partition=self._partition,
-            epoch=self._epoch.epoch,
-            frame_seq=live.next_frame_seq(reply),
-        )
-        if reply.terminal and offset is not None:
-            self._replied.add(offset, sent)
-
     def _start(self, live: LiveSession, turn_id: str) -> None:
         turn = live.session.turns.get(turn_id)
         if turn is None or live.session.running != turn_id:
             return
+        self._actor(live).start(
+            turn_id, turn.attempt, next_message_seq=live.session.messages + 1, failures=turn.runner_failures
+        )
+
+    def _actor(self, live: LiveSession) -> SessionActor:
         if live.actor is None:
             live.actor = SessionActor(
                 live.session.session_id,
@@ -369,11 +371,7 @@ class Serving:
                 limits=self._parts.actor_limits,
             )
         live.last_used = self._parts.now()
-        live.actor.start(
-            live.turn_input(turn_id, self._epoch.epoch),
-            next_message_seq=live.session.messages + 1,
-            failures=turn.runner_failures,
-        )
+        return live.actor
 
     # ---- upkeep
 

@@ -39,7 +39,7 @@ class PartitionStore(Protocol):
         ...
 
     async def unfinished(self) -> list[str]:
-        """Sessions with open turns or pending forwards, the one that waits longest first."""
+        """Sessions with open turns, owed history compactions or pending forwards, the longest waiting first."""
         ...
 
     async def unfinished_channels(self) -> list[str]:
@@ -49,8 +49,9 @@ class PartitionStore(Protocol):
     async def unanswered(self, replied: int) -> list[Unanswered]:
         """Requests whose answer follows from an event above the log offset ``replied``, in log order.
 
-        Such an event is the end of a turn (for its request, and for one that cancelled it), a refusal, a lifecycle
-        decision that waits for nothing, or the delivery that one waited for last.
+        Such an event is the end of a turn (for its request, and for one that cancelled it), the end of a history
+        compaction that was asked for, a refusal, a lifecycle decision that waits for nothing, or the delivery that one
+        waited for last.
         """
         ...
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from schemas.events import CHANNEL, SESSION
 from streams.projection import project, touched
+from streams.projection_history_rows import CompactionRequestRow, CompactionRow
 from streams.projection_rows import ForwardRow, TurnRow
 from streams.projection_state import Changes, ForwardKey, OpenCall, OpenTurn, SessionState, State, StreamKey
 from streams.reader_rule import LoggedEvent, LogPosition
@@ -120,6 +121,10 @@ class MemoryStore:
             self._rows(message.session_id).messages.append(message)
         for refusal in changes.refusals:
             self._rows(refusal.session_id).refusals.append(refusal)
+        for asked in changes.history_compaction_requests:
+            self._rows(asked.session_id).history_compaction_requests.append(asked)
+        for run in changes.history_compactions:
+            self._rows(run.session_id).history_compactions.append(run)
         for event in changes.unknown_events:
             mark = UnknownMark(event.log_offset, event.stream_version)
             if event.stream_kind == SESSION:
@@ -168,11 +173,20 @@ class MemoryStore:
         return {name: channel for name, channel in loaded.items() if channel is not None}
 
     async def unfinished(self) -> list[str]:
-        """Sessions with open turns or pending forwards."""
+        """Sessions with open turns, owed history compactions or pending forwards."""
         self._check_open()
         waiting = [(turn.accepted_offset, turn.session_id) for turn in self._turns() if turn.ended_offset is None]
+        waiting += [(asked.log_offset, asked.session_id) for asked, run in self._asked() if run is None]
         waiting += [(forward.log_offset, forward.source_id) for forward in self._data.pending(SESSION)]
         return list(dict.fromkeys(session_id for _, session_id in sorted(waiting)))
+
+    def _asked(self) -> list[tuple[CompactionRequestRow, CompactionRow | None]]:
+        """History compactions on request, and how they ended."""
+        return [
+            (asked, next((run for run in rows.history_compactions if run.request_id == asked.request_id), None))
+            for rows in self._data.sessions.values()
+            for asked in rows.history_compaction_requests
+        ]
 
     async def unfinished_channels(self) -> list[str]:
         """Channels with pending forwards."""
@@ -195,6 +209,11 @@ class MemoryStore:
             for rows in self._data.sessions.values()
             for refusal in rows.refusals
             if refusal.log_offset > replied
+        ]
+        ended += [
+            Unanswered(asked.session_id, asked.request_id, asked.command_hash, run.log_offset)
+            for asked, run in self._asked()
+            if run is not None and run.log_offset > replied
         ]
         lifecycle = [
             waiting

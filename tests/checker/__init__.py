@@ -3,6 +3,7 @@
 from tests.checker.effects import check_frames, check_tools
 from tests.checker.forwards import check_forwards
 from tests.checker.history import Anomaly, GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
+from tests.checker.history_compactions import check_history_compactions
 from tests.checker.log_view import LogView, accepted_events
 from tests.checker.requests import check_requests
 from tests.checker.stores import check_stores
@@ -15,6 +16,7 @@ def check(history: History) -> list[Anomaly]:
     return [
         *check_log(view),
         *check_requests(view),
+        *check_history_compactions(view),
         *check_frames(view),
         *check_tools(view),
         *check_forwards(view),

@@ -9,6 +9,7 @@ from schemas.frames import FrameHeader
 from schemas.parts import ToolCall, Usage, text_content
 from streams.projection_state import ProjectionError
 from streams.reader_rule import LoggedEvent
+from tests.checker import check
 from tests.checker.history import GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
 from tests.checker.log_view import accepted_events
 from tests.checker.stores import expected_tables
@@ -66,7 +67,14 @@ class Draft:
 
     # ---- requests
 
-    def request(self, text: str | None, request_id: str | None = None, session_id: str | None = SESSION) -> SentRequest:
+    def request(
+        self,
+        text: str | None,
+        request_id: str | None = None,
+        session_id: str | None = SESSION,
+        *,
+        asks_only: bool = False,
+    ) -> SentRequest:
         """A producer sends and the broker acknowledges."""
         sent = SentRequest(
             partition=0,
@@ -75,6 +83,7 @@ class Draft:
             request_id=request_id,
             command=text or "",
             text=text,
+            asks_only=asks_only,
         )
         self.requests.append(sent)
         return sent
@@ -97,12 +106,13 @@ class Draft:
         *,
         accepted: int | None = None,
         stream: str = SESSION,
+        kind: str = ev.SESSION,
         **header: Any,
     ) -> LoggedEvent:
         """The owner appends the next event. ``accepted``: it raises that to this; ``header``: what is wrong with it."""
         self.accepted = max(self.accepted, -1 if accepted is None else accepted)
         partition_event = isinstance(payload, ev.RequestDeadLettered | ev.RequestsLost)
-        kind, stream = (ev.PARTITION, "0") if partition_event else (ev.SESSION, stream)
+        kind, stream = (ev.PARTITION, "0") if partition_event else (kind, stream)
         version = self.versions.get(stream, 0) + (not partition_event)
         self.versions[stream] = version
         fields = {"epoch": self.epoch, "n": self.n, "accepted": self.accepted, **header}
@@ -134,13 +144,20 @@ class Draft:
         key = turn_id or "", self.epoch, attempt
         seq = self.frame_seqs.get(key, 0)
         self.frame_seqs[key] = seq + 1
-        fields = {"epoch": self.epoch, "frame_seq": seq, "turn_id": turn_id, "attempt": attempt, **header}
+        fields = {
+            "session_id": SESSION,
+            "epoch": self.epoch,
+            "frame_seq": seq,
+            "turn_id": turn_id,
+            "attempt": attempt,
+            **header,
+        }
         self.frames.append(
             SeenFrame(
                 topic="chat.replies",
                 partition=0,
                 offset=len(self.frames),
-                header=FrameHeader(session_id=SESSION, request_id=request_id, **fields),
+                header=FrameHeader(request_id=request_id, **fields),
                 frame=frame,
                 log_end=len(self.log),
             )
@@ -195,6 +212,56 @@ class Draft:
         stored = fr.MessageStored(message_seq=seq, role="assistant", content=text_content(text))
         self.frame(stored, turn_id, attempt, request_id)
         self.frame(fr.TurnCompleted(text=text, usage=USAGE), turn_id, attempt, request_id)
+
+    # ---- history compactions
+
+    def compact_request(self, request_id: str, *, offset: int, text: str = "compact") -> None:
+        """A request to compact the history is accepted."""
+        requested = ev.HistoryCompactionRequested(request_id=request_id, command_hash=f"h-{text}")
+        self.event(requested, accepted=offset)
+
+    def compacted(self, to_seq: int, request_id: str | None = None, **more: Any) -> ev.HistoryCompacted:
+        """A run makes a summary."""
+        stored = sum(isinstance(event.payload, ev.MessageStored) for event in accepted_events(self.log))
+        fields = {
+            "history_compaction_id": f"hc-{to_seq}",
+            "from_seq": 1,
+            "summary": f"of {to_seq} messages",
+            "history_seq": stored,
+            "method": "model",
+            "trigger": "automatic" if request_id is None else "manual",
+            "tokens_before": 30,
+            "tokens_after": 20,
+            "usage": USAGE,
+            **more,
+        }
+        made = ev.HistoryCompacted(to_seq=to_seq, request_id=request_id, **fields)
+        self.event(made)
+        return made
+
+    def not_compacted(self, request_id: str | None = None, **more: Any) -> None:
+        """A run's model makes no summary."""
+        trigger = "automatic" if request_id is None else "manual"
+        fields = {"history_seq": 1, "trigger": trigger, "code": "overloaded", "reason": "x", "usage": USAGE, **more}
+        self.event(ev.HistoryCompactionFailed(request_id=request_id, **fields))
+
+    # ---- requests to a channel
+
+    def decide(
+        self, request_id: str, session_id: str, *, channel: str = "c", created: bool = True, **header: Any
+    ) -> None:
+        """A channel answers a lifecycle request."""
+        if created:
+            self.event(ev.ChannelSessionOpened(session_id=session_id, by="request"), kind=ev.CHANNEL, stream=channel)
+        decided = ev.ChannelRequestDecided(
+            request_id=request_id, command_hash=f"h-{request_id}", session_id=session_id, created=created
+        )
+        self.event(decided, kind=ev.CHANNEL, stream=channel, **header)
+
+    def info(self, request_id: str, session_id: str, channel: str | None = "c", **info: Any) -> SeenFrame:
+        """What is told of a session, by its channel or by its owner."""
+        frame = fr.SessionInfo(**info)
+        return self.frame(frame, None, 0, request_id, session_id=session_id, channel=channel, frame_seq=0)
 
 
 def good() -> Draft:
@@ -252,6 +319,53 @@ def good() -> Draft:
     d.answer("t3", 1, "r3", "bye")
     d.commit(6)
     return d
+
+
+def with_runs() -> Draft:
+    """The same, then history compactions: on request (and again), with nothing to do, in vain, and automatic ones."""
+    d = good()
+    d.request("compact", "h0")
+    d.compact_request("h0", offset=6)
+    d.event(ev.HistoryCompactionSkipped(request_id="h0"))
+    d.frame(fr.HistoryCompacted(summary=""), None, 0, "h0", frame_seq=0)
+    d.request("compact", "h1")
+    d.compact_request("h1", offset=7)
+    made = d.compacted(4, "h1")
+    told = fr.HistoryCompacted(
+        summary=made.summary, from_seq=1, to_seq=4, changed=True, tokens_before=30, tokens_after=20, usage=USAGE
+    )
+    d.frame(told, None, 0, "h1", frame_seq=0)
+    d.request("compact", "h1")  # the producer sends it again
+    d.frame(told, None, 0, "h1", frame_seq=0)
+    d.request("compact", "h2")
+    d.compact_request("h2", offset=9)
+    d.event(ev.HistoryCompactionSkipped(request_id="h2"))
+    there = fr.HistoryCompacted(summary=made.summary, from_seq=1, to_seq=4)
+    d.frame(there, None, 0, "h2", frame_seq=0)
+    d.request("compact", "h3")
+    d.compact_request("h3", offset=10)
+    d.not_compacted("h3")
+    d.frame(fr.HistoryCompactionFailed(code="overloaded", reason="x"), None, 0, "h3", frame_seq=0)
+    d.compacted(6)
+    d.not_compacted()
+    d.compacted(9, method="truncation", history_compaction_id="hc-cut")
+    d.commit(11)
+    return d
+
+
+def found(draft: Draft) -> set[str]:
+    """The kinds of anomalies that a draft has."""
+    return {anomaly.kind for anomaly in check(draft.history())}
+
+
+def offset_of(draft: Draft, kind: type, number: int = 0) -> int:
+    """Where the n-th event of a type is (inert ones too)."""
+    return [event.offset for event in draft.log if isinstance(event.payload, kind)][number]
+
+
+def frame_of(draft: Draft, kind: type, number: int = 0) -> int:
+    """Which frame is the n-th of a type."""
+    return [index for index, seen in enumerate(draft.frames) if isinstance(seen.frame, kind)][number]
 
 
 def _unsafe() -> ToolCall:

@@ -7,7 +7,9 @@ from schemas import events as ev
 from schemas import frames as fr
 from schemas.parts import content_text
 from tests.checker.history import Anomaly, SeenFrame, ToolRun
+from tests.checker.history_compactions import backed_page, backed_run, unheard_runs
 from tests.checker.log_view import CallLog, LogView, TurnLog
+from tests.checker.log_view import early as _early
 
 _TERMINAL_EVENT = {fr.TurnCompleted: ev.TurnCompleted, fr.TurnFailed: ev.TurnFailed, fr.TurnCancelled: ev.TurnCancelled}
 #: What answers a request that became no turn of its own.
@@ -16,10 +18,6 @@ _ANSWERS = {
     ev.TurnCancelled: fr.TurnCancelled,
     ev.ChannelRequestDecided: fr.SessionInfo,
 }
-
-
-def _early(frame: SeenFrame, offset: int) -> bool:
-    return frame.log_end is not None and offset >= frame.log_end
 
 
 # ---- frames
@@ -47,6 +45,7 @@ def check_frames(view: LogView) -> Iterator[Anomaly]:
                 where = f"session or channel {stream_id}, request {request_id}"
                 text = f"{event.__name__} is in the log, no frame said so"
                 yield Anomaly(kind="terminal frame missing", where=where, text=text)
+    yield from unheard_runs(view)
 
 
 def stream_of(seen: SeenFrame) -> str:
@@ -80,6 +79,10 @@ def _backed(view: LogView, seen: SeenFrame) -> Iterator[Anomaly]:
     """Is there the event that the frame reports?"""
     header, frame = seen.header, seen.frame
     where = f"{seen.topic}[{seen.partition}]@{seen.offset}, request {header.request_id}, epoch {header.epoch}"
+    asked = {(name, header.request_id) for name in (header.session_id, header.channel) if name}
+    if not view.queries.isdisjoint(asked):
+        yield from _true(view, seen, where)
+        return
     if isinstance(frame, fr.RequestRefused):
         decisions = view.decisions.get((stream_of(seen), header.request_id), ())
         offsets = [d.offset for d in decisions if isinstance(d.event, ev.RequestRefused) and d.event.code == frame.code]
@@ -94,6 +97,9 @@ def _backed(view: LogView, seen: SeenFrame) -> Iterator[Anomaly]:
         ]
         if not decided or _early(seen, min(decided)):
             yield Anomaly(kind="effect without its event", where=where, text="an answer of a channel, not in its log")
+        return
+    if isinstance(frame, fr.HistoryCompacted | fr.HistoryCompactionFailed):
+        yield from backed_run(view, seen, where)
         return
     turn = view.turns.get(header.turn_id or "")
     if turn is None or turn.accepted is None or _early(seen, turn.accepted.offset):
@@ -119,6 +125,34 @@ def _backed(view: LogView, seen: SeenFrame) -> Iterator[Anomaly]:
     if start is None or _early(seen, start.offset):
         text = f"{type(frame).__name__} of attempt {header.attempt} that this owner did not start"
         yield Anomaly(kind="effect without its event", where=where, text=text)
+
+
+def _true(view: LogView, seen: SeenFrame, where: str) -> Iterator[Anomaly]:
+    """Does the answer to a query say nothing but what is in the log?"""
+    header, frame = seen.header, seen.frame
+    if isinstance(frame, fr.RequestRefused):
+        return
+    if (header.channel or "", header.request_id) in view.queries:
+        opened = view.opened.get((header.channel or "", header.session_id))
+        if opened is None or _early(seen, opened):
+            text = f"the active session is {header.session_id}, which the channel did not open"
+            yield Anomaly(kind="effect without its event", where=where, text=text)
+        return
+    stored = {
+        event.payload.message_seq: event.payload
+        for event in view.sessions.get((seen.partition, header.session_id), ())
+        if isinstance(event.payload, ev.MessageStored) and not _early(seen, event.offset)
+    }
+    if isinstance(frame, fr.SessionInfo) and (frame.messages or 0) > len(stored):
+        text = f"{frame.messages} messages, {len(stored)} are in the log"
+        yield Anomaly(kind="effect without its event", where=where, text=text)
+    for entry in frame.messages if isinstance(frame, fr.HistoryPage) else ():
+        message = stored.get(entry.message_seq)
+        if message is None or (entry.role, entry.content) != (message.role, message.content):
+            text = f"message {entry.message_seq} of the history is not in the log"
+            yield Anomaly(kind="effect without its event", where=where, text=text)
+    if isinstance(frame, fr.HistoryPage):
+        yield from backed_page(view, seen, where)
 
 
 def _backed_end(turn: TurnLog, seen: SeenFrame, where: str) -> Iterator[Anomaly]:

@@ -23,6 +23,7 @@ class SentRequest:
     request_id: str | None = None  #: as sent; ``None``: its coordinates are its identity
     command: str = ""  #: equal for equal commands: what makes a retry the same request
     text: str | None = None  #: of the user's message, where it has one
+    asks_only: bool = False  #: it is answered from the log and leaves nothing in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from schemas import events as ev
 from schemas.parts import ToolCall
 from streams.reader_rule import LoggedEvent
-from tests.checker.history import Anomaly, History
+from tests.checker.history import Anomaly, History, SeenFrame, SentRequest
 
 TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
+RUN_ENDS = (ev.HistoryCompacted, ev.HistoryCompactionFailed, ev.HistoryCompactionSkipped)
 
 
 def accepted_events(log: Sequence[LoggedEvent]) -> list[LoggedEvent]:
@@ -29,6 +30,11 @@ def accepted_events(log: Sequence[LoggedEvent]) -> list[LoggedEvent]:
     return accepted
 
 
+def early(frame: SeenFrame, offset: int) -> bool:
+    """Was the frame there before the event?"""
+    return frame.log_end is not None and offset >= frame.log_end
+
+
 @dataclass(slots=True, kw_only=True)
 class Decision:
     """An accepted event that decides a request."""
@@ -36,7 +42,28 @@ class Decision:
     partition: int
     offset: int
     command_hash: str
-    event: ev.TurnAccepted | ev.RequestRefused | ev.TurnCancelled | ev.ChannelRequestDecided
+    event: (
+        ev.TurnAccepted
+        | ev.RequestRefused
+        | ev.TurnCancelled
+        | ev.ChannelRequestDecided
+        | ev.HistoryCompactionRequested
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class RunLog:
+    """A history compaction that has a request: who asked for it, and how it ended."""
+
+    partition: int
+    session_id: str
+    request_id: str
+    requested: LoggedEvent | None = None
+    ends: list[LoggedEvent] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        return f"partition {self.partition}, session {self.session_id}, request {self.request_id}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,13 +125,22 @@ class LogView:
         self.sessions: dict[tuple[int, str], list[LoggedEvent]] = defaultdict(list)
         self.turns: dict[str, TurnLog] = {}
         self.decisions: dict[tuple[str, str], list[Decision]] = defaultdict(list)  #: by stream and request
+        self.runs: dict[tuple[str, str], RunLog] = {}  #: by session and request
         self.dead_letters: dict[tuple[int, int], list[int]] = defaultdict(list)
         self.lost: dict[int, list[ev.RequestsLost]] = defaultdict(list)
         self.claims: dict[int, list[int]] = defaultdict(list)
+        self.opened: dict[tuple[str, str], int] = {}  #: by channel and session: where the channel opened it
+        self.queries = {
+            (request.session_id, self.identity(request)) for request in history.requests if request.asks_only
+        }
         self.anomalies: list[Anomaly] = []  #: found while reading
         for partition, events in self.accepted.items():
             for event in events:
                 self._take(partition, event)
+
+    def identity(self, request: SentRequest) -> str:
+        """The request id that its events and frames carry."""
+        return request.request_id or f"{self.history.requests_topic}-{request.partition}-{request.offset}"
 
     def _take(self, partition: int, event: LoggedEvent) -> None:
         header, payload = event.header, event.payload
@@ -114,17 +150,30 @@ class LogView:
             self.dead_letters[partition, payload.offset].append(event.offset)
         elif isinstance(payload, ev.RequestsLost):
             self.lost[partition].append(payload)
+        elif isinstance(payload, ev.ChannelSessionOpened):
+            self.opened.setdefault((header.stream_id, payload.session_id), event.offset)
         if header.stream_kind == ev.CHANNEL and isinstance(payload, ev.ChannelRequestDecided | ev.RequestRefused):
             self._decide(partition, event, payload.request_id, payload.command_hash)
         if header.stream_kind != ev.SESSION:
             return
         self.sessions[partition, header.stream_id].append(event)
-        if isinstance(payload, ev.TurnAccepted | ev.RequestRefused):
+        if isinstance(payload, ev.TurnAccepted | ev.RequestRefused | ev.HistoryCompactionRequested):
             self._decide(partition, event, payload.request_id, payload.command_hash)
         if isinstance(payload, ev.TurnCancelled) and payload.by_request_id is not None:
             self._decide(partition, event, payload.by_request_id, payload.by_command_hash or "")
+        if isinstance(payload, (ev.HistoryCompactionRequested, *RUN_ENDS)) and payload.request_id is not None:
+            self._take_run(partition, event, payload.request_id)
         if header.turn_id is not None:
             self._take_turn(partition, event)
+
+    def _take_run(self, partition: int, event: LoggedEvent, request_id: str) -> None:
+        session_id = event.header.stream_id
+        fresh = RunLog(partition=partition, session_id=session_id, request_id=request_id)
+        run = self.runs.setdefault((session_id, request_id), fresh)
+        if isinstance(event.payload, RUN_ENDS):
+            run.ends.append(event)
+        elif run.requested is None:
+            run.requested = event
 
     def _decide(self, partition: int, event: LoggedEvent, request_id: str, command_hash: str) -> None:
         decision = Decision(partition=partition, offset=event.offset, command_hash=command_hash, event=event.payload)

@@ -43,12 +43,7 @@ class _Book:
         for request in sorted(view.history.requests, key=lambda request: (request.partition, request.offset)):
             self.by_partition[request.partition].append(request)
             if request.session_id is not None:
-                self.by_identity[request.session_id, self.identity(request)].append(request)
-
-    def identity(self, request: SentRequest) -> str:
-        """The request id that its events carry."""
-        topic = self._view.history.requests_topic
-        return request.request_id or f"{topic}-{request.partition}-{request.offset}"
+                self.by_identity[request.session_id, view.identity(request)].append(request)
 
     def home(self, request: SentRequest) -> int:
         """The partition whose owner decides it."""
@@ -73,10 +68,12 @@ class _Book:
 
     def decided(self, request: SentRequest, log_end: int = FOR_EVER) -> bool:
         """Does the log below ``log_end`` of its home decide it? Each command under one id needs its own decision."""
+        if request.asks_only:
+            return True  # nothing of it is in the log; whether it was answered is for whoever asked to say
         if request.session_id is None:
             return any(at < log_end for at in self._view.dead_letters.get((request.partition, request.offset), ()))
-        key = request.session_id, self.identity(request)
-        rivals = [other for other in self.by_identity[key] if not self.given_up(other)]
+        key = request.session_id, self._view.identity(request)
+        rivals = [other for other in self.by_identity[key] if not (other.asks_only or self.given_up(other))]
         commands = list(dict.fromkeys(other.command for other in rivals))
         here = all(other.partition == request.partition for other in rivals)
         rank = commands.index(request.command) + 1 if here and request.command in commands else 1
@@ -141,6 +138,10 @@ def _invented(view: LogView, book: _Book) -> Iterator[Anomaly]:
         sent = book.by_identity.get((session_id, request_id))
         if sent is None:
             yield Anomaly(kind="request invented", where=where, text=f"decided at {decisions[0].offset}, never sent")
+            continue
+        if all(request.asks_only for request in sent):
+            text = f"decided at {decisions[0].offset}, only asked for what is"
+            yield Anomaly(kind="request invented", where=where, text=text)
             continue
         texts = {request.text for request in sent}
         for decision in decisions:

@@ -71,6 +71,8 @@ def expected_tables(partition: int, log: Sequence[LoggedEvent], *, raw_events: b
         "forwards": changes.new_forwards.values(),
         "channel_events": changes.channel_events,
         "channels": changes.new_channels.values(),
+        "compaction_requests": changes.history_compaction_requests,
+        "compactions": changes.history_compactions,
     }
     tables: Tables = {name: [plain_row(row) for row in found] for name, found in rows.items()}
     tables["partitions"] = [_partition_row(partition, log, events)]
@@ -190,6 +192,11 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
         "messages": count(ev.MessageStored),
         "input_tokens": sum(end.usage.input_tokens for end in ends),
         "output_tokens": sum(end.usage.output_tokens for end in ends),
+        "history_max_tokens": session.history_max_tokens,
+        "history_keep_tail": session.history_keep_tail,
+        "covered_to": session.history_compaction.covered_to,
+        "measured_tokens": session.measure.input_tokens if session.measure else None,
+        "measured_through_seq": session.measure.through_seq if session.measure else None,
         "unknown_events": 0,
         "stream_version": len(events),
         "last_offset": events[-1].offset,

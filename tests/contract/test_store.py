@@ -75,8 +75,11 @@ async def test_unfinished_sessions_longest_wait_first(stores: PartitionStores) -
     for record in log.records:
         session = log.sessions.get(record.header.stream_id, Session(session_id=""))
         pending = {forward.seq for forward in session.outbox}
-        if (isinstance(record.payload, ev.TurnAccepted) and record.header.turn_id in session.turns) or (
-            isinstance(record.payload, ev.CommandForwarded) and record.payload.seq in pending
+        owed = {run.request_id for run in session.owed_runs}
+        if (
+            (isinstance(record.payload, ev.TurnAccepted) and record.header.turn_id in session.turns)
+            or (isinstance(record.payload, ev.CommandForwarded) and record.payload.seq in pending)
+            or (isinstance(record.payload, ev.HistoryCompactionRequested) and record.payload.request_id in owed)
         ):
             waits_since.setdefault(session.session_id, record.offset)
     assert len(waits_since) > 3
@@ -123,6 +126,7 @@ def unanswered(log: LogWriter) -> list[Unanswered]:
     """What every event of the log answers, as the frames that are sent for it tell."""
     found: list[Unanswered] = []
     accepted: dict[str | None, ev.TurnAccepted] = {}
+    owed: dict[tuple[str, str | None], ev.HistoryCompactionRequested] = {}
     channels: dict[str, Channel] = {}
     for record in log.records:
         header, payload = record.header, record.payload
@@ -143,11 +147,18 @@ def unanswered(log: LogWriter) -> list[Unanswered]:
             answered = accepted[header.turn_id]
         if isinstance(answered, ev.TurnAccepted | ev.RequestRefused) and not isinstance(payload, ev.TurnAccepted):
             found.append(Unanswered(header.stream_id, answered.request_id, answered.command_hash, record.offset))
+        if isinstance(payload, ev.HistoryCompactionRequested):
+            owed[header.stream_id, payload.request_id] = payload
+        if isinstance(payload, ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped):
+            asked = owed.get((header.stream_id, payload.request_id))
+            if asked is not None:
+                found.append(Unanswered(header.stream_id, asked.request_id, asked.command_hash, record.offset))
         if isinstance(payload, ev.TurnCancelled) and payload.by_request_id is not None:
             by = (payload.by_request_id, payload.by_command_hash or "")
             found.append(Unanswered(header.stream_id, *by, record.offset))
     kinds = {type(log.records[entry.log_offset].payload) for entry in found}
     assert kinds >= {ev.ChannelRequestDecided, ev.ForwardDelivered, ev.TurnCancelled, ev.RequestRefused}
+    assert kinds >= {ev.HistoryCompacted, ev.HistoryCompactionFailed}
     return found
 
 

@@ -1,7 +1,8 @@
 """The long form: ``python -m tests.faults --kills 100 --zombies 10 --seed S [--minutes 30] [--resume FILE]``.
 
-Rounds of kills at named points, zombies, the materializer's and the broker's deaths; then simulated seeds. Prints one
-JSON document; the exit code is 0 only when all of it was done and nothing was amiss.
+Rounds of kills at named points and anywhere, zombies, the materializer's and the broker's deaths; each defence
+switched off once; and simulated seeds beside all of it. Prints one JSON document; the exit code is 0 only when all of
+it was done and nothing was amiss.
 """
 
 import argparse
@@ -19,9 +20,12 @@ from typing import Any
 
 import psutil
 
-from tests.faults.rounds import Round, as_json, run_round, summary
-from tests.faults.simulated import Simulated, simulate_seeds
+from tests.faults.defences import RECIPES, Tried, as_they_should, try_with_all, try_without
+from tests.faults.progress import OtherRunError, Progress
+from tests.faults.rounds import Round, run_round, summary
+from tests.faults.simulated import Chunk, Simulated, Simulating
 from tests.faults.stack import fault_broker
+from workers.broker import DevBroker
 
 MAX_ROUNDS = 60
 
@@ -30,13 +34,16 @@ def main() -> int:
     """The command line."""
     options = _options()
     deadline = time.monotonic() + options.minutes * 60
-    rounds = asyncio.run(_rounds(options, deadline))
-    found = summary(rounds)
-    _say(f"{found['kills']} kills, {found['zombies']} zombies, {found['anomalies']} anomalies; now the simulation")
-    simulated = simulate_seeds(
-        options.first_seed, options.seeds, seconds=max(deadline - time.monotonic(), 1.0) if options.seeds else 0.0
-    )
-    report = _report(options, found, simulated)
+    try:
+        progress = Progress(options.resume, options.seed)
+    except OtherRunError as error:
+        raise SystemExit(f"{error.path} holds a run of seed {error.seed}, not of {options.seed}") from error
+    simulating = Simulating(options.first_seed, options.seeds, progress.of(Chunk), deadline=deadline, add=progress.add)
+    simulating.start()
+    asyncio.run(_real_parts(options, progress, deadline))
+    _say("nobody is killed any more; the simulation goes on")
+    simulating.wait()
+    report = _report(options, progress)
     print(json.dumps(report), flush=True)
     if options.result:
         options.result.parent.mkdir(parents=True, exist_ok=True)
@@ -49,93 +56,124 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--zombies", type=int, default=10)
     parser.add_argument("--seed", default="1", help="of the faults and of the load")
-    parser.add_argument("--minutes", type=float, default=30.0, help="no round and no chunk of seeds begins after that")
-    parser.add_argument(
-        "--resume", type=Path, help="rounds are written here, and those that are here are not run again"
-    )
+    parser.add_argument("--minutes", type=float, default=30.0, help="nothing new begins after that")
+    parser.add_argument("--resume", type=Path, help="what is done is written here, and what is here is not done again")
     parser.add_argument("--seeds", type=int, default=100_000, help="simulated; 0: none")
     parser.add_argument("--first-seed", type=int, default=1_000_000, help="of the simulation")
+    parser.add_argument("--defences", action=argparse.BooleanOptionalAction, default=True, help="switch each off once")
     parser.add_argument("--result", type=Path, help="write the JSON document here, too (docs/results/faults.json)")
     parser.add_argument("--keep", type=Path, help="keep files of rounds with findings here")
     return parser.parse_args()
 
 
-async def _rounds(options: argparse.Namespace, deadline: float) -> list[Round]:
-    """Rounds until there are enough kills and zombies."""
-    rounds = _read(options.resume, options.seed)
+async def _real_parts(options: argparse.Namespace, progress: Progress, deadline: float) -> None:
     with tempfile.TemporaryDirectory(prefix="turnlog-faults-") as name:
         folder = Path(name)
         async with fault_broker(folder) as broker:
-            for number in range(len(rounds), MAX_ROUNDS):
-                found = summary(rounds)
-                if found["kills"] >= options.kills and found["zombies"] >= options.zombies:
-                    break
-                if time.monotonic() > deadline:
-                    break
-                here = folder / f"round-{number}"
-                one = await run_round(broker, here, options.seed, number)
-                rounds.append(one)
-                _write(options.resume, one)
-                _say(
-                    f"round {number}: {one.kills} kills, {one.zombies} zombies, {one.turns} turns, "
-                    f"{one.seconds:.0f} s, {len(one.bad)} anomalies"
-                )
-                for text in one.bad[:10]:
-                    _say(f"  {text[:2000]}")
-                if one.bad and options.keep:
-                    shutil.copytree(here, options.keep / here.name, dirs_exist_ok=True)
-                shutil.rmtree(here, ignore_errors=True)
-    return rounds
+            await _rounds(options, progress, deadline, broker, folder)
+            if options.defences:
+                await _defences(options, progress, deadline, broker, folder)
 
 
-def _read(path: Path | None, seed: str) -> list[Round]:
-    if path is None or not path.exists():
-        return []
-    rounds = [Round(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    if any(each.seed != f"{seed}/{each.number}" for each in rounds):
-        raise SystemExit(f"{path} holds rounds of another seed than {seed}")
-    return rounds
+async def _rounds(
+    options: argparse.Namespace, progress: Progress, deadline: float, broker: DevBroker, folder: Path
+) -> None:
+    """Rounds until there are enough kills and zombies."""
+    for number in range(len(progress.of(Round)), MAX_ROUNDS):
+        found = summary(progress.of(Round))
+        if (found["kills"] >= options.kills and found["zombies"] >= options.zombies) or time.monotonic() > deadline:
+            break
+        here = folder / f"round-{number}"
+        one = await run_round(broker, here, options.seed, number)
+        progress.add(one)
+        _say(
+            f"round {number}: {one.kills} kills, {one.zombies} zombies, {one.turns} turns, "
+            f"{one.seconds:.0f} s, {len(one.bad)} anomalies"
+        )
+        for text in one.bad[:10]:
+            _say(f"  {text[:2000]}")
+        if one.bad and options.keep:
+            shutil.copytree(here, options.keep / here.name, dirs_exist_ok=True)
+        shutil.rmtree(here, ignore_errors=True)
 
 
-def _write(path: Path | None, one: Round) -> None:
-    if path is not None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(as_json(one)) + "\n")
+async def _defences(
+    options: argparse.Namespace, progress: Progress, deadline: float, broker: DevBroker, folder: Path
+) -> None:
+    """Each defence that was not switched off yet, then all of them up."""
+    known = {one.defence for one in progress.of(Tried)}
+    for number, recipe in enumerate([*RECIPES, None]):
+        if (recipe.defence if recipe else "") in known or time.monotonic() > deadline:
+            continue
+        here = folder / f"without-{number}"
+        if recipe is not None:
+            one = await try_without(broker, here, options.seed, recipe)
+        else:
+            one = await try_with_all(broker, here, options.seed)
+        progress.add(one)
+        _say(str(one))
+        shutil.rmtree(here, ignore_errors=True)
 
 
-def _report(options: argparse.Namespace, found: dict[str, Any], simulated: Simulated) -> dict[str, Any]:
-    seeds = ", ".join(f"{low}-{high - 1}" for low, high in simulated.ranges)
-    enough = (
-        found["kills"] >= options.kills and found["zombies"] >= options.zombies and simulated.seeds >= options.seeds
+def _report(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    found = summary(progress.of(Round))
+    tried = progress.of(Tried)
+    simulated = Simulated.of(progress.of(Chunk))
+    amiss = [one for one in tried if not as_they_should(one)]
+    done = (
+        found["kills"] >= options.kills
+        and found["zombies"] >= options.zombies
+        and simulated.seeds >= options.seeds
+        and (len(tried) > len(RECIPES) or not options.defences)
     )
-    runs = [
+    return {
+        "ok": done and not found["anomalies"] and not amiss and not simulated.failing,
+        "date": datetime.now(UTC).date().isoformat(),
+        "version": version("turnlog"),
+        "machine": f"{psutil.cpu_count()} cores, {platform.system()} {platform.machine()}, Python "
+        f"{platform.python_version()}, load average {psutil.getloadavg()[1]:.1f}",
+        "runs": [*_rows_of_rounds(options, found), *_rows_of_defences(options, tried), *_rows_of_seeds(simulated)],
+        "faults": found,
+        "defences": {one.defence or "all of them": one.found for one in tried},
+        "simulation": simulated.as_json(),
+    }
+
+
+def _rows_of_rounds(options: argparse.Namespace, found: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = [
         {"what": "workers killed (at every named point, and anywhere)", "count": found["kills"]},
         {"what": "workers paused past their session timeout (zombies)", "count": found["zombies"]},
         {"what": "materializers killed in the middle of a commit", "count": found["materializer_kills"]},
         {"what": "brokers killed and started again under load", "count": found["broker_restarts"]},
     ]
-    for run in runs:
-        run |= {"anomalies": found["anomalies"], "seeds": f"{options.seed}", "seconds": found["seconds"]}
-    if simulated.seeds or simulated.said:
-        runs.append(
-            {
-                "what": "simulated runs",
-                "count": simulated.seeds,
-                "anomalies": simulated.failing,
-                "seeds": seeds,
-                "seconds": simulated.seconds,
-            }
-        )
-    return {
-        "ok": enough and not found["anomalies"] and not simulated.failing,
-        "date": datetime.now(UTC).date().isoformat(),
-        "version": version("turnlog"),
-        "machine": f"{psutil.cpu_count()} cores, {platform.system()} {platform.machine()}, Python "
-        f"{platform.python_version()}, load average {psutil.getloadavg()[1]:.1f}",
-        "runs": runs,
-        "faults": found,
-        "simulation": {"seeds": simulated.seeds, "failing": simulated.failing, "said": simulated.said},
+    same = {"anomalies": found["anomalies"], "seeds": f"{options.seed}", "seconds": found["seconds"]}
+    return [row | same for row in rows]
+
+
+def _rows_of_defences(options: argparse.Namespace, tried: list[Tried]) -> list[dict[str, Any]]:
+    if not tried:
+        return []
+    row = {
+        "what": "defences switched off on real parts, each of them noticed",
+        "count": sum(bool(one.defence) for one in tried),
+        "anomalies": sum(not as_they_should(one) for one in tried),
+        "seeds": f"{options.seed}",
+        "seconds": round(sum(one.seconds for one in tried), 1),
     }
+    return [row]
+
+
+def _rows_of_seeds(simulated: Simulated) -> list[dict[str, Any]]:
+    if not simulated.ranges:
+        return []
+    row = {
+        "what": "simulated runs",
+        "count": simulated.seeds,
+        "anomalies": simulated.failing,
+        "seeds": ", ".join(f"{low}-{high - 1}" for low, high in simulated.ranges),
+        "seconds": simulated.seconds,
+    }
+    return [row]
 
 
 def _say(line: str) -> None:

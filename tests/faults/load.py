@@ -4,15 +4,14 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from tests.deployment import Deployment
-from turnlog import BrokerUnreachableError, Client, FinishedTurn, SessionInfo
+from tests.faults.channels import ChannelLoad, said
+from turnlog import BrokerUnreachableError, Client, FinishedTurn
 from workers.connections import client_options
 
 #: A dead worker and the next one's catch-up are silence of a few seconds; a broker's restart is a longer one.
@@ -61,12 +60,20 @@ class Load:
         while not self._stopping.is_set():
             await asyncio.sleep(chance.uniform(0, 2 * _PAUSE_S))
             together = 2 if chance.random() < 0.2 else 1  # the second one waits for its turn
-            await asyncio.gather(*(self._turn(client, session_id, chance) for _ in range(together)))
+            await asyncio.gather(*(self.turn(client, session_id, chance) for _ in range(together)))
 
-    async def _turn(self, client: Client, session_id: str, chance: random.Random) -> None:
+    def next_number(self) -> int:
+        """Of a request."""
         self.turns += 1
-        number = self.turns
-        request_id, text, model = f"r{number}", f"message {number}", pick_model(chance)
+        return self.turns
+
+    async def turn(
+        self, client: Client, session_id: str, chance: random.Random, model: str | None = None
+    ) -> FinishedTurn | None:
+        """One chat and its end; ``None``: a problem, which is written down."""
+        may_be_cancelled = model is not None
+        request_id, model = f"r{self.next_number()}", model or pick_model(chance)
+        text = said(request_id)
         deadline = asyncio.get_running_loop().time() + self.turn_timeout_s
         while True:
             try:
@@ -82,63 +89,33 @@ class Load:
                 if chance.random() < 0.1:
                     again = await client.enqueue(session_id, text, request_id=request_id, model=model)
                     self.sent.append((again.partition, again.offset))
-                self._take(model, await turn.result())
-                return
+                result = await turn.result()
+                self._take(model, result, may_be_cancelled=may_be_cancelled)
+                return result
             except BrokerUnreachableError as error:
                 if asyncio.get_running_loop().time() > deadline:
                     self.problems.append(f"{session_id}, {request_id}: {error}")
-                    return
-                await asyncio.sleep(_RETRY_S)
-            except Exception as error:
-                self.problems.append(f"{session_id}, {request_id}: {type(error).__name__}: {error}")
-                return
-
-    async def _channel(self, client: Client, number: int) -> None:
-        """Lifecycle requests, one after the other: each answer follows from those before."""
-        chance = random.Random(f"{self.seed}/channel {number}")
-        channel, active = f"c{number}", ""
-        while not self._stopping.is_set():
-            await asyncio.sleep(chance.uniform(0, 2 * _PAUSE_S))
-            self.turns += 1
-            request_id = f"c{self.turns}"
-            rotate = chance.random() < 0.5
-            verb = partial(
-                client.rotate if rotate else client.resolve,
-                channel,
-                request_id=request_id,
-                timeout_s=self.turn_timeout_s,
-            )
-            info = await self._ask(verb)
-            if info is None:
-                return
-            if info.created != (rotate or not active) or (not info.created and info.session_id != active):
-                self.problems.append(f"{channel}, {request_id}: {info}, and {active!r} was the active session")
-            if chance.random() < 0.3:
-                again = await self._ask(verb)
-                if again is None or again.session_id != info.session_id:
-                    self.problems.append(f"{channel}, {request_id}: first {info}, then {again}")
-            active = info.session_id
-            await self._turn(client, active, chance)
-
-    async def _ask(self, ask: Callable[[], Awaitable[SessionInfo]]) -> SessionInfo | None:
-        """Ask until the broker is there."""
-        deadline = asyncio.get_running_loop().time() + self.turn_timeout_s
-        while True:
-            try:
-                return await ask()
-            except BrokerUnreachableError as error:
-                if asyncio.get_running_loop().time() > deadline:
-                    self.problems.append(f"a channel: {error}")
                     return None
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:
-                self.problems.append(f"a channel: {type(error).__name__}: {error}")
+                self.problems.append(f"{session_id}, {request_id}: {type(error).__name__}: {error}")
                 return None
 
-    def _take(self, model: str, result: FinishedTurn) -> None:
+    async def _channel(self, client: Client, number: int) -> None:
+        chance = random.Random(f"{self.seed}/channel {number}")
+        channel = ChannelLoad(self, client, f"c{number}", chance)
+        while not self._stopping.is_set():
+            await asyncio.sleep(chance.uniform(0, 2 * _PAUSE_S))
+            try:
+                await channel.round()
+            except Exception as error:
+                self.problems.append(f"channel c{number}: {type(error).__name__}: {error}")
+                return
+
+    def _take(self, model: str, result: FinishedTurn, *, may_be_cancelled: bool) -> None:
         self.ended[result.status] += 1
         wanted = "failed" if "fatal=true" in model else "completed"
-        if result.status != wanted:
+        if result.status != wanted and not (may_be_cancelled and result.status == "cancelled"):
             self.problems.append(
                 f"{result.session_id}, {result.request_id}: {result.status} ({result.reason}), {model}"
             )
@@ -151,8 +128,7 @@ class Load:
         await producer.start()
         try:
             while not self._stopping.is_set():
-                self.turns += 1
-                key, value = noise(chance, self.turns)
+                key, value = noise(chance, self.next_number())
                 try:
                     partition = chance.randrange(settings.partitions)
                     stored = await producer.send_and_wait(

@@ -1,7 +1,8 @@
 """``python -m tests.faults.million [--events 1000000]``: how long a partition with a long log takes to be taken over.
 
 Writes the log of one partition (sessions of ten turns, five events a turn), then lets a worker without any files take
-the partition over, then one that finds the files of the first. Prints one JSON document.
+the partition over, then one that finds the files of the first. Prints one JSON document; exits with 0 if the first
+takeover took no longer than the bound.
 """
 
 import argparse
@@ -29,6 +30,8 @@ from workers.topics_admin import topic_id
 
 TURNS_A_SESSION = 10
 EVENTS_A_TURN = 5
+#: A million events are caught up with in this time on two cores, whatever else they do; docs/guarantees.md says so.
+BOUND_S = 120.0
 _LIMIT_S = 1200.0
 _BATCH_BYTES = 900_000
 _TEXT = "the log keeps every answer, in the order in which it was given, for as long as it is asked for " * 3
@@ -157,6 +160,7 @@ async def measure(folder: Path, count: int) -> dict[str, Any]:
         "never_owned": fresh,
         "events_per_s": round(records / max(fresh["assigned_to_serving_s"], 0.01)),
         "owned_before": again,
+        "bound_s": BOUND_S,
         "store_mb": round(size / 1e6, 1),
         "load_average": round(psutil.getloadavg()[0], 1),
     }
@@ -166,10 +170,15 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.million", description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--result", type=Path, help="write it here, too (docs/results/million.json)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="turnlog-million-") as name:
-        print(json.dumps(asyncio.run(measure(Path(name), options.events))), flush=True)
-    return 0
+        found = asyncio.run(measure(Path(name), options.events))
+    print(json.dumps(found), flush=True)
+    if options.result:
+        options.result.parent.mkdir(parents=True, exist_ok=True)
+        options.result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0 if found["never_owned"]["assigned_to_serving_s"] <= BOUND_S else 1
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from schemas.events import MessageStored
+from schemas.events import ChannelRequestDecided, MessageStored, TurnAccepted
 from schemas.frames import TERMINAL_FRAMES
 from tests.checker import GroupCommit, History, SentRequest, StoreContent, check
 
@@ -12,6 +12,22 @@ def _a_request_that_nobody_decided(history: History) -> History:
     last = max((r for r in history.requests if r.partition == 0), key=lambda request: request.offset)
     lost = SentRequest(partition=0, offset=last.offset + 1, session_id=None)
     return replace(history, requests=[*history.requests, lost])
+
+
+def _a_chat_that_nobody_sent(history: History) -> History:
+    return _never_sent(history, TurnAccepted)
+
+
+def _a_lifecycle_request_that_nobody_sent(history: History) -> History:
+    return _never_sent(history, ChannelRequestDecided)
+
+
+def _never_sent(history: History, kind: type[TurnAccepted | ChannelRequestDecided]) -> History:
+    """The first request that was decided so, out of what was sent; the log stays as it is."""
+    decided = next(event for log in history.log.values() for event in log if isinstance(event.payload, kind))
+    name, request_id = decided.header.stream_id, decided.payload.request_id
+    kept = [request for request in history.requests if (request.session_id, request.request_id) != (name, request_id)]
+    return replace(history, requests=kept)
 
 
 def _a_turn_whose_end_nobody_heard(history: History) -> History:
@@ -54,16 +70,22 @@ def _a_commit_ahead_of_the_log(history: History) -> History:
     return replace(history, commits=[GroupCommit(partition=0, offset=ahead, log_end=2), *history.commits])
 
 
-PLANTED: dict[str, Callable[[History], History]] = {
-    "request lost": _a_request_that_nobody_decided,
-    "terminal frame missing": _a_turn_whose_end_nobody_heard,
-    "tool run twice": _a_tool_that_ran_twice,
-    "version gap": _a_message_that_a_fenced_owner_stored,
-    "store is not the fold": _a_row_that_is_not_in_the_log,
-    "commit past an open request": _a_commit_ahead_of_the_log,
-}
+PLANTED: tuple[tuple[str, Callable[[History], History]], ...] = (
+    ("request lost", _a_request_that_nobody_decided),
+    ("request invented", _a_chat_that_nobody_sent),
+    ("request invented", _a_lifecycle_request_that_nobody_sent),
+    ("terminal frame missing", _a_turn_whose_end_nobody_heard),
+    ("tool run twice", _a_tool_that_ran_twice),
+    ("version gap", _a_message_that_a_fenced_owner_stored),
+    ("store is not the fold", _a_row_that_is_not_in_the_log),
+    ("commit past an open request", _a_commit_ahead_of_the_log),
+)
 
 
 def not_found(history: History) -> list[str]:
     """Which of the planted faults the checker does not see."""
-    return [kind for kind, plant in PLANTED.items() if kind not in {anomaly.kind for anomaly in check(plant(history))}]
+    return [
+        f"{kind}: {plant.__name__}"
+        for kind, plant in PLANTED
+        if kind not in {anomaly.kind for anomaly in check(plant(history))}
+    ]

@@ -13,7 +13,17 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from schemas.codec import Codec, RequestCodec
-from schemas.commands import CHANNEL_COMMANDS, Chat, Forwarded, ForwardReceipt
+from schemas.commands import (
+    CHANNEL_COMMANDS,
+    ActiveSession,
+    Chat,
+    Forwarded,
+    ForwardReceipt,
+    GetHistory,
+    GetSession,
+    RequestHeader,
+    ResetRunner,
+)
 from schemas.errors import InvalidCommandError, WireError
 from schemas.parts import content_text
 from schemas.registry import FRAMES
@@ -21,6 +31,7 @@ from tests.checker import GroupCommit, History, SeenFrame, SentRequest, StoreCon
 from tests.deployment import Deployment, Wire
 
 _SAMPLE_INTERVAL_S = 0.3
+QUERIES = (GetSession, GetHistory, ResetRunner, ActiveSession)  #: they leave no event
 
 
 class CommitSampler:
@@ -71,9 +82,15 @@ class CommitSampler:
 
 
 async def collect(
-    deployment: Deployment, wire: Wire, *, journal: Path, commits: Sequence[GroupCommit], broker_failed: bool
+    deployment: Deployment,
+    wire: Wire,
+    *,
+    journal: Path,
+    commits: Sequence[GroupCommit],
+    broker_failed: bool,
+    drained: bool,
 ) -> History:
-    """The history of a run that has drained and whose processes have ended."""
+    """The history of a run whose processes have ended."""
     topics = deployment.topics
     requests = [sent for record in await deployment.dump(topics.requests) if (sent := sent_request(record))]
     log_ends = {(frame.record.partition, frame.record.offset): frame.log_end for frame in wire.frames}
@@ -92,6 +109,7 @@ async def collect(
         parked=parked,
         requests_topic=topics.requests,
         frames_may_be_lost=broker_failed,
+        drained=drained,
     )
 
 
@@ -106,16 +124,27 @@ def sent_request(record: ConsumerRecord) -> SentRequest | None:
         return SentRequest(**place, session_id=None)
     if isinstance(command, Forwarded | ForwardReceipt):
         return None
-    subject = header.channel if isinstance(command, CHANNEL_COMMANDS) else header.session_id
-    if record.key is not None and record.key != (subject or "").encode():
+    subject = header.channel if _is_for_a_channel(record.key, header, command) else header.session_id
+    if subject is None or (record.key is not None and record.key != subject.encode()):
         return SentRequest(**place, session_id=None)
     return SentRequest(
         **place,
         session_id=subject,
         request_id=header.request_id,
-        command=repr(command) if command is not None else repr(record.value),
+        # What a channel is asked for names the session in the header.
+        command=repr((command, header.session_id)) if command is not None else repr(record.value),
         text=content_text(command.content) if isinstance(command, Chat) else None,
+        asks_only=isinstance(command, QUERIES),
     )
+
+
+def _is_for_a_channel(key: bytes | None, header: RequestHeader, command: object) -> bool:
+    """Who has to answer; of a command that cannot be read, the one that the key names."""
+    if command is not None:
+        return isinstance(command, CHANNEL_COMMANDS)
+    if header.channel is None or header.session_id is None:
+        return header.channel is not None
+    return key == header.channel.encode()
 
 
 def seen_frame(record: ConsumerRecord, log_ends: Mapping[tuple[int, int], int | None]) -> SeenFrame:

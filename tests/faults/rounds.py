@@ -4,15 +4,17 @@ import asyncio
 import random
 import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.deployment import QUICK
 from tests.faults.points import WORKER_POINTS
 from tests.faults.stack import Outcome, Stack, run_stack
 from workers.broker import DevBroker
 
-KILLS_A_ROUND = 14  #: at a point, and one anywhere in each of the two slots before them
+KILLS_AT_POINTS = 14  #: in a round, by two slots, each after one kill anywhere
+KILLS_ANYWHERE = 4  #: in the third slot meanwhile
 
 
 @dataclass(slots=True)
@@ -70,12 +72,13 @@ async def run_round(broker: DevBroker, folder: Path, seed: str, number: int) -> 
 async def a_round(stack: Stack, number: int) -> None:
     """Kills at points (which ones goes round and round), a zombie, a materializer's death, at times the broker's."""
     points = list(WORKER_POINTS)
-    random.Random(f"points/{number * KILLS_A_ROUND // len(points)}").shuffle(points)
-    first = number * KILLS_A_ROUND
-    mine = [points[(first + index) % len(points)] for index in range(KILLS_A_ROUND)]
+    random.Random(f"points/{number * KILLS_AT_POINTS // len(points)}").shuffle(points)
+    first = number * KILLS_AT_POINTS
+    mine = [points[(first + index) % len(points)] for index in range(KILLS_AT_POINTS)]
     await asyncio.gather(
         stack.crash(0, mine[::2]),
         stack.crash(1, mine[1::2]),
+        stack.strike(2, KILLS_ANYWHERE),
         stack.kill_materializer(stack.chance.randint(1, 5)),
     )
     await stack.claim_all_partitions()
@@ -108,6 +111,7 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
         "points": dict(sorted(points.items())),
         "missed": [point for each in rounds for point in each.missed],
         "takeover_s": quantiles(takeovers),
+        "session_timeout_s": float(QUICK["session_timeout_s"]),
         "anomalies": len(bad),
         "bad": bad[:100],
     }
@@ -124,8 +128,3 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
         "p95": round(cuts[18], 2),
         "max": round(seconds[-1], 2),
     }
-
-
-def as_json(each: Round) -> dict[str, Any]:
-    """For the file."""
-    return asdict(each)

@@ -1,65 +1,112 @@
-"""The simulation as a part of the long form: so many seeds, in processes of their own, within a time."""
+"""The simulation as a part of the long form: so many seeds, in processes of their own, beside everything else."""
 
 import re
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-CHUNK = 2_000
+from workers.launch import launch_argv
+
+CHUNK = 1_000
 PROCESSES = 2
+#: They take the time that the rounds leave: whoever is killed and restarted goes first.
+_NICE = ("nice", "-n", "19")
 _DONE = re.compile(r"^(\d+) seeds, (\d+) with anomalies", re.MULTILINE)
 
 
-@dataclass(slots=True)
-class Simulated:
-    """What the simulation found. ``ranges`` are the seeds, the last one of each not included."""
+@dataclass(slots=True, kw_only=True)
+class Chunk:
+    """Some seeds, the last one not included."""
 
-    seeds: int = 0
-    failing: int = 0
-    seconds: float = 0.0
-    ranges: list[tuple[int, int]] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)  #: by chunks with findings
+    low: int
+    high: int
+    seeds: int  #: that came to their end
+    failing: int
+    seconds: float
+    said: str = ""  #: where there were findings
 
 
-def simulate_seeds(first: int, count: int, *, seconds: float) -> Simulated:
-    """Run the seeds from ``first`` on in chunks; no chunk is begun when the time is over."""
-    began = time.monotonic()
-    result = Simulated()
-    chunks = iter([(low, min(low + CHUNK, first + count)) for low in range(first, first + count, CHUNK)])
+class Simulating:
+    """Runs the seeds from ``first`` on that are not done yet, chunk by chunk, until the time is over."""
 
-    def work() -> None:
-        for low, high in chunks:
-            if time.monotonic() > began + seconds:
+    def __init__(
+        self, first: int, count: int, done: Sequence[Chunk], *, deadline: float, add: Callable[[Chunk], None]
+    ) -> None:
+        known = {chunk.low for chunk in done}
+        lows = (low for low in range(first, first + count, CHUNK) if low not in known)
+        self._chunks = iter([(low, min(low + CHUNK, first + count)) for low in lows])
+        self._deadline = deadline
+        self._add = add
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"simulation {n}", daemon=True) for n in range(PROCESSES)
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> None:
+        """Until all is done, or the time is over."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while time.monotonic() < self._deadline:
+            with self._lock:
+                chunk = next(self._chunks, None)
+            if chunk is None:
                 return
-            _chunk(low, high, result)
-
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        for done in [pool.submit(work) for _ in range(PROCESSES)]:
-            done.result()
-    result.seconds = round(time.monotonic() - began, 1)
-    result.ranges = joined(sorted(result.ranges))
-    return result
+            self._add(run_chunk(*chunk))
 
 
-def _chunk(low: int, high: int, result: Simulated) -> None:
-    argv = [sys.executable, "-m", "tests.simulation", "--seeds", f"{low}:{high}", "--jobs", "1"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+def run_chunk(low: int, high: int) -> Chunk:
+    """These seeds, in a process of their own."""
+    began = time.monotonic()
+    argv = [*_NICE, sys.executable, "-m", "tests.simulation", "--seeds", f"{low}:{high}", "--jobs", "1"]
+    done = subprocess.run(launch_argv(argv), capture_output=True, text=True, check=False)
+    seconds = round(time.monotonic() - began, 1)
     counts = _DONE.findall(done.stdout)
     if not counts:
-        result.failing += 1
-        result.said.append(f"seeds {low}:{high}: exit code {done.returncode}: {done.stderr[-1000:]}")
-        return
+        said = f"exit code {done.returncode}: {done.stderr[-1000:]}"
+        return Chunk(low=low, high=high, seeds=0, failing=1, seconds=seconds, said=said)
     seeds, failing = (int(number) for number in counts[-1])
-    result.seeds += seeds
-    result.failing += failing
-    result.ranges.append((low, high))
-    if failing or done.returncode:
-        result.said.append(done.stdout[-2000:])
+    said = done.stdout[-2000:] if failing or done.returncode else ""
+    return Chunk(low=low, high=high, seeds=seeds, failing=failing, seconds=seconds, said=said)
 
 
-def joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+@dataclass(slots=True, kw_only=True)
+class Simulated:
+    """All chunks together."""
+
+    seeds: int
+    failing: int
+    seconds: float  #: as long as it took with so many processes
+    ranges: list[tuple[int, int]]  #: the last seed of each not included
+    said: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> "Simulated":
+        """Summed up."""
+        return cls(
+            seeds=sum(chunk.seeds for chunk in chunks),
+            failing=sum(chunk.failing for chunk in chunks),
+            seconds=round(sum(chunk.seconds for chunk in chunks) / PROCESSES, 1),
+            ranges=joined(sorted((chunk.low, chunk.high) for chunk in chunks)),
+            said=[f"seeds {chunk.low}:{chunk.high}: {chunk.said}" for chunk in chunks if chunk.said],
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For the report."""
+        return {"seeds": self.seeds, "failing": self.failing, "seconds": self.seconds, "said": self.said}
+
+
+def joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Ranges that touch become one."""
     out: list[tuple[int, int]] = []
     for low, high in ranges:

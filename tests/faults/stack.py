@@ -31,11 +31,15 @@ from workers.topics_admin import topic_id
 #: The fault tests' own broker lets a dead worker be noticed soon.
 BROKER_SETTINGS = {"group.min.session.timeout.ms": "1000"}
 WORKERS = 3
+#: Two of three workers cannot hold them all as their fair share: whoever comes back always gets some.
+PARTITIONS = 6
 DRAIN_S = 200.0
+WEAK_DRAIN_S = 15.0  #: whoever lacks a defence may never come to an end
 QUIET_S = 2.0
 _CRASH_S = 60.0
 #: How long a paused worker stays away: past the session timeout of 2 s, so that others have claimed its partitions.
 PAUSE_S = 4.0
+STRIKE_WITHIN_S = 4.0  #: how long a worker that is killed anywhere has lived
 _ROUND_S = 1.0
 _LOOK_S = 0.01
 _POLL_S = 0.1
@@ -70,7 +74,7 @@ class Outcome:
 class Stack:
     """Three workers, the materializer, load, and somebody who watches. Use :func:`running`."""
 
-    def __init__(self, broker: DevBroker, deployment: Deployment, seed: str, weaken: str = "") -> None:
+    def __init__(self, broker: DevBroker, deployment: Deployment, seed: str, weaken: str | None = None) -> None:
         self.broker = broker
         self.deployment = deployment
         self.outcome = Outcome()
@@ -84,9 +88,10 @@ class Stack:
         #: The broker ends with the thread that started it; starting it in the loop's would stop the load.
         self.broker_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fault-broker")
         self._broker_failed = False
+        self._drained = True
         self._requests_topic_id = ""
-        self.weaken = weaken  #: name of a defence that the workers run without
-
+        self.weaken = weaken  #: the weakness that its workers have (see ``weakened_worker``), if any
+        self._drain_s = WEAK_DRAIN_S if weaken else DRAIN_S
         self._began = time.monotonic()
 
     def tell(self, what: str) -> None:
@@ -100,7 +105,8 @@ class Stack:
         """A new process in a slot; each has a name of its own, which its claims carry."""
         self._incarnations[slot] += 1
         name = f"w{slot}.{self._incarnations[slot]}"
-        argv = ["-m", "tests.faults.weakened_worker"] if self.weaken else ["-m", "turnlog", "worker"]
+        weak = self.weaken is not None
+        argv = ["-m", "tests.faults.weakened_worker"] if weak else ["-m", "turnlog", "worker"]
         worker = self.deployment.run(
             name,
             [sys.executable, *argv],
@@ -108,7 +114,7 @@ class Stack:
             crash_at=crash_at,
             script_journal=str(self.journal),
             max_takeovers="1000",
-            weaken=self.weaken,
+            weaken=self.weaken or "",
         )
         self._workers[slot : slot + 1] = [worker]
         self.tell(f"{name} (process {worker.pid}) starts {crash_at}")
@@ -143,6 +149,14 @@ class Stack:
             else:
                 self.kill(slot)
         self.start_worker(slot)
+
+    async def strike(self, slot: int, count: int) -> None:
+        """Kill a slot's worker so often, each time at no particular place, and start another one."""
+        for _ in range(count):
+            await self.ready(self._workers[slot])
+            await asyncio.sleep(self.chance.uniform(0, STRIKE_WITHIN_S))
+            self.kill(slot)
+            self.start_worker(slot)
 
     async def _death(self, process: Process, point: str) -> bool:
         deadline = time.monotonic() + _CRASH_S
@@ -190,8 +204,8 @@ class Stack:
             )
             self.start_worker(slot)
 
-    async def claim_all_partitions(self) -> None:
-        """What a zombie of an older generation would do: claim under an owner's feet, and never write again."""
+    async def claim_all_partitions(self, generation: int = 0) -> None:
+        """What a zombie (of an older generation) would do: claim under an owner's feet, and never write again."""
         codec = Codec(EVENTS)
         settings = self.deployment.settings
         producer = AIOKafkaProducer(**client_options(settings, "fault-intruder"), acks="all")
@@ -211,7 +225,7 @@ class Stack:
                 claim = PartitionClaimed(
                     owner="intruder",
                     incarnation=f"{self.chance.randrange(16**8):08x}",
-                    generation=0,
+                    generation=generation,
                     partition_count=settings.partitions,
                     requests_topic_id=self._requests_topic_id,
                 )
@@ -225,7 +239,10 @@ class Stack:
     async def turns_end(self, count: int) -> None:
         """Wait until so many more turns of the load have ended."""
         wanted = sum(self.load.ended.values()) + count
-        await eventually(lambda: sum(self.load.ended.values()) >= wanted, f"{count} turns end", DRAIN_S)
+        try:
+            await eventually(lambda: sum(self.load.ended.values()) >= wanted, f"{count} turns end", self._drain_s)
+        except AssertionError as error:
+            self.outcome.problems.append(str(error))
 
     async def kill_materializer(self, hit: int) -> None:
         """Let it die in the middle of a commit, and start it again on what it left."""
@@ -252,9 +269,10 @@ class Stack:
         """Let every turn end, then stop everything in order. What does not end or stop is a problem."""
         self.load.stop()
         self.tell(f"no new turns after {self.load.turns}")
-        done, _ = await asyncio.wait([running], timeout=DRAIN_S)
+        done, _ = await asyncio.wait([running], timeout=self._drain_s)
         if not done:
-            self.outcome.problems.append(f"the load did not end within {DRAIN_S:g} s")
+            self.outcome.problems.append(f"the load did not end within {self._drain_s:g} s")
+            self._drained = False
             running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         self.outcome.problems += self.load.problems
@@ -267,17 +285,28 @@ class Stack:
                 continue
             if process is self._materializer:
                 process.signal(signal.SIGTERM)
-            code = await asyncio.to_thread(process.wait)
-            if code != 0:
-                self.outcome.problems.append(f"{process.name} ended with {code}: {process.log[-1500:]}")
+            await self._ended(process)
         wire.check()
+
+    async def _ended(self, process: Process) -> None:
+        try:
+            code = await asyncio.to_thread(process.wait)
+        except AssertionError as error:
+            self.outcome.problems.append(str(error))
+            process.kill()
+            return
+        if code != 0:
+            self.outcome.problems.append(f"{process.name} ended with {code}: {process.log[-1500:]}")
 
     async def _settled(self, wire: Wire) -> None:
         """Everybody has the answers, the noise too: nothing was appended for a moment."""
         before, since = {}, time.monotonic()
-        deadline = since + DRAIN_S
+        deadline = since + self._drain_s
         while time.monotonic() < since + QUIET_S:
-            assert time.monotonic() < deadline, "the log goes on growing"
+            if time.monotonic() > deadline:
+                self.outcome.problems.append("the log goes on growing")
+                self._drained = False
+                return
             await asyncio.sleep(_POLL_S)
             ends = await wire.log_ends()
             if ends != before:
@@ -291,6 +320,7 @@ class Stack:
             journal=self.journal,
             commits=sampler.commits,
             broker_failed=self._broker_failed,
+            drained=self._drained,
         )
         outcome = self.outcome
         stored = {(request.partition, request.offset) for request in history.requests}
@@ -338,10 +368,10 @@ Scenario = Callable[[Stack], Awaitable[None]]
 
 
 async def run_stack(
-    broker: DevBroker, folder: Path, seed: str, scenario: Scenario, *, weaken: str = "", **settings: str
+    broker: DevBroker, folder: Path, seed: str, scenario: Scenario, *, weaken: str | None = None, **settings: str
 ) -> tuple[Outcome, History]:
     """Start a deployment, load it, do the scenario to it, drain, and check what is left."""
-    with Deployment(broker.bootstrap_server, folder, partitions=4, **settings) as deployment:
+    with Deployment(broker.bootstrap_server, folder, partitions=PARTITIONS, **settings) as deployment:
         await asyncio.to_thread(deployment.make_topics)
         stack = Stack(broker, deployment, seed, weaken)
         await stack.start()

@@ -1,12 +1,12 @@
 """``python -m tests.faults.weakened_worker``: a worker without the defence that ``TURNLOG_WEAKEN`` names.
 
-The same ways to weaken it as in the simulation, and one more that only a real file has.
+The same ways to weaken it as in the simulation, and one more that only a real file has. Empty: with all of them.
 """
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from streams.projection import project, touched
@@ -17,8 +17,10 @@ from workers.app import run_worker
 from workers.config import Settings
 from workers.crash_points import crash_point
 from workers.duck_writer import BatchWriter
+from workers.epoch import Epoch
 
 ROWS_APART = "rows and checkpoint apart, in the file"
+BETWEEN_APPENDS = "weakened.confirmed"  #: a place to be killed at: an append is confirmed, nothing came of it yet
 
 
 def rows_apart(self: BatchWriter, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
@@ -32,13 +34,29 @@ def rows_apart(self: BatchWriter, events: Sequence[LoggedEvent], positions: Mapp
         duck.write_positions(self._connection, positions)
 
 
+@contextmanager
+def killed_between_appends() -> Iterator[None]:
+    """A decision in pieces is several appends: die behind one of them."""
+    original = Epoch._confirm
+
+    async def confirm(self: Epoch, base: int) -> None:
+        await original(self, base)
+        crash_point(BETWEEN_APPENDS)
+
+    with patch.object(Epoch, "_confirm", confirm):
+        yield
+
+
 def main() -> int:
     """Run the worker until it is stopped."""
     settings = Settings()
     logs.set_up(settings)
-    name = os.environ["TURNLOG_WEAKEN"]
+    name = os.environ.get("TURNLOG_WEAKEN", "")
     with ExitStack() as stack:
-        if name == ROWS_APART:
+        stack.enter_context(killed_between_appends())
+        if not name:
+            pass  # with all defences, and one more place to be killed at
+        elif name == ROWS_APART:
             stack.enter_context(patch.object(BatchWriter, "_commit", rows_apart))
         else:
             stack.enter_context(weakened(name))

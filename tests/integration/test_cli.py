@@ -307,6 +307,34 @@ def test_ending_turns_and_sessions(serving: Deployment) -> None:
     assert listed("--include-archived", "--meta", "team=a") == []
 
 
+def test_a_history_is_compacted(serving: Deployment) -> None:
+    session_id = serving.run("sessions", "create", "notes", "--history-keep-tail", "0").out.strip()
+    assert serving.run("send", session_id, "Remember 17", "--wait").out == "Remember 17\n"
+    assert serving.run("send", "web-short", "Hello", "--wait").code == 0
+    short = serving.run("sessions", "compact", "web-short")
+    assert (short.code, short.out) == (0, "")
+    assert short.err.startswith("nothing to compact")
+    done = serving.run("sessions", "compact", session_id, "--request-id", "once", "--json").document
+    assert (done["changed"], done["from_seq"], done["to_seq"]) == (True, 1, 1)
+    again = serving.run("sessions", "compact", session_id, "--request-id", "once")
+    assert again.code == 0
+    assert again.err.startswith("this summary covers messages 1 to 1")
+    assert again.out.split() == done["summary"].split()
+    assert serving.run("sessions", "compact", "nobody", "--json").code == 4
+    history = serving.run("sessions", "history", session_id, "--skip-covered", "--json").document
+    assert [message["message_seq"] for message in history["messages"]] == [2]
+    assert (history["summary"], history["covered_to"]) == (done["summary"], 1)
+
+    def shown(*options: str) -> Any:
+        return serving.run("sessions", "show", session_id, "--json", *options).document
+
+    until(lambda: serving.run("sessions", "show", session_id).code == 0, "the snapshot has the session", 30.0)
+    until(lambda: shown()["session"]["covered_to"] == 1, "the snapshot has the summary", 30.0)
+    assert shown()["summary"]["summary"] == done["summary"]
+    assert [message["covered"] for message in shown()["messages"]] == [True, False]
+    assert [message["message_seq"] for message in shown("--skip-covered")["messages"]] == [2]
+
+
 def test_settings_of_all_workers(serving: Deployment) -> None:
     name = "default-model/quiet"
     assert serving.run("settings", "set", name, "script:1?words=1&tools=0", "--json").document["name"] == name

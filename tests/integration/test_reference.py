@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +25,7 @@ from schemas.parts import NewSession
 from schemas.registry import COMMANDS, EVENTS, FRAMES
 from tests.deployment import START_S, Deployment, partitions_of
 from tests.reference_table import Row, operations, refusals
-from tests.waiting import until
-from turnlog import ChatTurn, Client, RequestRefusedError
+from turnlog import ChatTurn, Client, HistoryCompactionFailedError, RequestRefusedError
 from turnlog.cli.app import app
 from workers.broker import DevBroker
 from workers.connections import client_options
@@ -35,13 +35,24 @@ TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
 ROWS = {row.operation: row for row in operations()}
 
 
+@contextlib.contextmanager
+def deployed(broker: DevBroker, folder: Path, **settings: str) -> Iterator[Deployment]:
+    with Deployment(broker.bootstrap_server, folder, max_text_bytes="5000", **settings) as deployment:
+        deployment.make_topics()
+        deployment.ready_worker()
+        yield deployment
+
+
 @pytest.fixture(scope="module")
 def stack(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("reference")
-    with Deployment(broker.bootstrap_server, folder, max_text_bytes="5000") as deployment:
-        deployment.make_topics()
-        worker = deployment.worker()
-        until(lambda: worker.ready, "the worker is ready", START_S)
+    with deployed(broker, tmp_path_factory.mktemp("reference")) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def stack_without_summaries(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One whose summary model always fails."""
+    with deployed(broker, tmp_path_factory.mktemp("failing"), fast_model="script:f?tools=0&fatal=true") as deployment:
         yield deployment
 
 
@@ -170,6 +181,23 @@ async def overtaking(scene: Scene) -> None:
     scene.session_id = (await scene.client.create(scene.name)).session_id
 
 
+async def above_its_limit(scene: Scene) -> None:
+    """Ten times its limit: the next turn begins with a summary."""
+    scene.session_id = (await scene.client.create(scene.name, title="Long", history_max_tokens=400)).session_id
+    await scene.client.chat(scene.session_id, "word " * 990).result()
+
+
+async def to_be_compacted(scene: Scene) -> None:
+    """Two messages, and only the newest one stays as it is."""
+    scene.session_id = (await scene.client.create(scene.name, history_keep_tail=0)).session_id
+    await scene.client.chat(scene.session_id, "Hello").result()
+
+
+async def compacted(scene: Scene) -> None:
+    await to_be_compacted(scene)
+    assert (await scene.client.compact(scene.session_id)).changed
+
+
 async def running(scene: Scene) -> None:
     await chatted(scene)
     turn = await scene.started("Go")
@@ -197,6 +225,12 @@ def chat(**options: Any) -> Step:
     return lambda scene: scene.client.chat(scene.session_id, "Hi", **options).result()
 
 
+async def compact_in_vain(scene: Scene) -> None:
+    with pytest.raises(HistoryCompactionFailedError):
+        await scene.client.compact(scene.session_id)
+
+
+COMPACT = Operation(before=to_be_compacted, verb=lambda scene: scene.client.compact(scene.session_id))
 CREATE = Operation(before=nothing, verb=lambda scene: scene.client.create(scene.name))
 RESOLVE = Operation(before=nothing, verb=lambda scene: scene.client.resolve(scene.name))
 ARCHIVE = Operation(before=created, verb=lambda scene: scene.client.archive(scene.session_id, scene.name))
@@ -206,6 +240,7 @@ OPERATIONS: dict[str, Operation] = {
     "first chat with a session that was created without a title": Operation(before=created, verb=chat()),
     "chat with a session that is not the active one": Operation(before=overtaken, verb=chat()),
     "chat that interrupts": Operation(before=running, verb=chat(on_busy="interrupt")),
+    "chat with a history above its limit": Operation(before=above_its_limit, verb=chat()),
     "send without waiting": Operation(before=chatted, verb=lambda scene: scene.client.enqueue(scene.session_id, "Hi")),
     "cancel the running turn": Operation(before=running, verb=lambda scene: scene.client.cancel(scene.session_id)),
     "cancel a queued turn": Operation(
@@ -214,6 +249,10 @@ OPERATIONS: dict[str, Operation] = {
     "reset the runner": Operation(before=chatted, verb=lambda scene: scene.client.reset_runner(scene.session_id)),
     "get": Operation(before=chatted, verb=lambda scene: scene.client.get(scene.session_id)),
     "history": Operation(before=chatted, verb=lambda scene: scene.client.history(scene.session_id)),
+    "compact the history": COMPACT,
+    "compact a history whose summary says it all": Operation(before=compacted, verb=COMPACT.verb),
+    "compact a short history": Operation(before=chatted, verb=COMPACT.verb),
+    "compact the history when the model fails": Operation(before=to_be_compacted, verb=compact_in_vain),
     "create": CREATE,
     "create beside an active session": Operation(before=created, verb=CREATE.verb),
     "resolve a channel without an active session": RESOLVE,
@@ -227,6 +266,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 LEAVES_A_TURN = {"cancel a queued turn", "archive with a queued turn"}
+FAILS = {"HistoryCompactionFailed"}  #: terminal frames whose commands end with exit code 1
 
 
 def on_the_command_line(row: Row, scene: Scene, stack: Deployment) -> None:
@@ -236,8 +276,9 @@ def on_the_command_line(row: Row, scene: Scene, stack: Deployment) -> None:
     assert words.pop(0) == "turnlog"
     where = ["-b", stack.settings.bootstrap_server, "--prefix", stack.settings.prefix, "--json"]
     result = CliRunner().invoke(app, [*words, *where])
-    assert result.exit_code == 0, result.output
-    assert result.stdout.count("\n") == 1, result.output
+    fails = row.frame in FAILS
+    assert result.exit_code == (1 if fails else 0), result.output
+    assert result.stdout.count("\n") == (0 if fails else 1), result.output
 
 
 def test_every_row_can_be_done() -> None:
@@ -246,9 +287,15 @@ def test_every_row_can_be_done() -> None:
 
 @pytest.mark.parametrize("face", ["client", "command line"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_a_row_is_true(stack: Deployment, client: Client, operation: str, face: str) -> None:
+async def test_a_row_is_true(request: pytest.FixtureRequest, operation: str, face: str) -> None:
     row, how = ROWS[operation], OPERATIONS[operation]
-    scene = Scene(client=client, name=f"op{list(OPERATIONS).index(operation)}{face[:2]}")
+    stack: Deployment = request.getfixturevalue("stack_without_summaries" if row.frame in FAILS else "stack")
+    async with Client(stack.settings) as client:
+        scene = Scene(client=client, name=f"op{list(OPERATIONS).index(operation)}{face[:2]}")
+        await check_row(row, how, scene, stack, face)
+
+
+async def check_row(row: Row, how: Operation, scene: Scene, stack: Deployment, face: str) -> None:
     async with Tail(stack) as tail, scene.open:
         await how.before(scene)
         requests, events, frames = await tail.settled()
@@ -258,7 +305,7 @@ async def test_a_row_is_true(stack: Deployment, client: Client, operation: str, 
         else:
             await asyncio.to_thread(on_the_command_line, row, scene, stack)
         await tail.answered(frames, row.frame)
-        if operation not in LEAVES_A_TURN:
+        if row.operation not in LEAVES_A_TURN:
             await tail.ended()
         await tail.settled()
 
@@ -267,8 +314,8 @@ async def test_a_row_is_true(stack: Deployment, client: Client, operation: str, 
         found = tail.events[events:]
         for kind, expected in ((SESSION, row.session_events), (CHANNEL, row.channel_events)):
             assert {type(payload).__name__ for header, payload in found if header.stream_kind == kind} == expected
-        if operation in LEAVES_A_TURN:
-            await client.cancel(scene.session_id)
+        if row.operation in LEAVES_A_TURN:
+            await scene.client.cancel(scene.session_id)
 
 
 # ---- refusals
@@ -315,6 +362,22 @@ async def busy(scene: Scene) -> None:
         await scene.client.cancel(scene.session_id)
 
 
+async def compact_conflict(scene: Scene) -> None:
+    await used_by_a_chat(scene)
+    await scene.client.compact(scene.session_id, request_id="used")
+
+
+async def compact_busy(scene: Scene) -> None:
+    """A turn that runs, and more requests behind it than may wait: those that wait are not answered yet."""
+    await scene.started("Go")
+    asked = [asyncio.ensure_future(scene.client.compact(scene.session_id)) for _ in range(13)]
+    done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=START_S)
+    await scene.client.cancel(scene.session_id)
+    await asyncio.gather(*asked, return_exceptions=True)
+    for request in done:
+        await request
+
+
 FORBIDDEN = {"model": "openai:gpt"}
 PROVOKED: dict[tuple[str, str], tuple[Step, Step]] = {
     ("Chat", "archived"): (archived, refused_chat),
@@ -331,6 +394,10 @@ PROVOKED: dict[tuple[str, str], tuple[Step, Step]] = {
     ("ResetRunner", "not_found"): (nothing, lambda scene: scene.client.reset_runner(scene.session_id)),
     ("GetSession", "not_found"): (nothing, lambda scene: scene.client.get(scene.session_id)),
     ("GetHistory", "not_found"): (nothing, lambda scene: scene.client.history(scene.session_id)),
+    ("CompactHistory", "not_found"): (nothing, lambda scene: scene.client.compact(scene.session_id)),
+    ("CompactHistory", "archived"): (archived, lambda scene: scene.client.compact(scene.session_id)),
+    ("CompactHistory", "busy"): (nothing, compact_busy),
+    ("CompactHistory", "conflict"): (nothing, compact_conflict),
     ("CreateSession", "exists"): (
         created,
         lambda scene: scene.client.create(scene.name, session_id=scene.session_id),

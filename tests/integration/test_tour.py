@@ -40,6 +40,12 @@ SEED = int(os.environ.get("TOUR_SEED", "5"))
 SLOW = "script:slow?tools=0&words=3000&delta_ms=20"  #: a minute, if nobody ends it
 SHORT = "script:short?tools=1&words=40&delta_ms=20"
 CHANNEL = "tour"
+HOME: dict[str, Any] = {
+    "title": "Home",
+    "instructions": "Be brief.",
+    "history_keep_tail": 2,
+    "request_id": "create",
+}
 
 
 class Recorded:
@@ -109,7 +115,7 @@ class Tour:
 
 
 async def create(tour: Tour) -> None:
-    tour.made = await tour.client.create(CHANNEL, title="Home", instructions="Be brief.", request_id="create")
+    tour.made = await tour.client.create(CHANNEL, **HOME)
     assert tour.made.created
     tour.home = tour.made.session_id
 
@@ -174,7 +180,7 @@ async def cancel_the_running(tour: Tour) -> None:
 
 async def ask_again(tour: Tour) -> None:
     """Every answer is given again under its request id."""
-    assert (await tour.client.create(CHANNEL, title="Home", instructions="Be brief.", request_id="create")).created
+    assert (await tour.client.create(CHANNEL, **HOME)).created
     assert (await tour.client.chat(tour.home, "Hello", request_id="hello").result()).text == "Hello"
     assert tour.running is not None
     again = await tour.client.cancel(tour.home, request_id="stop")
@@ -234,6 +240,25 @@ async def reset(tour: Tour) -> None:
     await tour.ask(tour.home, "After the reset", model="echo:")
 
 
+async def compact(tour: Tour) -> None:
+    before = [message async for message in tour.client.messages(tour.home)]
+    done = await tour.client.compact(tour.home, instructions="Keep the names.", request_id="compact")
+    assert done.changed
+    assert 0 < done.to_seq <= len(before) - 2
+    page = await tour.client.history(tour.home, skip_covered=True)
+    assert (page.covered_to, page.summary) == (done.to_seq, done.summary)
+    after = [message async for message in tour.client.messages(tour.home)]
+    assert [(m.role, m.content) for m in after] == [(m.role, m.content) for m in before]
+
+
+async def compact_again(tour: Tour) -> None:
+    """The same id has the same answer; another one has nothing to do."""
+    first = await tour.client.compact(tour.home, instructions="Keep the names.", request_id="compact")
+    assert first.changed
+    again = await tour.client.compact(tour.home, instructions="Keep the names.")
+    assert (again.changed, again.summary, again.to_seq) == (False, first.summary, first.to_seq)
+
+
 async def start_a_last_turn(tour: Tour) -> None:
     await tour.activate(tour.home)
     tour.running = await tour.start(tour.home, "The end", SHORT)
@@ -285,7 +310,8 @@ Step = Callable[[Tour], Awaitable[None]]
 STEPS: tuple[Step, ...] = (
     *(create, get, chat, read_history, resolve, create_another, touch, start_a_turn, queue_another, be_refused),
     *(cancel_the_queued, cancel_the_running, ask_again, interrupt, enqueue, follow, choose_a_model),
-    *(set_the_default_model, reset, start_a_last_turn, rotate, let_it_end, archive, resolve_anew, list_all),
+    *(set_the_default_model, reset, compact, compact_again, start_a_last_turn, rotate, let_it_end, archive),
+    *(resolve_anew, list_all),
 )
 #: These ask the channel; the others, the session ``home``.
 OF_CHANNEL = {create, resolve, create_another, rotate, archive, resolve_anew}

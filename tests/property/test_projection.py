@@ -55,6 +55,8 @@ class Tables:
             call.result_message_seq = result.result_message_seq
         for name in ("messages", "usage", "refusals", "unknown_events", "dead_letters", "events", "channel_events"):
             self._insert(name, getattr(changes, name))
+        self._insert("compaction_requests", changes.history_compaction_requests)
+        self._insert("compactions", changes.history_compactions)
         return changes
 
     def _keyed(self, name: str, rows: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

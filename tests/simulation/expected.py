@@ -3,9 +3,15 @@
 from collections.abc import Iterator, Sequence
 
 from schemas import events as ev
+from streams.history_compaction import HistoryCompactionPolicy
+from streams.history_view import BY_MODEL
 from streams.reader_rule import LoggedEvent
+from streams.tokens import prompt_tokens, with_margin
 from tests.checker import Anomaly, History, accepted_events
 from tests.checker.log_view import LogView, TurnLog
+from tests.simulation.inputs import stored_messages, view_of
+from tests.simulation.summaries import BEGINNING, SUMMARY_MODEL
+from tests.simulation.summaries import FAILURES as SUMMARY_FAILURES
 from tests.simulation.worker import script_of
 from workers.runners.playback import role_of
 from workers.runners.script import plan_turn
@@ -56,3 +62,47 @@ def _as_planned(turn: TurnLog, number: int, *, whole: bool) -> Iterator[Anomaly]
             return
     if whole and len(told) != len(planned):
         yield Anomaly(kind="not as planned", where=turn.where, text=f"{len(told)} messages of {len(planned)}")
+
+
+# ---- history compactions
+
+
+def check_history_compactions(history: History, deployment: HistoryCompactionPolicy) -> Iterator[Anomaly]:
+    """Every run that failed for no good reason, that wrote what its model did not say, or that left too much."""
+    for (partition, session_id), events in LogView(history).sessions.items():
+        bounds, instructions = deployment, None
+        for index, event in enumerate(events):
+            where = f"partition {partition}, session {session_id}, @{event.offset}"
+            payload = event.payload
+            if isinstance(payload, ev.SessionCreated):
+                instructions = payload.instructions
+                bounds = deployment.overridden(
+                    max_tokens=payload.history_max_tokens, keep_tail=payload.history_keep_tail
+                )
+            elif isinstance(payload, ev.HistoryCompactionFailed) and payload.code not in SUMMARY_FAILURES:
+                text = f"{payload.code}: {payload.reason}"
+                yield Anomaly(kind="history compaction failed", where=where, text=text)
+            elif isinstance(payload, ev.HistoryCompacted):
+                by_model = payload.method == BY_MODEL
+                if by_model and not (payload.summary.startswith(BEGINNING) and payload.model == SUMMARY_MODEL):
+                    text = f"{payload.model} wrote {payload.summary[:50]!r}"
+                    yield Anomaly(kind="summary of somebody else", where=where, text=text)
+                if payload.trigger == "automatic" and not bounds.automatic:
+                    yield Anomaly(kind="unwanted history compaction", where=where, text=f"{bounds}")
+                yield from _still_too_long(where, payload, events[:index], bounds, instructions)
+
+
+def _still_too_long(
+    where: str,
+    made: ev.HistoryCompacted,
+    before: Sequence[LoggedEvent],
+    bounds: HistoryCompactionPolicy,
+    instructions: str | None,
+) -> Iterator[Anomaly]:
+    """Right after a run the history is within its limit, unless what must stay is larger by itself."""
+    stored = stored_messages(before)[: made.history_seq]
+    tokens = with_margin(prompt_tokens(view_of(stored, made), instructions))
+    steps = sum(message.role != "tool" for message in stored[made.to_seq :])
+    if tokens > bounds.limit_tokens and steps > 1:
+        text = f"{tokens} tokens of {bounds.limit_tokens}, and {steps} messages that need none before them"
+        yield Anomaly(kind="history compaction left too much", where=where, text=text)

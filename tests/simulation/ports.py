@@ -214,11 +214,13 @@ class SimOutbox:
             self._world.frame(partition, header, reply.frame)
             self._world.loop.in_world(self._world.latency(), setattr, sent, "finished", True)
 
-    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> None:
+    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> SimSent:
         world = self._world
+        sent = SimSent()
+        sent.finished = True
         if world.happens(world.chaos.frames_lost):
             world.trace(self._worker, f"{type(command).__name__} {header.request_id} is lost")
-            return
+            return sent
         key = (header.session_id or header.channel or "").encode()
         value = _COMMANDS.encode(header, command)
         target = partition_of(key, world.partition_count)
@@ -227,6 +229,7 @@ class SimOutbox:
             return RequestRecord(partition=partition, offset=offset, key=key, value=value)
 
         world.loop.in_world(world.latency(0.003), lambda: world.produce_request(record, target))
+        return sent
 
     def known_reply_topic(self, topic: str) -> bool:
         return True
@@ -282,6 +285,10 @@ class Disk(MemoryStores):
                 "tool_calls": [plain_row(row) for rows in of_sessions for row in rows.calls],
                 "messages": [plain_row(row) for rows in of_sessions for row in rows.messages],
                 "refusals": [plain_row(row) for rows in of_sessions for row in rows.refusals],
+                "compaction_requests": [
+                    plain_row(row) for rows in of_sessions for row in rows.history_compaction_requests
+                ],
+                "compactions": [plain_row(row) for rows in of_sessions for row in rows.history_compactions],
                 "forwards": [plain_row(row) for row in data.forwards.values()],
                 "channel_events": [plain_row(row) for rows in data.channels.values() for row in rows.events],
                 "partitions": [{"partition": partition, **plain_row(data.position)}],

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas import events as ev
+from streams.history_compaction import HistoryCompactionPolicy
 from streams.reader_rule import LoggedEvent
 from tests.checker import Anomaly, History, StoreContent, accepted_events, check
 from tests.checker.history import SentRequest
-from tests.simulation.expected import check_turns
+from tests.checker.log_view import RUN_ENDS
+from tests.simulation.expected import check_history_compactions, check_turns
 from tests.simulation.faults import FAULTS, Fault
 from tests.simulation.group import Group
 from tests.simulation.loop import SimLoop, StuckError
 from tests.simulation.ports import Disk
-from tests.simulation.worker import SimWorker
+from tests.simulation.worker import Bounds, SimWorker
 from tests.simulation.workload import Planned, Workload
 from tests.simulation.world import World
 from workers.parts import ShardLimits
@@ -38,6 +40,7 @@ class Plan:
     min_faults: int = 1
     workers: int | None = None  #: absent: 1 to 3
     tight: bool | None = None  #: bounds that turns reach; absent: now and then
+    long_histories: bool | None = None  #: histories that pass small limits; absent: in every second seed
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +82,18 @@ def limits_of(rng: random.Random) -> ShardLimits:
     )
 
 
+def bounds_of(rng: random.Random, *, tight: bool, long_histories: bool) -> Bounds:
+    """Limits of a few hundred tokens where histories shall pass them."""
+    if not long_histories:
+        return Bounds(tight=tight)
+    max_tokens = rng.choice((200, 260, 340, 500, -1, 0))
+    return Bounds(
+        tight=tight,
+        history=HistoryCompactionPolicy(max_tokens=max_tokens, keep_tail=rng.choice((0, 2, 3, 4))),
+        summary_window_tokens=rng.choice((1_024, 32_768)),
+    )
+
+
 class Simulation:
     """The cast of one seed."""
 
@@ -92,8 +107,10 @@ class Simulation:
         limits, variant, count = limits_of(rng), rng.choice((0, 0, 1)), rng.randint(1, 3)
         if plan.tight is not None:
             variant = int(plan.tight)
+        long_histories = rng.random() < 0.5 if plan.long_histories is None else plan.long_histories
+        self.bounds = bounds_of(rng, tight=bool(variant), long_histories=long_histories)
         self.workers = [
-            SimWorker(self.world, self.group, f"w{number}", Disk(), limits, variant)
+            SimWorker(self.world, self.group, f"w{number}", Disk(), limits, self.bounds)
             for number in range(plan.workers or count)
         ]
         self.group.tell = self._tell_all
@@ -105,7 +122,9 @@ class Simulation:
         self.calm = False
         self.sent: list[SentRequest] = []
         count = rng.randint(4, plan.max_requests)
-        self.workload = Workload(rng, self.world.partition_count, count, last_at_s=FAULTS_END_S)
+        self.workload = Workload(
+            rng, self.world.partition_count, count, last_at_s=FAULTS_END_S, long_histories=long_histories
+        )
 
     def only_request(self, planned: Planned) -> None:
         """Send this one instead of what the seed chose."""
@@ -150,7 +169,9 @@ class Simulation:
         anomalies = [Anomaly(kind="defect", where="worker", text=text) for text in defects_found]
         anomalies += [Anomaly(kind="stopped", where="worker", text=text) for text in problems]
         anomalies += check(history)
+        anomalies += self.world.findings
         anomalies += [*claims_go_on(history), *check_turns(history)]
+        anomalies += check_history_compactions(history, self.bounds.history)
         if history.drained:
             anomalies += self._group_offsets()
         return Outcome(
@@ -221,7 +242,7 @@ class Simulation:
             return True
         if ends != self._log_ends or any(worker.alive and worker.lane.paused for worker in self.workers):
             return False
-        return not self._group_offsets() and not self._open_turns()
+        return not self._group_offsets() and not self._open_work()
 
     def _group_offsets(self) -> list[Anomaly]:
         late = []
@@ -233,11 +254,13 @@ class Simulation:
                 late.append(Anomaly(kind="group offset never arrives", where=where, text=text))
         return late
 
-    def _open_turns(self) -> bool:
+    def _open_work(self) -> bool:
         balance = 0
         for log in self.world.events:
             for event in accepted_events(log):
-                balance += isinstance(event.payload, ev.TurnAccepted) - isinstance(event.payload, _TERMINAL)
+                balance += isinstance(event.payload, ev.TurnAccepted | ev.HistoryCompactionRequested)
+                balance -= isinstance(event.payload, _TERMINAL)
+                balance -= isinstance(event.payload, RUN_ENDS) and event.payload.request_id is not None
         return balance != 0
 
     # ---- what is left behind

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 from collections import Counter
+from typing import Any
 
+from schemas import events as ev
 from tests.simulation.faults import FAULTS
 from tests.simulation.run import Outcome, Plan, simulate
+from tests.simulation.summaries import FAILURES as SUMMARY_FAILURES
 from tests.simulation.weakened import WEAKNESSES
 
 SEEDS = range(250)
@@ -21,6 +24,7 @@ def test_no_seed_leaves_an_anomaly() -> None:
     failing: list[str] = []
     faults: Counter[str] = Counter()
     turns = fenced = 0
+    runs: Counter[str] = Counter()
     for seed in SEEDS:
         outcome = simulate(seed)
         faults.update(outcome.faults)
@@ -28,12 +32,23 @@ def test_no_seed_leaves_an_anomaly() -> None:
         turns += sum(
             type(event.payload).__name__ == "TurnAccepted" for log in outcome.history.log.values() for event in log
         )
+        runs.update(text for log in outcome.history.log.values() for event in log for text in _of_run(event.payload))
         fenced += sum(event.header.attempt > 1 for log in outcome.history.log.values() for event in log)
     assert not failing, "\n".join([*failing[:20], "replay one: python -m tests.simulation --seed N -v"])
     # Not by idleness: all kinds of faults came about, turns ran, and some of them in more than one attempt.
     assert set(faults) == {fault.__name__ for fault in FAULTS}
     assert turns > 5 * len(SEEDS)
     assert fenced > len(SEEDS)
+    assert min(runs["automatic"], runs["manual"], runs["truncation"], runs["skipped"]) > len(SEEDS) // 10, runs
+    assert set(runs) >= SUMMARY_FAILURES, "the summary model failed in every way"
+
+
+def _of_run(event: Any) -> tuple[str, ...]:
+    if isinstance(event, ev.HistoryCompacted):
+        return event.trigger, event.method
+    if isinstance(event, ev.HistoryCompactionFailed):
+        return (event.code,)
+    return ("skipped",) if isinstance(event, ev.HistoryCompactionSkipped) else ()
 
 
 def test_a_seed_replays() -> None:

@@ -10,17 +10,22 @@ from typing import Any
 from unittest.mock import patch
 
 import streams.decisions
+import streams.history_compaction_plan
 import streams.reader_rule
+import streams.rehydration
 import workers.epoch
 import workers.serving
 from schemas.events import EventHeader, PartitionClaimed
+from schemas.frames import HistoryCompacted, HistoryCompactionFailed
+from streams.history_compaction import HistoryCompactionState
 from streams.reader_rule import LoggedEvent, LogPosition
+from streams.session import OwedRun
 from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.ports import SimStore
 from tests.simulation.run import Plan
-from workers.actors import _Attempt
-from workers.decider import Decider, Group
+from workers.actors import SessionActor
+from workers.decider import Decider, Effect, Group
 from workers.epoch import CaughtUp, Claim, Epoch, FencedError
 from workers.inbox import Inbox
 from workers.live import LiveSession
@@ -28,6 +33,7 @@ from workers.ports import NewRecord, RequestLog, RequestRecord
 from workers.runners.base import AssistantMessage
 from workers.serving import Serving
 from workers.shard import Shard
+from workers.turn_attempt import TurnAttempt
 
 Patches = Iterator[Any]
 
@@ -40,21 +46,30 @@ class Weakness:
     patches: Callable[[], list[Any]]
     faults: tuple[Fault, ...]  #: that make it matter
     max_requests: int = 14
+    long_histories: bool | None = None
 
     @property
     def plan(self) -> Plan:
         """A mix that provokes it."""
-        return Plan(faults=self.faults, min_faults=2, max_faults=4, max_requests=self.max_requests)
+        return Plan(
+            faults=self.faults,
+            min_faults=2,
+            max_faults=4,
+            max_requests=self.max_requests,
+            long_histories=self.long_histories,
+        )
 
 
 WEAKNESSES: dict[str, Weakness] = {}
 
 
 def _weakness(
-    name: str, *provoked_by: Fault, max_requests: int = 14
+    name: str, *provoked_by: Fault, max_requests: int = 14, long_histories: bool | None = None
 ) -> Callable[[Callable[[], list[Any]]], Callable[[], list[Any]]]:
     def register(patches: Callable[[], list[Any]]) -> Callable[[], list[Any]]:
-        WEAKNESSES[name] = Weakness(name=name, patches=patches, faults=provoked_by, max_requests=max_requests)
+        WEAKNESSES[name] = Weakness(
+            name=name, patches=patches, faults=provoked_by, max_requests=max_requests, long_histories=long_histories
+        )
         return patches
 
     return register
@@ -139,7 +154,7 @@ def _effects_first() -> list[Any]:
     async def commit(self: Serving, group: Group) -> None:
         for effect in group.effects:
             if effect.reply is not None:
-                self._send(effect.live, effect.reply)
+                self._frames.send(effect.live, effect.reply)
             if effect.start is not None and isinstance(effect.live, LiveSession):
                 self._start(effect.live, effect.start)
         if group.records:
@@ -180,14 +195,14 @@ def _duplicates_at_once() -> list[Any]:
 
 @_weakness("tools start before their call is stored", faults.crash, faults.everything_is_slow)
 def _tools_first() -> list[Any]:
-    original = _Attempt._assistant
+    original = TurnAttempt._assistant
 
-    async def assistant(self: _Attempt, output: AssistantMessage) -> None:
+    async def assistant(self: TurnAttempt, output: AssistantMessage) -> None:
         await original(self, replace(output, tool_calls=()))
         if self._held is not None:
             self._held = replace(self._held, tool_calls=output.tool_calls)
 
-    return [patch.object(_Attempt, "_assistant", assistant)]
+    return [patch.object(TurnAttempt, "_assistant", assistant)]
 
 
 @_weakness("calls with an unknown outcome are repeated", faults.crash, faults.rebalance)
@@ -314,3 +329,93 @@ def _no_epoch() -> list[Any]:
         await original(self, events, replace(position, epoch=-1, next_n=0))
 
     return [patch.object(SimStore, "write", write)]
+
+
+# ---- history compaction
+
+
+@_weakness("owed history compactions are forgotten at a takeover", faults.crash, faults.rebalance, long_histories=True)
+def _nothing_owed() -> list[Any]:
+    resume, compact = Serving.resume, SessionActor.compact
+    resuming: list[Serving] = []
+
+    async def take_over(self: Serving) -> None:
+        resuming.append(self)
+        try:
+            await resume(self)
+        finally:
+            resuming.remove(self)
+
+    def unless_taken_over(self: SessionActor, request: OwedRun) -> None:
+        if self._host not in resuming:
+            compact(self, request)
+
+    return [patch.object(Serving, "resume", take_over), patch.object(SessionActor, "compact", unless_taken_over)]
+
+
+@_weakness("a turn's input is made when it is accepted", faults.rebalance, long_histories=True)
+def _early_input() -> list[Any]:
+    """It shows the history of before a summary that was recorded while the turn waited."""
+    start, turn_input = Serving._start, Serving.turn_input
+    made: dict[tuple[int, str], Any] = {}
+
+    def made_at_start(self: Serving, live: LiveSession, turn_id: str) -> None:
+        made[id(self), turn_id] = turn_input(self, live.session.session_id, turn_id)
+        start(self, live, turn_id)
+
+    def as_made(self: Serving, session_id: str, turn_id: str) -> Any:
+        now = turn_input(self, session_id, turn_id)
+        return (made.pop((id(self), turn_id), None) or now) if now is not None else None
+
+    return [patch.object(Serving, "_start", made_at_start), patch.object(Serving, "turn_input", as_made)]
+
+
+@_weakness(
+    "the end of a history compaction is told before it is confirmed",
+    faults.crash,
+    faults.batches_are_rejected,
+    long_histories=True,
+)
+def _told_first() -> list[Any]:
+    commit = Serving._commit
+
+    def is_end(effect: Effect) -> bool:
+        reply = effect.reply
+        return reply is not None and isinstance(reply.frame, HistoryCompacted | HistoryCompactionFailed)
+
+    async def told_first(self: Serving, group: Group) -> None:
+        for effect in filter(is_end, group.effects):
+            self._frames.send(effect.live, effect.reply)  # type: ignore[arg-type]
+        group.effects = [effect for effect in group.effects if not is_end(effect)]
+        await commit(self, group)
+
+    return [patch.object(Serving, "_commit", told_first)]
+
+
+@_weakness("a cut between a call and its result", faults.rebalance, long_histories=True)
+def _cut_anywhere() -> list[Any]:
+    def starts(self: Any, *, escalate: bool) -> Iterator[int]:
+        end = len(self._messages)
+        keep = max(self._policy.keep_tail, 1)
+        while keep:
+            if self._first < end - keep:
+                yield end - keep
+            keep = keep // 2 if escalate else 0
+
+    return [patch.object(streams.history_compaction_plan._Material, "_tail_starts", starts)]
+
+
+@_weakness("a new owner does not know the summary", faults.crash, faults.rebalance, long_histories=True)
+def _summary_forgotten() -> list[Any]:
+    return [patch.object(streams.rehydration, "_history_compaction", lambda runs: HistoryCompactionState())]
+
+
+@_weakness(
+    "turns and history compactions run side by side", faults.everything_is_slow, max_requests=50, long_histories=True
+)
+def _side_by_side() -> list[Any]:
+    async def compact(self: SessionActor, request: OwedRun) -> None:
+        if await self._compactor.requested(request):
+            self._fresh_runner = True
+
+    return [patch.object(SessionActor, "_compact", compact)]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from unittest.mock import patch
 
 import workers.service
 from schemas.codec import RequestCodec
+from streams.history_compaction import HistoryCompactionPolicy
 from tests.simulation.group import Group
+from tests.simulation.inputs import WatchedRunner
 from tests.simulation.ports import Disk, SimEventLog, SimJournal, SimOutbox, SimRequestLog, SimStores
+from tests.simulation.summaries import SUMMARY_MODEL, SUMMARY_TIMEOUT_S, SummaryRunner
 from tests.simulation.world import World
 from workers.actors import ActorLimits
 from workers.config import Settings
@@ -25,14 +29,24 @@ from workers.service import WorkerService
 NOTICE_S = 0.5  #: how late a member hears of a rebalance, typically
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What differs from seed to seed in all workers' settings."""
+
+    tight: bool = False  #: bounds that turns reach
+    history: HistoryCompactionPolicy = field(default_factory=HistoryCompactionPolicy)
+    summary_window_tokens: int = 32_768
+
+
 @cache
-def sim_settings(variant: int = 0) -> Settings:
+def sim_settings(bounds: Bounds = Bounds()) -> Settings:
     """Short times, and every few seeds bounds that are reached."""
-    tight = variant == 1
+    tight = bounds.tight
     return Settings(
         data_dir=Path("unused"),
         allow_models=("script:*",),
         default_model="script:1",
+        fast_model=SUMMARY_MODEL,
         session_timeout_s=3.0,
         append_timeout_s=2.0,
         tail_check_interval_s=2.0,
@@ -44,6 +58,10 @@ def sim_settings(variant: int = 0) -> Settings:
         max_queued_turns_per_session=1 if tight else 100,
         delta_interval_ms=0 if tight else 25,
         store_commit_interval_s=1.5,
+        history_max_tokens=bounds.history.max_tokens,
+        history_keep_tail=bounds.history.keep_tail,
+        summary_window_tokens=bounds.summary_window_tokens,
+        summary_timeout_s=SUMMARY_TIMEOUT_S,
     )
 
 
@@ -92,10 +110,10 @@ class SimService(WorkerService):
     """The real service on simulated ports."""
 
     def __init__(
-        self, world: World, name: str, disk: Disk, limits: ShardLimits, variant: int, **callbacks: Any
+        self, world: World, name: str, disk: Disk, limits: ShardLimits, bounds: Bounds, **callbacks: Any
     ) -> None:
         with patch.object(workers.service, "ReplySender", NoReplySender):  # a codec each would take most of the time
-            super().__init__(sim_settings(variant), **callbacks)
+            super().__init__(sim_settings(bounds), **callbacks)
         self._world = world
         self._name = name
         self._sim_stores = SimStores(world, disk)
@@ -136,6 +154,7 @@ class SimService(WorkerService):
                 delta_interval_s=settings.delta_interval_ms / 1000,
                 max_text_bytes=settings.max_text_bytes,
                 max_tool_result_bytes=settings.max_tool_result_bytes,
+                summary_timeout_s=settings.summary_timeout_s,
             ),
             limits=self._limits,
             membership=self._membership,
@@ -148,8 +167,10 @@ class SimService(WorkerService):
         )
 
     def _make_runner(self, model: str) -> Runner:
+        if model == SUMMARY_MODEL:
+            return SummaryRunner(self._world)
         seed, options = script_of(model)
-        return ScriptRunner(seed, options, self._journal)  # type: ignore[arg-type]
+        return WatchedRunner(ScriptRunner(seed, options, self._journal), self._world)  # type: ignore[arg-type]
 
     async def _no_schemas(self) -> None:
         await asyncio.sleep(self._world.latency())
@@ -163,7 +184,7 @@ class SimService(WorkerService):
 class SimWorker:
     """A process: boots, joins the group, is fed, crashes, is paused, leaves."""
 
-    def __init__(self, world: World, group: Group, name: str, disk: Disk, limits: ShardLimits, variant: int) -> None:
+    def __init__(self, world: World, group: Group, name: str, disk: Disk, limits: ShardLimits, bounds: Bounds) -> None:
         self.world = world
         self.name = name
         self.disk = disk
@@ -173,7 +194,7 @@ class SimWorker:
         self.on_left: Callable[[], None] = lambda: None
         self._group = group
         self._limits = limits
-        self._variant = variant
+        self._bounds = bounds
         self.boots = 0
         self._positions: dict[int, int] = {}
         self._acked: dict[int, int] = {}
@@ -193,7 +214,7 @@ class SimWorker:
 
     def _start(self) -> None:
         self.service = SimService(
-            *(self.world, self.name, self.disk, self._limits, self._variant), ack=self._ack, stop=self._fatal_stop
+            *(self.world, self.name, self.disk, self._limits, self._bounds), ack=self._ack, stop=self._fatal_stop
         )
         self._main = self.world.loop.create_task(self._join())
 

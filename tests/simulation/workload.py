@@ -23,6 +23,16 @@ MODELS = (
     "script:10?tools=0&words=2&fail_attempts=1&fatal=true",
     "script:11?tools=1&words=2&reasoning=true&delta_ms=20&tool_ms=30&idempotent=true",
 )
+#: Turns that fill a history: many steps, or many words.
+LONG_MODELS = (
+    "script:12?tools=4&words=30&tool_ms=60",
+    "script:13?tools=6&words=8&tool_ms=30&calls_per_message=2&idempotent=true",
+    *["script:14?tools=0&words=120"] * 3,
+    "script:18?tools=1&words=200&tool_ms=20",
+    "script:15?tools=3&words=20&tool_ms=150&idempotent=true",
+    "script:16?tools=5&words=10&tool_ms=50&fail_attempts=1&fail_at=tool:4",
+    "script:17?tools=4&words=10&tool_ms=80&calls_per_message=4",
+)
 CHANNEL = "web"
 LIFECYCLE = ("create_session", "resolve_session", "rotate_session", "archive_session")
 KINDS = (
@@ -34,6 +44,7 @@ KINDS = (
     "reject",
     *["cancel"] * 3,
     "interrupt",
+    *["compact"] * 2,
     *LIFECYCLE,
     "garbage",
     "no session",
@@ -83,10 +94,14 @@ def session_ids(partition: int, partition_count: int) -> tuple[str, ...]:
 class Workload:
     """Plans by seed, then sends."""
 
-    def __init__(self, rng: random.Random, partitions: int, count: int, *, last_at_s: float) -> None:
+    def __init__(
+        self, rng: random.Random, partitions: int, count: int, *, last_at_s: float, long_histories: bool = False
+    ) -> None:
         self.plan: list[Planned] = []
         self._rng = rng
         self._partitions = partitions
+        self._long = long_histories
+        self._kinds = (*KINDS, *["plain"] * 6, *["compact"] * 5) if long_histories else KINDS
         for number in range(count):
             self._add(number, rng.uniform(0.0, last_at_s))
         self.plan.sort(key=lambda planned: planned.at_s)
@@ -94,18 +109,27 @@ class Workload:
     def _add(self, number: int, at_s: float) -> None:
         rng = self._rng
         partition = rng.randrange(self._partitions)
-        session_id = rng.choice(session_ids(partition, self._partitions))
-        kind = rng.choice(KINDS)
+        names = session_ids(partition, self._partitions)
+        session_id = rng.choice((names[0], names[0], *names) if self._long else names)
+        kind = rng.choice(self._kinds)
+        if kind == "compact":
+            self._add_compact(number, at_s, session_id)
+            return
         if kind in LIFECYCLE:
             self._add_lifecycle(number, kind, at_s, session_id)
             return
         request_id = f"r{number}" if rng.random() < 0.6 or kind in ("retried", "conflict") else None
         text = "" if kind == "empty" else f"question {number}"
-        model = "echo:" if kind == "forbidden" else rng.choice(MODELS)
+        if self._long and text and rng.random() < 0.4:
+            text += ", which is a long one" * rng.choice((10, 30))
+        models = (*MODELS, *LONG_MODELS * 4) if self._long else MODELS
+        model = "echo:" if kind == "forbidden" else rng.choice(models)
         on_busy = kind if kind in ("reject", "interrupt") else "enqueue"
         key: bytes | None = session_id.encode()
         readable: str | None = session_id
         body = {"session_id": session_id, "command": _command(text, model, on_busy)}
+        if self._long and rng.random() < 0.4:
+            body["command"] |= {"new_session": self._bounds()}  # type: ignore[operator]
         if request_id is not None:
             body["request_id"] = request_id
         value: bytes | None = json.dumps(body).encode()
@@ -157,14 +181,49 @@ class Workload:
             )
             self.plan.append(cancel)
 
+    def _bounds(self) -> dict[str, object]:
+        """What a session says for itself, if this is the request that makes it."""
+        rng = self._rng
+        bounds: dict[str, object] = {"history_max_tokens": rng.choice((150, 250, 400, -1))}
+        if rng.random() < 0.5:
+            bounds["history_keep_tail"] = rng.choice((1, 2, 4))
+        if rng.random() < 0.3:
+            bounds["instructions"] = "Be brief, and say what you have looked up."
+        return bounds
+
+    def _add_compact(self, number: int, at_s: float, session_id: str) -> None:
+        """Somebody wants a history compacted, and asks again: the same, or something else under the same id."""
+        rng = self._rng
+        request_id = f"h{number}" if rng.random() < 0.8 else f"r{rng.randrange(number + 1)}"  # perhaps that of a chat
+        commands: list[dict[str, object]] = [{"type": "compact_history"}]
+        if rng.random() < 0.3:
+            commands[0]["instructions"] = rng.choice(("Keep the numbers.", "Keep the names. " * 400))
+        commands += [commands[0]] * rng.choice((0, 0, 1, 2))
+        if rng.random() < 0.15:
+            commands.append({"type": "compact_history", "instructions": f"Keep what was asked in {number}."})
+        for command in commands:
+            body = {"session_id": session_id, "request_id": request_id, "command": command}
+            planned = Planned(
+                at_s=at_s,
+                partition=partition_of(session_id.encode(), self._partitions),
+                key=session_id.encode(),
+                value=json.dumps(body).encode(),
+                session_id=session_id,
+                request_id=request_id,
+                command=json.dumps(command),
+                text=None,
+            )
+            self.plan.append(planned)
+            at_s += rng.choice((0.0, 0.01, 0.1, 0.6, 3.0))
+
     def _add_lifecycle(self, number: int, kind: str, at_s: float, session_id: str) -> None:
         """A request to the channel."""
         command: dict[str, object] = {"type": kind}
+        body: dict[str, object] = {"channel": CHANNEL, "request_id": f"l{number}", "command": command}
         if kind == "archive_session":
-            command["session_id"] = session_id
+            body["session_id"] = session_id
         elif self._rng.random() < 0.3:
-            command["title"] = f"title {number}"
-        body = {"channel": CHANNEL, "request_id": f"l{number}", "command": command}
+            command["new_session"] = {"title": f"title {number}"} | (self._bounds() if self._long else {})
         lifecycle = Planned(
             at_s=at_s,
             partition=partition_of(CHANNEL.encode(), self._partitions),
@@ -172,7 +231,7 @@ class Workload:
             value=json.dumps(body).encode(),
             session_id=CHANNEL,
             request_id=f"l{number}",
-            command=json.dumps(command),
+            command=json.dumps(body),
             text=None,
         )
         self.plan.append(lifecycle)

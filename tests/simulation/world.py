@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.frames import FrameHeader
 from streams.reader_rule import LoggedEvent
-from tests.checker.history import GroupCommit, SeenFrame, ToolRun
+from tests.checker.history import Anomaly, GroupCommit, SeenFrame, ToolRun
 from tests.simulation.loop import SimLoop
 from workers.ports import NewRecord, RequestRecord
 
@@ -62,6 +62,7 @@ class World:
         self.tool_runs: list[ToolRun] = []
         self.parked: list[tuple[int, int]] = []
         self.commits: list[GroupCommit] = []
+        self.findings: list[Anomaly] = []  #: what was seen to be wrong at once
         self.closed = False  #: the recording has ended
         self.on_request: Callable[[int], None] = lambda partition: None
         self.on_land: Callable[[str, Sequence[LoggedEvent]], None] = lambda worker, events: None
@@ -88,6 +89,12 @@ class World:
         if self._verbose and not self.closed:
             print(f"{self.loop.now:9.4f}  {what}", *values)
 
+    def finds(self, kind: str, where: str, text: str) -> None:
+        """Somebody inside saw what must not be."""
+        if not self.closed:
+            self.findings.append(Anomaly(kind=kind, where=where, text=text))
+            self.trace(f"found: {kind}", where, text)
+
     # ---- topics
 
     def produce_request(self, record_of: Callable[[int, int], RequestRecord], partition: int) -> int:
@@ -113,6 +120,7 @@ class World:
                     h.turn_id or "",
                     h.attempt or "",
                     getattr(record.payload, "role", "") or getattr(record.payload, "generation", ""),
+                    getattr(record.payload, "to_seq", ""),
                 )
         self.on_land(worker, log[base:])
         return base

@@ -9,26 +9,13 @@ import pytest
 
 from schemas import events as ev
 from schemas import frames as fr
-from schemas.parts import text_content
-from tests.checker import StoreContent, ToolRun, check
-from tests.checker.drafts import SESSION, USAGE, Draft, good
+from schemas.parts import HistoryEntry, text_content
+from tests.checker import StoreContent, ToolRun, accepted_events, check
+from tests.checker.drafts import SESSION, USAGE, Draft, found, frame_of, good, offset_of
 from tests.checker.stores import session_columns
 
 Plant = Callable[[Draft], object]
 TWO = "chat.requests-0-2"
-
-
-def found(draft: Draft) -> set[str]:
-    return {anomaly.kind for anomaly in check(draft.history())}
-
-
-def offset_of(draft: Draft, kind: type, number: int = 0) -> int:
-    """Where the n-th event of a type is (inert ones too)."""
-    return [event.offset for event in draft.log if isinstance(event.payload, kind)][number]
-
-
-def frame_of(draft: Draft, kind: type, number: int = 0) -> int:
-    return [index for index, seen in enumerate(draft.frames) if isinstance(seen.frame, kind)][number]
 
 
 def test_nothing_is_found_in_a_good_history() -> None:
@@ -64,6 +51,60 @@ def readable_and_dead(d: Draft) -> None:
 def invented(d: Draft) -> None:
     d.event(ev.RequestRefused(request_id="r9", command_hash="h", code="busy", reason="x"))
     d.frame(fr.RequestRefused(code="busy", reason="x"), None, 0, "r9")
+
+
+def invented_by_a_channel(d: Draft) -> None:
+    d.decide("l9", "c-1")
+    d.info("l9", "c-1")
+
+
+def asked_only(d: Draft) -> None:
+    """A look at the active session is not what opens one."""
+    d.request("active", "l1", "c", asks_only=True)
+    d.decide("l1", "c-1", accepted=6)
+    d.info("l1", "c-1")
+
+
+def request_of_a_channel_undecided(d: Draft) -> None:
+    d.request("rotate", "l1", "c")
+
+
+def decided_twice_by_a_channel(d: Draft) -> None:
+    channel_asked(d)
+    d.decide("l1", "c-2")
+
+
+def answered_before_its_decision(d: Draft) -> None:
+    channel_asked(d)
+    d.frames[-1] = replace(d.frames[-1], log_end=d.log[-1].offset)
+
+
+def channel_without_answer(d: Draft) -> None:
+    channel_asked(d)
+    d.frames.pop()
+
+
+def tells_of_messages_to_come(d: Draft) -> None:
+    session_asked(d)
+    d.frames[-2] = replace(d.frames[-2], log_end=offset_of(d, ev.MessageStored, -1))
+
+
+def shows_messages_to_come(d: Draft) -> None:
+    session_asked(d)
+    d.frames[-1] = replace(d.frames[-1], log_end=offset_of(d, ev.MessageStored, -1))
+
+
+def shows_another_history(d: Draft) -> None:
+    d.request("history", "q2", asks_only=True)
+    page = fr.HistoryPage(
+        messages=(HistoryEntry(message_seq=1, turn_id="t1", role="user", content=text_content("no")),)
+    )
+    d.frame(page, None, 0, "q2")
+
+
+def names_a_session_that_nobody_opened(d: Draft) -> None:
+    d.request("active", "q1", "c", asks_only=True)
+    d.info("q1", "c-9")
 
 
 def accepted_for_a_later_request(d: Draft) -> None:
@@ -182,6 +223,10 @@ PLANTS: list[tuple[str, Plant]] = [
     ("request given up", readable_and_dead),
     ("dead letter lost", lambda d: d.parked.clear()),
     ("request invented", invented),
+    ("request invented", invented_by_a_channel),
+    ("request invented", asked_only),
+    ("request lost", request_of_a_channel_undecided),
+    ("request decided twice", decided_twice_by_a_channel),
     ("message altered", lambda d: d.edit(offset_of(d, ev.TurnAccepted), content=text_content("altered"))),
     ("accepted too early", accepted_for_a_later_request),
     ("commit past an open request", committed_early),
@@ -216,6 +261,12 @@ PLANTS: list[tuple[str, Plant]] = [
     ("effect without its event", lambda d: d.frame(fr.TurnStarted(model="m"), "t1", 2, "r1", epoch=0)),
     ("effect without its event", lambda d: d.frame(fr.TurnAccepted(), "t9", 0, "r9")),
     ("effect without its event", lambda d: d.frame(fr.RequestRefused(code="busy", reason="x"), None, 0, "r3")),
+    ("effect without its event", answered_before_its_decision),
+    ("effect without its event", tells_of_messages_to_come),
+    ("effect without its event", shows_messages_to_come),
+    ("effect without its event", shows_another_history),
+    ("effect without its event", names_a_session_that_nobody_opened),
+    ("terminal frame missing", channel_without_answer),
     ("terminal frame missing", lost_frame(fr.TurnCompleted)),
     ("terminal frame missing", lost_frame(fr.TurnFailed)),
     ("terminal frame missing", lost_frame(fr.RequestRefused)),
@@ -330,7 +381,34 @@ def broker_lost_frames(d: Draft) -> None:
     d.frames_may_be_lost = True
 
 
-@pytest.mark.parametrize("change", [undrained, deleted_before_anybody_came, woke_up_late, broker_lost_frames])
+def channel_asked(d: Draft) -> None:
+    """A lifecycle request, and a look at what came of it."""
+    d.request("rotate", "l1", "c")
+    d.decide("l1", "c-1", accepted=6)
+    d.request("active", "q1", "c", asks_only=True)
+    d.info("q1", "c-1")
+    d.info("l1", "c-1")
+
+
+def session_asked(d: Draft) -> None:
+    """Queries leave nothing in the log: what they are told must be there."""
+    d.request("get", "q1", asks_only=True)
+    d.request("history", "q2", asks_only=True)
+    d.request("get", "q3", "web-2", asks_only=True)
+    messages = [event.payload for event in accepted_events(d.log) if isinstance(event.payload, ev.MessageStored)]
+    entries = tuple(
+        HistoryEntry(message_seq=message.message_seq, turn_id="t", role=message.role, content=message.content)
+        for message in messages
+    )
+    d.frame(fr.RequestRefused(code="not_found", reason="x"), None, 0, "q3", session_id="web-2")
+    d.info("q1", SESSION, "web", messages=len(entries))
+    d.frame(fr.HistoryPage(messages=entries), None, 0, "q2", channel="web")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [undrained, deleted_before_anybody_came, woke_up_late, broker_lost_frames, channel_asked, session_asked],
+)
 def test_what_may_be_is_not_found(change: Plant) -> None:
     draft = good()
     change(draft)

@@ -61,7 +61,7 @@ def run(*arguments: str, stdin: str | None = None, env: Mapping[str, str] | None
 def test_the_commands_are_those_that_were_promised() -> None:
     promised = "demo|up|worker|materialize|topics init|send|chat|tail|sessions list|sessions show|sql|doctor|feed"
     assert set(promised.split("|")) <= NAMES
-    lifecycle = "create|get|resolve|rotate|archive|active|history|cancel|reset"
+    lifecycle = "create|get|resolve|rotate|archive|active|history|compact|cancel|reset"
     assert {f"sessions {verb}" for verb in lifecycle.split("|")} <= NAMES
     assert {f"settings {verb}" for verb in ("set", "unset", "list")} <= NAMES
 
@@ -110,6 +110,8 @@ def test_the_version_is_told() -> None:
         ("sessions", "resolve"),
         ("sessions", "create", "web", "--meta", "novalue"),
         ("sessions", "history", "web-1", "--after", "-1"),
+        ("sessions", "compact"),
+        ("sessions", "create", "web", "--history-keep-tail", "-1"),
         ("settings", "set", "default-model"),
         ("send", "web-1", "Hi", "--on-busy", "wait"),
         ("topics", "nonsense"),
@@ -132,6 +134,7 @@ def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
         ("tail", "--json"),
         ("sessions", "resolve", "web", "--json"),
         ("sessions", "history", "web-1"),
+        ("sessions", "compact", "web-1", "--json"),
         ("settings", "list", "--json"),
         ("settings", "set", "default-model", "echo:"),
         ("feed", "conversations.jsonl", "--json"),
@@ -211,6 +214,7 @@ def settings_error() -> ValidationError:
     ("error", "code"),
     [
         (errors.TurnFailedError("failed", "x", "y"), 1),
+        (errors.HistoryCompactionFailedError("s", "x", "y"), 1),
         (errors.UsageError("x"), 2),
         (settings_error(), 2),
         (PortTakenError("x"), 2),

@@ -6,6 +6,8 @@ from schemas.codec import Codec, UnknownPayload
 from schemas.frames import (
     Frame,
     FrameHeader,
+    HistoryCompacted,
+    HistoryCompactionFailed,
     MessageStored,
     RequestRefused,
     TextDelta,
@@ -114,6 +116,11 @@ def test_a_frame_is_one_line_for_people() -> None:
     assert (
         frame_line(reply(TurnFailed(code="c", reason="r", usage=USAGE), attempt=2)) == "web-1 r1 #2 turn_failed: c: r"
     )
+    compacted = HistoryCompacted(summary="It\nbegan.", from_seq=1, to_seq=9)
+    assert frame_line(reply(compacted)) == "web-1 r1 history_compacted: 1 to 9 It began."
+    assert frame_line(reply(HistoryCompacted(summary=""))) == "web-1 r1 history_compacted"
+    failed = HistoryCompactionFailed(code="c", reason="r")
+    assert frame_line(reply(failed)) == "web-1 r1 history_compaction_failed: c: r"
 
 
 def test_a_finished_turn_as_json() -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from streams.projection_columns import Table
 from streams.projection_rows import MESSAGES, SESSIONS, TOOL_CALLS, TURNS
 from turnlog.cli.app import app
-from workers.duck import create_tables
+from workers.duck import create_tables, tables_of
 
 
 def insert(connection: duckdb.DuckDBPyConnection, table: Table, **values: Any) -> None:
@@ -90,6 +90,36 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def compacted(data_dir: Path) -> Path:
+    """Session web-1 with three of its five messages covered, after runs that came to less."""
+    connection = duckdb.connect(str(data_dir / "snapshot.duckdb"))
+    connection.execute("UPDATE sessions SET covered_to = 3, history_keep_tail = 2 WHERE session_id = 'web-1'")
+    (table,) = (table for table in tables_of(analysts=True) if table.name == "compactions")
+    outcomes: tuple[tuple[str, int | None, str | None, str | None], ...] = (
+        ("compacted", 3, "model", "They look\x1b for it."),
+        ("failed", None, None, None),
+        ("compacted", 3, "truncation", "Look ..."),  # what a model wrote of the same messages stands
+        ("compacted", 1, "model", "One message."),  # of a run that was overtaken, and came late
+        ("skipped", None, None, None),
+    )
+    for offset, (status, to_seq, method, summary) in enumerate(outcomes):
+        values = {"from_seq": 1, "to_seq": to_seq, "method": method, "summary": summary} if to_seq else {}
+        insert(
+            connection,
+            table,
+            session_id="web-1",
+            session_offset=1,
+            stream_version=20 + offset,
+            log_offset=20 + offset,
+            status=status,
+            trigger="manual",
+            **values,
+        )
+    connection.close()
+    return data_dir
+
+
 def run(data_dir: Path, *arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["sessions", *arguments, "--data-dir", str(data_dir)])
     return result.exit_code, result.stdout, result.stderr
@@ -128,6 +158,8 @@ def test_show_has_messages_with_their_calls_as_json(data_dir: Path) -> None:
         {"id": "c1", "type": "function", "function": {"name": "search", "arguments": '{"q":  1}'}}
     ]
     assert [turn["status"] for turn in document["turns"]] == ["completed", "failed", "accepted"]
+    assert document["summary"] is None
+    assert not any(message["covered"] for message in document["messages"])
 
 
 def test_show_is_a_transcript_for_people(data_dir: Path) -> None:
@@ -141,6 +173,42 @@ def test_show_is_a_transcript_for_people(data_dir: Path) -> None:
     assert "(turn waits) Later" in out
     assert err.startswith("snapshot published ")
     assert "x" * 1000 in run(data_dir, "show", "web-1", "--full")[1]
+
+
+def test_show_marks_what_is_covered_and_has_the_summary_where_it_stands(compacted: Path) -> None:
+    code, out, _ = run(compacted, "show", "web-1")
+    assert code == 0
+    heads = ["1 user [covered]", "2 assistant [covered]", "3 tool [covered]", "summary of", "4 assistant\n", "5 user\n"]
+    places = [out.index(f"\n{head}") for head in heads]
+    assert places == sorted(places)
+    assert "  They look\u241b for it.\n" in out
+    assert "One message." not in out
+    assert "turn failed, attempt 3" in out
+
+
+def test_show_has_the_summary_instead_of_what_is_covered(compacted: Path) -> None:
+    code, out, _ = run(compacted, "show", "web-1", "--skip-covered")
+    assert code == 0
+    places = [out.index(f"\n{head}") for head in ("summary of", "4 assistant\n", "5 user\n")]
+    assert places == sorted(places)
+    assert out.count("[covered]") == out.count("Look\n") == out.count("search(") == 0
+    assert "turn failed, attempt 3" in out
+    assert "(turn waits) Later" in out
+    assert "(turn completed" not in out
+
+
+def test_show_as_json_says_what_is_covered(compacted: Path) -> None:
+    document = json.loads(run(compacted, "show", "web-1", "--json")[1])
+    assert [message["covered"] for message in document["messages"]] == [True, True, True, False, False]
+    session, summary = document["session"], document["summary"]
+    assert (session["covered_to"], session["history_max_tokens"], session["history_keep_tail"]) == (3, None, 2)
+    assert (summary["from_seq"], summary["to_seq"], summary["method"]) == (1, 3, "model")
+    assert summary["summary"] == "They look\x1b for it."
+    short = json.loads(run(compacted, "show", "web-1", "--skip-covered", "--json")[1])
+    assert [message["message_seq"] for message in short["messages"]] == [4, 5]
+    assert {**short, "messages": document["messages"]} == document
+    listed = json.loads(run(compacted, "list", "--json")[1])["sessions"]
+    assert [session["covered_to"] for session in listed] == [0, 3, 0]
 
 
 def test_a_session_that_does_not_exist_is_4(data_dir: Path) -> None:

@@ -7,7 +7,17 @@ import pytest
 
 from schemas import commands as cmd
 from schemas.codec import RequestCodec
-from schemas.frames import Frame, FrameHeader, HistoryPage, RequestRefused, SessionInfo, TurnAccepted, TurnCompleted
+from schemas.frames import (
+    Frame,
+    FrameHeader,
+    HistoryCompacted,
+    HistoryCompactionFailed,
+    HistoryPage,
+    RequestRefused,
+    SessionInfo,
+    TurnAccepted,
+    TurnCompleted,
+)
 from schemas.parts import Usage
 from tests.waiting import eventually
 from turnlog import (
@@ -108,6 +118,8 @@ def test_what_answers_another_question_does_not_end_a_turn() -> None:
     view = TurnView()
     assert not view.feed(reply(SessionInfo()))
     assert not view.feed(reply(HistoryPage(messages=())))
+    assert not view.feed(reply(HistoryCompacted(summary="s", from_seq=1, to_seq=2)))
+    assert not view.feed(reply(HistoryCompactionFailed(code="c", reason="r")))
     assert not view.ended
     assert view.feed(reply(TurnCompleted(text="done", usage=Usage())))
     assert view.finished is not None
@@ -121,6 +133,7 @@ def test_what_answers_another_question_does_not_end_a_turn() -> None:
         (cmd.ActiveSession(), {"channel": "web"}, "web"),
         (cmd.GetSession(), {"session_id": "web-1"}, "web-1"),
         (cmd.CancelTurn(turn_id="t-1"), {"session_id": "web-1"}, "web-1"),
+        (cmd.CompactHistory(instructions="Be brief."), {"session_id": "web-1"}, "web-1"),
     ],
 )
 def test_lifecycle_goes_by_channel_and_everything_else_by_session(

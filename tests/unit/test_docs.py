@@ -246,8 +246,8 @@ def test_frames_are_as_they_are_sent_and_none_is_missing() -> None:
 
 #: How a code is written where it is raised or returned; the last two are bases that nobody sees.
 CODE = re.compile(
-    r'(?:InvalidCommandError|RunnerError|UnreadableRecording)\(\s*"(\w+)"|\bcode ?= ?"(\w+)"|return "(\w+)", f?"'
-    r'|\.failure\(\s*"(\w+)"|_park\(record, "(\w+)"|refusal\(\w+, "(\w+)"'
+    r'(?:InvalidCommandError|RunnerError|UnreadableRecording|UnusableSummaryError)\(\s*"(\w+)"|\bcode ?= ?"(\w+)"'
+    r'|return "(\w+)", f?"|\.failure\(\s*"(\w+)"|_park\(record, "(\w+)"|refusal\(\w+, "(\w+)"'
 )
 NOT_SEEN = {"malformed", "cancelled"}
 
@@ -287,5 +287,18 @@ def test_a_result_becomes_a_table() -> None:
     made = table({"date": "2026-11-23", "version": "0.1.0", "machine": "2 cores", "runs": [run]})
     assert made.startswith("2026-11-23, version 0.1.0, 2 cores.\n")
     assert made.endswith("| kills | 1,000 | 0 | 1-10 | 1,700 |\n")
+    assert "takeovers" not in made
+    faults = {"session_timeout_s": 2.0, "takeover_s": {"count": 300, "p50": 3.1, "p95": 6.2, "max": 9.3}}
+    million = {
+        "records": 1_000_001,
+        "never_owned": {"assigned_to_serving_s": 40.5},
+        "owned_before": {"assigned_to_serving_s": 1.5},
+        "events_per_s": 24_691,
+        "bound_s": 120.0,
+    }
+    head = {"date": "2026-11-23", "version": "0.1.0", "machine": "2 cores", "runs": [run]}
+    made = table({**head, "faults": faults, "million": million})
+    assert "timeout of 2 s: median 3.1 s, 95 % within 6.2 s, the longest 9.3 s (300 takeovers" in made
+    assert "1,000,001 events that this host never had is served 40.5 s after" in made
     with pytest.raises(ValueError, match="no marks"):
         filled("no page", None)

@@ -269,6 +269,33 @@ def test_a_manual_run_covers_all_but_the_tail_also_below_the_limit() -> None:
     assert (made.to_seq, made.trigger) == (4, MANUAL)
 
 
+def test_a_manual_run_leaves_no_history_that_the_next_automatic_one_must_cut_again() -> None:
+    """A model counted little; without its measure, which a new summary makes invalid, the tail is over the limit."""
+    history = talk(10)
+    measured = session(history, measure=PromptMeasure(input_tokens=1_000, through_seq=20))
+    policy = HistoryCompactionPolicy(max_tokens=4_000, keep_tail=18)
+    made = plan(measured, policy, SETTINGS, trigger=MANUAL)
+    assert made is not None
+    assert made.tokens_after <= 3_000
+    state = HistoryCompactionState().after_summary(made.summary("short"))
+    assert plan(session(history, state, measure=measured.measure), policy, SETTINGS) is None
+
+
+def test_nor_does_one_that_summarises_a_range_again() -> None:
+    history = talk(8)
+    policy = HistoryCompactionPolicy(max_tokens=4_000, keep_tail=15)
+    state = HistoryCompactionState().after_summary(summary(1, history_seq=15))
+    measured = session(history, state, measure=PromptMeasure(input_tokens=1_000, through_seq=16))
+    assert session_tokens(measured) < 4_000
+    made = plan(measured, HistoryCompactionPolicy(max_tokens=6_000, keep_tail=15), SETTINGS, trigger=MANUAL)
+    assert made is not None
+    assert made.to_seq == 1, "there is room for the tail"
+    made = plan(measured, policy, SETTINGS, trigger=MANUAL)
+    assert made is not None
+    assert made.to_seq > 1
+    assert made.tokens_after <= 3_000
+
+
 def test_a_manual_run_of_a_short_session_does_nothing() -> None:
     assert plan(session(talk(2)), POLICY, SETTINGS, trigger=MANUAL) is None
 

@@ -142,3 +142,23 @@ def test_warnings_of_libraries_are_logged_too() -> None:
         logging.captureWarnings(False)
     assert "old thing" in stream.getvalue()
     assert sys.stderr is not stream
+
+
+def test_what_a_library_repeats_comes_through_once_in_a_while() -> None:
+    stream, clock = io.StringIO(), iter([0.0, 1.0, 2.0, 9.0, 11.0, 11.5])
+    logs.set_up(Settings(log_format="human"), stream)
+    (handler,) = logging.getLogger().handlers
+    (seldom,) = (found for found in handler.filters if isinstance(found, logs.SeldomFilter))
+    seldom._now = lambda: next(clock)
+    for _ in range(5):
+        logging.getLogger("aiokafka.consumer").error("Unable connect to node with id %s: %s", 1, "refused")
+    logging.getLogger("aiokafka.consumer").error("something else")
+    for _ in range(3):
+        logging.getLogger("workers.shard").error("ours is never held back")
+    said = [line.partition(": ")[2] for line in stream.getvalue().splitlines()]
+    assert said == [
+        "Unable connect to node with id 1: refused",
+        "Unable connect to node with id 1: refused (and 3 times since it was last said)",
+        "something else",
+        *["ours is never held back"] * 3,
+    ]

@@ -23,10 +23,8 @@ from turnlog.cli.common import (
     metadata_of,
 )
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
-from turnlog.cli.transcript import MAX_RESULT, print_message
 
 if TYPE_CHECKING:
-    from schemas.parts import HistoryEntry
     from turnlog.client import Client
     from turnlog.session_info import SessionInfo
     from workers.config import Settings
@@ -41,9 +39,28 @@ OwnModel = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="MODEL", help="The session's own. Default: that of the channel."),
 ]
+HistoryMaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--history-max-tokens",
+        metavar="TOKENS",
+        help="Compact its history above so many; 0: as the workers are set, negative: never by itself. Default: 0.",
+        show_default=False,
+    ),
+]
+HistoryKeepTail = Annotated[
+    int | None,
+    typer.Option(
+        "--history-keep-tail",
+        metavar="MESSAGES",
+        min=0,
+        help="Newest messages that a history compaction leaves word for word. Default: as the workers are set.",
+        show_default=False,
+    ),
+]
 
 
-def _ask(settings: "Settings", verb: "Callable[[Client], Awaitable[T]]") -> T:
+def ask_once(settings: "Settings", verb: "Callable[[Client], Awaitable[T]]") -> T:
     """The answer to one verb."""
 
     async def ask() -> T:
@@ -73,6 +90,8 @@ def create(
     instructions: Instructions = None,
     model: OwnModel = None,
     metadata: Metadata = None,
+    history_max_tokens: HistoryMaxTokens = None,
+    history_keep_tail: HistoryKeepTail = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,
     json: Json = False,
@@ -83,9 +102,9 @@ def create(
 ) -> None:
     """Open a session in a channel, and print its id; it becomes the channel's active one."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    new = _new(title, instructions, model, metadata)
+    new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
     new["session_id"] = session_id
-    info = _ask(settings, lambda client: client.create(channel, request_id=request_id, timeout_s=timeout_s, **new))
+    info = ask_once(settings, lambda client: client.create(channel, request_id=request_id, timeout_s=timeout_s, **new))
     _print_id(info, json, f"created in channel {info.channel}")
 
 
@@ -95,6 +114,8 @@ def resolve(
     instructions: Instructions = None,
     model: OwnModel = None,
     metadata: Metadata = None,
+    history_max_tokens: HistoryMaxTokens = None,
+    history_keep_tail: HistoryKeepTail = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,
     json: Json = False,
@@ -108,8 +129,8 @@ def resolve(
     However many ask at once, all get the same.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    new = _new(title, instructions, model, metadata)
-    info = _ask(settings, lambda client: client.resolve(channel, request_id=request_id, timeout_s=timeout_s, **new))
+    new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+    info = ask_once(settings, lambda client: client.resolve(channel, request_id=request_id, timeout_s=timeout_s, **new))
     _print_id(info, json, "created" if info.created else "was there")
 
 
@@ -119,6 +140,8 @@ def rotate(
     instructions: Instructions = None,
     model: OwnModel = None,
     metadata: Metadata = None,
+    history_max_tokens: HistoryMaxTokens = None,
+    history_keep_tail: HistoryKeepTail = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,
     json: Json = False,
@@ -129,8 +152,8 @@ def rotate(
 ) -> None:
     """Archive a channel's active session, if any, open a new one, and print its id."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    new = _new(title, instructions, model, metadata)
-    info = _ask(settings, lambda client: client.rotate(channel, request_id=request_id, timeout_s=timeout_s, **new))
+    new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+    info = ask_once(settings, lambda client: client.rotate(channel, request_id=request_id, timeout_s=timeout_s, **new))
     _print_id(info, json, f"created in channel {info.channel}")
 
 
@@ -149,7 +172,7 @@ def archive(
 ) -> None:
     """Archive a session: it stays readable, what is queued is cancelled, later messages are refused."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    info = _ask(
+    info = ask_once(
         settings,
         lambda client: client.archive(session_id, channel, request_id=request_id, timeout_s=timeout_s),
     )
@@ -167,7 +190,7 @@ def active(
 ) -> None:
     """Print the id of a channel's active session: the most recently active one that is not archived."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    info = _ask(settings, lambda client: client.active(channel, timeout_s=timeout_s))
+    info = ask_once(settings, lambda client: client.active(channel, timeout_s=timeout_s))
     _print_id(info, json, f"active in channel {info.channel}")
 
 
@@ -182,7 +205,7 @@ def get(
 ) -> None:
     """What a session's owner knows of it now: what was written before is in it."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    info = _ask(settings, lambda client: client.get(session_id, timeout_s=timeout_s))
+    info = ask_once(settings, lambda client: client.get(session_id, timeout_s=timeout_s))
     if json:
         output.print_json(asdict(info))
     else:
@@ -202,63 +225,6 @@ def _shown(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def history(
-    session_id: SessionId,
-    after: Annotated[int, typer.Option("--after", min=0, help="Only messages behind this number.")] = 0,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many, 0 for all.")] = 100,
-    full: Annotated[bool, typer.Option("--full", help="Do not cut long tool results.", show_default=False)] = False,
-    timeout_s: TimeoutS = 60.0,
-    json: Json = False,
-    bootstrap_server: Bootstrap = None,
-    data_dir: DataDir = None,
-    prefix: Prefix = None,
-    verbose: Verbose = False,
-) -> None:
-    """The messages of a session as its owner has them, in turn order, page by page."""
-    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    entries, next_after = _ask(settings, lambda client: _messages(client, session_id, after, limit, timeout_s))
-    documents = [_entry_document(entry) for entry in entries]
-    if json:
-        output.print_json({"session_id": session_id, "messages": documents, "next_after": next_after})
-        return
-    for document in documents:
-        print_message(document, max_result=0 if full else MAX_RESULT)
-    if next_after is not None:
-        output.say(f"There are more: --after {next_after}")
-
-
-async def _messages(
-    client: "Client", session_id: str, after: int, limit: int, timeout_s: float
-) -> "tuple[list[HistoryEntry], int | None]":
-    """So many messages (0: all), and where to go on."""
-    found: list[HistoryEntry] = []
-    position: int | None = after
-    while position is not None and (not limit or len(found) < limit):
-        wanted = min(limit - len(found), _MAX_PAGE) if limit else _MAX_PAGE
-        page = await client.history(session_id, after=position, limit=wanted, timeout_s=timeout_s)
-        found += page.messages
-        position = page.next_after
-    return found, position
-
-
-_MAX_PAGE = 1000
-
-
-def _entry_document(entry: "HistoryEntry") -> dict[str, Any]:
-    """A message with its tool calls in OpenAI's form."""
-    from schemas.parts import content_text
-
-    document = asdict(entry)
-    document["content"] = content_text(entry.content)
-    calls = document.pop("tool_calls")
-    if calls:
-        document["tool_calls"] = [
-            {"id": call["call_id"], "type": "function", "function": {n: call[n] for n in ("name", "arguments")}}
-            for call in calls
-        ]
-    return document
-
-
 def cancel(
     session_id: SessionId,
     turn_id: Annotated[
@@ -276,7 +242,9 @@ def cancel(
     from turnlog.cli.live import finished_document
 
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    turn = _ask(settings, lambda client: client.cancel(session_id, turn_id, request_id=request_id, timeout_s=timeout_s))
+    turn = ask_once(
+        settings, lambda client: client.cancel(session_id, turn_id, request_id=request_id, timeout_s=timeout_s)
+    )
     if json:
         output.print_json(finished_document(turn))
         return
@@ -296,17 +264,26 @@ def reset(
 ) -> None:
     """Close a session's runner: its next turn makes a new one, by the settings of then."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    info = _ask(settings, lambda client: client.reset_runner(session_id, timeout_s=timeout_s))
+    info = ask_once(settings, lambda client: client.reset_runner(session_id, timeout_s=timeout_s))
     _print_id(info, json, "its next turn makes a new runner")
 
 
-def _new(title: str | None, instructions: str | None, model: str | None, metadata: list[str] | None) -> dict[str, Any]:
+def _new(
+    title: str | None,
+    instructions: str | None,
+    model: str | None,
+    metadata: list[str] | None,
+    history_max_tokens: int | None,
+    history_keep_tail: int | None,
+) -> dict[str, Any]:
     return {
         "title": title,
         "instructions": instructions,
         "model": model,
         "metadata": metadata_of(metadata),
+        "history_max_tokens": history_max_tokens,
+        "history_keep_tail": history_keep_tail,
     }
 
 
-VERBS = (create, get, resolve, rotate, archive, active, history, cancel, reset)
+VERBS = (create, get, resolve, rotate, archive, active, cancel, reset)

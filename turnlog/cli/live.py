@@ -5,6 +5,8 @@ from typing import Any
 
 from schemas.codec import Codec, UnknownPayload, snake
 from schemas.frames import (
+    HistoryCompacted,
+    HistoryCompactionFailed,
     MessageStored,
     ReasoningDelta,
     RequestRefused,
@@ -118,7 +120,13 @@ def _detail(frame: object) -> str:
         case MessageStored() as message:
             calls = " ".join(f"-> {call.name}" for call in message.tool_calls)
             return f"{message.message_seq} {message.role} {content_text(message.content) or ''} {calls}"
-        case TurnFailed(code=code, reason=reason) | RequestRefused(code=code, reason=reason):
+        case HistoryCompacted(summary=summary) as done:
+            return f"{done.from_seq} to {done.to_seq} {summary}" if done.to_seq else ""
+        case (
+            TurnFailed(code=code, reason=reason)
+            | RequestRefused(code=code, reason=reason)
+            | HistoryCompactionFailed(code=code, reason=reason)
+        ):
             return f"{code}: {reason}"
         case TurnCancelled(reason=reason):
             return reason

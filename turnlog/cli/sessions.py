@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnlog.cli import output
+from turnlog.cli import history, lifecycle, output
 from turnlog.cli.common import (
     Bootstrap,
     DataDir,
@@ -20,8 +20,7 @@ from turnlog.cli.common import (
     metadata_of,
     snapshot_or_fail,
 )
-from turnlog.cli.lifecycle import VERBS
-from turnlog.cli.transcript import MAX_RESULT, cut, print_message
+from turnlog.cli.transcript import MAX_RESULT, cut, print_message, print_summary
 from turnlog.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ sessions_app = typer.Typer(
 _SESSION = """
     SELECT session_id, title, channel, model, instructions, metadata, archived, turns, started_turns, completed_turns,
            failed_turns, cancelled_turns, running_turn_id, messages, input_tokens, output_tokens, created_at,
-           last_active_at, partition, stream_version, unknown_events
+           last_active_at, covered_to, history_max_tokens, history_keep_tail, partition, stream_version, unknown_events
     FROM sessions WHERE session_id = ?
 """
 _TURNS = """
@@ -53,9 +52,15 @@ _CALLS = """
     SELECT message_seq, call_id AS id, name, arguments
     FROM tool_calls WHERE session_id = ? ORDER BY message_seq, position
 """
+# What models see: a range's newest summary by a model, else its newest without one.
+_SUMMARY = """
+    SELECT history_compaction_id, from_seq, to_seq, summary, method, model, trigger, recorded_at
+    FROM compactions WHERE session_id = ? AND to_seq = ? AND status = 'compacted'
+    ORDER BY method = 'model' DESC, stream_version DESC LIMIT 1
+"""
 
 
-for verb in VERBS:
+for verb in (*lifecycle.VERBS, *history.VERBS):
     sessions_app.command(verb.__name__)(verb)
 
 
@@ -139,6 +144,7 @@ def snapshot_age(path: Path) -> str:
 @sessions_app.command("show")
 def show(
     session_id: SessionId,
+    skip_covered: history.SkipCovered = False,
     full: Annotated[bool, typer.Option("--full", help="Do not cut long tool results.", show_default=False)] = False,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
@@ -146,7 +152,7 @@ def show(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Show a session: its messages with their tool calls, and how its turns ended."""
+    """Show a session: its messages with their tool calls, the newest summary, and how its turns ended."""
     path = snapshot_or_fail(client_settings(bootstrap_server, data_dir, prefix, verbose=verbose))
     from turnlog.snapshot_sql import open_snapshot
 
@@ -157,30 +163,40 @@ def show(
             f"There is no session {session_id} ({snapshot_age(path)}). `turnlog sessions list` shows those there are."
         )
     if json:
+        if skip_covered:
+            document["messages"] = [message for message in document["messages"] if not message["covered"]]
         output.print_json(document)
     else:
-        _print_transcript(document, max_result=0 if full else MAX_RESULT)
+        _print_transcript(document, max_result=0 if full else MAX_RESULT, skip_covered=skip_covered)
         output.say(snapshot_age(path))
 
 
 def load_session(connection: "duckdb.DuckDBPyConnection", session_id: str) -> dict[str, Any] | None:
-    """A session with its turns and messages (tool calls inside, in OpenAI's form); ``None`` when it does not exist."""
+    """A session with its turns, its messages (tool calls inside, in OpenAI's form) and its newest summary.
+
+    ``None`` when it does not exist.
+    """
     from turnlog.snapshot_sql import run
 
     found = run(connection, _SESSION, [session_id]).records()
     if not found:
         return None
-    messages = run(connection, _MESSAGES, [session_id]).records()
+    covered_to = found[0]["covered_to"]
+    messages = [
+        {**message, "covered": message["message_seq"] <= covered_to}
+        for message in run(connection, _MESSAGES, [session_id]).records()
+    ]
     by_seq = {message["message_seq"]: message for message in messages}
     for call in run(connection, _CALLS, [session_id]).records():
         function = {"name": call["name"], "arguments": call["arguments"]}
         calls = by_seq[call["message_seq"]].setdefault("tool_calls", [])
         calls.append({"id": call["id"], "type": "function", "function": function})
     turns = run(connection, _TURNS, [session_id]).records()
-    return {"session": found[0], "turns": turns, "messages": messages}
+    summaries = run(connection, _SUMMARY, [session_id, covered_to]).records()
+    return {"session": found[0], "turns": turns, "messages": messages, "summary": next(iter(summaries), None)}
 
 
-def _print_transcript(document: Mapping[str, Any], *, max_result: int) -> None:
+def _print_transcript(document: Mapping[str, Any], *, max_result: int, skip_covered: bool) -> None:
     session, turns, messages = document["session"], document["turns"], document["messages"]
     output.print_text(
         f"{session['session_id']}: {session['title']}\n"
@@ -191,10 +207,15 @@ def _print_transcript(document: Mapping[str, Any], *, max_result: int) -> None:
         output.print_text(f"instructions: {cut(session['instructions'], max_result)}")
     last_of_turn = {message["turn_id"]: message["message_seq"] for message in messages}
     by_id = {turn["turn_id"]: turn for turn in turns}
+    summary = document["summary"]
     for message in messages:
-        print_message(message, max_result=max_result)
-        turn = by_id.get(message["turn_id"])
-        if turn and last_of_turn[message["turn_id"]] == message["message_seq"] and turn["status"] != "completed":
+        seq, turn = message["message_seq"], by_id.get(message["turn_id"])
+        shown = not (skip_covered and message["covered"])
+        if shown:
+            print_message(message, max_result=max_result)
+        if summary and seq == summary["to_seq"]:
+            print_summary(summary["summary"], summary["to_seq"])
+        if shown and turn and last_of_turn[message["turn_id"]] == seq and turn["status"] != "completed":
             output.print_text(f"\n({_turn_state(turn)})")
     for turn in turns:
         if turn["turn_id"] not in last_of_turn:

@@ -10,7 +10,7 @@ MAX_RESULT = 400
 
 def print_message(message: Mapping[str, Any], *, max_result: int) -> None:
     """A message with its tool calls (in OpenAI's form); results and arguments cut at ``max_result`` (0: not)."""
-    marks = "".join(f" [{mark}]" for mark in ("interrupted", "truncated") if message[mark])
+    marks = "".join(f" [{mark}]" for mark in ("interrupted", "truncated", "covered") if message[mark])
     name = f" {message['name']}" if message["name"] else ""
     output.print_text(f"\n{message['message_seq']} {message['role']}{name}{marks}")
     content = message["content"] if message["content"] is not None else message.get("content_parts")
@@ -19,6 +19,12 @@ def print_message(message: Mapping[str, Any], *, max_result: int) -> None:
     for call in message.get("tool_calls", ()):
         function = call["function"]
         output.print_text(_indent(f"-> {function['name']}({cut(function['arguments'], max_result)})"))
+
+
+def print_summary(summary: str, covered_to: int) -> None:
+    """The newest summary."""
+    output.print_text(f"\nsummary of the messages up to {covered_to}: what models see of them")
+    output.print_text(_indent(summary))
 
 
 def cut(text: str, max_length: int) -> str:

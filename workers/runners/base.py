@@ -26,8 +26,11 @@ class TurnInput:
     instructions: str | None
     user_content: tuple[ContentPart, ...]
     history: Sequence[HistoryMessage] = ()  #: assembled, everything before this turn's user message
-    turn_messages: Sequence[HistoryMessage] = ()  #: stored in this turn by earlier attempts, after the user message
+    turn_messages: Sequence[HistoryMessage] = ()  #: stored in this turn so far, after the user message
+    assembled: Sequence[HistoryMessage] = ()  #: all that a model is to see: a summary (role ``summary``) and what it
+    #: does not cover, this turn's messages included; ``streams.openai_format`` renders it
     metadata: Mapping[str, str] = field(default_factory=dict)
+    allow_tools: bool = True  #: false: the model must write, it is not told of any tool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,10 @@ def estimated_usage(turn: TurnInput, steps: Iterable[Step]) -> Usage:
     for message in turn.history:
         prompt += _message_tokens(message)
     input_tokens = output_tokens = model_calls = last_input_tokens = 0
-    for step in steps:
+    stored = len(turn.turn_messages)
+    for index, step in enumerate(steps):
+        if index == stored and turn.assembled:  # what comes from here on is made of the history as it is now
+            prompt = estimated_tokens(turn.instructions) + sum(map(_message_tokens, turn.assembled))
         size = _message_tokens(step)
         if isinstance(step, AssistantMessage):
             model_calls += 1

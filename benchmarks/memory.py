@@ -1,0 +1,138 @@
+"""``python -m benchmarks.memory``: does a worker's memory follow the sessions that are in use, or all that ever were?
+
+Every session has one turn in a pass, and is idle then: its runner is closed and its state leaves memory once the store
+has it. The second pass finds every session again in the store. What it adds to the worker's resident memory is what
+sessions leave behind for good. The exit code is 1 when that is more than ``--limit-percent``.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import uvloop
+
+from benchmarks import meter
+from benchmarks.deployment import WORKER, Deployment
+from benchmarks.load import MIN_FRAMES_PER_TURN, Broker, requests
+from workers.broker import DevBroker
+
+_STALLED_S = 120.0
+_IDLE_S = 3.0
+_STORE_INTERVAL_S = 1.0
+_CHUNK = 5_000
+_SETTLED_WITHIN = 0.005
+_SETTLE_LIMIT_S = 60.0
+
+
+def main(argv: list[str]) -> int:
+    """Measure; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("--sessions", type=int, default=100_000)
+    parser.add_argument("--passes", type=int, default=2, help="the last one is compared with the first")
+    parser.add_argument("--limit-percent", type=float, default=5.0)
+    parser.add_argument("--bootstrap-server", help="measure on this broker (default: starts one of its own)")
+    parser.add_argument("--output", type=Path, help="write the JSON document here, too")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="turnlog-memory-") as temporary:
+        directory = Path(temporary)
+        with _broker(options.bootstrap_server, directory) as (address, pid):
+            deployment = Deployment(address, directory / "deployment", pid)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                passes = runner.run(_measure(deployment, options.sessions, options.passes))
+    added = 100 * (passes[-1]["rss_mb"] / passes[0]["rss_mb"] - 1)
+    result = {
+        "sessions": options.sessions,
+        "passes": passes,
+        "added_percent": round(added, 2),
+        "limit_percent": options.limit_percent,
+        "commit": meter.commit(),
+        "machine": meter.machine(),
+    }
+    print(json.dumps(result))
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0 if added <= options.limit_percent else 1
+
+
+@contextlib.contextmanager
+def _broker(address: str | None, directory: Path) -> Iterator[tuple[str, int | None]]:
+    if address:
+        yield address, None
+        return
+    with DevBroker(directory / "broker", preferred_port=None, say=_say) as broker:
+        yield broker.bootstrap_server, broker.pid
+
+
+async def _measure(deployment: Deployment, sessions: int, passes: int) -> list[dict[str, Any]]:
+    variables = {
+        "TURNLOG_IDLE_TIMEOUT_S": str(_IDLE_S),
+        "TURNLOG_STORE_COMMIT_INTERVAL_S": str(_STORE_INTERVAL_S),
+    }
+    found = []
+    with deployment.process("worker", WORKER, variables):
+        process = psutil.Process(deployment.pid("worker"))
+        async with Broker(deployment.settings) as broker:
+            for number in range(1, passes + 1):
+                began = time.monotonic()
+                peak = await _one_pass(deployment, broker, process, sessions, number)
+                seconds = time.monotonic() - began
+                rss = await _settled(process)
+                found.append(
+                    {
+                        "rss_mb": round(rss / 1e6, 1),
+                        "peak_rss_mb": round(peak / 1e6, 1),
+                        "seconds": round(seconds, 1),
+                        "turns_per_s": round(sessions / seconds),
+                    }
+                )
+                _say(f"pass {number}: {json.dumps(found[-1])}")
+    return found
+
+
+async def _one_pass(deployment: Deployment, broker: Broker, process: psutil.Process, sessions: int, number: int) -> int:
+    """A turn of each session; the largest resident memory on the way, in bytes."""
+    settings = deployment.settings
+    peak = 0
+    for first in range(0, sessions, _CHUNK):
+        count = min(_CHUNK, sessions - first)
+        made = requests(
+            f"p{number}", count, sessions=sessions, framing="avro", partitions=settings.partitions, first=first
+        )
+        await broker.send_all(made)
+        done = (number - 1) * sessions + first + count
+        await broker.until_records(
+            settings.topics.replies,
+            done * MIN_FRAMES_PER_TURN,
+            stalled_s=_STALLED_S,
+            alive=deployment.check_alive,
+        )
+        peak = max(peak, process.memory_info().rss)
+    return peak
+
+
+async def _settled(process: psutil.Process) -> int:
+    """The resident memory once every session had the time to leave, and nothing moves any more."""
+    await asyncio.sleep(_IDLE_S + 3 * _STORE_INTERVAL_S)
+    deadline = time.monotonic() + _SETTLE_LIMIT_S
+    before = 0
+    while abs((rss := process.memory_info().rss) - before) > _SETTLED_WITHIN * rss and time.monotonic() < deadline:
+        before = rss
+        await asyncio.sleep(2 * _STORE_INTERVAL_S)
+    return int(rss)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

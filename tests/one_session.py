@@ -1,0 +1,180 @@
+"""A session in memory with its actor: real decisions, models that the test writes, a log that confirms at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from schemas import events as ev
+from schemas import frames as fr
+from schemas.commands import Chat
+from schemas.parts import Usage, text_content
+from streams.decisions import decide
+from streams.history_compaction import HistoryCompactionPolicy
+from streams.openai_format import openai_messages, validate_openai
+from streams.policy import Policy
+from streams.session import Session, evolve
+from streams.session_commands import AcceptChat, RequestHistoryCompaction, SessionCommand
+from streams.turn import ReplyAddress
+from tests.waiting import eventually
+from workers.actors import SessionActor
+from workers.history_compactor import CompactionInput
+from workers.live import LiveSession
+from workers.runners.base import (
+    AssistantMessage,
+    RunnerOutput,
+    TextDelta,
+    TurnInput,
+    UsageReport,
+)
+from workers.turn_attempt import ActorLimits
+
+LONG = "word " * 100  #: more than 100 tokens
+SMALL = Policy(
+    default_model="main:",
+    fast_model="fast:",
+    allow_models=("*",),
+    history=HistoryCompactionPolicy(max_tokens=600, keep_tail=2),
+)
+LIMITS = ActorLimits(
+    turn_timeout_s=5.0,
+    retry_delay_s=0.0,
+    delta_interval_s=0.0,
+    max_text_bytes=100_000,
+    max_tool_result_bytes=100_000,
+    summary_timeout_s=5.0,
+)
+Play = Callable[[TurnInput], AsyncIterator[RunnerOutput]]
+
+
+@dataclass(eq=False)
+class PlayedRunner:
+    """Plays what the test wrote. Every history that it is given must be one that a provider takes."""
+
+    model: str
+    play: Play
+    given: list[TurnInput]
+    alive: bool = True
+    closed: int = 0
+
+    def run(self, turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        assert self.alive, "a closed runner takes no turn"
+        self.given.append(turn)
+        if turn.allow_tools:
+            validate_openai(openai_messages(turn.instructions, turn.assembled))
+        return self.play(turn)
+
+    async def aclose(self) -> None:
+        self.alive = False
+        self.closed += 1
+
+
+async def answers(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+    """A long answer."""
+    yield AssistantMessage(content=text_content(f"answer {turn.turn_number} {LONG}"))
+
+
+async def summarises(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+    yield TextDelta(text="The user asked ")
+    yield AssistantMessage(content=text_content("The user asked for words."))
+    yield UsageReport(usage=Usage(input_tokens=100, output_tokens=5, model_calls=1, last_input_tokens=100))
+
+
+@dataclass
+class OneSession:
+    """A session, its actor, and a log that confirms at once."""
+
+    main: Play = answers
+    fast: Play = summarises
+    policy: Policy = SMALL
+    limits: ActorLimits = LIMITS
+    events: list[ev.Event] = field(default_factory=list)
+    given: list[TurnInput] = field(default_factory=list)
+    runners: list[PlayedRunner] = field(default_factory=list)
+    deltas: list[str] = field(default_factory=list)
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        self.live = LiveSession(session=Session(session_id="s"))
+        self.actor = SessionActor(
+            "s", host=self, make_runner=self.make_runner, running=asyncio.Semaphore(1), limits=self.limits
+        )
+        self.live.actor = self.actor
+
+    def make_runner(self, model: str) -> PlayedRunner:
+        runner = PlayedRunner(model, self.fast if model.startswith("fast:") else self.main, self.given)
+        self.runners.append(runner)
+        return runner
+
+    # ---- what the actor asks for
+
+    async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
+        await asyncio.sleep(0)
+        for command in commands:
+            self.tell(command)
+
+    async def confirm_ownership(self) -> None:
+        pass
+
+    def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
+        self.deltas.append(frame.text)
+
+    def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
+        return self.live.turn_input(turn_id, 7) if self.live.session.running == turn_id else None
+
+    def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
+        return self.live.compaction_input(self.policy, 7, usage)
+
+    # ---- what the test does
+
+    def tell(self, command: SessionCommand) -> None:
+        """Decide, fold, and do what the serving does then."""
+        for fact in decide(self.live.session, command, self.policy):
+            self.live.note(fact)
+            self.live.become(evolve(self.live.session, fact))
+            self.events.append(fact.event)
+            session = self.live.session
+            if isinstance(fact.event, ev.TurnCancelled) and fact.turn_id:
+                self.actor.cancel(fact.turn_id)
+            if isinstance(fact.event, ev.HistoryCompactionRequested):
+                self.actor.compact(session.owed_runs[-1])
+            if isinstance(fact.event, ev.MessageStored) and fact.event.role == "user":
+                turn = session.turns[fact.turn_id or ""]
+                self.actor.start(
+                    turn.turn_id, turn.attempt, next_message_seq=session.messages + 1, failures=turn.runner_failures
+                )
+
+    def chat(self, text: str, **fields: object) -> str:
+        self.requests += 1
+        chat = Chat(content=text_content(text), **fields)  # type: ignore[arg-type]
+        turn_id = f"t{self.requests}"
+        self.tell(
+            AcceptChat(
+                request_id=f"r{self.requests}", command_hash="h", turn_id=turn_id, chat=chat, reply=ReplyAddress()
+            )
+        )
+        return turn_id
+
+    def ask(self, request_id: str = "hc", instructions: str | None = None) -> None:
+        self.tell(
+            RequestHistoryCompaction(
+                request_id=request_id, command_hash="h", instructions=instructions, reply=ReplyAddress()
+            )
+        )
+
+    async def settle(self) -> None:
+        def at_rest() -> bool:
+            session = self.live.session
+            return not (self.actor.busy or session.open_turns or session.owed_runs)
+
+        await eventually(at_rest, "the session is at rest")
+
+    async def say(self, text: str, **fields: object) -> None:
+        self.chat(text, **fields)
+        await self.settle()
+
+    def of(self, kind: type) -> list:  # type: ignore[type-arg]
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [type(event).__name__ for event in self.events]

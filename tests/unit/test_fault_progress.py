@@ -1,0 +1,75 @@
+"""A long fault run goes on where it was stopped: what is in its file is not done again."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults import simulated
+from tests.faults.defences import Tried
+from tests.faults.progress import OtherRunError, Progress
+from tests.faults.rounds import Round
+from tests.faults.simulated import Chunk, Simulated, Simulating
+
+ROUND = Round(
+    number=0,
+    seed="7/0",
+    seconds=90.0,
+    kills=20,
+    zombies=2,
+    broker_restarts=1,
+    materializer_kills=1,
+    foreign_claims=6,
+    turns=1000,
+    requests=1200,
+    events=9000,
+    frames=20_000,
+    points={"anywhere": 6},
+    takeovers_s=[2.5],
+)
+CHUNK = Chunk(low=0, high=1000, seeds=1000, failing=0, seconds=20.0)
+TRIED = Tried(defence="the reader's rule", caught=True, seconds=20.0, found=["version gap"])
+
+
+def test_what_is_done_is_known_to_the_next_run(tmp_path: Path) -> None:
+    file = tmp_path / "rounds.jsonl"
+    first = Progress(file, "7")
+    for one in (ROUND, CHUNK, TRIED):
+        first.add(one)
+    second = Progress(file, "7")
+    assert (second.of(Round), second.of(Chunk), second.of(Tried)) == ([ROUND], [CHUNK], [TRIED])
+    with pytest.raises(OtherRunError):
+        Progress(file, "8")
+    assert Progress(None, "8").of(Round) == []
+
+
+def test_seeds_that_are_done_are_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run: list[tuple[int, int]] = []
+
+    def run_chunk(low: int, high: int) -> Chunk:
+        run.append((low, high))
+        return Chunk(low=low, high=high, seeds=high - low, failing=0, seconds=1.0)
+
+    monkeypatch.setattr(simulated, "run_chunk", run_chunk)
+    done = [CHUNK]
+    simulating = Simulating(0, 2500, list(done), deadline=time.monotonic() + 60, add=done.append)
+    simulating.start()
+    simulating.wait()
+    assert sorted(run) == [(1000, 2000), (2000, 2500)]
+    whole = Simulated.of(done)
+    assert (whole.seeds, whole.failing, whole.ranges) == (2500, 0, [(0, 2500)])
+
+
+def test_no_seed_is_begun_when_the_time_is_over() -> None:
+    done: list[Chunk] = []
+    simulating = Simulating(0, 2500, [], deadline=time.monotonic() - 1, add=done.append)
+    simulating.start()
+    simulating.wait()
+    assert done == []
+
+
+def test_a_chunk_that_ends_without_a_word_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated, "_NICE", ("false",))
+    chunk = simulated.run_chunk(0, 10)
+    assert (chunk.seeds, chunk.failing) == (0, 1)
+    assert Simulated.of([chunk]).said

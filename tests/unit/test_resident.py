@@ -1,0 +1,117 @@
+"""The reaper: idle and dead runners are closed, and what nobody uses leaves memory once the store has it."""
+
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from streams.reader_rule import LogPosition
+from streams.rehydration import LoadedSession
+from streams.session import Session
+from tests.one_session import LIMITS, OneSession, answers
+from tests.waiting import eventually
+from workers.resident import Resident
+
+IDLE_S = 10.0
+
+
+@dataclass
+class Shelf:
+    """A store that has some sessions, up to a log offset."""
+
+    position: LogPosition = field(default_factory=lambda: LogPosition(next_offset=100))
+    loads: list[list[str]] = field(default_factory=list)
+
+    async def load(self, session_ids: list[str]) -> dict[str, LoadedSession]:
+        self.loads.append(list(session_ids))
+        return {name: LoadedSession(session=Session(session_id=name, version=3), last_offset=7) for name in session_ids}
+
+    async def load_channels(self, channels: list[str]) -> dict[str, Any]:
+        return {}
+
+
+class Memory:
+    """The sessions of a partition, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.shelf = Shelf()
+        parts: Any = SimpleNamespace(now=lambda: self.now, limits=SimpleNamespace(idle_timeout_s=IDLE_S))
+        self.resident = Resident(parts, self.shelf)  # type: ignore[arg-type]
+
+    async def with_a_turn(self, name: str = "s") -> OneSession:
+        """A session that has had a turn, and holds its runner."""
+        session = OneSession(main=answers, limits=LIMITS)
+        await session.say("Hello")
+        session.live.become(Session(session_id=name))  # nothing is owed
+        session.live.last_offset = 7
+        session.live.last_used = self.now
+        self.resident.sessions[name] = session.live
+        return session
+
+
+async def test_an_idle_runner_is_closed_and_its_session_found_again() -> None:
+    memory = Memory()
+    session = await memory.with_a_turn()
+    memory.now = IDLE_S - 1
+    await memory.resident.reap()
+    assert session.runners[0].alive
+    memory.now = IDLE_S + 1
+    await memory.resident.reap()
+    assert not session.runners[0].alive
+    assert not memory.resident.sessions
+    await memory.resident.use([("session", "s")])
+    assert memory.resident.sessions["s"].session.version == 3
+
+
+async def test_a_dead_runner_is_closed_before_its_session_is_idle() -> None:
+    memory = Memory()
+    session = await memory.with_a_turn()
+    session.runners[0].alive = False
+    session.runners[0].closed = 0
+    await memory.resident.reap()
+    assert session.runners[0].closed == 1
+    assert "s" in memory.resident.sessions
+    assert not session.actor.runner_is_dead
+
+
+async def test_what_the_store_has_not_stays_but_its_runner_goes() -> None:
+    memory = Memory()
+    session = await memory.with_a_turn()
+    session.live.last_offset = 100
+    memory.now = IDLE_S + 1
+    await memory.resident.reap()
+    assert memory.resident.sessions["s"] is session.live
+    assert not session.runners[0].alive
+    memory.shelf.position = LogPosition(next_offset=101)
+    await memory.resident.reap()
+    assert not memory.resident.sessions
+
+
+async def test_what_is_at_work_or_in_use_stays() -> None:
+    memory = Memory()
+    session = await memory.with_a_turn()
+    await memory.resident.use([("session", "s")])
+    memory.now = IDLE_S + 1
+    await memory.resident.reap()
+    assert session.runners[0].alive, "a step decides on it"
+    memory.resident.release()
+    release = asyncio.Event()
+    session.live.become(Session(session_id="s", version=1, exists=True))
+
+    async def hold() -> None:
+        await release.wait()
+
+    session.actor._task(hold(), "a turn")
+    await memory.resident.reap()
+    assert session.runners[0].alive, "its actor is busy"
+    release.set()
+    await eventually(lambda: not session.live.busy, "at rest")
+    await memory.resident.reap()
+    assert not session.runners[0].alive
+
+
+async def test_cold_sessions_are_loaded_in_batches() -> None:
+    memory = Memory()
+    await memory.resident.use([("session", f"s{number}") for number in range(450)])
+    assert [len(batch) for batch in memory.shelf.loads] == [200, 200, 50]

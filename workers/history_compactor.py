@@ -1,0 +1,266 @@
+"""Runs of history compaction for one session: ask the plan, call the summary model, tell the shard how it ended.
+
+    plan -> nothing to do
+         -> summary of the fast model ------------------> RecordHistoryCompaction
+         -> no usable summary, automatic -> FailHistoryCompaction, then RecordHistoryCompaction (cut short, no model)
+         -> no usable summary, on request -> FailHistoryCompaction
+
+A run is never a turn's problem: whatever the model does, the turn goes on. What dies in the middle of a run leaves
+nothing behind but a request that is still owed; the next owner's plan is made of the log alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from schemas.parts import Usage, added, content_text, text_content
+from streams.history import HistoryMessage
+from streams.history_compaction import AUTOMATIC, MANUAL, HistoryCompactionPolicy
+from streams.history_compaction_plan import HistoryCompactionPlan, SessionHistory, plan, session_tokens
+from streams.history_view import BY_MODEL, BY_TRUNCATION
+from streams.policy import Policy
+from streams.session import OwedRun
+from streams.session_commands import (
+    FailHistoryCompaction,
+    RecordHistoryCompaction,
+    SessionCommand,
+    SkipHistoryCompaction,
+)
+from streams.summary_prompt import SummaryPrompt, UnusableSummaryError, summary_task, usable_summary
+from streams.summary_truncation import truncation_summary
+from workers.crash_points import crash_point
+from workers.runners.base import AssistantMessage, Runner, RunnerError, TextDelta, TurnInput, UsageReport
+
+log = logging.getLogger(__name__)
+_CLOSE_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactionInput:
+    """All that a run depends on, as it is now."""
+
+    history: SessionHistory
+    bounds: HistoryCompactionPolicy
+    policy: Policy
+    fencing_token: int
+    tokens_at_most: int  #: no fewer than the assembled history has
+
+
+class CompactionHost(Protocol):
+    """What a run needs from its shard."""
+
+    async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
+        """Decide and append; returns when confirmed. Cancels the caller when the partition is released."""
+        ...
+
+    def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
+        """The session as it stands. ``usage``: what the running attempt has reported."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """One run: what it is made of, and what came of it."""
+
+    given: CompactionInput
+    made: HistoryCompactionPlan
+    request: OwedRun | None
+    began: float
+    text: str | None = None  #: of the model
+    code: str = ""  #: why there is none
+    reason: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def source(self) -> list[HistoryMessage]:
+        """What the summariser reads."""
+        return self.made.source(self.given.history.messages)
+
+    @property
+    def previous(self) -> str | None:
+        """The summary that this one continues."""
+        return self.made.previous.text if self.made.previous else None
+
+    @property
+    def _request_id(self) -> str | None:
+        return self.request.request_id if self.request else None
+
+    def _duration_ms(self) -> int:
+        return int((asyncio.get_running_loop().time() - self.began) * 1000)
+
+    def record(self, text: str, method: str) -> RecordHistoryCompaction:
+        """The command that ends the run well."""
+        summary = self.made.summary(text, method)
+        by_model = method == BY_MODEL
+        after = replace(self.given.history, state=self.given.history.state.after_summary(summary))
+        return RecordHistoryCompaction(
+            summary=summary,
+            trigger=self.made.trigger,
+            model=self.given.policy.summary_model if by_model else None,
+            tokens_before=self.made.tokens_before,
+            tokens_after=session_tokens(after),
+            usage=self.usage if by_model else Usage(),  # a failed call's is in its failure
+            duration_ms=self._duration_ms(),
+            request_id=self._request_id,
+        )
+
+    def failure(self) -> FailHistoryCompaction:
+        """The command that says why the model made no summary."""
+        return FailHistoryCompaction(
+            history_seq=self.made.history_seq,
+            trigger=self.made.trigger,
+            code=self.code,
+            reason=self.reason,
+            model=self.given.policy.summary_model,
+            usage=self.usage,
+            duration_ms=self._duration_ms(),
+            request_id=self._request_id,
+        )
+
+
+class HistoryCompactor:
+    """The runs of one session, one at a time: its actor calls them in the session's own order."""
+
+    def __init__(
+        self, session_id: str, *, host: CompactionHost, make_runner: Callable[[str], Runner], timeout_s: float
+    ) -> None:
+        self._session_id = session_id
+        self._host = host
+        self._make_runner = make_runner
+        self._timeout_s = timeout_s
+        self.recording = False  #: is the end of a run on its way to the log?
+
+    def due(self, usage: Usage | None = None) -> bool:
+        """Would an automatic run do something now?"""
+        return self._run(None, usage) is not None
+
+    async def automatic(self, usage: Usage | None = None) -> bool:
+        """Bring the assembled history below its limit, if it is above. Did it change?"""
+        run = self._run(None, usage)
+        if run is None:
+            return False
+        commands: list[SessionCommand] = []
+        if run.made.by_model:
+            await self._summarise(run)
+        if run.text is not None:
+            commands.append(run.record(run.text, BY_MODEL))
+        else:
+            if run.made.by_model:
+                commands.append(run.failure())
+            text = truncation_summary(run.source, run.previous, max_tokens=run.made.max_summary_tokens)
+            commands.append(run.record(text, BY_TRUNCATION))
+        await self._end(commands)
+        return True
+
+    async def requested(self, request: OwedRun) -> bool:
+        """A run that somebody asked for. Did the assembled history change?"""
+        run = self._run(request)
+        if run is None:
+            await self._end([SkipHistoryCompaction(request_id=request.request_id)])
+            return False
+        await self._summarise(run)
+        await self._end([run.record(run.text, BY_MODEL) if run.text is not None else run.failure()])
+        return run.text is not None
+
+    def _run(self, request: OwedRun | None, usage: Usage | None = None) -> _Run | None:
+        given = self._host.compaction_input(self._session_id, usage)
+        if request is None and given.tokens_at_most <= given.bounds.target_tokens:
+            return None
+        settings = given.policy.summaries(request.instructions if request else None)
+        made = plan(given.history, given.bounds, settings, trigger=MANUAL if request else AUTOMATIC)
+        if made is None:
+            return None
+        return _Run(given=given, made=made, request=request, began=asyncio.get_running_loop().time())
+
+    async def _end(self, commands: list[SessionCommand]) -> None:
+        crash_point("compaction.before_record")
+        self.recording = True
+        try:
+            await self._host.submit(self._session_id, commands)
+        finally:
+            self.recording = False
+        crash_point("compaction.after_record")
+
+    # ---- the model
+
+    async def _summarise(self, run: _Run) -> None:
+        """Ask the summary model; never raises for what it does."""
+        crash_point("compaction.before_summary")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                run.text = await self._in_parts(run)
+        except UnusableSummaryError as error:
+            run.code, run.reason = error.code, str(error)
+        except RunnerError as error:
+            run.code, run.reason = error.code, error.reason
+        except TimeoutError:
+            run.code, run.reason = "summary_timeout", f"the summary took longer than {self._timeout_s:g} s"
+        except Exception as error:  # its text may hold anything, a secret too
+            run.code, run.reason = "runner_error", f"the summary model's runner raised {type(error).__name__}"
+        if run.text is None:
+            log.warning("no summary of the history: %s", run.code, extra={"session": self._session_id})
+
+    async def _in_parts(self, run: _Run) -> str:
+        task = summary_task(
+            run.source,
+            run.previous,
+            window_tokens=run.given.policy.summary_window_tokens,
+            max_summary_tokens=run.made.max_summary_tokens,
+            wishes=run.request.instructions if run.request else None,
+        )
+        so_far = task.previous
+        for part in range(len(task.parts)):
+            text, called_tools = await self._call(run, task.prompt(part, so_far))
+            so_far = usable_summary(text, called_tools=called_tools, max_tokens=task.max_summary_tokens)
+        return so_far or ""
+
+    async def _call(self, run: _Run, prompt: SummaryPrompt) -> tuple[str, bool]:
+        """One model call without tools, by a runner of its own: its text, and whether it wanted a tool all the same."""
+        model = run.given.policy.summary_model
+        turn = TurnInput(
+            session_id=self._session_id,
+            turn_id="summary",
+            attempt=1,
+            turn_number=1,
+            fencing_token=run.given.fencing_token,
+            model=model,
+            instructions=prompt.instructions,
+            user_content=text_content(prompt.text),
+            allow_tools=False,
+        )
+        usage = Usage()
+        pieces: list[str] = []
+        message: str | None = None
+        runner = self._make_runner(model)
+        try:
+            outputs = runner.run(turn)
+            try:
+                async for output in outputs:
+                    match output:
+                        case TextDelta():
+                            pieces.append(output.text)
+                        case UsageReport():
+                            usage = output.usage
+                        case AssistantMessage(tool_calls=calls) if calls:
+                            return "", True
+                        case AssistantMessage():
+                            message = content_text(output.content)
+                        case _:
+                            pass
+            finally:
+                close = getattr(outputs, "aclose", None)
+                if close is not None:
+                    await close()
+        finally:
+            run.usage = added(run.usage, usage)
+            await self._close(runner)
+        return message if message is not None else "".join(pieces), False
+
+    async def _close(self, runner: Runner) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await runner.aclose()
+        except Exception as error:
+            log.warning("closing a runner failed: %s", type(error).__name__, extra={"session": self._session_id})

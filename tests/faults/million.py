@@ -30,7 +30,7 @@ from workers.topics_admin import topic_id
 
 TURNS_A_SESSION = 10
 EVENTS_A_TURN = 5
-#: A million events are caught up with in this time on two cores, whatever else they do; docs/guarantees.md says so.
+#: A million events are caught up with in this time on two cores, busy ones too; docs/guarantees.md says so.
 BOUND_S = 120.0
 _LIMIT_S = 1200.0
 _BATCH_BYTES = 900_000

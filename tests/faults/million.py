@@ -23,7 +23,7 @@ from schemas.codec import Codec
 from schemas.parts import Usage, text_content
 from schemas.registry import EVENTS
 from tests.deployment import Deployment, Process, Wire
-from tests.faults.stack import fault_broker
+from tests.faults.broker import fault_broker
 from tests.waiting import eventually
 from workers.connections import client_options
 from workers.topics_admin import topic_id

@@ -9,7 +9,7 @@ from typing import Any
 
 from schemas import events as ev
 from streams.reader_rule import LoggedEvent
-from tests.checker import Anomaly, History, StoreContent, accepted_events, check
+from tests.checker import Anomaly, History, StoreContent, accepted_events, check, check_lifecycle
 from tests.checker.history import SentRequest
 from tests.simulation.expected import check_turns
 from tests.simulation.faults import FAULTS, Fault
@@ -152,7 +152,7 @@ class Simulation:
         anomalies += check(history)
         anomalies += [*claims_go_on(history), *check_turns(history)]
         if history.drained:
-            anomalies += self._group_offsets()
+            anomalies += [*self._group_offsets(), *check_lifecycle(history.log)]
         return Outcome(
             seed=self.seed,
             anomalies=anomalies,

@@ -4,6 +4,7 @@ from tests.checker.effects import check_frames, check_tools
 from tests.checker.forwards import check_forwards
 from tests.checker.history import Anomaly, GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
 from tests.checker.history_compactions import check_history_compactions
+from tests.checker.lifecycle import check_lifecycle
 from tests.checker.log_view import LogView, accepted_events
 from tests.checker.requests import check_requests
 from tests.checker.stores import check_stores
@@ -34,4 +35,5 @@ __all__ = [
     "ToolRun",
     "accepted_events",
     "check",
+    "check_lifecycle",
 ]

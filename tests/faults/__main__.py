@@ -8,6 +8,7 @@ it was done and nothing was amiss.
 import argparse
 import asyncio
 import json
+import logging
 import platform
 import shutil
 import sys
@@ -20,12 +21,11 @@ from typing import Any
 
 import psutil
 
+from tests.faults.broker import FaultBroker, fault_broker
 from tests.faults.defences import RECIPES, Tried, as_they_should, try_with_all, try_without
 from tests.faults.progress import OtherRunError, Progress
 from tests.faults.rounds import Round, run_round, summary
 from tests.faults.simulated import Chunk, Simulated, Simulating
-from tests.faults.stack import fault_broker
-from workers.broker import DevBroker
 
 MAX_ROUNDS = 60
 
@@ -39,6 +39,7 @@ def main() -> int:
     except OtherRunError as error:
         raise SystemExit(f"{error.path} holds a run of seed {error.seed}, not of {options.seed}") from error
     simulating = Simulating(options.first_seed, options.seeds, progress.of(Chunk), deadline=deadline, add=progress.add)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is one of the faults
     simulating.start()
     asyncio.run(_real_parts(options, progress, deadline))
     _say("nobody is killed any more; the simulation goes on")
@@ -76,7 +77,7 @@ async def _real_parts(options: argparse.Namespace, progress: Progress, deadline:
 
 
 async def _rounds(
-    options: argparse.Namespace, progress: Progress, deadline: float, broker: DevBroker, folder: Path
+    options: argparse.Namespace, progress: Progress, deadline: float, broker: FaultBroker, folder: Path
 ) -> None:
     """Rounds until there are enough kills and zombies."""
     for number in range(len(progress.of(Round)), MAX_ROUNDS):
@@ -98,7 +99,7 @@ async def _rounds(
 
 
 async def _defences(
-    options: argparse.Namespace, progress: Progress, deadline: float, broker: DevBroker, folder: Path
+    options: argparse.Namespace, progress: Progress, deadline: float, broker: FaultBroker, folder: Path
 ) -> None:
     """Each defence that was not switched off yet, then all of them up."""
     known = {one.defence for one in progress.of(Tried)}

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.checker import History
-from tests.faults.stack import Outcome, Stack, fault_broker, run_stack
+from tests.faults.broker import FaultBroker, fault_broker
+from tests.faults.stack import Outcome, Stack, run_stack
 from tests.faults.weakened_worker import BETWEEN_APPENDS, ROWS_APART
 from tests.simulation.run import claims_go_on
-from workers.broker import DevBroker
 
 #: Every inbox overflows when its owner is held up.
 SETTINGS = {"max_inbox_requests": "2"}
@@ -145,7 +145,7 @@ class Tried:
     bad: list[str] = field(default_factory=list)
 
 
-async def try_without(broker: DevBroker, folder: Path, seed: str, recipe: Recipe) -> Tried:
+async def try_without(broker: FaultBroker, folder: Path, seed: str, recipe: Recipe) -> Tried:
     """Was the lack of the defence noticed?"""
     began = time.monotonic()
     outcome, history = await run_stack(broker, folder, seed, recipe.scenario, weaken=recipe.weakness, **SETTINGS)
@@ -159,12 +159,14 @@ async def try_without(broker: DevBroker, folder: Path, seed: str, recipe: Recipe
     )
 
 
-async def try_with_all(broker: DevBroker, folder: Path, seed: str) -> Tried:
+async def try_with_all(broker: FaultBroker, folder: Path, seed: str) -> Tried:
     """Every scenario, one after the other, on workers as they are."""
     began = time.monotonic()
 
     async def all_of_them(stack: Stack) -> None:
-        for scenario in dict.fromkeys(recipe.scenario for recipe in RECIPES):
+        # The newer generation stays in the log: whoever is fenced after it waits, so it comes last.
+        scenarios = dict.fromkeys(recipe.scenario for recipe in RECIPES)
+        for scenario in sorted(scenarios, key=lambda scenario: scenario is _newer_claims):
             await scenario(stack)
 
     outcome, history = await run_stack(broker, folder, seed, all_of_them, weaken="", **SETTINGS)

@@ -23,14 +23,14 @@ from schemas.codec import Codec
 from schemas.parts import Usage, text_content
 from schemas.registry import EVENTS
 from tests.deployment import Deployment, Process, Wire
-from tests.faults.stack import fault_broker
+from tests.faults.broker import fault_broker
 from tests.waiting import eventually
 from workers.connections import client_options
 from workers.topics_admin import topic_id
 
 TURNS_A_SESSION = 10
 EVENTS_A_TURN = 5
-#: A million events are caught up with in this time on two cores, whatever else they do; docs/guarantees.md says so.
+#: A million events are caught up with in this time on two cores, busy ones too; docs/guarantees.md says so.
 BOUND_S = 120.0
 _LIMIT_S = 1200.0
 _BATCH_BYTES = 900_000

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.deployment import QUICK
+from tests.faults.broker import FaultBroker
 from tests.faults.points import WORKER_POINTS
 from tests.faults.stack import Outcome, Stack, run_stack
-from workers.broker import DevBroker
 
 KILLS_AT_POINTS = 14  #: in a round, by two slots, each after one kill anywhere
 KILLS_ANYWHERE = 4  #: in the third slot meanwhile
@@ -39,7 +39,7 @@ class Round:
     bad: list[str] = field(default_factory=list)
 
 
-async def run_round(broker: DevBroker, folder: Path, seed: str, number: int) -> Round:
+async def run_round(broker: FaultBroker, folder: Path, seed: str, number: int) -> Round:
     """One round on this broker. Never raises for what the worker does: that is told in ``bad``."""
     seed_here = f"{seed}/{number}"
     began = time.monotonic()

@@ -11,10 +11,10 @@ from typing import Any
 
 from workers.launch import launch_argv
 
-CHUNK = 1_000
+CHUNK = 500
 PROCESSES = 2
 #: They take the time that the rounds leave: whoever is killed and restarted goes first.
-_NICE = ("nice", "-n", "19")
+_NICE = ("nice", "-n", "10")
 _DONE = re.compile(r"^(\d+) seeds, (\d+) with anomalies", re.MULTILINE)
 
 

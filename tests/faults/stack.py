@@ -1,13 +1,11 @@
 """A whole deployment under load, and what can be done to it: kill, pause, restart, in order or at a named point."""
 
 import asyncio
-import contextlib
 import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,20 +14,17 @@ from aiokafka import AIOKafkaProducer
 from schemas.codec import Codec
 from schemas.events import PARTITION, EventHeader, PartitionClaimed
 from schemas.registry import EVENTS
-from tests.checker import Anomaly, History, check
+from tests.checker import Anomaly, History, check, check_lifecycle
 from tests.deployment import START_S, Deployment, Process, Wire
-from tests.faults.lifecycle import check_lifecycle
+from tests.faults.broker import FaultBroker
 from tests.faults.load import Load
 from tests.faults.points import hit_of
 from tests.faults.record import CommitSampler, collect
 from tests.faults.takeover import Takeovers
 from tests.waiting import eventually
-from workers.broker import DevBroker
 from workers.connections import client_options
 from workers.topics_admin import topic_id
 
-#: The fault tests' own broker lets a dead worker be noticed soon.
-BROKER_SETTINGS = {"group.min.session.timeout.ms": "1000"}
 WORKERS = 3
 #: Two of three workers cannot hold them all as their fair share: whoever comes back always gets some.
 PARTITIONS = 6
@@ -74,7 +69,7 @@ class Outcome:
 class Stack:
     """Three workers, the materializer, load, and somebody who watches. Use :func:`running`."""
 
-    def __init__(self, broker: DevBroker, deployment: Deployment, seed: str, weaken: str | None = None) -> None:
+    def __init__(self, broker: FaultBroker, deployment: Deployment, seed: str, weaken: str | None = None) -> None:
         self.broker = broker
         self.deployment = deployment
         self.outcome = Outcome()
@@ -85,8 +80,6 @@ class Stack:
         self._workers: list[Process] = []
         self._incarnations = [0] * WORKERS
         self._materializer: Process | None = None
-        #: The broker ends with the thread that started it; starting it in the loop's would stop the load.
-        self.broker_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fault-broker")
         self._broker_failed = False
         self._drained = True
         self._requests_topic_id = ""
@@ -257,9 +250,8 @@ class Stack:
     async def restart_broker(self) -> None:
         """kill -9 of the broker and a start on its data."""
         self._broker_failed = True
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self.broker_thread, self.broker.kill)
-        await loop.run_in_executor(self.broker_thread, self.broker.start)
+        await self.broker.kill()
+        await self.broker.start()
         self.outcome.broker_restarts += 1
         self.tell("the broker was killed and is back")
 
@@ -353,22 +345,11 @@ class Stack:
         return problems
 
 
-@contextlib.asynccontextmanager
-async def fault_broker(folder: Path) -> AsyncIterator[DevBroker]:
-    """A broker of the fault tests' own."""
-    broker = DevBroker(folder / "broker", preferred_port=None, extra_settings=BROKER_SETTINGS)
-    broker.start()
-    try:
-        yield broker
-    finally:
-        broker.stop()
-
-
 Scenario = Callable[[Stack], Awaitable[None]]
 
 
 async def run_stack(
-    broker: DevBroker, folder: Path, seed: str, scenario: Scenario, *, weaken: str | None = None, **settings: str
+    broker: FaultBroker, folder: Path, seed: str, scenario: Scenario, *, weaken: str | None = None, **settings: str
 ) -> tuple[Outcome, History]:
     """Start a deployment, load it, do the scenario to it, drain, and check what is left."""
     with Deployment(broker.bootstrap_server, folder, partitions=PARTITIONS, **settings) as deployment:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.broker import fault_broker
 from tests.faults.planted import not_found
 from tests.faults.points import OTHER_POINTS, WORKER_POINTS, points_in_the_code
-from tests.faults.stack import Outcome, Stack, fault_broker, run_stack
+from tests.faults.stack import Outcome, Stack, run_stack
 
 SEED = os.environ.get("FAULTS_SEED", "short")  #: of the load and of the faults
 

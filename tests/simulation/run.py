@@ -10,7 +10,7 @@ from typing import Any
 from schemas import events as ev
 from streams.history_compaction import HistoryCompactionPolicy
 from streams.reader_rule import LoggedEvent
-from tests.checker import Anomaly, History, StoreContent, accepted_events, check
+from tests.checker import Anomaly, History, StoreContent, accepted_events, check, check_lifecycle
 from tests.checker.history import SentRequest
 from tests.checker.log_view import RUN_ENDS
 from tests.simulation.expected import check_history_compactions, check_turns
@@ -173,7 +173,7 @@ class Simulation:
         anomalies += [*claims_go_on(history), *check_turns(history)]
         anomalies += check_history_compactions(history, self.bounds.history)
         if history.drained:
-            anomalies += self._group_offsets()
+            anomalies += [*self._group_offsets(), *check_lifecycle(history.log)]
         return Outcome(
             seed=self.seed,
             anomalies=anomalies,

@@ -27,7 +27,7 @@ ROUND = Round(
     points={"anywhere": 6},
     takeovers_s=[2.5],
 )
-CHUNK = Chunk(low=0, high=1000, seeds=1000, failing=0, seconds=20.0)
+CHUNK = Chunk(low=0, high=500, seeds=500, failing=0, seconds=20.0)
 TRIED = Tried(defence="the reader's rule", caught=True, seconds=20.0, found=["version gap"])
 
 
@@ -52,17 +52,17 @@ def test_seeds_that_are_done_are_not_run_again(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(simulated, "run_chunk", run_chunk)
     done = [CHUNK]
-    simulating = Simulating(0, 2500, list(done), deadline=time.monotonic() + 60, add=done.append)
+    simulating = Simulating(0, 1200, list(done), deadline=time.monotonic() + 60, add=done.append)
     simulating.start()
     simulating.wait()
-    assert sorted(run) == [(1000, 2000), (2000, 2500)]
+    assert sorted(run) == [(500, 1000), (1000, 1200)]
     whole = Simulated.of(done)
-    assert (whole.seeds, whole.failing, whole.ranges) == (2500, 0, [(0, 2500)])
+    assert (whole.seeds, whole.failing, whole.ranges) == (1200, 0, [(0, 1200)])
 
 
 def test_no_seed_is_begun_when_the_time_is_over() -> None:
     done: list[Chunk] = []
-    simulating = Simulating(0, 2500, [], deadline=time.monotonic() - 1, add=done.append)
+    simulating = Simulating(0, 1200, [], deadline=time.monotonic() - 1, add=done.append)
     simulating.start()
     simulating.wait()
     assert done == []

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from schemas import events as ev
 from streams.reader_rule import LoggedEvent
-from tests.checker import Anomaly, accepted_events
+from tests.checker.history import Anomaly
+from tests.checker.log_view import accepted_events
 
 
 def check_lifecycle(log: Mapping[int, Sequence[LoggedEvent]]) -> Iterator[Anomaly]:

@@ -120,6 +120,10 @@ class HistoryCompactionState:
             return self
         return replace(self, attempted_seq=max(self.attempted_seq, history_seq), failures=self.failures + 1)
 
+    def knows_failure(self, history_seq: int) -> bool:
+        """Has an automatic run failed with these messages, or did one end with later ones? None fails there again."""
+        return history_seq < self.attempted_seq or (history_seq == self.attempted_seq and self.failures > 0)
+
     def valid(self, measure: PromptMeasure | None) -> PromptMeasure | None:
         """The measure, if its prompt already had the newest summary."""
         if measure is None or (self.summary and measure.through_seq < self.summary.history_seq):

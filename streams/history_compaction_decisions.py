@@ -5,6 +5,7 @@ answered already (by the owner before, or after it) decides to nothing.
 """
 
 from schemas import events as ev
+from streams.history_compaction import AUTOMATIC
 from streams.policy import Policy
 from streams.refusals import conflict, refusal
 from streams.session import Fact, Session
@@ -55,8 +56,10 @@ def record_history_compaction(session: Session, command: RecordHistoryCompaction
     """A run made a summary; it counts if it stands for more than the one that there is."""
     if _is_over(session, command.request_id):
         return []
-    made = command.summary
-    if not session.history_compaction.takes(made):
+    made, state = command.summary, session.history_compaction
+    if command.trigger == AUTOMATIC and made.to_seq <= state.covered_to:
+        return []  # it covers more than the one before, always: this one is told a second time
+    if not state.takes(made):
         skipped = ev.HistoryCompactionSkipped(request_id=command.request_id or "")
         return [Fact(event=skipped)] if command.request_id is not None else []
     compacted = ev.HistoryCompacted(
@@ -80,6 +83,8 @@ def record_history_compaction(session: Session, command: RecordHistoryCompaction
 def fail_history_compaction(session: Session, command: FailHistoryCompaction) -> list[Fact]:
     """A run's model made no summary."""
     if _is_over(session, command.request_id):
+        return []
+    if command.trigger == AUTOMATIC and session.history_compaction.knows_failure(command.history_seq):
         return []
     failed = ev.HistoryCompactionFailed(
         history_seq=command.history_seq,

@@ -18,7 +18,7 @@ def _channel() -> Row:
 
 
 def _session() -> Row:
-    return {"channel": None, "archived": False, "active": True, "turns": [], "ended": {}}
+    return {"channel": None, "archived": False, "active": True, "turns": [], "ended": {}, "owed": []}
 
 
 @dataclass
@@ -154,6 +154,14 @@ class Model:
             self._end(session, 0, "cancelled")
         session["turns"].append(turn)
         return "open"
+
+    def compact(self, name: str, request_id: str) -> str:
+        """Somebody wants the history compacted: why not, or ``compacting``. Archiving ends no run that is owed."""
+        session = self.session(name)
+        if session["channel"] is None or session["archived"]:
+            return "archived" if session["archived"] else "not_found"
+        session["owed"].append(request_id)
+        return "compacting"
 
     def cancel(self, name: str, turn: str | None) -> str:
         """A turn (``None``: the running one) ends on purpose; or why not."""

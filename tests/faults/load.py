@@ -9,9 +9,17 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from schemas.parts import NewSession
 from tests.deployment import Deployment
 from tests.faults.channels import ChannelLoad, said
-from turnlog import BrokerUnreachableError, Client, FinishedTurn
+from turnlog import (
+    BrokerUnreachableError,
+    Client,
+    FinishedTurn,
+    HistoryCompaction,
+    HistoryCompactionFailedError,
+    SessionNotFoundError,
+)
 from workers.connections import client_options
 
 #: A dead worker and the next one's catch-up are silence of a few seconds; a broker's restart is a longer one.
@@ -19,6 +27,15 @@ RESEND_AFTER_S = 8.0
 _RETRY_S = 0.5
 _PAUSE_S = 0.2  #: of a session between two turns, on the average
 _NOISE_INTERVAL_S = 0.4
+#: By the slot of the worker: quick, slow, and one that never makes a summary.
+SUMMARY_MODELS = (
+    "script:summary?tools=0&words=20",
+    "script:summary?tools=0&words=40&delta_ms=10",
+    "script:summary?tools=0&words=20&fatal=true",
+)
+_NO_SUMMARY = {"scripted_failure"}
+#: Every third session: a few turns, or the results of some tools, fill it.
+_SMALL = NewSession(history_max_tokens=500, history_keep_tail=2)
 
 
 @dataclass(slots=True)
@@ -60,15 +77,61 @@ class Load:
         while not self._stopping.is_set():
             await asyncio.sleep(chance.uniform(0, 2 * _PAUSE_S))
             together = 2 if chance.random() < 0.2 else 1  # the second one waits for its turn
-            await asyncio.gather(*(self.turn(client, session_id, chance) for _ in range(together)))
+            new_session = None if number % 3 else _SMALL
+            turns = (self.turn(client, session_id, chance, new_session=new_session) for _ in range(together))
+            asked = [self._compact(client, session_id, chance)] if chance.random() < 0.1 else []
+            await asyncio.gather(*turns, *asked)
 
     def next_number(self) -> int:
         """Of a request."""
         self.turns += 1
         return self.turns
 
+    async def _compact(self, client: Client, session_id: str, chance: random.Random) -> None:
+        """A history compaction on request, perhaps twice: one answer, and it is the same for ever."""
+        request_id = f"h{self.next_number()}"
+        wishes = "Keep the numbers." if chance.random() < 0.3 else None
+        try:
+            told = await self._compacted(client, session_id, request_id, wishes)
+            again = await self._compacted(client, session_id, request_id, wishes) if chance.random() < 0.3 else told
+        except Exception as error:
+            self.problems.append(f"{session_id}, {request_id}: {type(error).__name__}: {error}")
+            return
+        if told != again:
+            self.problems.append(f"{session_id}, {request_id}: first {told}, then {again}")
+
+    async def _compacted(
+        self, client: Client, session_id: str, request_id: str, wishes: str | None
+    ) -> HistoryCompaction | str:
+        """How it ended, or why there is none; asks again while there is no broker."""
+        deadline = asyncio.get_running_loop().time() + self.turn_timeout_s
+        while True:
+            try:
+                return await client.compact(
+                    session_id,
+                    instructions=wishes,
+                    request_id=request_id,
+                    timeout_s=self.turn_timeout_s,
+                    resend_after_s=RESEND_AFTER_S,
+                )
+            except SessionNotFoundError:
+                return "not_found"
+            except HistoryCompactionFailedError as error:
+                if error.code not in _NO_SUMMARY:
+                    raise
+                return error.code
+            except BrokerUnreachableError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+
     async def turn(
-        self, client: Client, session_id: str, chance: random.Random, model: str | None = None
+        self,
+        client: Client,
+        session_id: str,
+        chance: random.Random,
+        model: str | None = None,
+        new_session: NewSession | None = None,
     ) -> FinishedTurn | None:
         """One chat and its end; ``None``: a problem, which is written down."""
         may_be_cancelled = model is not None
@@ -83,11 +146,14 @@ class Load:
                     text,
                     request_id=request_id,
                     model=model,
+                    new_session=new_session,
                     timeout_s=left_s,
                     resend_after_s=RESEND_AFTER_S,
                 )
                 if chance.random() < 0.1:
-                    again = await client.enqueue(session_id, text, request_id=request_id, model=model)
+                    again = await client.enqueue(
+                        session_id, text, request_id=request_id, model=model, new_session=new_session
+                    )
                     self.sent.append((again.partition, again.offset))
                 result = await turn.result()
                 self._take(model, result, may_be_cancelled=may_be_cancelled)

@@ -3,7 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from schemas.events import ChannelRequestDecided, MessageStored, TurnAccepted
+from schemas.events import (
+    ChannelRequestDecided,
+    HistoryCompacted,
+    HistoryCompactionRequested,
+    MessageStored,
+    TurnAccepted,
+)
 from schemas.frames import TERMINAL_FRAMES
 from tests.checker import GroupCommit, History, SentRequest, StoreContent, check
 
@@ -22,7 +28,24 @@ def _a_lifecycle_request_that_nobody_sent(history: History) -> History:
     return _never_sent(history, ChannelRequestDecided)
 
 
-def _never_sent(history: History, kind: type[TurnAccepted | ChannelRequestDecided]) -> History:
+def _a_history_compaction_that_nobody_wanted(history: History) -> History:
+    return _never_sent(history, HistoryCompactionRequested)
+
+
+def _a_summary_of_messages_to_come(history: History) -> History:
+    partition, log = next(
+        (partition, list(log))
+        for partition, log in history.log.items()
+        if any(isinstance(event.payload, HistoryCompacted) for event in log)
+    )
+    at = next(index for index, event in enumerate(log) if isinstance(event.payload, HistoryCompacted))
+    log[at] = replace(log[at], payload=replace(log[at].payload, to_seq=log[at].payload.history_seq + 1))
+    return replace(history, log={**history.log, partition: log})
+
+
+def _never_sent(
+    history: History, kind: type[TurnAccepted | ChannelRequestDecided | HistoryCompactionRequested]
+) -> History:
     """The first request that was decided so, out of what was sent; the log stays as it is."""
     decided = next(event for log in history.log.values() for event in log if isinstance(event.payload, kind))
     name, request_id = decided.header.stream_id, decided.payload.request_id
@@ -74,6 +97,8 @@ PLANTED: tuple[tuple[str, Callable[[History], History]], ...] = (
     ("request lost", _a_request_that_nobody_decided),
     ("request invented", _a_chat_that_nobody_sent),
     ("request invented", _a_lifecycle_request_that_nobody_sent),
+    ("request invented", _a_history_compaction_that_nobody_wanted),
+    ("history compaction out of range", _a_summary_of_messages_to_come),
     ("terminal frame missing", _a_turn_whose_end_nobody_heard),
     ("tool run twice", _a_tool_that_ran_twice),
     ("version gap", _a_message_that_a_fenced_owner_stored),

@@ -12,12 +12,12 @@ from pathlib import Path
 from aiokafka import AIOKafkaProducer
 
 from schemas.codec import Codec
-from schemas.events import PARTITION, EventHeader, PartitionClaimed
+from schemas.events import PARTITION, EventHeader, HistoryCompacted, PartitionClaimed
 from schemas.registry import EVENTS
 from tests.checker import Anomaly, History, check, check_lifecycle
 from tests.deployment import START_S, Deployment, Process, Wire
 from tests.faults.broker import FaultBroker
-from tests.faults.load import Load
+from tests.faults.load import SUMMARY_MODELS, Load
 from tests.faults.points import hit_of
 from tests.faults.record import CommitSampler, collect
 from tests.faults.takeover import Takeovers
@@ -52,6 +52,7 @@ class Outcome:
     points: dict[str, int] = field(default_factory=dict)  #: kills by the point where they happened
     missed: list[str] = field(default_factory=list)  #: points that were not reached
     turns: int = 0
+    history_compactions: int = 0
     events: int = 0
     frames: int = 0
     requests: int = 0
@@ -107,6 +108,7 @@ class Stack:
             crash_at=crash_at,
             script_journal=str(self.journal),
             max_takeovers="1000",
+            fast_model=SUMMARY_MODELS[slot],
             weaken=self.weaken or "",
         )
         self._workers[slot : slot + 1] = [worker]
@@ -322,6 +324,9 @@ class Stack:
         outcome.anomalies += [*check(history), *check_lifecycle(history.log)]
         outcome.problems += self._stores(history)
         outcome.turns = self.load.turns
+        outcome.history_compactions = sum(
+            isinstance(event.payload, HistoryCompacted) for log in history.log.values() for event in log
+        )
         outcome.events = sum(map(len, history.log.values()))
         outcome.frames, outcome.requests = len(history.frames), len(history.requests)
         outcome.commits = len(history.commits)

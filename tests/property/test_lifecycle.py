@@ -19,10 +19,17 @@ from schemas.parts import NewSession, text_content
 from streams.channel import DecideLifecycle, known_channel_answer
 from streams.decisions import known_answer
 from streams.forwarding import ReceiveForward
+from streams.history_compaction_decisions import MAX_OWED_RUNS
 from streams.policy import Policy
 from streams.replies import Reply, channel_reply_again
 from streams.session import Fact
-from streams.session_commands import AcceptChat, Cancel, CompleteTurn
+from streams.session_commands import (
+    AcceptChat,
+    Cancel,
+    CompleteTurn,
+    RequestHistoryCompaction,
+    SkipHistoryCompaction,
+)
 from streams.turn import ReplyAddress
 from tests.given import USAGE
 from tests.lifecycle_model import Model
@@ -40,7 +47,7 @@ class Asked:
     """A request of the past."""
 
     stream: Stream
-    command: DecideLifecycle | AcceptChat | Cancel
+    command: DecideLifecycle | AcceptChat | Cancel | RequestHistoryCompaction
     facts: tuple[Fact, ...]
 
 
@@ -65,7 +72,9 @@ class LifecycleMachine(RuleBasedStateMachine):
             {*GIVEN_IDS, *self.model.sessions, *(s for c in self.model.channels.values() for s in c["recency"])}
         )
 
-    def ask(self, stream: Stream, command: DecideLifecycle | AcceptChat | Cancel) -> list[Fact]:
+    def ask(
+        self, stream: Stream, command: DecideLifecycle | AcceptChat | Cancel | RequestHistoryCompaction
+    ) -> list[Fact]:
         facts = self.world.tell(stream, command)
         self.asked.append(Asked(stream, command, tuple(facts)))
         return facts
@@ -153,6 +162,29 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.ask((SESSION, session_id), request)
         answer = self.world.session(session_id).answers[request.request_id]
         assert answer.code == self.model.cancel(session_id, turn)
+
+    @rule(data=st.data())
+    def somebody_wants_a_summary(self, data: st.DataObject) -> None:
+        session_id, name = data.draw(st.sampled_from(self.ids())), self.next_name()
+        if len(self.model.session(session_id)["owed"]) == MAX_OWED_RUNS:
+            return
+        request = RequestHistoryCompaction(
+            request_id=f"r{name}", command_hash=f"h{name}", instructions=None, reply=ReplyAddress()
+        )
+        self.ask((SESSION, session_id), request)
+        answer = self.world.session(session_id).answers[request.request_id]
+        fate = self.model.compact(session_id, request.request_id)
+        assert (answer.kind if answer.kind != "refused" else answer.code) == fate
+
+    @precondition(lambda self: any(session["owed"] for session in self.model.sessions.values()))
+    @rule(data=st.data())
+    def a_run_ends(self, data: st.DataObject) -> None:
+        """Also of a session that was archived meanwhile."""
+        session_id = data.draw(st.sampled_from([name for name, row in self.model.sessions.items() if row["owed"]]))
+        owed = self.model.session(session_id)["owed"]
+        request_id = owed.pop(data.draw(st.integers(0, len(owed) - 1)))
+        (fact,) = self.world.tell((SESSION, session_id), SkipHistoryCompaction(request_id=request_id))
+        assert isinstance(fact.event, ev.HistoryCompactionSkipped)
 
     @precondition(lambda self: any(session["turns"] for session in self.model.sessions.values()))
     @rule(data=st.data())
@@ -289,6 +321,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             assert (session.channel or None, session.exists) == (row["channel"], row["channel"] is not None)
             assert (session.archived, session.active) == (row["archived"], row["active"])
             assert [*([session.running] if session.running else []), *session.queue] == row["turns"]
+            assert [run.request_id for run in session.owed_runs] == row["owed"]
             ended = {a.turn_id: a.kind for a in session.answers.values() if a.turn_id and a.kind != "open"}
             assert ended == row["ended"]
 

@@ -14,12 +14,32 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 from schemas import events as ev
 from schemas.parts import ToolCall
 from streams.decisions import decide, known_answer
+from streams.history_compaction import AUTOMATIC, MANUAL
+from streams.history_compaction_decisions import MAX_OWED_RUNS
+from streams.history_view import BY_MODEL, BY_TRUNCATION, HistorySummary
 from streams.policy import Policy
 from streams.session import Fact, Session, evolve
-from streams.session_commands import AcceptChat, RecordMessage, Refuse, SessionCommand
-from tests.given import SESSION_ID, call, cancel, chat, complete, fail, fold, message, refuse, resume
+from streams.session_commands import (
+    AcceptChat,
+    FailHistoryCompaction,
+    RecordHistoryCompaction,
+    RecordMessage,
+    Refuse,
+    RequestHistoryCompaction,
+    SessionCommand,
+    SkipHistoryCompaction,
+)
+from streams.turn import ReplyAddress
+from tests.given import SESSION_ID, USAGE, call, cancel, chat, complete, fail, fold, message, refuse, resume
 
-POLICY = Policy(allow_models=("echo:*",), max_text_bytes=10, max_queued_turns=2, max_runner_attempts=2, max_takeovers=2)
+POLICY = Policy(
+    allow_models=("echo:*",),
+    max_text_bytes=10,
+    max_queued_turns=2,
+    max_runner_attempts=2,
+    max_takeovers=2,
+    max_summary_instructions_bytes=10,
+)
 TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
 
 
@@ -40,6 +60,11 @@ class Model:
     running: str | None = None
     answers: dict[str, str] = field(default_factory=dict)  #: request id -> how it ended, or open
     history: list[tuple[str, str]] = field(default_factory=list)  #: name of the turn, role
+    owed: list[str] = field(default_factory=list)  #: requests for history compactions that go on
+    summaries: list[HistorySummary] = field(default_factory=list)  #: each with all that the one before stands for
+    told: dict[str, tuple[str, int, bool]] = field(default_factory=dict)  #: by request: summary, up to, made for it
+    failed_at: list[int] = field(default_factory=list)  #: automatic runs in vain since a model's last summary
+    looked_at: int = 0  #: up to where the last run read
     draining: bool = False
 
     @property
@@ -86,6 +111,40 @@ class Model:
         unsafe = {tool.call_id for tool in turn.calls if not tool.idempotent}
         self.close([tool for tool in turn.calls if tool.call_id in unsafe])
 
+    def compacted(self, name: str | None, made: HistorySummary) -> str:
+        """A run made a summary: ``HistoryCompacted``, ``HistoryCompactionSkipped`` or nothing."""
+        if name is not None and name not in self.owed:
+            return ""
+        if not self.is_news(made, automatic=name is None):
+            if name is None:
+                return ""
+            self.paid(name, changed=False)
+            return "HistoryCompactionSkipped"
+        self.summaries.append(made)
+        self.looked_at = max(self.looked_at, made.history_seq)
+        if made.method == BY_MODEL:
+            self.failed_at.clear()
+        if name is not None:
+            self.paid(name, changed=True)
+        return "HistoryCompacted"
+
+    def is_news(self, made: HistorySummary, *, automatic: bool) -> bool:
+        if not self.summaries:
+            return True
+        newest = self.summaries[-1]
+        if made.history_compaction_id == newest.history_compaction_id:
+            return False
+        before, now = set(range(newest.from_seq, newest.to_seq + 1)), set(range(made.from_seq, made.to_seq + 1))
+        if before == now:  # somebody wants other words, or words of a model
+            return not automatic and (made.method == BY_MODEL or newest.method == BY_TRUNCATION)
+        return before < now and (not automatic or made.to_seq > newest.to_seq)
+
+    def paid(self, name: str, *, changed: bool) -> None:
+        self.owed.remove(name)
+        self.answers[name] = "compacted"
+        newest = self.summaries[-1] if self.summaries else None
+        self.told[name] = (newest.text, newest.to_seq, changed) if newest else ("", 0, False)
+
 
 class SessionMachine(RuleBasedStateMachine):
     """Every command that a session can get, right and wrong, in every order."""
@@ -108,6 +167,7 @@ class SessionMachine(RuleBasedStateMachine):
             max_queued_turns=POLICY.max_queued_turns,
             max_runner_attempts=POLICY.max_runner_attempts,
             max_takeovers=POLICY.max_takeovers,
+            max_summary_instructions_bytes=POLICY.max_summary_instructions_bytes,
             start_turns=not self.model.draining,
         )
 
@@ -173,12 +233,32 @@ class SessionMachine(RuleBasedStateMachine):
             assert [fact.event.code for fact in facts if isinstance(fact.event, ev.RequestRefused)] == ["not_running"]
             self.model.answers[name] = "refused"
 
+    @rule(target=requests, wishes=st.sampled_from([None, "short", "x" * 11]), times=st.sampled_from([1, 1, 1, 12]))
+    def somebody_wants_a_summary(self, wishes: str | None, times: int) -> RequestHistoryCompaction:
+        for _ in range(times):
+            name = self.next_name()
+            request = RequestHistoryCompaction(
+                request_id=f"r{name}", command_hash=f"h{name}", instructions=wishes, reply=ReplyAddress()
+            )
+            (fact,) = self.do(request)
+            wrong = "not_found" if not self.session.exists else "too_long" if len(wishes or "") > 10 else ""
+            wrong = wrong or ("busy" if len(self.model.owed) == MAX_OWED_RUNS else "")
+            if wrong:
+                assert isinstance(fact.event, ev.RequestRefused)
+                assert fact.event.code == wrong
+                self.model.answers[name] = "refused"
+            else:
+                assert isinstance(fact.event, ev.HistoryCompactionRequested)
+                self.model.owed.append(name)
+                self.model.answers[name] = "compacting"
+        return request
+
     @rule(request=requests)
-    def the_producer_retries(self, request: AcceptChat | Refuse) -> None:
+    def the_producer_retries(self, request: AcceptChat | Refuse | RequestHistoryCompaction) -> None:
         assert self.do(request) == []
 
     @rule(request=requests, other=st.sampled_from(["a", "b"]))
-    def a_request_id_is_used_again(self, request: AcceptChat | Refuse, other: str) -> None:
+    def a_request_id_is_used_again(self, request: AcceptChat | Refuse | RequestHistoryCompaction, other: str) -> None:
         name = request.request_id.removeprefix("r")
         known = known_answer(self.session, request.request_id, other) is not None
         facts = self.do(chat(name, command_hash=other))
@@ -239,6 +319,74 @@ class SessionMachine(RuleBasedStateMachine):
             turn.takeovers += 1
             self.model.again()
 
+    # ---- outcomes of history compactions
+
+    def some_run(self, data: st.DataObject) -> str | None:
+        """By itself, on request, or one whose request is answered by an owner before."""
+        over = list(self.model.told)[-2:]
+        return data.draw(st.none() | st.sampled_from(["never", *over, *self.model.owed * 3]))
+
+    @precondition(lambda self: self.model.history)
+    @rule(
+        data=st.data(), method=st.sampled_from([BY_MODEL, BY_MODEL, BY_TRUNCATION]), from_seq=st.sampled_from([1, 1, 2])
+    )
+    def a_run_makes_a_summary(self, data: st.DataObject, method: str, from_seq: int) -> None:
+        name, count = self.some_run(data), len(self.model.history)
+        to_seq = data.draw(st.integers(min(from_seq, count), count))
+        words = data.draw(st.sampled_from("ab"))
+        made = HistorySummary(
+            history_compaction_id=f"{from_seq}-{to_seq}-{method}-{words}",
+            from_seq=min(from_seq, count),
+            to_seq=to_seq,
+            text=f"{words} {to_seq}",
+            history_seq=count,
+            method=method,
+        )
+        command = RecordHistoryCompaction(
+            summary=made,
+            trigger=AUTOMATIC if name is None else MANUAL,
+            model="fast:",
+            tokens_before=9,
+            tokens_after=5,
+            usage=USAGE,
+            request_id=name and f"r{name}",
+        )
+        facts = self.do(command)
+        assert "".join(type(fact.event).__name__ for fact in facts) == self.model.compacted(name, made)
+
+    @precondition(lambda self: self.model.history)
+    @rule(data=st.data())
+    def a_run_fails(self, data: st.DataObject) -> None:
+        name, count, model = self.some_run(data), len(self.model.history), self.model
+        command = FailHistoryCompaction(
+            history_seq=count,
+            trigger=AUTOMATIC if name is None else MANUAL,
+            code="overloaded",
+            reason="try later",
+            model="fast:",
+            usage=USAGE,
+            request_id=name and f"r{name}",
+        )
+        facts = self.do(command)
+        known = name not in model.owed if name is not None else bool(model.failed_at) and count <= model.looked_at
+        assert [type(fact.event) for fact in facts] == ([] if known else [ev.HistoryCompactionFailed])
+        if known:
+            return
+        if name is None:
+            model.failed_at.append(count)
+            model.looked_at = count
+        else:
+            model.owed.remove(name)
+            model.answers[name] = "not_compacted"
+
+    @rule(data=st.data())
+    def a_run_finds_nothing_to_do(self, data: st.DataObject) -> None:
+        name = self.some_run(data) or "never"
+        facts = self.do(SkipHistoryCompaction(request_id=f"r{name}"))
+        assert len(facts) == (name in self.model.owed)
+        if facts:
+            self.model.paid(name, changed=False)
+
     @precondition(lambda self: self.past)
     @rule(data=st.data())
     def anything_old_comes_again(self, data: st.DataObject) -> None:
@@ -246,6 +394,8 @@ class SessionMachine(RuleBasedStateMachine):
         old = data.draw(st.sampled_from(self.past))
         if isinstance(old, RecordMessage) and self.is_current(old):
             return  # with the position taken by another message it is a retry of that one
+        if isinstance(old, FailHistoryCompaction) and old.request_id is None and not self.model.failed_at:
+            return  # where a summary came in between, it is as good as a new failure
         assert self.do(old) == []
 
     def is_current(self, old: RecordMessage) -> bool:
@@ -298,6 +448,15 @@ class SessionMachine(RuleBasedStateMachine):
             )
             assert list(state.open_calls) == turn.calls
         assert {name: session.answers[f"r{name}"].kind for name in model.answers} == model.answers
+        assert [run.request_id for run in session.owed_runs] == [f"r{name}" for name in model.owed]
+        state = session.history_compaction
+        by_model = [made for made in model.summaries if made.method == BY_MODEL]
+        assert state.summary == (model.summaries[-1] if model.summaries else None)
+        assert state.base == (by_model[-1] if by_model else None)
+        assert (state.failures, state.attempted_seq) == (len(model.failed_at), model.looked_at)
+        answers = {name: session.answers[f"r{name}"].compacted for name in model.told}
+        told = {name: (a.summary, a.to_seq, a.changed) for name, a in answers.items() if a is not None}
+        assert told == model.told
 
     @invariant()
     def the_log_is_sound(self) -> None:

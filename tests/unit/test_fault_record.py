@@ -46,6 +46,10 @@ def test_a_request_to_a_session_is_the_session_s() -> None:
     assert (chat.session_id, chat.text, chat.asks_only) == ("s", "hi", False)
     assert look is not None
     assert look.asks_only
+    compact = sent("s", cmd.CompactHistory(instructions="briefly"), session_id="s")
+    assert compact is not None
+    assert (compact.session_id, compact.text, compact.asks_only) == ("s", None, False)
+    assert compact.command != sent("s", cmd.CompactHistory(), session_id="s").command  # type: ignore[union-attr]
 
 
 def test_another_session_in_a_lifecycle_request_is_another_command() -> None:

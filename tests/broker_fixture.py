@@ -113,7 +113,10 @@ def broker(request: pytest.FixtureRequest) -> Iterator[DevBroker]:
     """The run's broker."""
     folder = shared_folder(request.config)
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="turnlog-test-broker-") as directory, run_broker(Path(directory)) as own:
+        with (
+            tempfile.TemporaryDirectory(prefix="turnlog-test-broker-") as directory,
+            run_broker(Path(directory)) as own,
+        ):
             yield own
     else:
         found = read_json(address(folder))

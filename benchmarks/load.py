@@ -9,8 +9,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas.codec import Codec
 from schemas.commands import Chat, RequestHeader
+from schemas.events import CommandForwarded, ForwardDelivered
 from schemas.parts import text_content
-from schemas.registry import COMMANDS
+from schemas.registry import COMMANDS, EVENTS
 from streams.topics import partition_of
 from workers.config import Settings
 from workers.connections import client_options
@@ -111,14 +112,22 @@ class Broker:
         ends: Mapping[TopicPartition, int] = await self.consumer.end_offsets(self.tps(topic))
         return sum(ends.values())
 
-    async def until_quiet(self, topic: str, quiet_s: float, *, timeout_s: float = 60.0) -> int:
-        """Wait until a topic gets no more records; how many it has had. Raises ``TimeoutError``."""
+    async def until_told(self, topic: str, *, timeout_s: float = 60.0) -> int:
+        """Wait until all that streams tell each other has arrived; how many records the event log has had.
+
+        A session that is new tells its channel. Raises ``TimeoutError``.
+        """
+        codec = Codec(EVENTS)
+        self.consumer.assign(self.tps(topic))
+        await self.consumer.seek_to_beginning()
+        read = pending = 0
         async with asyncio.timeout(timeout_s):
-            last = -1
-            while (found := await self.records(topic)) != last:
-                last = found
-                await asyncio.sleep(quiet_s)
-        return found
+            while pending or read < await self.records(topic):
+                for records in (await self.consumer.getmany(timeout_ms=100)).values():
+                    kinds = [type(codec.decode(record.value)[1]) for record in records]
+                    pending += kinds.count(CommandForwarded) - kinds.count(ForwardDelivered)
+                    read += len(records)
+        return read
 
     async def until_records(self, topic: str, count: int, *, stalled_s: float, alive: Callable[[], None]) -> float:
         """Wait until a topic has had so many records; the moment (monotonic) when it was seen.

@@ -93,7 +93,11 @@ async def _drive(case: Case, load: Load, deployment: Deployment, broker: Broker)
         told = settings.partitions + warm_up * EVENTS_PER_FIRST_TURN
         await broker.until_records(topics.events, told, stalled_s=_STALLED_S, alive=deployment.check_alive)
     backlog = made("m", turns)
-    events_before = await broker.until_quiet(topics.events, _QUIET_S)
+    if case.bare:
+        events_before = warm_up * EVENTS_PER_TURN
+        await broker.until_records(topics.events, events_before, stalled_s=_STALLED_S, alive=deployment.check_alive)
+    else:
+        events_before = await broker.until_told(topics.events)
     settle_s = _QUIET_S if case.bare else load.store_interval_s + _QUIET_S
     await asyncio.sleep(settle_s)
     load_before = load_average()

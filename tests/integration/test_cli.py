@@ -1,20 +1,26 @@
-"""The command line against a real worker and materializer on the run's broker."""
+"""The command line against a real worker and materializer on the run's broker.
+
+Most commands run in this process, which spares each of them the start of a Python; of every kind one has its own.
+"""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.waiting import until
+from turnlog.cli.app import app
 from workers.broker import DevBroker
 from workers.launch import launch_argv
 
@@ -72,8 +78,18 @@ class Deployment:
     variables: Mapping[str, str]
     logs: dict[str, Path] = field(default_factory=dict)
 
-    def run(self, *arguments: str, stdin: str = "", timeout_s: float = 60.0, **variables: str) -> Done:
-        """Run a command to its end."""
+    def run(self, *arguments: str, stdin: str = "", **variables: str) -> Done:
+        """Run a command to its end, in this process."""
+        foreign = {name: None for name in os.environ if name.startswith("TURNLOG_")}
+        runner = CliRunner(env={**foreign, **self.variables, **variables})
+        with chdir(self.directory), logging_as_it_was():
+            result = runner.invoke(app, arguments, input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Done(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+    def run_apart(self, *arguments: str, stdin: str = "", timeout_s: float = 60.0, **variables: str) -> Done:
+        """Run a command to its end, in a process of its own."""
         done = subprocess.run(
             self._argv(arguments),
             env=self._environment(variables),
@@ -121,6 +137,18 @@ class Deployment:
         return {**own, **self.variables, **variables}
 
 
+@contextmanager
+def logging_as_it_was() -> Iterator[None]:
+    """A command sets logging up for its process."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
 def deployment(broker: DevBroker, directory: Path) -> Deployment:
     """A deployment with a prefix of its own; no topics yet."""
     return Deployment(
@@ -140,7 +168,7 @@ def deployment(broker: DevBroker, directory: Path) -> Deployment:
 def serving(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Topics, a worker and a materializer."""
     here = deployment(broker, tmp_path_factory.mktemp("serving"))
-    made = here.run("topics", "init", "--json")
+    made = here.run_apart("topics", "init", "--json")
     assert made.code == 0, made.err
     with here.running("worker"), here.running("materialize"):
         yield here
@@ -168,21 +196,22 @@ def test_topics_are_made_once(idle: Deployment) -> None:
 def test_without_topics_it_is_4_and_says_what_to_run(broker: DevBroker, tmp_path: Path) -> None:
     nowhere = deployment(broker, tmp_path)
     for arguments in (("send", "web-1", "Hi"), ("tail", "-n", "1"), ("doctor",), ("worker",)):
-        done = nowhere.run(*arguments)
+        done = nowhere.run_apart(*arguments) if arguments == ("worker",) else nowhere.run(*arguments)
         assert done.code == 4, (arguments, done)
         assert "turnlog topics init" in done.out + done.err
         assert "Traceback" not in done.err
 
 
 def test_send_says_where_the_request_is_and_waits_if_asked(serving: Deployment) -> None:
-    sent = serving.run("send", "web-1", "Hi", "--json", "--request-id", "mine")
+    sent = serving.run_apart("send", "web-1", "Hi", "--json", "--request-id", "mine")
     assert (sent.code, sent.err) == (0, "")
     assert sent.document["request_id"] == "mine"
     assert sent.document["topic"].endswith(".requests")
-    again = serving.run("send", "web-1", "Hi", "--json", "--request-id", "mine", "--wait").document
+    again = serving.run_apart("send", "web-1", "Hi", "--json", "--request-id", "mine", "--wait").document
     assert (again["request_id"], again["status"], again["text"]) == ("mine", "completed", "Hi")
-    assert serving.run("send", "web-1", "What\nnow?", "--wait") == Done(code=0, out="What\nnow?\n", err="")
-    assert serving.run("send", "web-1", "-", "--wait", stdin="From a pipe") == Done(code=0, out="From a pipe\n", err="")
+    assert serving.run_apart("send", "web-1", "What\nnow?", "--wait") == Done(code=0, out="What\nnow?\n", err="")
+    piped = serving.run_apart("send", "web-1", "-", "--wait", stdin="From a pipe")
+    assert piped == Done(code=0, out="From a pipe\n", err="")
 
 
 def test_a_turn_that_fails_is_1(serving: Deployment) -> None:
@@ -204,7 +233,7 @@ def test_what_is_refused_is_5(serving: Deployment) -> None:
 
 
 def test_nobody_answers_is_6(idle: Deployment) -> None:
-    waited = idle.run("send", "web-1", "Hi", "--wait", "--timeout-s", "1", "--json")
+    waited = idle.run_apart("send", "web-1", "Hi", "--wait", "--timeout-s", "1", "--json")
     assert (waited.code, waited.out) == (6, "")
     assert "turnlog doctor" in waited.err
     followed = idle.run("tail", "-n", "1", "--timeout-s", "0.5")
@@ -215,7 +244,7 @@ def test_nobody_answers_is_6(idle: Deployment) -> None:
 
 
 def test_chat_answers_line_by_line(serving: Deployment) -> None:
-    done = serving.run("chat", "web-chat", stdin="one two\n\nthree\n/quit\nnever\n")
+    done = serving.run_apart("chat", "web-chat", stdin="one two\n\nthree\n/quit\nnever\n")
     assert done == Done(code=0, out="one two\nthree\n", err="")
     as_json = serving.run("chat", "web-chat", "--json", stdin="four\nfive\n")
     assert (as_json.code, as_json.err) == (0, "")
@@ -227,14 +256,14 @@ def test_chat_shows_tool_calls_and_ends_at_the_first_error(serving: Deployment) 
     assert done.code == 0
     assert done.out.startswith("-> ") or "\n-> " in done.out
     assert "<- " in done.out
-    failed = serving.run("chat", "--model", "script:1?fail_attempts=9&fatal=true", stdin="Go\nnever\n")
+    failed = serving.run_apart("chat", "--model", "script:1?fail_attempts=9&fatal=true", stdin="Go\nnever\n")
     assert failed.code == 1
     assert "the turn failed" in failed.err
 
 
 def test_tail_shows_the_frames_of_a_session(serving: Deployment) -> None:
     serving.run("send", "web-tail", "Hi there", "--wait")
-    done = serving.run("tail", "--session", "web-tail", "-o", "beginning", "--timeout-s", "3", "--json")
+    done = serving.run_apart("tail", "--session", "web-tail", "-o", "beginning", "--timeout-s", "3", "--json")
     assert (done.code, done.err) == (0, "")
     kinds = [line["frame"]["type"] for line in done.lines]
     assert kinds[0] == "turn_accepted"
@@ -246,8 +275,8 @@ def test_tail_shows_the_frames_of_a_session(serving: Deployment) -> None:
 def test_feed_proves_that_the_histories_are_the_recordings(serving: Deployment) -> None:
     file = serving.directory / "conversations.jsonl"
     file.write_text("".join(json.dumps(each) + "\n" for each in CONVERSATIONS))
-    for _ in range(2):  # the second run changes nothing
-        fed = serving.run("feed", file.name, "--verify", "--json")
+    for run in (serving.run_apart, serving.run):  # the second one changes nothing
+        fed = run("feed", file.name, "--verify", "--json")
         assert (fed.code, fed.err) == (0, "")
         counts = {name: fed.document[name] for name in ("conversations", "turns", "messages", "mismatches")}
         assert counts == {"conversations": 2, "turns": 3, "messages": 7, "mismatches": 0}
@@ -255,14 +284,14 @@ def test_feed_proves_that_the_histories_are_the_recordings(serving: Deployment) 
     assert [message["role"] for message in shown["messages"]] == ["user", "assistant", "tool", "assistant", "user"]
     assert shown["session"]["instructions"] == "Be brief."
     assert shown["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"order":  7}'
-    listed = serving.run("sessions", "list", "--limit", "0", "--json").document["sessions"]
+    listed = serving.run_apart("sessions", "list", "--limit", "0", "--json").document["sessions"]
     assert {"feed-first", "feed-second"} <= {session["session_id"] for session in listed}
-    counted = serving.run("sql", "SELECT count(*) AS n FROM messages WHERE session_id LIKE 'feed-%'", "--json")
+    counted = serving.run_apart("sql", "SELECT count(*) AS n FROM messages WHERE session_id LIKE 'feed-%'", "--json")
     assert counted.document == [{"n": 7}]
 
 
 def test_a_session_of_a_channel(serving: Deployment) -> None:
-    made = serving.run("sessions", "resolve", "desk", "--title", "Desk 1", "--meta", "team=a", "--json")
+    made = serving.run_apart("sessions", "resolve", "desk", "--title", "Desk 1", "--meta", "team=a", "--json")
     assert (made.code, made.err) == (0, "")
     session_id = made.document["session_id"]
     assert (made.document["created"], made.document["channel"]) == (True, "desk")
@@ -337,7 +366,7 @@ def test_a_history_is_compacted(serving: Deployment) -> None:
 
 def test_settings_of_all_workers(serving: Deployment) -> None:
     name = "default-model/quiet"
-    assert serving.run("settings", "set", name, "script:1?words=1&tools=0", "--json").document["name"] == name
+    assert serving.run_apart("settings", "set", name, "script:1?words=1&tools=0", "--json").document["name"] == name
     assert serving.run("settings", "list", "--json").document == {name: "script:1?words=1&tools=0"}
     number = iter(range(1000))
     until(
@@ -352,7 +381,7 @@ def test_settings_of_all_workers(serving: Deployment) -> None:
 
 
 def test_the_doctor_is_content_with_a_stack_that_answers(serving: Deployment) -> None:
-    done = serving.run("doctor", "--json")
+    done = serving.run_apart("doctor", "--json")
     assert (done.code, done.err) == (0, "")
     assert done.document["ok"] is True
     assert [check["check"] for check in done.document["checks"]] == [

@@ -19,9 +19,6 @@ from workers.connections import client_options
 MODEL = "echo:?deltas=3"
 #: Of one turn of :data:`MODEL` in a session that exists, when its deltas are not joined.
 EVENTS_PER_TURN = 5  # accepted, started, the user's message, the answer, completed
-#: Of the first one, which makes the session and tells its channel: created, forwarded, the turn's, delivered; and of
-#: the channel received, opened.
-EVENTS_PER_FIRST_TURN = EVENTS_PER_TURN + 5
 FRAMES_PER_TURN = 7  # accepted, started, 3 deltas, the answer, completed
 MIN_FRAMES_PER_TURN = 5  # where they are joined: the first and, at most, all others together
 _BATCH_BYTES = 512 * 1024

@@ -13,7 +13,7 @@ from aiokafka import TopicPartition
 
 from benchmarks.bare_faust import RecordSize, write_sizes
 from benchmarks.deployment import MATERIALIZER, WORKER, Deployment
-from benchmarks.load import EVENTS_PER_FIRST_TURN, EVENTS_PER_TURN, FRAMES_PER_TURN, Broker, requests
+from benchmarks.load import EVENTS_PER_TURN, FRAMES_PER_TURN, Broker, requests
 from benchmarks.meter import foreign_cores, load_average, used
 
 _STALLED_S = 60.0
@@ -89,9 +89,6 @@ async def _drive(case: Case, load: Load, deployment: Deployment, broker: Broker)
     await broker.send_all(made("w", warm_up))
     frames = warm_up * FRAMES_PER_TURN
     await broker.until_records(topics.replies, frames, stalled_s=_STALLED_S, alive=deployment.check_alive)
-    if case.bare is None:  # what sessions and channels tell each other comes after the last frame
-        told = settings.partitions + warm_up * EVENTS_PER_FIRST_TURN
-        await broker.until_records(topics.events, told, stalled_s=_STALLED_S, alive=deployment.check_alive)
     backlog = made("m", turns)
     if case.bare:
         events_before = warm_up * EVENTS_PER_TURN

@@ -22,6 +22,7 @@ from streams.rehydration import LoadedChannel, LoadedSession, Unanswered
 from workers import duck_files, duck_load
 from workers.duck_files import FileKind, FileLockedError
 from workers.duck_writer import BatchWriter
+from workers.scratch import ScratchFolder
 from workers.store_port import StoreError
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class StoreDirectory:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._scratch = ScratchFolder(path / "temp")
         except OSError as error:
             raise StoreError(f"the folder {path} cannot be made: {error}. Set TURNLOG_DATA_DIR to another") from error
         self._path = path
@@ -59,7 +61,7 @@ class StoreDirectory:
             config={
                 "threads": threads,
                 "memory_limit": f"{memory_limit_mb}MB",
-                "temp_directory": str(path / "temp"),
+                "temp_directory": str(self._scratch.path),
                 "wal_autocheckpoint": "1GB",  # a commit must stay short: checkpoints come from here, on purpose
             },
         )
@@ -167,6 +169,7 @@ class StoreDirectory:
         await self.run(self._connection.close)
         self._closed = True
         self._executor.shutdown(wait=False)
+        self._scratch.remove()
 
 
 class DuckPartitionStore:

@@ -24,7 +24,7 @@ from tests.simulation.run import claims_go_on
 SETTINGS = {"max_inbox_requests": "2"}
 NEWER_GENERATION = 1_000_000
 _CLAIMS = 7  #: more than an owner may answer in a generation: see ``claims_go_on``
-_BETWEEN_CLAIMS_S = 0.4
+_BETWEEN_CLAIMS_S = 1.0  #: an idle owner looks at the log twice a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

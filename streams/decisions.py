@@ -190,7 +190,7 @@ def _cancel(session: Session, command: Cancel, policy: Policy) -> list[Fact]:
         return [conflict(command)]
     turn = session.turns.get(command.turn_id or session.running or "")
     if turn is None:
-        which = f"turn {command.turn_id}" if command.turn_id else "a running turn"
+        which = f"turn {command.turn_id}" if command.turn_id else "running turn"
         return [refusal(command, "not_running", f"session {session.session_id} has no {which} to cancel")]
     facts = cancellation(session, turn, "cancelled on request", partial=command.partial, by=command)
     for fact in facts:

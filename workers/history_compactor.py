@@ -100,11 +100,17 @@ class _Run:
             trigger=self.made.trigger,
             model=self.given.policy.summary_model if by_model else None,
             tokens_before=self.made.tokens_before,
-            tokens_after=session_tokens(after),
+            tokens_after=self._as_counted(session_tokens(replace(after, measure=None))),
             usage=self.usage if by_model else Usage(),  # a failed call's is in its failure
             duration_ms=self._duration_ms(),
             request_id=self._request_id,
         )
+
+    def _as_counted(self, estimate: int) -> int:
+        """An estimate by the measure of ``tokens_before``, which a model may have counted otherwise than we do."""
+        before = session_tokens(replace(self.given.history, measure=None))
+        counted = self.made.tokens_before
+        return estimate + counted - before if counted >= before else estimate * counted // before
 
     def failure(self) -> FailHistoryCompaction:
         """The command that says why the model made no summary."""

@@ -18,6 +18,7 @@ class Inbox:
 
     def __init__(self, *, limit: int, ack: Callable[[int], None]) -> None:
         self._records: dict[int, RequestRecord | None] = {}  # None: the topic has no record there
+        self._dropped: set[int] = set()  # delivered when there was no room, and to be acknowledged all the same
         self._limit = limit
         self._ack = ack
         self.covered = -1  #: the confirmed fold covers every request up to here
@@ -41,6 +42,8 @@ class Inbox:
             self._ack(record.offset)
         elif not self.full:
             self._records[record.offset] = record
+        else:
+            self._dropped.add(record.offset)
 
     def put(self, offset: int, record: RequestRecord | None) -> None:
         """Keep what was read from the topic."""
@@ -86,11 +89,23 @@ class Inbox:
     def cover(self, upto: int) -> None:
         """Everything up to here is confirmed: acknowledge it, in order, and forget it."""
         first, self.covered = self.covered + 1, max(self.covered, upto)
+        if self._dropped:
+            self._cover_dropped()
+            return
         few = self.covered - first < len(self._records)
         for offset in range(first, self.covered + 1) if few else sorted(self._records):
             if offset <= self.covered and offset in self._records:
                 del self._records[offset]
                 self._ack(offset)
+
+    def _cover_dropped(self) -> None:
+        """As above, with those that were delivered and had no room: nobody else would acknowledge them."""
+        for offset in sorted({*self._records, *self._dropped}):
+            if offset > self.covered:
+                return
+            self._dropped.discard(offset)
+            self._records.pop(offset, None)
+            self._ack(offset)
 
     def silent_for(self, wanted: int, requests_end: int, now: float) -> float:
         """Seconds since the last delivery while the request ``wanted`` is there and does not come; 0: nothing is amiss.

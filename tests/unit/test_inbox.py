@@ -45,3 +45,20 @@ def test_a_request_that_does_not_come_is_missed_from_the_last_delivery_on(inbox:
     assert inbox.silent_for(6, 7, now=30.0) == 0
     assert inbox.silent_for(7, 7, now=40.0) == 0, "nothing more is there"
     assert inbox.silent_for(7, 8, now=50.0) == 0, "the clock starts when it is first missed"
+
+
+def test_what_was_dropped_for_want_of_room_is_acknowledged_too(acks: list[int]) -> None:
+    """It may be decided already, by the owner before: then nobody reads it again, and the group would wait for it."""
+    inbox = Inbox(limit=2, ack=acks.append)
+    for offset in range(5):
+        inbox.deliver(record(offset))
+    assert len(inbox) == 2
+    inbox.cover(3)
+    assert acks == [0, 1, 2, 3]
+    inbox.put(4, record(4))
+    inbox.cover(4)
+    assert acks == [0, 1, 2, 3, 4], "read again from the topic, acknowledged once"
+    inbox.deliver(record(5))
+    inbox.cover(5)
+    assert acks == [0, 1, 2, 3, 4, 5]
+    assert not inbox._dropped

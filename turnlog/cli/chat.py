@@ -16,6 +16,7 @@ from turnlog.cli.talk import CONNECT_TIMEOUT_S
 from turnlog.errors import TurnlogError
 
 if TYPE_CHECKING:
+    from turnlog.chat_turn import ChatTurn
     from turnlog.client import Client
     from turnlog.replies import FinishedTurn
 
@@ -69,11 +70,14 @@ class _Conversation:
         self._client, self._loop, self._session_id = client, loop, session_id
         self._model, self._timeout_s, self._json = model, timeout_s, json
         self._interactive = output.is_terminal(sys.stdin)
+        self._turn: ChatTurn | None = None
 
     def run(self) -> None:
         """Until the input ends. Piped input: raises the first error; somebody at a terminal may go on after it."""
         if self._interactive:
             output.say(f"session {self._session_id}. {_HELP}")
+        else:
+            output.say(f"session {self._session_id}")
         for line in self._lines():
             if line == "/help":
                 output.say(_HELP)
@@ -84,13 +88,20 @@ class _Conversation:
             except KeyboardInterrupt:
                 if not self._interactive:
                     raise
-                output.say("\nNot waiting any more; the turn goes on, and the next message comes after it.")
+                output.say(f"\nNot waiting any more. {self._what_goes_on()}")
             except TurnlogError as error:
                 if not self._interactive:
                     raise
                 output.say(f"({explain(error)[1]})")
         if self._interactive:
             output.say(f"Go on with it: turnlog chat {self._session_id}")
+
+    def _what_goes_on(self) -> str:
+        from turnlog.replies import NOTHING_HEARD
+
+        if self._turn is not None and self._turn.state == NOTHING_HEARD:
+            return "Nothing was heard of this message yet: `turnlog doctor` finds out why."
+        return "The turn goes on, and the next message comes after it."
 
     def _lines(self) -> Iterator[str]:
         if self._interactive:
@@ -116,7 +127,7 @@ class _Conversation:
     async def _say(self, text: str) -> "FinishedTurn":
         from turnlog.cli.live import LiveTurn, finished_document
 
-        turn = self._client.chat(self._session_id, text, model=self._model, timeout_s=self._timeout_s)
+        turn = self._turn = self._client.chat(self._session_id, text, model=self._model, timeout_s=self._timeout_s)
         live = LiveTurn(_writer())
         async with turn:
             try:

@@ -37,7 +37,12 @@ class Check:
 
 
 def doctor(
-    model: Annotated[str, typer.Option("--model", "-m", help="The model to ask.")] = "echo:",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="The model to ask. Default: the one that a new session gets.", show_default=False
+        ),
+    ] = None,
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", metavar="SECONDS", min=0.1, help="Wait so long for the answer.")
     ] = 30.0,
@@ -70,7 +75,7 @@ def doctor(
     raise typer.Exit(failed.exit_code if failed else EXIT_OK)
 
 
-async def _collect(settings: "Settings", model: str, timeout_s: float, *, quiet: bool) -> list[Check]:
+async def _collect(settings: "Settings", model: str | None, timeout_s: float, *, quiet: bool) -> list[Check]:
     checks = []
     async for check in _examine(settings, model, timeout_s):
         checks.append(check)
@@ -84,7 +89,7 @@ def _print(check: Check) -> None:
     output.print_text(f"{word:<8} {check.name}: {check.detail}")
 
 
-async def _examine(settings: "Settings", model: str, timeout_s: float) -> AsyncIterator[Check]:
+async def _examine(settings: "Settings", model: str | None, timeout_s: float) -> AsyncIterator[Check]:
     """The checks in order, up to the first that everything after it needs."""
     python = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info < _OLDEST_PYTHON:
@@ -138,7 +143,7 @@ async def _topics(settings: "Settings") -> Check:
     return Check(name="topics", ok=True, detail=f"{what} ({state.partition_count} partitions)")
 
 
-async def _worker(settings: "Settings", model: str, request_id: str, timeout_s: float) -> Check:
+async def _worker(settings: "Settings", model: str | None, request_id: str, timeout_s: float) -> Check:
     from turnlog.client import Client
 
     started = time.monotonic()
@@ -157,7 +162,7 @@ async def _worker(settings: "Settings", model: str, request_id: str, timeout_s: 
         code, sentence = explain(error)
         return Check(name="worker", ok=False, detail=f"{sentence} {_ADVICE}", exit_code=code)
     took_ms = (time.monotonic() - started) * 1000
-    return Check(name="worker", ok=True, detail=f"a chat with {model} was answered in {took_ms:.0f} ms")
+    return Check(name="worker", ok=True, detail=f"a chat with {turn.view.model} was answered in {took_ms:.0f} ms")
 
 
 _ADVICE = "(`turnlog up` runs a whole stack, `turnlog worker` one worker; their logs say more)"

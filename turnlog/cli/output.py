@@ -22,6 +22,7 @@ _MAX_CELL = 200
 _NO_WIDTH_LIMIT = 100_000
 _COLUMN_PADDING = 3  #: blank, border, blank
 _MIN_ELASTIC = 10
+_LEAST_COLUMN = 9
 
 
 def printable(text: str) -> str:
@@ -146,6 +147,21 @@ def print_table(
     for row in cells:
         table.add_row(*[Text(cell) for cell in row])
     to.print(table)
+
+
+def print_records(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Rows one below the other, a line for each column: for more columns than a window holds."""
+    to = console()
+    wide = max((cell_len(printable(column)) for column in columns), default=0)
+    for number, row in enumerate(rows, start=1):
+        to.print(Text(f"{'' if number == 1 else chr(10)}row {number}"))
+        for column, value in zip(columns, row, strict=True):
+            to.print(Text(f"  {printable(column):<{wide}}  {_cell(value, _MAX_CELL)}"))
+
+
+def too_wide(columns: Sequence[str]) -> bool:
+    """Do so many columns leave too little of the window for each?"""
+    return len(columns) * _LEAST_COLUMN > console().width
 
 
 def _left_over(columns: Sequence[str], cells: Sequence[Sequence[str]], elastic: int, width: int) -> int:

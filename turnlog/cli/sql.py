@@ -47,6 +47,8 @@ def sql(
     elif statement.lstrip()[:7].lower() == "explain":
         for row in result.rows:
             output.print_text(str(row[-1]))
+    elif output.too_wide(result.columns):
+        output.print_records(result.columns, result.rows)
     else:
         first = result.rows[0] if result.rows else ()
         numbers = {name for name, value in zip(result.columns, first, strict=False) if _is_number(value)}

@@ -12,6 +12,7 @@ class Group:
         self.generation = 0
         self.number = 0  #: of the group itself: a deleted one comes back as another
         self.committed = [0] * world.partition_count
+        self._told: dict[tuple[str, tuple[int, int], int], int] = {}
         self.tell: Callable[[], None] = lambda: None
         self._world = world
         self._members: list[str] = []
@@ -59,6 +60,8 @@ class Group:
 
     def commit(self, name: str, state: tuple[int, int], partition: int, offset: int) -> None:
         """The broker takes it from a member of this generation only."""
-        if state == self.state and name in self._members:
+        told = self._told.get((name, state, partition), -1)
+        if state == self.state and name in self._members and offset > told:  # one connection: nothing overtakes
+            self._told[name, state, partition] = offset
             self.committed[partition] = offset
             self._world.commit(partition, offset)

@@ -155,7 +155,7 @@ class Simulation:
         logger.setLevel(logging.ERROR)
         try:
             problems = self._play()
-            history = self._history()
+            history, late = self._history(), self._group_offsets()
             self.world.closed = True
             unheard = [
                 f"a task died: {type(task.exception()).__name__}: {task.exception()}"
@@ -174,7 +174,7 @@ class Simulation:
         anomalies += [*claims_go_on(history), *check_turns(history)]
         anomalies += check_history_compactions(history, self.bounds.history)
         if history.drained:
-            anomalies += [*self._group_offsets(), *check_lifecycle(history.log)]
+            anomalies += [*late, *check_lifecycle(history.log)]
         return Outcome(
             seed=self.seed,
             anomalies=anomalies,

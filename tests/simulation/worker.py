@@ -198,6 +198,7 @@ class SimWorker:
         self.boots = 0
         self._positions: dict[int, int] = {}
         self._acked: dict[int, int] = {}
+        self._committed: dict[int, int] = {}  #: of this assignment: what is acknowledged again moves nothing back
         self._rejoining = False
 
     def boot(self) -> None:
@@ -205,7 +206,7 @@ class SimWorker:
         self.boots += 1
         self.alive = True
         self.known = (0, -1)  #: the group as this member knows it
-        self._positions, self._acked = {}, {}
+        self._positions, self._acked, self._committed = {}, {}, {}
         self._rejoining = False
         self.disk.after_crash()
         self.lane = self.world.loop.new_lane(f"{self.name}.{self.boots}")
@@ -282,7 +283,7 @@ class SimWorker:
         try:
             while self.known != self._group.state:
                 self.service.revoked()
-                self._positions, self._acked = {}, {}
+                self._positions, self._acked, self._committed = {}, {}, {}
                 await asyncio.sleep(self.world.latency(0.05))
                 if not self._group.is_member(self.name):
                     self._group.enter(self.name)
@@ -341,5 +342,6 @@ class SimWorker:
     def _commit(self, partition: int) -> None:
         if partition not in self._acked:
             return  # revoked meanwhile
-        offset = self._acked.pop(partition) + 1
+        offset = max(self._acked.pop(partition) + 1, self._committed.get(partition, 0))
+        self._committed[partition] = offset
         self.world.loop.in_world(self.world.latency(), self._group.commit, self.name, self.known, partition, offset)

@@ -335,6 +335,8 @@ class SimWorker:
 
     def _ack(self, partition: int, offset: int) -> None:
         """Acknowledgements come in order, so the highest one says it all: the boldest way to commit."""
+        if partition not in self._positions:
+            return  # Faust commits what is assigned to it
         if partition not in self._acked:
             self.soon(lambda: self._commit(partition), self.world.rng.uniform(0.0, 0.3))
         self._acked[partition] = max(self._acked.get(partition, -1), offset)

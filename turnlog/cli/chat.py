@@ -43,7 +43,10 @@ def chat(
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     from turnlog.client import Client
 
-    session_id = session_id or f"cli-{uuid.uuid4().hex[:8]}"
+    if session_id is None:
+        session_id = f"cli-{uuid.uuid4().hex[:8]}"
+        if not output.is_terminal(sys.stdin):
+            output.say(f"session {session_id}")
     # In a thread, its connections live on while this one waits for somebody to type.
     with BackgroundLoop() as loop:
         client = Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S)
@@ -76,8 +79,6 @@ class _Conversation:
         """Until the input ends. Piped input: raises the first error; somebody at a terminal may go on after it."""
         if self._interactive:
             output.say(f"session {self._session_id}. {_HELP}")
-        else:
-            output.say(f"session {self._session_id}")
         for line in self._lines():
             if line == "/help":
                 output.say(_HELP)

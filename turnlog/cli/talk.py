@@ -58,8 +58,6 @@ def send(
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     if text == "-":
         text = sys.stdin.read()
-    if not text.strip():
-        raise typer.BadParameter("The text is empty.")
     asked = {"request_id": request_id, "model": model, "on_busy": on_busy.value}
     if wait:
         asyncio.run(_send_and_wait(settings, session_id, text, asked, timeout_s=timeout_s, json=json))

@@ -20,7 +20,7 @@ from workers.ports import Outbox, Sent
 
 RESEND_S = 5.0  #: after the first sending; doubles
 RESEND_MAX_S = 300.0
-MAX_RESENDS = 50  #: of one partition, each time somebody looks
+MAX_RESENDS = 20  #: of one partition, each time somebody looks
 _MAX_LOOKS = 5_000  #: a few milliseconds
 
 _Key = tuple[str, str]  #: kind and id of the source

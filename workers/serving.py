@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _MAX_OUTCOMES = 500
 _MAX_UNSAVED_BATCHES = 20  #: then the partition waits for its store
 _BEHIND_FACTOR = 12
+_BACKLOG_REQUESTS = 20
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
 
 
@@ -381,7 +382,8 @@ class Serving:
 
     async def upkeep(self) -> None:
         """What is to be done now and then: forwards that nobody received, streams that nobody uses."""
-        self._forwarder.resend()
+        if len(self._inbox) < _BACKLOG_REQUESTS:  # else what we wait for waits behind others, here or there
+            self._forwarder.resend()
         await self.resident.reap()
 
     async def close(self) -> None:

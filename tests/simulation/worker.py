@@ -293,7 +293,7 @@ class SimWorker:
                 await self.service.assigned(assigned, self.known[1])
                 if self.known == self._group.state:
                     self._positions = {p: self._start_position(p) for p in assigned}
-                    self._committed = dict(self._positions)
+                    self._committed = {p: self._group.committed[p] for p in assigned}
         finally:
             self._rejoining = False
         for partition in self._positions:

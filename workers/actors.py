@@ -16,10 +16,10 @@ from streams.session_commands import CompleteTurn, SessionCommand
 from workers.crash_points import crash_point
 from workers.history_compactor import HistoryCompactor
 from workers.runners.base import Runner, RunnerError
+from workers.runners.closing import CLOSE_TIMEOUT_S, close_runner
 from workers.turn_attempt import ActorLimits, TurnAttempt, TurnHost
 
 log = logging.getLogger(__name__)
-_CLOSE_TIMEOUT_S = 5.0
 
 
 class SessionActor:
@@ -102,18 +102,14 @@ class SessionActor:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT_S)
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
         await self.close_runner()
 
     async def close_runner(self) -> None:
         """Free the runner; the next turn makes a new one."""
         runner, self._runner = self._runner, None
         if runner is not None:
-            try:
-                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                    await runner.aclose()
-            except Exception as error:
-                log.warning("closing a runner failed: %s", type(error).__name__, extra={"session": self.session_id})
+            await close_runner(runner, self.session_id)
 
     async def _runner_for(self, model: str) -> Runner:
         if self._runner is not None and (self._fresh_runner or self._model != model or not self._runner.alive):

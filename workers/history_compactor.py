@@ -32,9 +32,9 @@ from streams.summary_prompt import SummaryPrompt, UnusableSummaryError, summary_
 from streams.summary_truncation import truncation_summary
 from workers.crash_points import crash_point
 from workers.runners.base import AssistantMessage, Runner, RunnerError, TextDelta, TurnInput, UsageReport
+from workers.runners.closing import close_runner
 
 log = logging.getLogger(__name__)
-_CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,12 +261,5 @@ class HistoryCompactor:
                     await close()
         finally:
             run.usage = added(run.usage, usage)
-            await self._close(runner)
+            await close_runner(runner, self._session_id)
         return message if message is not None else "".join(pieces), False
-
-    async def _close(self, runner: Runner) -> None:
-        try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await runner.aclose()
-        except Exception as error:
-            log.warning("closing a runner failed: %s", type(error).__name__, extra={"session": self._session_id})

@@ -30,7 +30,7 @@ from streams.replies import (
 from streams.session import Fact, Session, evolve
 from streams.session_commands import Cancel, Refuse
 from streams.tokens import Weights, measured_prompt, prompt_tokens, with_margin
-from streams.turn import Answer, ReplyAddress
+from streams.turn import ReplyAddress
 from workers.actors import SessionActor
 from workers.history_compactor import CompactionInput
 from workers.requests import Query, StreamCommand
@@ -117,11 +117,8 @@ class LiveSession:
         answer = known_answer(self.session, request_id, digest)
         if answer is None or (facts and answer.kind == "refused"):  # a refusal's frame is its fact's
             return []
-        reply = self._again(answer, request_id, getattr(command, "reply", ReplyAddress()))
+        reply = reply_again(answer, request_id, getattr(command, "reply", ReplyAddress()), self.history)
         return [reply] if reply is not None else []
-
-    def _again(self, answer: Answer, request_id: str, address: ReplyAddress) -> Reply | None:
-        return reply_again(answer, request_id, address, self.history)
 
     def _answer_query(self, query: Query, policy: Policy) -> Reply:
         frame: fr.Frame
@@ -153,7 +150,7 @@ class LiveSession:
     def answer_of(self, request_id: str, command_hash: str) -> Reply | None:
         """The answer that a request has in the log, to where it was asked."""
         answer = known_answer(self.session, request_id, command_hash)
-        return None if answer is None else self._again(answer, request_id, answer.reply)
+        return None if answer is None else reply_again(answer, request_id, answer.reply, self.history)
 
     def partial_text(self) -> str:
         """What the running turn has said since its last message."""

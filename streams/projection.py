@@ -48,6 +48,11 @@ def touched(events: Iterable[LoggedEvent]) -> set[StreamKey]:
     return {_key(logged) for logged in events if logged.header.stream_kind in (ev.SESSION, ev.CHANNEL)}
 
 
+def begun(events: Iterable[LoggedEvent]) -> set[StreamKey]:
+    """The streams whose first event is one of these: no earlier event belongs to them."""
+    return {_key(logged) for logged in events if logged.header.stream_version == 1}
+
+
 def _key(logged: LoggedEvent) -> StreamKey:
     return logged.partition, logged.header.stream_kind, logged.header.stream_id
 

@@ -24,7 +24,9 @@ _TOPIC_POLL_S = 0.1
 
 def unreachable(settings: Settings, what: str, error: BaseException) -> BrokerUnreachableError:
     """The error for a broker that does not answer, with what to check."""
-    detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    name = type(error).__name__
+    text = str(error).removeprefix(f"{name}: ")  # aiokafka's errors begin with their name
+    detail = f"{name}: {text}" if text else name
     return BrokerUnreachableError(
         f"{what} at {settings.bootstrap_server} ({detail}). Is the broker running there? "
         "Start one with `turnlog up`, or name yours with --bootstrap-server or TURNLOG_BOOTSTRAP_SERVER. "

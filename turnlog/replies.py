@@ -148,7 +148,8 @@ class TurnView:
         if self.attempt:
             return f"started (attempt {self.attempt}, model {self.model})"
         if self.queued_turns is not None:
-            return f"accepted, not started, {self.queued_turns} turns before it"
+            turns = "turn" if self.queued_turns == 1 else "turns"
+            return f"accepted, not started, {self.queued_turns} {turns} before it"
         return NOTHING_HEARD
 
     def feed(self, reply: ReplyFrame) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import duckdb
 
-from streams.projection import project, touched
+from streams.projection import begun, project, touched
 from streams.projection_state import State, StreamKey
 from streams.reader_rule import LoggedEvent, LogPosition
 from workers import duck, duck_load
@@ -52,7 +52,8 @@ class BatchWriter:
         keys = touched(events)
         for key in keys & self._states.keys():
             self._states.move_to_end(key)
-        self._states.update(duck_load.load_states(self._connection, keys - self._states.keys()))
+        stored = keys - self._states.keys() - begun(events)
+        self._states.update(duck_load.load_states(self._connection, stored))
         changes = project(events, self._states, keep_raw_events=self._analysts)
         with duck.transaction(self._connection):
             duck.write_changes(self._connection, changes, analysts=self._analysts)

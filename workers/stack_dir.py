@@ -21,6 +21,10 @@ class StackError(RuntimeError):
     """The development stack cannot go on; the message says why and what to do."""
 
 
+class DataDirError(StackError):
+    """The data directory cannot be used: a usage error."""
+
+
 class StackInUseError(StackError):
     """Another supervisor works on the data directory: a usage error."""
 
@@ -43,9 +47,17 @@ class StackDir:
         self._lock: IO[str] | None = None
 
     def take(self) -> None:
-        """Become the supervisor of this directory; raises StackInUseError while another one lives."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        lock = (self.data_dir / "stack.lock").open("a+")
+        """Become the supervisor of this directory.
+
+        Raises DataDirError when it cannot be made or written, StackInUseError while another supervisor lives.
+        """
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            lock = (self.data_dir / "stack.lock").open("a+")
+        except OSError as error:
+            raise DataDirError(
+                f"The folder {self.data_dir} cannot be used: {error.strerror or error}. Name another with --data-dir."
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

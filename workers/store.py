@@ -33,7 +33,11 @@ _OF_PROCESS = re.compile(r"p\d+\.(\d+)(-\d+)?\.duckdb")
 _HAND_OVER_POLL_S = 0.05
 _MAX_OWN_FILES = 16  #: of one partition in one process, while others hold the usual one
 _MAX_CACHED_SESSIONS = 2_000  #: of one partition
-_CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
+# What is not checkpointed is held in memory at many times its size; a checkpoint rewrites what changed, at worst the
+# whole file: a threshold that grows with the file keeps both in proportion.
+_MIN_CHECKPOINT_WAL_BYTES = 2 * 1024 * 1024
+_MAX_CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
+_CHECKPOINT_WAL_OF_FILE = 1 / 8
 
 
 class StoreDirectory:
@@ -241,8 +245,13 @@ class DuckPartitionStore:
     def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
         self._writer.commit(events, {self._partition: position})
         wal = duck_files.wal_of(self.file)
-        if wal.exists() and wal.stat().st_size > _CHECKPOINT_WAL_BYTES:
+        if wal.exists() and wal.stat().st_size > self._checkpoint_wal_bytes():
             self._checkpoint()
+
+    def _checkpoint_wal_bytes(self) -> float:
+        """Above this size of the write-ahead log, it is folded into the file."""
+        wanted = self.file.stat().st_size * _CHECKPOINT_WAL_OF_FILE
+        return min(max(wanted, _MIN_CHECKPOINT_WAL_BYTES), _MAX_CHECKPOINT_WAL_BYTES)
 
     def _checkpoint(self) -> None:
         self._cursor.execute(f"CHECKPOINT {self._alias}")

@@ -22,7 +22,7 @@ from workers.broker_files import BrokerError
 from workers.broker_ports import PortTakenError
 from workers.config import Settings
 from workers.kafka_python import BrokerUnreachableError
-from workers.stack_dir import StackError, StackInUseError
+from workers.stack_dir import DataDirError, StackError, StackInUseError
 from workers.topics_admin import TopicsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,6 +220,7 @@ def settings_error() -> ValidationError:
         (PortTakenError("x"), 2),
         (DataDirInUseError("x"), 2),
         (StackInUseError("x"), 2),
+        (DataDirError("x"), 2),
         (errors.BrokerUnreachableError("x"), 3),
         (BrokerError("x"), 3),
         (errors.NotFoundError("x"), 4),

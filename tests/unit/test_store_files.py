@@ -1,6 +1,7 @@
 """The worker's DuckDB files: held by others, broken, of another version or log, killed in the middle."""
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -346,3 +347,38 @@ async def test_closing_folds_the_write_ahead_logs_in(tmp_path: Path) -> None:
     assert not any(wal_of(store.file).exists() for store in stores)
     with pytest.raises(StoreError, match="closed"):
         await directory.open(0)
+
+
+async def test_the_write_ahead_log_is_folded_in_before_it_gets_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = 64 * 1024
+    monkeypatch.setattr("workers.store._MIN_CHECKPOINT_WAL_BYTES", bound)
+    monkeypatch.setattr("workers.store._CHECKPOINT_WAL_OF_FILE", 0)
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    store = await directory.open(0)
+    log = random_log(5, 400)
+    lengths = []
+    for events, position in accepted_batches(log.records, 20):
+        await store.write(events, position)
+        wal = wal_of(store.file)
+        lengths.append(wal.stat().st_size if wal.exists() else 0)
+    assert max(lengths) <= bound
+    assert sum(later < earlier for earlier, later in itertools.pairwise(lengths)) > 1
+    assert await store.load(log.sessions) == log.expected()
+    await directory.close()
+
+
+async def test_a_file_with_blocks_of_another_size_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("workers.duck_files._WORKER_BLOCK_BYTES", 256 * 1024)
+        directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+        await filled(directory)
+        await directory.close()
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    store = await directory.open(0)
+    assert store.position == LogPosition()
+    assert len(list((tmp_path / "aside").glob("p0000.*.duckdb"))) == 1
+    await store.close()
+    assert await (await filled(directory)).load(LOG.sessions) == LOG.expected()
+    await directory.close()

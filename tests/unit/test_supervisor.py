@@ -17,7 +17,7 @@ from tests.fake_children import fake_child
 from tests.waiting import eventually, until
 from workers.json_file import read_json
 from workers.stack import Stack, child_environment, child_specs
-from workers.stack_dir import ProcessRecord, StackDir, StackInUseError, identify
+from workers.stack_dir import DataDirError, ProcessRecord, StackDir, StackInUseError, identify
 from workers.supervisor import ChildFailedError, ChildSpec, Limits
 
 FAST = Limits(
@@ -204,6 +204,12 @@ async def test_children_are_out_of_reach_of_the_terminal_s_ctrl_c(bench: Bench) 
         pid = bench.pid("worker-1")
         assert pid is not None
         assert os.getpgid(pid) == os.getsid(pid) == pid
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataDirError, match=r"file/data cannot be used: Not a directory\. Name another with --data-dir"):
+        StackDir(tmp_path / "file" / "data").take()
 
 
 def test_one_directory_has_one_supervisor(bench: Bench) -> None:

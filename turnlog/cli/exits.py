@@ -14,6 +14,7 @@ from turnlog.errors import (
 #: Errors of other modules: exit code by module and class name. Subclasses stand before their base.
 _CODES: tuple[tuple[str, str, int], ...] = (
     ("workers.stack_dir", "StackInUseError", EXIT_USAGE),
+    ("workers.stack_dir", "DataDirError", EXIT_USAGE),
     ("workers.stack_dir", "StackError", EXIT_FAILED),
     ("workers.broker_ports", "PortTakenError", EXIT_USAGE),
     ("workers.broker_dir", "DataDirInUseError", EXIT_USAGE),

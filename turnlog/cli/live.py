@@ -114,7 +114,7 @@ def _detail(frame: object) -> str:
         case TurnStarted(model=model):
             return model
         case TurnAccepted(queued_turns=before):
-            return f"{before} turns before it" if before else ""
+            return f"{before} {'turn' if before == 1 else 'turns'} before it" if before else ""
         case ToolCallStarted(call=call):
             return f"{call.name}({call.arguments})"
         case MessageStored() as message:

@@ -104,7 +104,8 @@ def list_(
         output.print_json(document)
         return
     print_sessions(page.sessions)
-    shown = f"{len(page.sessions)} of {page.total} sessions" if page.next_after or after else f"{page.total} sessions"
+    total = f"{page.total} session{'' if page.total == 1 else 's'}"
+    shown = f"{len(page.sessions)} of {total}" if page.next_after or after else total
     more = f"; more: --after {page.next_after}" if page.next_after else ""
     output.say(f"{shown}{more}; {snapshot_age(path)}")
 

@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     # ---- stores
     store_commit_interval_s: float = 5.0  #: a commit costs about 15 ms of CPU, for each partition
     store_batch_events: int = 5_000
-    store_memory_mb: int = Field(default=512, ge=64)  #: that DuckDB may use in a worker, for all partitions together
+    store_memory_mb: int = Field(default=256, ge=64)  #: that DuckDB may use in a worker, for all partitions together
     publish_interval_s: float = 2.0  #: of the analysts' snapshot
 
     # ---- logging

@@ -44,7 +44,7 @@ class StoreDirectory:
     """The stores of one worker, in one folder."""
 
     def __init__(
-        self, path: Path, *, deployment: str, threads: int = 1, memory_limit_mb: int = 1024, hand_over_s: float = 2.0
+        self, path: Path, *, deployment: str, threads: int = 1, memory_limit_mb: int = 256, hand_over_s: float = 2.0
     ) -> None:
         """``deployment`` names cluster and topics: files of another one are moved aside.
 
@@ -65,6 +65,7 @@ class StoreDirectory:
             config={
                 "threads": threads,
                 "memory_limit": f"{memory_limit_mb}MB",
+                "allocator_flush_threshold": "16MB",  # the default keeps 128 MB of freed memory, beside the limit
                 "temp_directory": str(self._scratch.path),
                 "wal_autocheckpoint": "1GB",  # a commit must stay short: checkpoints come from here, on purpose
             },

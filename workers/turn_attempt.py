@@ -62,15 +62,23 @@ class ActorLimits:
 
 
 class DeltaBuffer:
-    """The first piece goes out at once, then at most one frame per interval; pieces in between are joined."""
+    """The first piece goes out at once, then at most one frame per interval; pieces in between are joined.
 
-    def __init__(self, interval_s: float, send: Callable[[str, bool], None]) -> None:
+    It knows nothing of its attempt: in a cycle, both would keep their history until the collector comes by.
+    """
+
+    def __init__(self, interval_s: float, host: TurnHost) -> None:
         self._interval_s = interval_s
-        self._send = send
+        self._host = host
+        self._turn: TurnInput | None = None
         self._text = ""
         self._reasoning = False
         self._timer: asyncio.TimerHandle | None = None
         self._next_at = 0.0
+
+    def begin(self, turn: TurnInput) -> None:
+        """What comes from here on is said in this turn."""
+        self._turn = turn
 
     def add(self, text: str, *, reasoning: bool) -> None:
         """Take a piece."""
@@ -92,10 +100,11 @@ class DeltaBuffer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._text:
+        if self._text and self._turn is not None:
             text, self._text = self._text, ""
             self._next_at = asyncio.get_running_loop().time() + self._interval_s
-            self._send(text, self._reasoning)
+            frame = fr.ReasoningDelta(text=text) if self._reasoning else fr.TextDelta(text=text)
+            self._host.send_delta(self._turn, frame)
 
     def close(self) -> None:
         """Drop what waits: its turn goes on elsewhere."""
@@ -120,7 +129,6 @@ class TurnAttempt:
         self.attempt = attempt
         self.partial_text = ""
         self._session_id = session_id
-        self._turn: TurnInput | None = None
         self._next_seq = next_message_seq
         self._last_seq: int | None = None
         self._open_calls: tuple[ToolCall, ...] = ()
@@ -129,12 +137,7 @@ class TurnAttempt:
         self._host = host
         self._limits = limits
         self._held: RecordMessage | None = None
-        self.deltas = DeltaBuffer(limits.delta_interval_s, self._send_delta)
-
-    def _send_delta(self, text: str, reasoning: bool) -> None:
-        frame = fr.ReasoningDelta(text=text) if reasoning else fr.TextDelta(text=text)
-        if self._turn is not None:
-            self._host.send_delta(self._turn, frame)
+        self.deltas = DeltaBuffer(limits.delta_interval_s, host)
 
     def failure(self, code: str, reason: str, retryable: bool, seconds: float) -> FailAttempt:
         """The command that ends this attempt."""
@@ -176,7 +179,7 @@ class TurnAttempt:
 
     def _begin(self, turn: TurnInput) -> None:
         """Where the runner goes on, and how much it may add."""
-        self._turn = turn
+        self.deltas.begin(turn)
         self._earlier = self.usage
         if self._last_seq is None:
             self._last_seq = self._next_seq + self._limits.max_turn_messages - len(turn.turn_messages)

@@ -1,7 +1,8 @@
 """``python -m benchmarks.memory``: does a worker's memory follow the sessions that are in use, or all that ever were?
 
 Every session has one turn in a pass, and is idle then: its runner is closed and its state leaves memory once the store
-has it. The second pass finds every session again in the store. What it adds to the worker's resident memory is what
+has it. Sessions come in groups, each when the worker is done with the one before: what a backlog costs is another
+question. The second pass finds every session again in the store. What it adds to the worker's resident memory is what
 sessions leave behind for good. The exit code is 1 when that is more than ``--limit-percent``.
 """
 
@@ -30,6 +31,8 @@ _STORE_INTERVAL_S = 1.0
 _CHUNK = 5_000
 _SETTLED_WITHIN = 0.005
 _SETTLE_LIMIT_S = 60.0
+_QUIET_S = 1.0
+_POLL_S = 0.2
 
 
 def main(argv: list[str]) -> int:
@@ -115,8 +118,20 @@ async def _one_pass(deployment: Deployment, broker: Broker, process: psutil.Proc
             stalled_s=_STALLED_S,
             alive=deployment.check_alive,
         )
+        await _quiet(broker, settings.topics.events)
         peak = max(peak, process.memory_info().rss)
     return peak
+
+
+async def _quiet(broker: Broker, events: str) -> None:
+    """Wait until no event comes any more: new sessions tell their channels, after their turns have been answered."""
+    last, since = -1, time.monotonic()
+    async with asyncio.timeout(_STALLED_S):
+        while time.monotonic() - since < _QUIET_S:
+            found = await broker.records(events)
+            if found != last:
+                last, since = found, time.monotonic()
+            await asyncio.sleep(_POLL_S)
 
 
 async def _settled(process: psutil.Process) -> int:

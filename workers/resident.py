@@ -4,7 +4,9 @@ Memory is the authority for what is here; the store for everything else, since a
 store has passed its last event.
 """
 
+import asyncio
 from collections.abc import Collection, Iterable
+from typing import TypeVar
 
 from schemas.events import SESSION
 from streams.channel import Channel
@@ -13,7 +15,8 @@ from workers.live import Live, LiveChannel, LiveSession
 from workers.parts import WorkerParts
 from workers.store_port import PartitionStore
 
-_LOAD_BATCH = 200
+_BATCH = 200  #: streams that are loaded, or runners that are closed, together
+T = TypeVar("T")
 
 
 class Resident:
@@ -66,21 +69,26 @@ class Resident:
                 self.channels[name] = live
 
     async def reap(self) -> None:
-        """Close idle and dead runners; forget idle streams that the store has."""
-        for session_id, live in list(self.sessions.items()):
-            if live.actor is not None and live.actor.runner_is_dead and not live.busy:
-                await live.actor.close_runner()
-            if not self._idle(live):
-                continue
-            if live.actor is not None:
-                actor, live.actor = live.actor, None
-                await actor.stop()
-            # Closing took its time: the session may be at work again.
-            if self._idle(live) and live.last_offset < self._store.position.next_offset:
-                self.sessions.pop(session_id, None)
+        """Close idle and dead runners, many at a time; forget idle streams that the store has."""
+        dead = [live for live in self.sessions.values() if live.actor is not None and live.actor.runner_is_dead]
+        for some in _parts_of(dead):
+            await asyncio.gather(*(live.actor.close_runner() for live in some if live.actor and not live.busy))
+        for part in _parts_of([live for live in self.sessions.values() if self._idle(live)]):
+            await self._reap_sessions(part)
         for name, channel in list(self.channels.items()):
             if self._idle(channel) and channel.last_offset < self._store.position.next_offset:
                 self.channels.pop(name, None)
+
+    async def _reap_sessions(self, lives: list[LiveSession]) -> None:
+        actors = []
+        for live in lives:
+            if live.actor is not None and self._idle(live):
+                actors.append(live.actor)
+                live.actor = None
+        await asyncio.gather(*(actor.stop() for actor in actors))
+        for live in lives:  # closing took its time: some may be at work again
+            if self._idle(live) and live.last_offset < self._store.position.next_offset:
+                self.sessions.pop(live.stream_id, None)
 
     def _idle(self, live: Live) -> bool:
         if (live.kind, live.stream_id) in self._in_use or live.busy:
@@ -88,5 +96,5 @@ class Resident:
         return live.last_used < self._parts.now() - self._parts.limits.idle_timeout_s
 
 
-def _parts_of(names: list[str]) -> Iterable[list[str]]:
-    return (names[start : start + _LOAD_BATCH] for start in range(0, len(names), _LOAD_BATCH))
+def _parts_of(all_of_them: list[T]) -> Iterable[list[T]]:
+    return (all_of_them[start : start + _BATCH] for start in range(0, len(all_of_them), _BATCH))

@@ -41,7 +41,7 @@ from workers.unsaved import Unsaved
 
 log = logging.getLogger(__name__)
 _MAX_OUTCOMES = 500
-_MAX_UNSAVED_BATCHES = 20  #: then the partition waits for its store
+_MAX_UNSAVED_BATCHES = 4  #: then the partition waits for its store
 _BEHIND_FACTOR = 12
 _BACKLOG_REQUESTS = 20
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)

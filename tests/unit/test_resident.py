@@ -88,6 +88,34 @@ async def test_what_the_store_has_not_stays_but_its_runner_goes() -> None:
     assert not memory.resident.sessions
 
 
+async def test_slow_runners_do_not_wait_for_each_other() -> None:
+    memory = Memory()
+    all_closing = asyncio.Barrier(3)
+    closed = []
+
+    class SlowToClose:
+        alive = True
+
+        async def aclose(self) -> None:
+            await all_closing.wait()
+            closed.append(self)
+
+    for name in ("a", "b", "c"):
+        session = await memory.with_a_turn(name)
+        session.actor._runner = SlowToClose()  # type: ignore[assignment]
+    memory.now = IDLE_S + 1
+    await memory.resident.reap()
+    assert len(closed) == 3
+    assert not memory.resident.sessions
+    for name in ("a", "b", "c"):
+        session = await memory.with_a_turn(name)
+        session.actor._runner = SlowToClose()  # type: ignore[assignment]
+        session.actor._runner.alive = False  # type: ignore[misc]
+    await memory.resident.reap()
+    assert len(closed) == 6
+    assert len(memory.resident.sessions) == 3
+
+
 async def test_what_is_at_work_or_in_use_stays() -> None:
     memory = Memory()
     session = await memory.with_a_turn()

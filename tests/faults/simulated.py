@@ -11,7 +11,7 @@ from typing import Any
 
 from workers.launch import launch_argv
 
-CHUNK = 1000
+CHUNK = 500
 PROCESSES = 2
 #: They take the time that the rounds leave: whoever is killed and restarted goes first.
 _NICE = ("nice", "-n", "10")

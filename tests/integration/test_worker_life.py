@@ -12,7 +12,14 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from schemas.events import MessageStored, PartitionClaimed, TurnCompleted, TurnStarted
+from schemas.events import (
+    CommandForwarded,
+    ForwardDelivered,
+    MessageStored,
+    PartitionClaimed,
+    TurnCompleted,
+    TurnStarted,
+)
 from streams.topics import partition_of
 from tests.deployment import START_S, Deployment, Wire, eventually_async, serving
 from tests.waiting import eventually, until
@@ -66,7 +73,14 @@ async def some_turns(deployment: Deployment) -> None:
     """A worker that came, served and went."""
     async with serving(deployment) as (worker, wire):
         await chats(wire, "first")
+        await eventually_async(lambda: all_is_told(deployment), "the channels have heard of their sessions", START_S)
         assert await asyncio.to_thread(worker.stop) == 0
+
+
+async def all_is_told(deployment: Deployment) -> bool:
+    """No stream has anything to tell another one: else the next worker has something to write at once."""
+    kinds = [type(event.payload) for events in (await deployment.accepted()).values() for event in events]
+    return kinds.count(CommandForwarded) == kinds.count(ForwardDelivered)
 
 
 # ---- what it does not start on

@@ -60,6 +60,11 @@ class SessionActor:
         return self._turn_task is not None and not self._turn_task.done()
 
     @property
+    def awaits_end(self) -> bool:
+        """Is there an attempt whose end the log has not confirmed?"""
+        return self._turn_runs and self._attempt is not None and not self._attempt.ended
+
+    @property
     def busy(self) -> bool:
         """Is a turn or a history compaction running (or coming to its end)?"""
         return bool(self._tasks)
@@ -140,6 +145,7 @@ class SessionActor:
                 await self.close_runner()
             crash_point("actor.before_terminal")
             await self._host.submit(self.session_id, [*attempt.take_held(), ending])
+            attempt.ended = True
             if isinstance(ending, CompleteTurn):  # while nobody waits for it, if it can be
                 async with self._running:
                     await self._compact_if_due()

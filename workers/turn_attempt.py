@@ -128,6 +128,7 @@ class TurnAttempt:
         self.turn_id = turn_id
         self.attempt = attempt
         self.partial_text = ""
+        self.ended = False  #: the log has confirmed its end
         self._session_id = session_id
         self._next_seq = next_message_seq
         self._last_seq: int | None = None

@@ -124,7 +124,10 @@ async def _one_pass(deployment: Deployment, broker: Broker, process: psutil.Proc
 
 
 async def _quiet(broker: Broker, events: str) -> None:
-    """Wait until no event comes any more: new sessions tell their channels, after their turns have been answered."""
+    """Wait until no event comes any more: new sessions tell their channels, after their turns have been answered.
+
+    ``Broker.until_told`` knows it for sure, but reads the whole log: too much after every group.
+    """
     last, since = -1, time.monotonic()
     async with asyncio.timeout(_STALLED_S):
         while time.monotonic() - since < _QUIET_S:

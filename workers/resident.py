@@ -96,5 +96,5 @@ class Resident:
         return live.last_used < self._parts.now() - self._parts.limits.idle_timeout_s
 
 
-def _parts_of(all_of_them: list[T]) -> Iterable[list[T]]:
-    return (all_of_them[start : start + _BATCH] for start in range(0, len(all_of_them), _BATCH))
+def _parts_of(items: list[T]) -> Iterable[list[T]]:
+    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))

@@ -329,3 +329,34 @@ async def test_stopping_cancels_all_that_waits() -> None:
     await session.actor.stop()
     assert not session.actor.busy
     assert all(not runner.alive for runner in session.runners)
+
+
+async def test_a_turn_awaits_its_end_until_the_log_has_it_and_not_for_the_compaction_behind_it() -> None:
+    """What a draining worker waits for: an end that is decided may still be on its way to the log."""
+    at_summary, confirm = asyncio.Event(), asyncio.Event()
+
+    class SlowLog(OneSession):
+        async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
+            await super().submit(session_id, commands)
+            await confirm.wait()
+
+    async def held(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        at_summary.set()
+        await asyncio.Event().wait()
+        yield TextDelta(text="never")
+
+    session = SlowLog(fast=held, limits=replace(LIMITS, summary_timeout_s=60.0))
+    session.chat("question")
+    await eventually(lambda: "TurnCompleted" in session.kinds, "its end is decided")
+    assert session.live.session.running is None
+    assert session.actor.awaits_end
+    confirm.set()
+    await eventually(lambda: not session.actor.awaits_end, "its end is confirmed")
+    for number in range(6):
+        if not at_summary.is_set():
+            session.chat(f"question {number}")
+            await eventually(lambda: at_summary.is_set() or not session.actor.busy, "it has ended")
+    assert at_summary.is_set()
+    assert not session.actor.awaits_end
+    assert session.actor.busy
+    await session.actor.stop()

@@ -80,6 +80,11 @@ class LiveSession:
         owes = session.open_turns or session.outbox or session.owed_runs
         return bool(owes or (self.actor is not None and self.actor.busy))
 
+    @property
+    def turn_at_work(self) -> bool:
+        """Has a turn a runner, or is its end on its way to the log? Decided is not confirmed."""
+        return self.session.running is not None or (self.actor is not None and self.actor.awaits_end)
+
     def become(self, state: Session) -> None:
         """Take the state that a recorded decision leads to."""
         self.forwards = self.forwards or bool(state.outbox)

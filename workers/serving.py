@@ -152,11 +152,8 @@ class Serving:
 
     @property
     def running_turns(self) -> int:
-        """Turns that have a runner at work, or whose end is on its way to the log: decided is not confirmed."""
-        return sum(
-            live.session.running is not None or (live.actor is not None and live.actor.awaits_end)
-            for live in self.resident.sessions.values()
-        )
+        """Sessions with a turn at work."""
+        return sum(live.turn_at_work for live in self.resident.sessions.values())
 
     # ---- the loop
 

@@ -29,8 +29,8 @@ _STALLED_S = 120.0
 _IDLE_S = 3.0
 _STORE_INTERVAL_S = 1.0
 _CHUNK = 5_000
-_SETTLED_WITHIN = 0.005
-_SETTLE_LIMIT_S = 60.0
+_IDLE_CPU = 0.05  # of a core
+_SETTLE_LIMIT_S = 120.0
 _QUIET_S = 1.0
 _POLL_S = 0.2
 
@@ -138,14 +138,14 @@ async def _quiet(broker: Broker, events: str) -> None:
 
 
 async def _settled(process: psutil.Process) -> int:
-    """The resident memory once every session had the time to leave, and nothing moves any more."""
-    await asyncio.sleep(_IDLE_S + 3 * _STORE_INTERVAL_S)
-    deadline = time.monotonic() + _SETTLE_LIMIT_S
-    before = 0
-    while abs((rss := process.memory_info().rss) - before) > _SETTLED_WITHIN * rss and time.monotonic() < deadline:
-        before = rss
-        await asyncio.sleep(2 * _STORE_INTERVAL_S)
-    return int(rss)
+    """The resident memory once the worker has been idle for longer than a session or a store waits before it rests."""
+    idle_s = _IDLE_S + 3 * _STORE_INTERVAL_S
+    async with asyncio.timeout(_SETTLE_LIMIT_S):
+        while True:
+            used = sum(process.cpu_times()[:2])
+            await asyncio.sleep(idle_s)
+            if sum(process.cpu_times()[:2]) - used < _IDLE_CPU * idle_s:
+                return int(process.memory_info().rss)
 
 
 def _say(line: str) -> None:

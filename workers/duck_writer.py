@@ -48,6 +48,10 @@ class BatchWriter:
         while len(self._states) > self._max_cached_sessions:
             self._states.popitem(last=False)
 
+    def forget_states(self) -> None:
+        """Drop the states that were kept; the next batch reads what it needs."""
+        self._states.clear()
+
     def _commit(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
         keys = touched(events)
         for key in keys & self._states.keys():

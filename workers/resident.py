@@ -28,6 +28,7 @@ class Resident:
         self._parts = parts
         self._store = store
         self._in_use: frozenset[tuple[str, str]] = frozenset()
+        self._resting = False
 
     def get(self, kind: str, stream_id: str) -> Live:
         """A stream that is in memory."""
@@ -36,6 +37,7 @@ class Resident:
     async def use(self, streams: Collection[tuple[str, str]]) -> None:
         """Bring streams (kind, id) into memory and keep them there until :meth:`release`."""
         self._in_use = frozenset(streams)
+        self._resting = self._resting and not streams
         await self._load_sessions([name for kind, name in streams if kind == SESSION and name not in self.sessions])
         await self._load_channels([name for kind, name in streams if kind != SESSION and name not in self.channels])
 
@@ -69,7 +71,10 @@ class Resident:
                 self.channels[name] = live
 
     async def reap(self) -> None:
-        """Close idle and dead runners, many at a time; forget idle streams that the store has."""
+        """Close idle and dead runners, many at a time; forget idle streams that the store has.
+
+        When none is left, the store rests, too.
+        """
         dead = [live for live in self.sessions.values() if live.actor is not None and live.actor.runner_is_dead]
         for some in _parts_of(dead):
             await asyncio.gather(*(live.actor.close_runner() for live in some if live.actor and not live.busy))
@@ -78,6 +83,13 @@ class Resident:
         for name, channel in list(self.channels.items()):
             if self._idle(channel) and channel.last_offset < self._store.position.next_offset:
                 self.channels.pop(name, None)
+        if not (self.sessions or self.channels or self._resting):
+            self._resting = True  # a stream that is loaded meanwhile takes it back
+            try:
+                await self._store.rest()
+            except BaseException:
+                self._resting = False
+                raise
 
     async def _reap_sessions(self, lives: list[LiveSession]) -> None:
         actors = []

@@ -38,6 +38,7 @@ _MAX_CACHED_SESSIONS = 2_000  #: of one partition
 _MIN_CHECKPOINT_WAL_BYTES = 2 * 1024 * 1024
 _MAX_CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
 _CHECKPOINT_WAL_OF_FILE = 1 / 8
+_MEMORY_AT_REST_MB = 16
 
 
 class StoreDirectory:
@@ -59,6 +60,7 @@ class StoreDirectory:
         self._path = path
         self._deployment = deployment
         self._hand_over_s = hand_over_s
+        self._memory_limit_mb = memory_limit_mb
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="turnlog-store")
         self._connection = duckdb.connect(
             ":memory:",
@@ -161,6 +163,18 @@ class StoreDirectory:
             if match and not psutil.pid_exists(int(match[1])):
                 duck_files.delete(file)
 
+    def give_memory_back(self) -> None:
+        """Empty DuckDB's memory, if every store rests (in the store's thread).
+
+        A new limit makes it drop what it need not hold, and its allocator return that to the system (DuckDB 1.5,
+        ``BufferPool::SetLimit``). Nothing else does: of freed memory it keeps what it had at its peak.
+        """
+        if not all(store.resting for store in list(self._open.values())):
+            return
+        with contextlib.suppress(duckdb.OutOfMemoryException):  # what is left is in use; the rest is gone
+            self._connection.execute(f"SET memory_limit = '{_MEMORY_AT_REST_MB}MB'")
+        self._connection.execute(f"SET memory_limit = '{self._memory_limit_mb}MB'")
+
     def closed(self, partition: int) -> None:
         """A store tells that it is closed."""
         self._open.pop(partition, None)
@@ -184,6 +198,7 @@ class DuckPartitionStore:
         self, directory: StoreDirectory, partition: int, file: Path, alias: str, instance: duckdb.DuckDBPyConnection
     ) -> None:
         self.file = file
+        self.resting = False
         self._directory = directory
         self._partition = partition
         self._alias = alias
@@ -222,9 +237,9 @@ class DuckPartitionStore:
         """Requests whose answer follows from an event above ``replied``."""
         return await self._run(duck_load.unanswered, self._cursor, self._partition, replied)
 
-    async def checkpoint(self) -> None:
-        """Fold the write-ahead log into the file."""
-        await self._run(self._checkpoint)
+    async def rest(self) -> None:
+        """Fold the write-ahead log into the file; the last store that comes to rest empties DuckDB's memory."""
+        await self._run(self._rest)
 
     async def close(self) -> None:
         """Checkpoint and give the file free."""
@@ -239,9 +254,13 @@ class DuckPartitionStore:
     async def _run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
             raise StoreError(f"the store of partition {self._partition} is closed")
-        return await self._directory.run(function, *args, **kwargs)
+        return await self._directory.run(self._use, function, *args, **kwargs)
 
     # ---- in the store's thread
+
+    def _use(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self.resting = False
+        return function(*args, **kwargs)
 
     def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
         self._writer.commit(events, {self._partition: position})
@@ -256,6 +275,12 @@ class DuckPartitionStore:
 
     def _checkpoint(self) -> None:
         self._cursor.execute(f"CHECKPOINT {self._alias}")
+
+    def _rest(self) -> None:
+        self._checkpoint()
+        self._writer.forget_states()
+        self.resting = True
+        self._directory.give_memory_back()
 
     def _close(self) -> None:
         try:

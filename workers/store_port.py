@@ -55,8 +55,11 @@ class PartitionStore(Protocol):
         """
         ...
 
-    async def checkpoint(self) -> None:
-        """Fold what was written into the file proper, so that the next owner opens it quickly."""
+    async def rest(self) -> None:
+        """Nobody uses the partition for now: give memory back, and leave what the next owner opens quickly.
+
+        Any other call may follow.
+        """
         ...
 
     async def close(self) -> None:

@@ -222,7 +222,7 @@ class MemoryStore:
         ]
         return sorted(ended + refused + lifecycle, key=lambda request: request.log_offset)
 
-    async def checkpoint(self) -> None:
+    async def rest(self) -> None:
         """Nothing to do: there is no file."""
         self._check_open()
 

@@ -167,7 +167,7 @@ async def test_comes_back_where_it_stood(stores: PartitionStores) -> None:
     store = await stores.open(0)
     await fill(store, log, 9)
     position = store.position
-    await store.checkpoint()
+    await store.rest()
     await store.close()
     await store.close()
     again = await stores.open(0)
@@ -180,6 +180,21 @@ async def test_comes_back_where_it_stood(stores: PartitionStores) -> None:
     assert await again.load_channels(log.channels) == log.expected_channels()
 
 
+async def test_at_rest_it_is_read_and_written_as_before(stores: PartitionStores) -> None:
+    log = random_log(22, 120)
+    store = await stores.open(0)
+    await store.rest()
+    await fill(store, log, 9)
+    await store.rest()
+    await store.rest()
+    assert await store.load(log.sessions) == log.expected()
+    write_on(log, 120)
+    await fill(store, log, 9)
+    await store.rest()
+    assert await store.load(log.sessions) == log.expected()
+    assert await store.load_channels(log.channels) == log.expected_channels()
+
+
 async def test_a_closed_store_says_so(stores: PartitionStores) -> None:
     store = await stores.open(0)
     await store.close()
@@ -187,6 +202,8 @@ async def test_a_closed_store_says_so(stores: PartitionStores) -> None:
         await store.load(["s"])
     with pytest.raises(StoreError):
         await store.write([], LogPosition(next_offset=1))
+    with pytest.raises(StoreError):
+        await store.rest()
 
 
 async def test_a_partition_has_one_owner(stores: PartitionStores) -> None:

@@ -391,8 +391,8 @@ class SimStore:
     async def unanswered(self, replied: int) -> list[Unanswered]:
         return await self._run(lambda: self._inner.unanswered(replied))
 
-    async def checkpoint(self) -> None:
-        await self._run(self._inner.checkpoint)
+    async def rest(self) -> None:
+        await self._run(self._inner.rest)
 
     async def close(self) -> None:
         if self._closed:

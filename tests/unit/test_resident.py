@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from streams.reader_rule import LogPosition
 from streams.rehydration import LoadedSession
 from streams.session import Session
 from tests.one_session import LIMITS, OneSession, answers
 from tests.waiting import eventually
 from workers.resident import Resident
+from workers.store_port import StoreError
 
 IDLE_S = 10.0
 
@@ -21,6 +24,13 @@ class Shelf:
 
     position: LogPosition = field(default_factory=lambda: LogPosition(next_offset=100))
     loads: list[list[str]] = field(default_factory=list)
+    rests: int = 0
+    failing: bool = False
+
+    async def rest(self) -> None:
+        if self.failing:
+            raise StoreError("the disk is full")
+        self.rests += 1
 
     async def load(self, session_ids: list[str]) -> dict[str, LoadedSession]:
         self.loads.append(list(session_ids))
@@ -86,6 +96,29 @@ async def test_what_the_store_has_not_stays_but_its_runner_goes() -> None:
     memory.shelf.position = LogPosition(next_offset=101)
     await memory.resident.reap()
     assert not memory.resident.sessions
+
+
+async def test_the_store_rests_once_nobody_is_left_and_again_after_somebody_came() -> None:
+    memory = Memory()
+    await memory.with_a_turn()
+    await memory.resident.reap()
+    assert memory.shelf.rests == 0
+    memory.now = IDLE_S + 1
+    memory.shelf.failing = True
+    with pytest.raises(StoreError):
+        await memory.resident.reap()
+    memory.shelf.failing = False
+    await memory.resident.reap()
+    await memory.resident.use([])
+    await memory.resident.reap()
+    assert memory.shelf.rests == 1
+    await memory.resident.use([("session", "s")])
+    memory.resident.release()
+    await memory.resident.reap()
+    assert memory.shelf.rests == 1
+    memory.now = 3 * IDLE_S
+    await memory.resident.reap()
+    assert memory.shelf.rests == 2
 
 
 async def test_slow_runners_do_not_wait_for_each_other() -> None:

@@ -349,6 +349,31 @@ async def test_closing_folds_the_write_ahead_logs_in(tmp_path: Path) -> None:
         await directory.open(0)
 
 
+async def test_at_rest_the_files_are_whole_and_memory_is_empty(tmp_path: Path) -> None:
+    def held() -> int:
+        found = directory._connection.execute("SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory()").fetchone()
+        assert found is not None
+        return int(found[0])
+
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    logs = [random_log(p, 2000, partition=p) for p in range(2)]
+    first, second = [await filled(directory, p, log) for p, log in enumerate(logs)]
+    await first.rest()
+    assert not wal_of(first.file).exists()
+    assert wal_of(second.file).exists()
+    busy = held()
+    await second.rest()
+    assert not wal_of(second.file).exists()
+    assert held() < busy / 4
+    limit = directory._connection.execute("SELECT current_setting('memory_limit')").fetchone()
+    assert await first.load(logs[0].sessions) == logs[0].expected()
+    in_use = held()
+    await second.rest()
+    assert held() == in_use  # the first is in use again
+    await directory.close()
+    assert limit == ("244.1 MiB",)
+
+
 async def test_the_write_ahead_log_is_folded_in_before_it_gets_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     retry_delay_s: float = 0.5  #: before the second attempt; doubles
     turn_timeout_s: float = 600.0
     max_turn_messages: int = 200  #: that a runner may produce in one turn
-    idle_timeout_s: float = 600.0  #: of a runner
+    idle_timeout_s: float = 600.0  #: of a session and its runner
     drain_timeout_s: float = 10.0
     delta_interval_ms: int = 25  #: at most one text frame per so long and turn; 0: each piece
     reply_linger_ms: float = 3.0

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -349,29 +350,37 @@ async def test_closing_folds_the_write_ahead_logs_in(tmp_path: Path) -> None:
         await directory.open(0)
 
 
-async def test_at_rest_the_files_are_whole_and_memory_is_empty(tmp_path: Path) -> None:
-    def held() -> int:
-        found = directory._connection.execute("SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory()").fetchone()
-        assert found is not None
-        return int(found[0])
-
+async def test_at_rest_the_files_are_whole_and_memory_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.store._MEMORY_AT_REST_MB", 1)
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+
+    def of_duckdb(query: str) -> Any:
+        found = directory._connection.execute(query).fetchone()
+        assert found is not None
+        return found[0]
+
+    def held() -> int:
+        return int(of_duckdb("SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory()"))
+
+    limit = of_duckdb("SELECT current_setting('memory_limit')")
     logs = [random_log(p, 2000, partition=p) for p in range(2)]
     first, second = [await filled(directory, p, log) for p, log in enumerate(logs)]
     await first.rest()
     assert not wal_of(first.file).exists()
     assert wal_of(second.file).exists()
-    busy = held()
     await second.rest()
     assert not wal_of(second.file).exists()
-    assert held() < busy / 4
-    limit = directory._connection.execute("SELECT current_setting('memory_limit')").fetchone()
-    assert await first.load(logs[0].sessions) == logs[0].expected()
+    at_rest = held()
+    for store, log in zip((first, second), logs, strict=True):
+        assert await store.load(log.sessions) == log.expected()
     in_use = held()
+    assert in_use > at_rest
     await second.rest()
-    assert held() == in_use  # the first is in use again
+    assert held() == in_use, "the first is still in use"
+    await first.rest()
+    assert held() <= at_rest
+    assert of_duckdb("SELECT current_setting('memory_limit')") == limit
     await directory.close()
-    assert limit == ("244.1 MiB",)
 
 
 async def test_the_write_ahead_log_is_folded_in_before_it_gets_long(

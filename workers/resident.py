@@ -11,6 +11,7 @@ from typing import TypeVar
 from schemas.events import SESSION
 from streams.channel import Channel
 from streams.session import Session
+from workers.crash_points import crash_point
 from workers.live import Live, LiveChannel, LiveSession
 from workers.parts import WorkerParts
 from workers.store_port import PartitionStore
@@ -101,6 +102,7 @@ class Resident:
         for live in lives:  # closing took its time: some may be at work again
             if self._idle(live) and live.last_offset < self._store.position.next_offset:
                 self.sessions.pop(live.stream_id, None)
+                crash_point("resident.after_evict")
 
     def _idle(self, live: Live) -> bool:
         if (live.kind, live.stream_id) in self._in_use or live.busy:

@@ -26,6 +26,7 @@ from workers.connections import client_options
 RESEND_AFTER_S = 8.0
 _RETRY_S = 0.5
 _PAUSE_S = 0.2  #: of a session between two turns, on the average
+_LONG_PAUSE_S = 1.5  #: of every fourth: it leaves its owner's memory meanwhile
 _NOISE_INTERVAL_S = 0.4
 #: By the slot of the worker: quick, slow, and one that never makes a summary.
 SUMMARY_MODELS = (
@@ -74,8 +75,9 @@ class Load:
     async def _session(self, client: Client, number: int) -> None:
         chance = random.Random(f"{self.seed}/{number}")
         session_id = f"s{number}-{chance.randrange(16**8):08x}"
+        pause_s = _PAUSE_S if number % 4 else _LONG_PAUSE_S
         while not self._stopping.is_set():
-            await asyncio.sleep(chance.uniform(0, 2 * _PAUSE_S))
+            await asyncio.sleep(chance.uniform(0, 2 * pause_s))
             together = 2 if chance.random() < 0.2 else 1  # the second one waits for its turn
             new_session = None if number % 3 else _SMALL
             turns = (self.turn(client, session_id, chance, new_session=new_session) for _ in range(together))

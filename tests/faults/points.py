@@ -24,6 +24,7 @@ WORKER_POINTS = {
     "compaction.after_record": 2,
     "outbox.after_dead_letter": 1,
     "outbox.after_forward": 2,
+    "resident.after_evict": 2,
     "store.mid_commit": 5,
 }
 MOST_HITS = 20  #: of a point that only a test's own worker has

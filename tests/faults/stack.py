@@ -34,6 +34,7 @@ QUIET_S = 2.0
 _CRASH_S = 60.0
 #: How long a paused worker stays away: past the session timeout of 2 s, so that others have claimed its partitions.
 PAUSE_S = 4.0
+IDLE_S = 0.5  #: then a session leaves memory: while its user thinks, or its turn waits for an owner
 STRIKE_WITHIN_S = 4.0  #: how long a worker that is killed anywhere has lived
 _ROUND_S = 1.0
 _LOOK_S = 0.01
@@ -108,6 +109,7 @@ class Stack:
             crash_at=crash_at,
             script_journal=str(self.journal),
             max_takeovers="1000",
+            idle_timeout_s=str(IDLE_S),
             fast_model=SUMMARY_MODELS[slot],
             weaken=self.weaken or "",
         )

@@ -1,5 +1,6 @@
 """The simulation as a part of the long form: so many seeds, in processes of their own, beside everything else."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.simulation.__main__ import CHUNK_ENDED
 from workers.launch import launch_argv
 
 CHUNK = 500
 PROCESSES = 2
 #: They take the time that the rounds leave: whoever is killed and restarted goes first.
 _NICE = ("nice", "-n", "10")
+_EXIT_S = 30.0
 _DONE = re.compile(r"^(\d+) seeds, (\d+) with anomalies", re.MULTILINE)
 
 
@@ -57,27 +60,70 @@ class Simulating:
             thread.join()
 
     def _work(self) -> None:
-        while time.monotonic() < self._deadline:
-            with self._lock:
-                chunk = next(self._chunks, None)
-            if chunk is None:
-                return
-            self._add(run_chunk(*chunk))
+        with SimulationProcess() as process:
+            while time.monotonic() < self._deadline:
+                with self._lock:
+                    chunk = next(self._chunks, None)
+                if chunk is None:
+                    return
+                self._add(process.run(*chunk))
 
 
-def run_chunk(low: int, high: int) -> Chunk:
-    """These seeds, in a process of their own."""
-    began = time.monotonic()
-    argv = [*_NICE, sys.executable, "-m", "tests.simulation", "--seeds", f"{low}:{high}", "--jobs", "1"]
-    done = subprocess.run(launch_argv(argv), capture_output=True, text=True, check=False)
-    seconds = round(time.monotonic() - began, 1)
-    counts = _DONE.findall(done.stdout)
-    if not counts:
-        said = f"exit code {done.returncode}: {done.stderr[-1000:]}"
-        return Chunk(low=low, high=high, seeds=0, failing=1, seconds=seconds, said=said)
-    seeds, failing = (int(number) for number in counts[-1])
-    said = done.stdout[-2000:] if failing or done.returncode else ""
-    return Chunk(low=low, high=high, seeds=seeds, failing=failing, seconds=seconds, said=said)
+class SimulationProcess:
+    """A process that runs one chunk after the other: to start one takes as long as 25 seeds."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "SimulationProcess":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+
+    def run(self, low: int, high: int) -> Chunk:
+        """These seeds. A process that ends before they do is a finding, and the next chunk gets another one."""
+        began = time.monotonic()
+        said, code = self._ask(f"{low}:{high}")
+        seconds = round(time.monotonic() - began, 1)
+        counts = _DONE.findall(said)
+        if code is None or not counts:
+            said = f"the process ended, exit code {self._end()}: {said[-1000:]}"
+            return Chunk(low=low, high=high, seeds=0, failing=1, seconds=seconds, said=said)
+        seeds, failing = (int(number) for number in counts[-1])
+        said = said[-2000:] if failing or code else ""
+        return Chunk(low=low, high=high, seeds=seeds, failing=failing, seconds=seconds, said=said)
+
+    def _ask(self, seeds: str) -> tuple[str, int | None]:
+        """What it says to them, and the exit code; ``None``: it has ended."""
+        if self._process is None:
+            argv = [*_NICE, sys.executable, "-m", "tests.simulation", "--chunks"]
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(
+                launch_argv(argv), stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        said = []
+        with contextlib.suppress(BrokenPipeError):  # it has ended; what it said is still to be read
+            self._process.stdin.write(seeds + "\n")
+            self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith(CHUNK_ENDED):
+                return "".join(said), int(line.removeprefix(CHUNK_ENDED))
+            said.append(line)
+        return "".join(said), None
+
+    def _end(self) -> int | None:
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        with process, contextlib.suppress(BrokenPipeError):
+            try:
+                process.communicate(timeout=_EXIT_S)  # its input ends, and so does it
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return process.returncode
 
 
 @dataclass(slots=True, kw_only=True)

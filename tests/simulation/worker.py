@@ -42,6 +42,21 @@ class Bounds:
 def sim_settings(bounds: Bounds = Bounds()) -> Settings:
     """Short times, and every few seeds bounds that are reached."""
     tight = bounds.tight
+    return _settings().model_copy(
+        update={
+            "turn_timeout_s": 1.2 if tight else 60.0,
+            "max_takeovers": 2 if tight else 20,
+            "max_queued_turns_per_session": 1 if tight else 100,
+            "delta_interval_ms": 0 if tight else 25,
+            "history_max_tokens": bounds.history.max_tokens,
+            "history_keep_tail": bounds.history.keep_tail,
+            "summary_window_tokens": bounds.summary_window_tokens,
+        }
+    )
+
+
+@cache
+def _settings() -> Settings:
     return Settings(
         data_dir=Path("unused"),
         allow_models=("script:*",),
@@ -53,14 +68,7 @@ def sim_settings(bounds: Bounds = Bounds()) -> Settings:
         stalled_delivery_s=3.0,
         drain_timeout_s=2.0,
         retry_delay_s=0.5,
-        turn_timeout_s=1.2 if tight else 60.0,
-        max_takeovers=2 if tight else 20,
-        max_queued_turns_per_session=1 if tight else 100,
-        delta_interval_ms=0 if tight else 25,
         store_commit_interval_s=1.5,
-        history_max_tokens=bounds.history.max_tokens,
-        history_keep_tail=bounds.history.keep_tail,
-        summary_window_tokens=bounds.summary_window_tokens,
         summary_timeout_s=SUMMARY_TIMEOUT_S,
     )
 

@@ -9,7 +9,7 @@ from tests.faults import simulated
 from tests.faults.defences import Tried
 from tests.faults.progress import OtherRunError, Progress
 from tests.faults.rounds import Round
-from tests.faults.simulated import Chunk, Simulated, Simulating
+from tests.faults.simulated import Chunk, Simulated, Simulating, SimulationProcess
 
 ROUND = Round(
     number=0,
@@ -46,11 +46,11 @@ def test_what_is_done_is_known_to_the_next_run(tmp_path: Path) -> None:
 def test_seeds_that_are_done_are_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     run: list[tuple[int, int]] = []
 
-    def run_chunk(low: int, high: int) -> Chunk:
+    def run_chunk(process: SimulationProcess, low: int, high: int) -> Chunk:
         run.append((low, high))
         return Chunk(low=low, high=high, seeds=high - low, failing=0, seconds=1.0)
 
-    monkeypatch.setattr(simulated, "run_chunk", run_chunk)
+    monkeypatch.setattr(SimulationProcess, "run", run_chunk)
     done = [CHUNK]
     simulating = Simulating(0, 1200, list(done), deadline=time.monotonic() + 60, add=done.append)
     simulating.start()
@@ -70,6 +70,31 @@ def test_no_seed_is_begun_when_the_time_is_over() -> None:
 
 def test_a_chunk_that_ends_without_a_word_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated, "_NICE", ("false",))
-    chunk = simulated.run_chunk(0, 10)
+    with SimulationProcess() as process:
+        chunk = process.run(0, 10)
     assert (chunk.seeds, chunk.failing) == (0, 1)
     assert Simulated.of([chunk]).said
+
+
+def test_one_process_runs_chunk_after_chunk() -> None:
+    with SimulationProcess() as process:
+        first, second = process.run(0, 3), process.run(3, 5)
+        child = process._process
+    assert [(chunk.low, chunk.high, chunk.seeds, chunk.failing, chunk.said) for chunk in (first, second)] == [
+        (0, 3, 3, 0, ""),
+        (3, 5, 2, 0, ""),
+    ]
+    assert child is not None
+    assert child.returncode == 0
+
+
+def test_a_process_that_dies_is_a_finding_and_replaced() -> None:
+    with SimulationProcess() as process:
+        process.run(0, 1)
+        assert process._process is not None
+        process._process.kill()
+        process._process.wait()
+        died, again = process.run(1, 2), process.run(2, 3)
+    assert (died.seeds, died.failing) == (0, 1)
+    assert "-9" in died.said
+    assert (again.seeds, again.failing) == (1, 0)

@@ -156,6 +156,8 @@ class SimLoop(_Base):  # type: ignore[misc]
             if not handle._cancelled:
                 self.callbacks += 1
                 handle._run()
+            if lane.dead or lane.paused:  # by what it just did: what was ready beside it does not run, either
+                return
         if self.callbacks > self._max_callbacks:
             raise StuckError(f"more than {self._max_callbacks} callbacks at {self.now:.1f} s")
 

@@ -1,4 +1,4 @@
-"""The simulated processes: what is paused waits, and what is killed does nothing more, in the middle of its work or not."""
+"""Simulated processes: what is paused waits, what is killed does nothing more, not even in the middle of its work."""
 
 import random
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from tests.checker import History
@@ -24,6 +24,7 @@ from tests.simulation.run import claims_go_on
 SETTINGS = {"max_inbox_requests": "2"}
 NEWER_GENERATION = 1_000_000
 _CLAIMS = 7  #: more than an owner may answer in a generation: see ``claims_go_on``
+MAX_ATTEMPTS = 3
 _BETWEEN_CLAIMS_S = 1.0  #: an idle owner looks at the log twice a second
 
 
@@ -143,10 +144,20 @@ class Tried:
     seconds: float
     found: list[str] = field(default_factory=list)  #: kinds
     bad: list[str] = field(default_factory=list)
+    attempts: int = 1
 
 
 async def try_without(broker: FaultBroker, folder: Path, seed: str, recipe: Recipe) -> Tried:
-    """Was the lack of the defence noticed?"""
+    """Was the lack of the defence noticed? It must hurt now and then, not each time: another seed gets its chance."""
+    for attempt in range(MAX_ATTEMPTS):
+        seed_of_it = f"{seed}/{attempt}" if attempt else seed
+        tried = await _try_without(broker, folder / str(attempt), seed_of_it, recipe)
+        if tried.caught:
+            break
+    return replace(tried, attempts=attempt + 1)
+
+
+async def _try_without(broker: FaultBroker, folder: Path, seed: str, recipe: Recipe) -> Tried:
     began = time.monotonic()
     outcome, history = await run_stack(broker, folder, seed, recipe.scenario, weaken=recipe.weakness, **SETTINGS)
     found = _kinds(outcome, history)

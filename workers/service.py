@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import os
 import random
 import secrets
@@ -21,7 +20,7 @@ from workers.event_log import KafkaEventLog, KafkaRequestLog, LogProducer
 from workers.logs import at
 from workers.outbox import KafkaOutbox
 from workers.parts import Membership, ShardLimits, WorkerParts
-from workers.ports import LogError, RequestRecord
+from workers.ports import RequestRecord
 from workers.ready import mark_ready
 from workers.reply_sender import ReplySender
 from workers.requests import RequestReader
@@ -29,6 +28,7 @@ from workers.run_settings import RunSettings
 from workers.runners.registry import RunnerRegistry
 from workers.shard import Shard
 from workers.store import StoreDirectory
+from workers.tail_watch import TailWatch
 from workers.topic_reader import TopicReader
 from workers.topics_admin import TopicsState, check_topics, topic_id
 from workers.turn_attempt import ActorLimits
@@ -58,8 +58,6 @@ class WorkerService:
         self._stores: StoreDirectory | None = None
         self._watch: asyncio.Task[None] | None = None
         self._schemas_read_at = 0.0
-        self._looked: dict[int, tuple[int, int]] = {}  #: by partition, at the last look: delivered, and there
-        self._behind_at = -math.inf
         self._policy_now = settings.policy()
         self._run_settings = RunSettings(settings, self._reader, self._take_settings)
         self._follow: asyncio.Task[None] | None = None
@@ -84,7 +82,7 @@ class WorkerService:
             memory_limit_mb=settings.store_memory_mb,
         )
         self._parts = self._build_parts(topics)
-        self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
+        self._watch = asyncio.create_task(self._watch_tails().run(), name="tail watch")
         self._follow = asyncio.create_task(self._run_settings.follow(), name="run-time settings")
 
     def _build_parts(self, topics: TopicsState) -> WorkerParts:
@@ -174,7 +172,8 @@ class WorkerService:
     async def stop(self) -> None:
         """Release every partition (before the group is left), then disconnect."""
         async with self._changing:
-            shards, self._shards = list(self._shards.values()), {}
+            shards = list(self._shards.values())
+            self._shards.clear()
             await asyncio.gather(*(shard.stop() for shard in shards))
             await asyncio.gather(*self._releasing.values())
         for task in (self._watch, self._follow):
@@ -255,40 +254,17 @@ class WorkerService:
 
     # ---- upkeep
 
-    async def _watch_tails(self) -> None:
-        """Look at the ends of our topics: foreign claims, and requests that nobody delivers, show there."""
-        topics = self._settings.topics
-        while True:
-            await asyncio.sleep(self._settings.tail_check_interval_s)
-            partitions = [p for p, shard in self._shards.items() if shard.serving is not None]
-            if not partitions:
-                continue
-            try:
-                events = await self._reader.ends(topics.events, partitions)
-                requests = await self._reader.ends(topics.requests, partitions)
-            except LogError as error:
-                log.warning("cannot look at the log's end: %s", error)
-                continue
-            behind = self._intake_behind(requests)
-            for partition in partitions:
-                shard = self._shards.get(partition)
-                if shard is not None and shard.serving is not None:
-                    shard.serving.notice(events[partition], requests[partition], intake_behind=behind)
-
-    def _intake_behind(self, requests: Mapping[int, int]) -> bool:
-        """Did Faust, a short while ago, still deliver what was old? A backlog comes partition by partition."""
+    def _watch_tails(self) -> TailWatch:
+        settings = self._settings
         assert self._parts is not None
-        now = self._parts.now()
-        before, self._looked = self._looked, {}
-        for partition, end in requests.items():
-            shard = self._shards.get(partition)
-            if shard is not None:
-                delivered = shard.inbox.delivered_end
-                delivered_before, end_before = before.get(partition, (delivered, end))
-                if delivered_before < delivered < end_before:
-                    self._behind_at = now
-                self._looked[partition] = (delivered, end)
-        return now - self._behind_at < self._settings.stalled_delivery_s
+        return TailWatch(
+            self._reader,
+            settings.topics,
+            self._shards,
+            interval_s=settings.tail_check_interval_s,
+            stalled_delivery_s=settings.stalled_delivery_s,
+            now=self._parts.now,
+        )
 
     async def _refresh_schemas(self) -> None:
         """Read the schemas topic, at most once a second: whoever writes garbage must not make us busy."""

@@ -5,21 +5,15 @@ confirmed, (3) frames go out and runners start, (4) requests are acknowledged, (
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any
 
 from schemas import frames as fr
-from schemas.commands import ResetRunner
 from schemas.events import CHANNEL, SESSION, TurnCancelled, TurnCompleted, TurnFailed
 from schemas.parts import Usage
-from streams.forwarding import ReceiveForward
 from streams.reader_rule import LoggedEvent
 from streams.rehydration import Unanswered
-from streams.session_commands import AcceptChat, Cancel, ResumeTurn, SessionCommand
+from streams.session_commands import ResumeTurn, SessionCommand
 from workers.actors import SessionActor
 from workers.crash_points import crash_point
 from workers.decider import Decider, DecisionTooLargeError, Group
@@ -28,21 +22,17 @@ from workers.forwarder import Forwarder
 from workers.frame_sender import FrameSender
 from workers.history_compactor import CompactionInput
 from workers.inbox import Inbox
-from workers.live import Live, LiveSession
-from workers.logs import at
+from workers.live import LiveSession
 from workers.parts import WorkerParts
-from workers.patience import patiently
-from workers.ports import RequestRecord
-from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, Unreadable
+from workers.requests import ForStream
 from workers.resident import Resident
 from workers.runners.base import TurnInput
+from workers.served_requests import ServedRequests
 from workers.store_port import PartitionStore
 from workers.unsaved import Unsaved
 
-log = logging.getLogger(__name__)
 _MAX_OUTCOMES = 500
 _MAX_UNSAVED_BATCHES = 4  #: then the partition waits for its store
-_BEHIND_FACTOR = 12
 _BACKLOG_REQUESTS = 20
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
 
@@ -68,7 +58,6 @@ class Serving:
         self._epoch = epoch
         self._store = store
         self._inbox = inbox
-        self._next = first
         self._tail_end = 0
         self._closed = False
         self._wake = asyncio.Event()
@@ -86,6 +75,15 @@ class Serving:
             policy=parts.policy,
             now_ms=parts.now_ms,
             max_batch_bytes=parts.limits.max_batch_bytes,
+        )
+        self._requests = ServedRequests(
+            parts,
+            partition,
+            inbox=inbox,
+            first=first,
+            decider=self._decider,
+            resident=self.resident,
+            forwarder=self._forwarder,
         )
 
     # ---- what others call
@@ -140,9 +138,7 @@ class Serving:
         if events_end > self._epoch.position.next_offset:
             self._tail_end = max(self._tail_end, events_end)
             self._wake.set()
-        limit_s = self._parts.limits.stalled_delivery_s * (_BEHIND_FACTOR if intake_behind else 1)
-        if self._inbox.silent_for(self._next, requests_end, self._parts.now()) >= limit_s:
-            self._inbox.known_end = max(self._inbox.known_end, requests_end)
+        if self._requests.notice(requests_end, intake_behind=intake_behind):
             self._wake.set()
 
     @property
@@ -208,21 +204,20 @@ class Serving:
         """Everything that waits now, as few appends as it fits into. True: look again at once."""
         await self._look_at_tail()
         outcomes = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), _MAX_OUTCOMES))]
-        records = await self._next_requests() if self._takes_requests() else []
-        incoming = [await self._parts.read(record) if record else None for _, record in records]
+        requests = await self._requests.take() if self._takes_requests() else []
         wanted = {(SESSION, session_id) for session_id, _, _ in outcomes}
-        wanted |= {(item.kind, item.stream_id) for item in incoming if isinstance(item, ForStream)}
+        wanted |= {(item.kind, item.stream_id) for _, _, item in requests if isinstance(item, ForStream)}
         await self.resident.use(wanted)
         for session_id, commands, done in outcomes:
             self._decide_outcome(self.resident.sessions[session_id], commands, done)
-        for (offset, record), item in zip(records, incoming, strict=True):
-            await self._decide_request(offset, record, item)
+        for request in requests:
+            await self._requests.decide(request)
         for group in self._decider.take_groups():
             await self._commit(group)
         self.resident.release()
         if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._parts.limits.store_batch_events:
             await self.save()
-        return bool(records or self._outcomes)
+        return bool(requests or self._outcomes)
 
     def _takes_requests(self) -> bool:
         """Not while the worker drains, nor while it has as many turns as it may; the next notice looks again."""
@@ -241,22 +236,6 @@ class Serving:
                 if not sure.done():
                     sure.set_result(None)
 
-    async def _next_requests(self) -> list[tuple[int, RequestRecord | None]]:
-        while (missing_to := self._inbox.missing_from(self._next)) > self._next:
-            first = await self._inbox.fill(self._parts.request_log, self._partition, self._next, missing_to)
-            if first > self._next:
-                lost = self._next, first - 1
-                log.error("requests %d to %d were deleted unread", *lost, extra=self._place())
-                self._decider.lost(*lost)
-                self._next = first
-        records: list[tuple[int, RequestRecord | None]] = []
-        while self._inbox.has(self._next) and len(records) < self._parts.limits.max_group_requests:
-            records.append((self._next, self._inbox.get(self._next)))
-            self._next += 1
-        if records:
-            crash_point("shard.after_consume")
-        return records
-
     # ---- decisions
 
     def _decide_outcome(
@@ -271,49 +250,6 @@ class Serving:
         except (DecisionTooLargeError, ValueError) as error:
             if not done.done():
                 done.set_exception(error)
-
-    async def _decide_request(self, offset: int, record: RequestRecord | None, item: Incoming | None) -> None:
-        if record is None or item is None:
-            self._decider.nothing(offset)
-        elif isinstance(item, Unreadable):
-            await self._park(record, item.code, item.reason)
-        elif isinstance(item, Misrouted):
-            await patiently(partial(self._parts.outbox.forward, record, item.key, item.value))
-            self._decider.nothing(offset)
-        else:
-            live = self.resident.get(item.kind, item.stream_id)
-            live.last_used = self._parts.now()
-            for last_try in (False, True):
-                try:
-                    self._decide(offset, live, item.command)
-                    return
-                except Exception as error:
-                    if not last_try:
-                        continue
-                    log.exception("a request cannot be decided", extra=self._place(offset))
-                    await self._park(record, "undecidable", f"deciding it failed twice: {type(error).__name__}")
-
-    def _decide(self, offset: int, live: Live, command: StreamCommand) -> None:
-        if live.unknown_events:
-            self._decider.refuse_unknown(offset, live, command)
-            return
-        if isinstance(live, LiveSession) and isinstance(command, AcceptChat | Cancel):
-            command = replace(command, partial=live.partial_text())
-        self._decider.request(offset, live, command)
-        done = self._decider.groups[-1].done
-        if isinstance(command, ReceiveForward):
-            done.append(partial(self._forwarder.receipt, live, command))
-        elif isinstance(command, Query) and isinstance(command.query, ResetRunner) and isinstance(live, LiveSession):
-            done.append(live.reset_runner)
-
-    async def _park(self, record: RequestRecord, code: str, reason: str) -> None:
-        """Bytes first, then the event: a crash in between parks them twice, never not at all."""
-        log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
-        await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
-        self._decider.dead_letter(record.offset, code, reason)
-
-    def _place(self, offset: int | None = None) -> dict[str, Any]:
-        return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)
 
     # ---- commit and effects
 

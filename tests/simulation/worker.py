@@ -132,7 +132,7 @@ class SimService(WorkerService):
     async def start(self) -> None:
         """Put the parts together."""
         self._parts = self._sim_parts()
-        self._watch = asyncio.create_task(self._watch_tails(), name="tail watch")
+        self._watch = asyncio.create_task(self._watch_tails().run(), name="tail watch")
 
     def _sim_parts(self) -> WorkerParts:
         world, settings = self._world, self._settings

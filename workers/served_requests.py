@@ -1,0 +1,132 @@
+"""The requests of a partition while it is served: taken in offset order, read, and decided, parked or sent on."""
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from schemas.commands import ResetRunner
+from streams.forwarding import ReceiveForward
+from streams.session_commands import AcceptChat, Cancel
+from workers.crash_points import crash_point
+from workers.decider import Decider
+from workers.forwarder import Forwarder
+from workers.inbox import Inbox
+from workers.live import Live, LiveSession
+from workers.logs import at
+from workers.parts import WorkerParts
+from workers.patience import patiently
+from workers.ports import RequestRecord
+from workers.requests import Incoming, Misrouted, Query, StreamCommand, Unreadable
+from workers.resident import Resident
+
+log = logging.getLogger(__name__)
+_BEHIND_FACTOR = 12
+
+
+class TakenRequest(NamedTuple):
+    """A request that is next, and the verdict on it; both ``None`` where the topic has no record."""
+
+    offset: int
+    record: RequestRecord | None
+    item: Incoming | None
+
+
+class ServedRequests:
+    """The requests of one claim; none is overtaken."""
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        partition: int,
+        *,
+        inbox: Inbox,
+        first: int,
+        decider: Decider,
+        resident: Resident,
+        forwarder: Forwarder,
+    ) -> None:
+        self._parts = parts
+        self._partition = partition
+        self._inbox = inbox
+        self._next = first
+        self._decider = decider
+        self._resident = resident
+        self._forwarder = forwarder
+
+    def notice(self, requests_end: int, *, intake_behind: bool) -> bool:
+        """The topic ends there. Is there a request that nobody delivers? It is then read from the topic."""
+        limit_s = self._parts.limits.stalled_delivery_s * (_BEHIND_FACTOR if intake_behind else 1)
+        if self._inbox.silent_for(self._next, requests_end, self._parts.now()) < limit_s:
+            return False
+        self._inbox.known_end = max(self._inbox.known_end, requests_end)
+        return True
+
+    async def take(self) -> list[TakenRequest]:
+        """The next requests, a bounded number, with the verdicts on them."""
+        records = await self._next_requests()
+        return [
+            TakenRequest(offset, record, await self._parts.read(record) if record else None)
+            for offset, record in records
+        ]
+
+    async def _next_requests(self) -> list[tuple[int, RequestRecord | None]]:
+        while (missing_to := self._inbox.missing_from(self._next)) > self._next:
+            first = await self._inbox.fill(self._parts.request_log, self._partition, self._next, missing_to)
+            if first > self._next:
+                lost = self._next, first - 1
+                log.error("requests %d to %d were deleted unread", *lost, extra=self._place())
+                self._decider.lost(*lost)
+                self._next = first
+        records: list[tuple[int, RequestRecord | None]] = []
+        while self._inbox.has(self._next) and len(records) < self._parts.limits.max_group_requests:
+            records.append((self._next, self._inbox.get(self._next)))
+            self._next += 1
+        if records:
+            crash_point("shard.after_consume")
+        return records
+
+    async def decide(self, request: TakenRequest) -> None:
+        """Decide a request whose stream is in memory, or park it, or send it on."""
+        offset, record, item = request
+        if record is None or item is None:
+            self._decider.nothing(offset)
+        elif isinstance(item, Unreadable):
+            await self._park(record, item.code, item.reason)
+        elif isinstance(item, Misrouted):
+            await patiently(partial(self._parts.outbox.forward, record, item.key, item.value))
+            self._decider.nothing(offset)
+        else:
+            live = self._resident.get(item.kind, item.stream_id)
+            live.last_used = self._parts.now()
+            for last_try in (False, True):
+                try:
+                    self._decide(offset, live, item.command)
+                    return
+                except Exception as error:
+                    if not last_try:
+                        continue
+                    log.exception("a request cannot be decided", extra=self._place(offset))
+                    await self._park(record, "undecidable", f"deciding it failed twice: {type(error).__name__}")
+
+    def _decide(self, offset: int, live: Live, command: StreamCommand) -> None:
+        if live.unknown_events:
+            self._decider.refuse_unknown(offset, live, command)
+            return
+        if isinstance(live, LiveSession) and isinstance(command, AcceptChat | Cancel):
+            command = replace(command, partial=live.partial_text())
+        self._decider.request(offset, live, command)
+        done = self._decider.groups[-1].done
+        if isinstance(command, ReceiveForward):
+            done.append(partial(self._forwarder.receipt, live, command))
+        elif isinstance(command, Query) and isinstance(command.query, ResetRunner) and isinstance(live, LiveSession):
+            done.append(live.reset_runner)
+
+    async def _park(self, record: RequestRecord, code: str, reason: str) -> None:
+        """Bytes first, then the event: a crash in between parks them twice, never not at all."""
+        log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
+        await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
+        self._decider.dead_letter(record.offset, code, reason)
+
+    def _place(self, offset: int | None = None) -> dict[str, Any]:
+        return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)

@@ -1,0 +1,250 @@
+"""What every event log must do: Kafka's, and the simulation's, on which its seeds rest."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from schemas.events import PARTITION, SESSION, EventHeader, MessageStored, PartitionClaimed
+from schemas.parts import text_content
+from streams.reader_rule import LoggedEvent
+from tests.deployment import Deployment
+from tests.simulation.loop import SimLoop
+from tests.simulation.ports import SimEventLog
+from tests.simulation.world import World
+from workers.broker import DevBroker
+from workers.event_log import BATCH_OVERHEAD_BYTES, KafkaEventLog, LogProducer
+from workers.ports import AppendUncertainError, EventLog, LogBrokenError, LogError, NewRecord
+from workers.topic_reader import TopicReader
+
+T = TypeVar("T")
+#: Runs what a test does with two logs: two workers' views of one topic.
+Run = Callable[[Callable[[EventLog, EventLog], Coroutine[Any, Any, T]]], T]
+MAX_BATCH_BYTES = 1024 * 1024
+
+
+def in_simulation(body: Callable[[EventLog, EventLog], Coroutine[Any, Any, T]]) -> T:
+    """Two simulated workers in a world without faults."""
+    loop = SimLoop(random.Random(1))
+    world = World(random.Random(2), loop, partitions=3)
+    logs = [SimEventLog(world, name, append_timeout_s=2.0) for name in ("w1", "w2")]
+    task = loop.create_task(body(*logs))
+    try:
+        loop.run_until(task.done)
+        return task.result()
+    finally:
+        loop.close_down()
+
+
+async def no_refresh() -> None:
+    raise AssertionError("no schema is unknown here")
+
+
+def on_kafka(deployment: Deployment) -> Run[Any]:
+    """Two real logs on the deployment's topics, each with its own producer and reader."""
+
+    async def with_logs(body: Callable[[EventLog, EventLog], Coroutine[Any, Any, T]]) -> T:
+        settings = deployment.settings
+        parts = [(LogProducer(settings), TopicReader(settings)) for _ in range(2)]
+        try:
+            logs = [KafkaEventLog(settings, *part, source="w", refresh_schemas=no_refresh) for part in parts]
+            return await body(*logs)
+        finally:
+            for producer, reader in parts:
+                await producer.close()
+                await reader.close()
+
+    return lambda body: asyncio.run(with_logs(body))
+
+
+@pytest.fixture(params=["simulation", "kafka"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run[Any]]:
+    if request.param == "simulation":
+        yield in_simulation
+        return
+    broker: DevBroker = request.getfixturevalue("broker")
+    quick = {"append_timeout_s": "5", "startup_timeout_s": "3", "max_batch_bytes": str(MAX_BATCH_BYTES)}
+    with Deployment(broker.bootstrap_server, tmp_path, partitions=3, **quick) as deployment:
+        deployment.make_topics()
+        yield on_kafka(deployment)
+
+
+def message(log: EventLog, n: int, *, epoch: int = 0, text: str = "Hi", session: str = "s-1") -> NewRecord:
+    header = EventHeader(
+        stream_kind=SESSION,
+        stream_id=session,
+        stream_version=n + 1,
+        epoch=epoch,
+        n=n,
+        accepted=n,
+        replied=-1,
+        turn_id="t-1",
+        attempt=1,
+        recorded_at=1_700_000_000_000 + n,
+    )
+    payload = MessageStored(message_seq=n + 1, role="assistant", content=text_content(text))
+    return log.encode(header, payload, session.encode())
+
+
+def claim(log: EventLog, incarnation: str) -> NewRecord:
+    header = EventHeader(
+        stream_kind=PARTITION,
+        stream_id="1",
+        stream_version=0,
+        epoch=-1,
+        n=-1,
+        accepted=-1,
+        replied=-1,
+        recorded_at=1,
+    )
+    payload = PartitionClaimed(
+        owner="w", incarnation=incarnation, generation=1, partition_count=3, requests_topic_id="topic-1"
+    )
+    return log.encode(header, payload, b"1")
+
+
+async def read(log: EventLog, partition: int, start: int, end: int) -> list[LoggedEvent]:
+    return [event async for batch in log.read(partition, start, end) for event in batch]
+
+
+def as_read(partition: int, base: int, records: list[NewRecord]) -> list[LoggedEvent]:
+    return [
+        LoggedEvent(partition=partition, offset=base + index, header=record.header, payload=record.payload)
+        for index, record in enumerate(records)
+    ]
+
+
+def test_what_is_appended_is_read_back_at_dense_offsets(run: Run[None]) -> None:
+    async def body(log: EventLog, _: EventLog) -> None:
+        assert await log.bounds(1) == (0, 0)
+        first = [claim(log, "a"), message(log, 0), message(log, 1, text="zwei, δύο, 二")]
+        second = [message(log, 2, text="")]
+        assert await log.append(1, first) == 0
+        assert await log.append(1, second) == 3
+        assert await log.bounds(1) == (0, 4)
+        assert await log.bounds(2) == (0, 0)
+        assert await read(log, 1, 0, 4) == as_read(1, 0, [*first, *second])
+
+    run(body)
+
+
+def test_a_range_is_read_exactly(run: Run[None]) -> None:
+    async def body(log: EventLog, _: EventLog) -> None:
+        records = [message(log, n) for n in range(40)]
+        for start in range(0, 40, 8):
+            await log.append(0, records[start : start + 8])  # batches of the broker, cut anywhere by a reader
+        everything = as_read(0, 0, records)
+        for start, end in ((0, 40), (0, 1), (39, 40), (5, 12), (7, 9), (12, 12), (40, 40)):
+            assert await read(log, 0, start, end) == everything[start:end]
+
+    run(body)
+
+
+def test_two_writers_share_one_order(run: Run[None]) -> None:
+    async def body(log: EventLog, other: EventLog) -> None:
+        bases: list[tuple[int, list[NewRecord]]] = []
+
+        async def write(through: EventLog, epoch: int) -> None:
+            for n in range(5):
+                records = [message(through, n, epoch=epoch), message(through, n, epoch=epoch, text="again")]
+                bases.append((await through.append(0, records), records))
+
+        await asyncio.gather(write(log, 1), write(other, 2))
+        assert sorted(base for base, _ in bases) == list(range(0, 20, 2))
+        expected = [
+            event for base, records in sorted(bases, key=lambda one: one[0]) for event in as_read(0, base, records)
+        ]
+        assert await read(log, 0, 0, 20) == await read(other, 0, 0, 20) == expected
+
+    run(body)
+
+
+def test_appends_to_several_partitions_at_once(run: Run[None]) -> None:
+    async def body(log: EventLog, _: EventLog) -> None:
+        answers = await asyncio.gather(*(log.append(p, [message(log, 0, session=f"s-{p}")]) for p in range(3)))
+        assert answers == [0, 0, 0]
+        assert [(await read(log, p, 0, 1))[0].header.stream_id for p in range(3)] == ["s-0", "s-1", "s-2"]
+
+    run(body)
+
+
+def test_a_batch_as_large_as_decisions_may_make_it_fits(run: Run[None]) -> None:
+    """``size_bytes`` is never below what a record takes: what the decider counts is what the broker gets."""
+
+    async def body(log: EventLog, _: EventLog) -> None:
+        records: list[NewRecord] = []
+        size = BATCH_OVERHEAD_BYTES
+        while size + (record := message(log, len(records), text="x" * 50_000)).size_bytes <= MAX_BATCH_BYTES:
+            records.append(record)
+            size += record.size_bytes
+        small = message(log, len(records), text="")
+        while size + small.size_bytes <= MAX_BATCH_BYTES:
+            records.append(small)
+            size += small.size_bytes
+        assert await log.append(0, records) == 0
+        assert await log.bounds(0) == (0, len(records))
+
+    run(body)
+
+
+def test_a_range_that_is_not_there_is_an_error(run: Run[None]) -> None:
+    async def body(log: EventLog, _: EventLog) -> None:
+        await log.append(0, [message(log, 0)])
+        with pytest.raises(LogError):
+            await read(log, 0, 0, 3)
+        assert await log.append(0, [message(log, 1)]) == 1  # and what follows works
+
+    run(body)
+
+
+def test_an_append_that_nobody_answers_is_uncertain_within_its_deadline() -> None:
+    """In the simulation by a lost answer; on Kafka below."""
+    loop = SimLoop(random.Random(1))
+    world = World(random.Random(2), loop, partitions=1)
+    world.chaos.append_lost_answer = 1.0
+    log = SimEventLog(world, "w1", append_timeout_s=2.0)
+    task = loop.create_task(log.append(0, [message(log, 0)]))
+    loop.run_until(task.done)
+    assert isinstance(task.exception(), AppendUncertainError)
+    assert loop.now == pytest.approx(2.0, abs=0.1)
+    loop.close_down()
+
+
+async def test_no_broker_is_an_uncertain_append_within_its_deadline(tmp_path: Path) -> None:
+    with Deployment("127.0.0.1:1", tmp_path, append_timeout_s="2") as deployment:
+        producer, reader = LogProducer(deployment.settings), TopicReader(deployment.settings)
+        log = KafkaEventLog(deployment.settings, producer, reader, source="w", refresh_schemas=no_refresh)
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(AppendUncertainError, match="may or may not be stored"):
+                    await log.append(0, [message(log, 0)])
+        finally:
+            await producer.close()
+            await reader.close()
+
+
+async def test_a_hole_in_the_log_is_no_event_log(broker: DevBroker, tmp_path: Path) -> None:
+    """On Kafka only: markers of transactions take offsets, and so would compaction."""
+    from aiokafka import AIOKafkaProducer
+
+    with Deployment(broker.bootstrap_server, tmp_path, partitions=3) as deployment:
+        deployment.make_topics()
+        settings = deployment.settings
+        producer, reader = LogProducer(settings), TopicReader(settings)
+        log = KafkaEventLog(settings, producer, reader, source="w", refresh_schemas=no_refresh)
+        foreign = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_server, transactional_id=settings.prefix)
+        await foreign.start()
+        try:
+            record = message(log, 0)
+            async with foreign.transaction():
+                await foreign.send_and_wait(settings.topics.events, record.value, key=record.key, partition=0)
+            assert await log.append(0, [message(log, 1)]) == 2
+            with pytest.raises(LogBrokenError, match=r"\[0\]: offsets 1 to 1 are missing"):
+                await read(log, 0, 0, 3)
+        finally:
+            await foreign.stop()
+            await producer.close()
+            await reader.close()

@@ -7,7 +7,8 @@ has a deadline of ours, and a producer that failed once is replaced: no shard st
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -30,6 +31,8 @@ from workers.ports import (
     NewRecord,
     RequestRecord,
 )
+from workers.shared_look import SharedLook
+from workers.tasks import watched
 from workers.topic_reader import TopicReader
 
 log = logging.getLogger(__name__)
@@ -85,7 +88,7 @@ class LogProducer:
                 async with asyncio.timeout(_STOP_TIMEOUT_S):
                     await producer.stop()
 
-        task = asyncio.create_task(stop())
+        task = watched(stop(), "the end of a producer")
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
@@ -147,7 +150,7 @@ class KafkaEventLog:
         reader: TopicReader,
         *,
         source: str,
-        refresh_schemas: Callable[[], Awaitable[None]],
+        schemas: SharedLook[bytes],
         codec: Codec | None = None,
     ) -> None:
         self._topic = settings.topics.events
@@ -155,7 +158,7 @@ class KafkaEventLog:
         self._reader = reader
         self._envelope = Envelope("events", source)
         self._codec = codec or Codec(EVENTS)
-        self._refresh_schemas = refresh_schemas
+        self._schemas = schemas
 
     def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
         value = self._codec.encode(header, payload)
@@ -192,8 +195,8 @@ class KafkaEventLog:
         try:
             try:
                 return self._codec.decode(value)
-            except UnknownFingerprintError:
-                await self._refresh_schemas()
+            except UnknownFingerprintError as error:
+                await self._schemas.find(error.fingerprint, there_since=time.monotonic())
                 return self._codec.decode(value)
         except WireError as error:
             raise LogBrokenError(f"{where}: cannot be read as an event: {error}") from error

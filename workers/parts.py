@@ -1,17 +1,22 @@
 """What the parts of a worker share: built once in ``workers.service`` (and by the simulation)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from schemas.errors import UnknownFingerprintError
 from streams.policy import Policy
 from streams.topics import Topics
+from workers.logs import at
 from workers.ports import EventLog, Outbox, RequestLog, RequestRecord
-from workers.requests import Incoming, RequestReader, UnknownReplyTopicError
+from workers.requests import Incoming, RequestReader, UnknownReplyTopicError, Unreadable
 from workers.runners.base import Runner
+from workers.shared_look import SharedLook
 from workers.store_port import PartitionStores
 from workers.turn_attempt import ActorLimits
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +58,8 @@ class WorkerParts:
     requests: RequestReader
     make_runner: Callable[[str], Runner]
     policy: Callable[[], Policy]
-    refresh_schemas: Callable[[], Awaitable[None]]
+    schemas: SharedLook[bytes]  #: by fingerprint
+    reply_topics: SharedLook[str]  #: by name
     running: asyncio.Semaphore
     actor_limits: ActorLimits
     limits: ShardLimits
@@ -68,13 +74,27 @@ class WorkerParts:
     draining: bool = False
     open_turns: Callable[[], int] = lambda: 0  #: of the worker: accepted, not ended
 
-    async def read(self, record: RequestRecord) -> Incoming:
-        """The verdict on a request, after a look at new schemas and new reply topics where it names any."""
+    async def read(self, record: RequestRecord, there_since: float) -> Incoming:
+        """The verdict on a request, after a look at new schemas and new reply topics where it names any.
+
+        ``there_since``: when the record was in its topic for sure. Raises :class:`workers.ports.LogError` when nobody
+        can look: that is no verdict. What a reader of ours stumbles over is one: the next owner would, too.
+        """
         for _ in range(2):  # it may name both
             try:
-                return self.requests.read(record)
-            except UnknownFingerprintError:
-                await self.refresh_schemas()
-            except UnknownReplyTopicError:
-                await self.outbox.look_for_reply_topics()
-        return self.requests.read(record, last_try=True)
+                return self._read(record)
+            except UnknownFingerprintError as error:
+                await self.schemas.find(error.fingerprint, there_since)
+            except UnknownReplyTopicError as error:
+                await self.reply_topics.find(error.topic, there_since)
+        return self._read(record, last_try=True)
+
+    def _read(self, record: RequestRecord, *, last_try: bool = False) -> Incoming:
+        try:
+            return self.requests.read(record, last_try=last_try)
+        except (UnknownFingerprintError, UnknownReplyTopicError):
+            raise
+        except Exception as error:
+            place = at(topic=self.topics.requests, partition=record.partition, offset=record.offset)
+            log.exception("a request cannot be read", extra=place)
+            return Unreadable(code="undecidable", reason=f"reading it failed: {type(error).__name__}")

@@ -92,6 +92,10 @@ def command_hash(command: Any, session_id: str | None = None) -> str:
 class UnknownReplyTopicError(Exception):
     """A request names a reply topic that was not there when we looked last."""
 
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic)
+        self.topic = topic
+
 
 class RequestReader:
     """Reads requests of one deployment. ``reply_topic_exists`` knows what the broker told last."""

@@ -50,6 +50,7 @@ class ServedRequests:
         self._partition = partition
         self._inbox = inbox
         self._next = first
+        self._seen_end, self._seen_at = 0, 0.0  #: every request below was there then
         self._decider = decider
         self._resident = resident
         self._forwarder = forwarder
@@ -66,9 +67,15 @@ class ServedRequests:
         """The next requests, a bounded number, with the verdicts on them."""
         records = await self._next_requests()
         return [
-            TakenRequest(offset, record, await self._parts.read(record) if record else None)
+            TakenRequest(offset, record, await self._parts.read(record, self._there_since(offset)) if record else None)
             for offset, record in records
         ]
+
+    def _there_since(self, offset: int) -> float:
+        """A moment at which the request was in its topic for sure, the same one for as many as possible."""
+        if offset >= self._seen_end:
+            self._seen_end, self._seen_at = max(self._inbox.known_end, offset + 1), self._parts.now()
+        return self._seen_at
 
     async def _next_requests(self) -> list[tuple[int, RequestRecord | None]]:
         while (missing_to := self._inbox.missing_from(self._next)) > self._next:

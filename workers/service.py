@@ -1,13 +1,14 @@
 """A worker's inside: its parts, its shards, and what it does when the group assigns or revokes partitions."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from schemas.codec import RequestCodec
@@ -17,24 +18,28 @@ from streams.run_settings import runner_factories, with_run_settings
 from workers import schema_topic
 from workers.config import Settings
 from workers.event_log import KafkaEventLog, KafkaRequestLog, LogProducer
+from workers.kafka_python import BrokerUnreachableError
 from workers.logs import at
 from workers.outbox import KafkaOutbox
 from workers.parts import Membership, ShardLimits, WorkerParts
-from workers.ports import RequestRecord
+from workers.ports import LogError, Outbox, RequestRecord
 from workers.ready import mark_ready
 from workers.reply_sender import ReplySender
 from workers.requests import RequestReader
 from workers.run_settings import RunSettings
 from workers.runners.registry import RunnerRegistry
-from workers.shard import Shard
+from workers.shard import Shard, ShardStuckError
+from workers.shared_look import SharedLook
 from workers.store import StoreDirectory
 from workers.tail_watch import TailWatch
+from workers.tasks import all_within, describe, end, kept_running, watched
 from workers.topic_reader import TopicReader
 from workers.topics_admin import TopicsState, check_topics, topic_id
 from workers.turn_attempt import ActorLimits
 
 log = logging.getLogger(__name__)
-_SCHEMA_REFRESH_MIN_S = 1.0
+_RELEASE_LIMIT_S = 10.0  #: of all partitions, at the end
+_STEP_LIMIT_S = 5.0
 
 
 def owner_name(settings: Settings) -> str:
@@ -57,7 +62,6 @@ class WorkerService:
         self._replies = ReplySender(settings, source=owner_name(settings), now_ms=_wall_ms)
         self._stores: StoreDirectory | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._schemas_read_at = 0.0
         self._policy_now = settings.policy()
         self._run_settings = RunSettings(settings, self._reader, self._take_settings)
         self._follow: asyncio.Task[None] | None = None
@@ -82,14 +86,17 @@ class WorkerService:
             memory_limit_mb=settings.store_memory_mb,
         )
         self._parts = self._build_parts(topics)
-        self._watch = asyncio.create_task(self._watch_tails().run(), name="tail watch")
-        self._follow = asyncio.create_task(self._run_settings.follow(), name="run-time settings")
+        self._keep_watching()
+        self._follow = kept_running(self._run_settings.follow, "following the run-time settings", gave_up=self._fatal)
 
     def _build_parts(self, topics: TopicsState) -> WorkerParts:
         settings = self._settings
         owner = owner_name(settings)
         runners = RunnerRegistry()
         assert self._stores is not None
+        schemas: SharedLook[bytes] = SharedLook(
+            self._read_schemas, known=lambda name: packaged().find(name) is not None, now=time.monotonic
+        )
         outbox = KafkaOutbox(
             settings,
             self._producer,
@@ -103,9 +110,7 @@ class WorkerService:
             topics=settings.topics,
             topics_id=topics.requests_topic_id,
             partition_count=topics.partition_count,
-            event_log=KafkaEventLog(
-                settings, self._producer, self._reader, source=owner, refresh_schemas=self._refresh_schemas
-            ),
+            event_log=KafkaEventLog(settings, self._producer, self._reader, source=owner, schemas=schemas),
             request_log=KafkaRequestLog(settings, self._reader),
             outbox=outbox,
             stores=self._stores,
@@ -118,7 +123,8 @@ class WorkerService:
             ),
             make_runner=lambda model: runners.make(model, runner_factories(self._run_settings.values)),
             policy=self._policy,
-            refresh_schemas=self._refresh_schemas,
+            schemas=schemas,
+            reply_topics=reply_topics(outbox),
             running=asyncio.Semaphore(settings.max_running_turns),
             actor_limits=_actor_limits(settings),
             limits=ShardLimits(
@@ -171,20 +177,24 @@ class WorkerService:
 
     async def stop(self) -> None:
         """Release every partition (before the group is left), then disconnect."""
-        async with self._changing:
-            shards = list(self._shards.values())
-            self._shards.clear()
-            await asyncio.gather(*(shard.stop() for shard in shards))
-            await asyncio.gather(*self._releasing.values())
-        for task in (self._watch, self._follow):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        await self._replies.stop()
-        await self._producer.close()
-        await self._reader.close()
+        with contextlib.suppress(TimeoutError):  # an assignment that hangs must not hold up the end
+            async with asyncio.timeout(_STEP_LIMIT_S):
+                await self._changing.acquire()
+        shards = list(self._shards.items())
+        self._shards.clear()
+        releases = [(f"partition {partition} is not released in order", shard.stop()) for partition, shard in shards]
+        releases += [(f"partition {p} is not released in order", _ended(task)) for p, task in self._releasing.items()]
+        await all_within(releases, _RELEASE_LIMIT_S)
+        await end(self._watch)
+        await end(self._follow)
+        clients = (
+            ("the replies' producer does not stop", self._replies.stop()),
+            ("the log's producer does not stop", self._producer.close()),
+            ("the log's readers do not stop", self._reader.close()),
+        )
+        await all_within(clients, _STEP_LIMIT_S)
         if self._stores is not None:
-            await self._stores.close()
+            await all_within([("the stores are not closed", self._stores.close())], _STEP_LIMIT_S)
 
     @property
     def running_turns(self) -> int:
@@ -217,11 +227,17 @@ class WorkerService:
             for partition in lost:
                 self._release(partition)
             if not kept_trust:
-                await asyncio.gather(*(self._shards[p].restart() for p in kept))
+                await self._restart(kept)
             for partition in sorted(gained):
                 shard = self._shards[partition] = Shard(self._parts, partition)
                 shard.start(after=self._releasing.get(partition))
         mark_ready()  # also without a partition: a spare worker serves as well as it can
+
+    async def _restart(self, partitions: Sequence[int]) -> None:
+        results = await asyncio.gather(*(self._shards[p].restart() for p in partitions), return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):  # nobody may claim a partition beside a shard that is still there
+                self._fatal(str(error) if isinstance(error, ShardStuckError) else describe(error))
 
     def _release(self, partition: int) -> None:
         """Stop a lost partition's shard; neither the group nor what we gain waits for its turns and its disk."""
@@ -237,7 +253,7 @@ class WorkerService:
                 del self._releasing[partition]
 
         stopping = stop(self._shards.pop(partition), self._releasing.get(partition))
-        self._releasing[partition] = asyncio.create_task(stopping, name=f"release {partition}")
+        self._releasing[partition] = watched(stopping, f"the release of partition {partition}")
 
     def deliver(self, record: RequestRecord) -> bool:
         """A request from Faust. False: its shard has enough, hold the partition back."""
@@ -254,10 +270,10 @@ class WorkerService:
 
     # ---- upkeep
 
-    def _watch_tails(self) -> TailWatch:
+    def _keep_watching(self) -> None:
         settings = self._settings
         assert self._parts is not None
-        return TailWatch(
+        watch = TailWatch(
             self._reader,
             settings.topics,
             self._shards,
@@ -265,14 +281,24 @@ class WorkerService:
             stalled_delivery_s=settings.stalled_delivery_s,
             now=self._parts.now,
         )
+        self._watch = kept_running(watch.run, "the watch over the topics' ends", gave_up=self._fatal)
 
-    async def _refresh_schemas(self) -> None:
-        """Read the schemas topic, at most once a second: whoever writes garbage must not make us busy."""
-        now = time.monotonic()
-        if now - self._schemas_read_at < _SCHEMA_REFRESH_MIN_S:
-            return
-        self._schemas_read_at = now
-        await asyncio.to_thread(schema_topic.read_schemas, self._settings, packaged())
+    async def _read_schemas(self) -> None:
+        try:
+            await asyncio.to_thread(
+                schema_topic.read_schemas, self._settings, packaged(), timeout_s=self._settings.append_timeout_s
+            )
+        except BrokerUnreachableError as error:
+            raise LogError(f"the schemas topic cannot be read: {error}") from error
+
+
+def reply_topics(outbox: Outbox, now: Callable[[], float] = time.monotonic) -> SharedLook[str]:
+    """Looks for reply topics that requests name."""
+    return SharedLook(outbox.look_for_reply_topics, known=outbox.known_reply_topic, now=now)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])
 
 
 def _wall_ms() -> int:

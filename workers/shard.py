@@ -20,6 +20,7 @@ from workers.parts import WorkerParts
 from workers.ports import LogAuthorizationError, LogBrokenError, LogError, RequestRecord
 from workers.serving import Serving
 from workers.store_port import PartitionStore
+from workers.tasks import describe, end, kept_running, was_cancelled, watched
 
 log = logging.getLogger(__name__)
 _RETRY_MIN_S = 0.1
@@ -27,6 +28,11 @@ _RETRY_MAX_S = 2.0
 _RETRY_AT_ONCE_S = 0.5
 _STEADY_S = 10.0
 _CANCEL_AGAIN_S = 10.0  #: longer than an orderly release takes
+_MAX_CANCELS = 6
+
+
+class ShardStuckError(Exception):
+    """A shard does not end although it was cancelled again and again."""
 
 
 class Shard:
@@ -46,7 +52,10 @@ class Shard:
 
     def start(self, after: asyncio.Task[None] | None = None) -> None:
         """Begin with a claim; ``after`` is the release of the partition's last shard in this worker."""
-        self._task = asyncio.create_task(self._run(after), name=f"shard {self.partition}")
+        name = f"the shard of partition {self.partition}"
+        self._task = watched(
+            self._run(after), name, died=lambda error: self._parts.fatal(f"{name} died: {describe(error)}")
+        )
 
     async def stop(self) -> None:
         """Release for good: stop the turns, save what is confirmed, close the store."""
@@ -84,11 +93,16 @@ class Shard:
     # ---- the life of an assignment
 
     async def _cancel_run(self) -> None:
+        """End what runs. Raises :class:`ShardStuckError` when it does not end."""
         task, self._task = self._task, None
-        while task is not None and not task.done():
+        for _ in range(_MAX_CANCELS):
+            if task is None or task.done():
+                return
             # Again after a while: libraries that we call have been seen to swallow a cancellation.
             task.cancel()
             await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
+        if task is not None and not task.done():
+            raise ShardStuckError(f"partition {self.partition} is not released: something in it does not end")
 
     async def _run(self, after: asyncio.Task[None] | None) -> None:
         if after is not None:
@@ -118,7 +132,9 @@ class Shard:
                 log.warning("released: %s", error, extra=self._place)
                 retry_s = self._slower(retry_s, began)
                 await asyncio.sleep(retry_s)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if was_cancelled(error):
+                    raise
                 # A defect, or a disk that is full: crash-only, as after any other failure, but bounded in its pace.
                 log.exception("released: %s", type(error).__name__, extra=self._place)
                 await asyncio.sleep(_RETRY_MAX_S)
@@ -175,15 +191,16 @@ class Shard:
         # What lies between the log's work list and the first delivery is ours to read: Faust may stand further on.
         self.inbox.known_end = max(self.inbox.known_end, next_request)
         log.info("serving from request %d under claim %d", next_request, epoch.epoch, extra=self._place)
-        saver = asyncio.create_task(self._save_regularly(serving), name=f"saver {self.partition}")
+        saver = kept_running(
+            lambda: self._save_regularly(serving), f"the saver of partition {self.partition}", gave_up=self._parts.fatal
+        )
         try:
             self.serving = serving
             await serving.resume()
             await serving.run()
         finally:
             self.serving = None
-            saver.cancel()
-            await asyncio.gather(saver, return_exceptions=True)
+            await end(saver)
             await serving.close()
             await self._save_last(serving)
 
@@ -255,9 +272,12 @@ class Shard:
             await asyncio.sleep(self._parts.limits.store_commit_interval_s)
             try:
                 await serving.save()
-                await serving.upkeep()
             except Exception as error:
                 log.error("the store cannot be written: %s", error, extra=self._place)
+            try:
+                await serving.upkeep()
+            except Exception as error:
+                log.error("idle sessions are not put away: %s", error, extra=self._place)
 
     async def _save_last(self, serving: Serving) -> None:
         """What is confirmed stays confirmed: the next epoch (ours or another's) has less to catch up."""

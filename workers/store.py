@@ -184,7 +184,10 @@ class StoreDirectory:
         if self._closed:
             return
         for store in list(self._open.values()):
-            await store.close()
+            try:
+                await store.close()
+            except Exception as error:  # the log has everything; the others are to be closed all the same
+                log.error("%s is not closed in order: %s", store.file, error)
         await self.run(self._connection.close)
         self._closed = True
         self._executor.shutdown(wait=False)

@@ -24,7 +24,8 @@ from workers.requests import RequestReader
 from workers.runners.base import Runner
 from workers.runners.options import after_provider, read_options
 from workers.runners.script import ScriptOptions, ScriptRunner
-from workers.service import WorkerService
+from workers.service import WorkerService, reply_topics
+from workers.shared_look import SharedLook
 
 NOTICE_S = 0.5  #: how late a member hears of a rebalance, typically
 
@@ -132,7 +133,7 @@ class SimService(WorkerService):
     async def start(self) -> None:
         """Put the parts together."""
         self._parts = self._sim_parts()
-        self._watch = asyncio.create_task(self._watch_tails().run(), name="tail watch")
+        self._keep_watching()
 
     def _sim_parts(self) -> WorkerParts:
         world, settings = self._world, self._settings
@@ -154,7 +155,8 @@ class SimService(WorkerService):
             ),
             make_runner=self._make_runner,
             policy=self._policy,
-            refresh_schemas=self._no_schemas,
+            schemas=SharedLook(self._no_schemas, known=lambda name: False, now=world.loop.time),
+            reply_topics=reply_topics(outbox, world.loop.time),
             running=asyncio.Semaphore(settings.max_running_turns),
             actor_limits=ActorLimits(
                 turn_timeout_s=settings.turn_timeout_s,

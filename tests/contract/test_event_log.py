@@ -242,7 +242,7 @@ async def test_a_hole_in_the_log_is_no_event_log(broker: DevBroker, tmp_path: Pa
             async with foreign.transaction():
                 await foreign.send_and_wait(settings.topics.events, record.value, key=record.key, partition=0)
             async with asyncio.timeout(20):
-                while (await log.bounds(0))[1] < 2:  # the broker writes the marker after it has answered
+                while (await log.bounds(0))[1] < 2:  # noqa: ASYNC110 (the broker writes the marker after it answers)
                     await asyncio.sleep(POLL_INTERVAL_S)
             assert await log.append(0, [message(log, 1)]) == 2
             with pytest.raises(LogBrokenError, match=r"\[0\]: offsets 1 to 1 are missing"):

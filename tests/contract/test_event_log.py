@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from tests.waiting import POLL_INTERVAL_S
 from workers.broker import DevBroker
 from workers.event_log import BATCH_OVERHEAD_BYTES, KafkaEventLog, LogProducer
 from workers.ports import AppendUncertainError, EventLog, LogBrokenError, LogError, NewRecord
+from workers.shared_look import SharedLook
 from workers.topic_reader import TopicReader
 
 T = TypeVar("T")
@@ -41,8 +43,13 @@ def in_simulation(body: Callable[[EventLog, EventLog], Coroutine[Any, Any, T]]) 
         loop.close_down()
 
 
-async def no_refresh() -> None:
-    raise AssertionError("no schema is unknown here")
+def no_schemas() -> SharedLook[bytes]:
+    """No schema is unknown here."""
+
+    async def look() -> None:
+        raise AssertionError("nothing is to be looked for")
+
+    return SharedLook(look, known=lambda name: False, now=time.monotonic)
 
 
 def on_kafka(deployment: Deployment) -> Run[Any]:
@@ -52,7 +59,7 @@ def on_kafka(deployment: Deployment) -> Run[Any]:
         settings = deployment.settings
         parts = [(LogProducer(settings), TopicReader(settings)) for _ in range(2)]
         try:
-            logs = [KafkaEventLog(settings, *part, source="w", refresh_schemas=no_refresh) for part in parts]
+            logs = [KafkaEventLog(settings, *part, source="w", schemas=no_schemas()) for part in parts]
             return await body(*logs)
         finally:
             for producer, reader in parts:
@@ -218,7 +225,7 @@ def test_an_append_that_nobody_answers_is_uncertain_within_its_deadline() -> Non
 async def test_no_broker_is_an_uncertain_append_within_its_deadline(tmp_path: Path) -> None:
     with Deployment("127.0.0.1:1", tmp_path, append_timeout_s="2") as deployment:
         producer, reader = LogProducer(deployment.settings), TopicReader(deployment.settings)
-        log = KafkaEventLog(deployment.settings, producer, reader, source="w", refresh_schemas=no_refresh)
+        log = KafkaEventLog(deployment.settings, producer, reader, source="w", schemas=no_schemas())
         try:
             async with asyncio.timeout(20):
                 with pytest.raises(AppendUncertainError, match="may or may not be stored"):
@@ -234,7 +241,7 @@ async def test_a_hole_in_the_log_is_no_event_log(broker: DevBroker, tmp_path: Pa
         deployment.make_topics()
         settings = deployment.settings
         producer, reader = LogProducer(settings), TopicReader(settings)
-        log = KafkaEventLog(settings, producer, reader, source="w", refresh_schemas=no_refresh)
+        log = KafkaEventLog(settings, producer, reader, source="w", schemas=no_schemas())
         foreign = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_server, transactional_id=settings.prefix)
         await foreign.start()
         try:

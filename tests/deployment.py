@@ -158,7 +158,7 @@ class Deployment:
 
     def worker(self, name: str = "w0", **settings: str) -> Process:
         """A worker; not ready yet."""
-        return self.start(name, "worker", worker_name=name, **settings)
+        return self.start(name, "worker", **{"worker_name": name, **settings})
 
     def ready_worker(self, name: str = "w0", **settings: str) -> Process:
         """A worker that has partitions."""

@@ -17,8 +17,10 @@ from faust.types import TP
 
 from workers.config import Settings
 from workers.connections import faust_broker, faust_credentials
+from workers.faust_consumer import IntakeTransport
 from workers.ports import RequestRecord
-from workers.service import WorkerService, owner_name
+from workers.service import WorkerService
+from workers.worker_name import WorkerName, take_name
 
 log = logging.getLogger(__name__)
 _STOP_LIMIT_S = 20.0  #: beside the drain: releasing partitions and leaving the group
@@ -44,12 +46,13 @@ class TurnlogApp(faust.App):
     stop_reason: str | None = None
     under_faust = True  #: Faust's command line runs the app; it knows only crashes
 
-    def connect(self, settings: Settings) -> None:
+    def connect(self, settings: Settings, name: WorkerName) -> None:
         """Bind the worker's inside to this app's consumer."""
         self.turnlog_settings = settings
+        self.worker_name = name
         self.stopping = asyncio.Event()
         self._held: set[TP] = set()
-        self.inside = WorkerService(settings, ack=self._ack, stop=self._stop_for)
+        self.inside = WorkerService(settings, owner=name.name, ack=self._ack, stop=self._stop_for)
 
     def _ack(self, partition: int, offset: int) -> None:
         tp = TP(self.turnlog_settings.topics.requests, partition)
@@ -68,6 +71,13 @@ class TurnlogApp(faust.App):
         """At a rebalance Faust fetches all of the new assignment."""
         self._held.clear()
 
+    def _new_transport(self) -> Any:
+        return IntakeTransport(self.conf.broker_consumer, self)
+
+    def fenced(self, sentence: str) -> None:
+        """Our name is another process's: what we serve is its own in a moment."""
+        self._stop_for(sentence)
+
     def _stop_for(self, reason: str) -> None:
         self.stop_reason = reason
         self.stopping.set()
@@ -79,6 +89,7 @@ class TurnlogApp(faust.App):
         await super().on_first_start()
 
     async def on_start(self) -> None:
+        self.worker_name.hold()
         # Sessions in memory are many objects that live long and hold no cycles: looked through as often as by default,
         # they cost a sixth of the CPU time.
         gc.freeze()
@@ -95,8 +106,9 @@ class TurnlogApp(faust.App):
 
 def build_app(settings: Settings) -> TurnlogApp:
     """The app for these settings. Nothing connects before it starts."""
-    app = TurnlogApp(settings.group_id, **_faust_settings(settings))
-    app.connect(settings)
+    name = take_name(settings)
+    app = TurnlogApp(settings.group_id, **_faust_settings(settings, name))
+    app.connect(settings, name)
     topic = settings.topics.requests
     requests = app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
@@ -130,14 +142,17 @@ def build_app(settings: Settings) -> TurnlogApp:
     return app
 
 
-def _faust_settings(settings: Settings) -> dict[str, Any]:
+def _faust_settings(settings: Settings, name: WorkerName) -> dict[str, Any]:
     """Faust's settings for ours; docs/adr and the comments here say why they differ from its defaults."""
     turn_s = settings.turn_timeout_s
     return {
         "broker": faust_broker(settings),
         "broker_credentials": faust_credentials(settings),
-        "broker_client_id": f"turnlog-{owner_name(settings)}",
+        "broker_client_id": name.client_id,
+        # A restarted worker takes its old place at once, and the others notice nothing.
+        "consumer_group_instance_id": name.name,
         "broker_session_timeout": settings.session_timeout_s,
+        "broker_rebalance_timeout": settings.rebalance_timeout_s,
         "broker_heartbeat_interval": settings.heartbeat_interval_s,
         "broker_commit_interval": settings.commit_interval_s,
         # Small buffers starve the group commit.
@@ -156,7 +171,7 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "key_serializer": "raw",
         "value_serializer": "raw",
         "store": "memory://",
-        "datadir": settings.data_dir / "faust" / owner_name(settings),
+        "datadir": settings.data_dir / "faust" / name.name,
         "web_enabled": False,
         "autodiscover": False,
         "processing_guarantee": "at_least_once",
@@ -177,15 +192,19 @@ async def _serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, app.stopping.set)
+    asked = asyncio.create_task(app.stopping.wait())
+    # The start ends with the first assignment: a stop may come before that.
+    starting = asyncio.create_task(app.start())
+    ended = asyncio.create_task(app.wait_until_stopped())
     try:
-        await app.start()
-        ended = asyncio.create_task(app.wait_until_stopped())
-        asked = asyncio.create_task(app.stopping.wait())
-        await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (ended, asked):
-            task.cancel()
+        await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         left_in_order = await _stopped(app, settings.drain_timeout_s + _STOP_LIMIT_S)
+        for task in (asked, starting, ended):
+            task.cancel()
     if not left_in_order:
         _leave_at_once(1 if app.stop_reason else 0)
     if app.crash_reason is not None:

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     group: str = ""  #: consumer group of the workers; empty: ``<prefix>.workers``
     data_dir: Path = Path("turnlog-data")
     snapshot_path: Path | None = None  #: published analysts' file; absent: ``<data_dir>/snapshot.duckdb``
-    worker_name: str = ""  #: empty: host name and process id
+    worker_name: str = Field(default="", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]{0,199})?$")  #: empty: from the host's
 
     # ---- connection security, the same for every client
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -48,6 +48,7 @@ class Settings(BaseSettings):
 
     # ---- group membership
     session_timeout_s: float = 10.0  #: how long a dead worker keeps its partitions
+    rebalance_timeout_s: float = 5.0  #: how long others wait for a worker that does not answer when somebody joins
     heartbeat_interval_s: float = 1.0  #: also how late the others notice who joins or leaves
     commit_interval_s: float = 1.0
 

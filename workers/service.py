@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import secrets
-import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -42,16 +40,14 @@ _RELEASE_LIMIT_S = 10.0  #: of all partitions, at the end
 _STEP_LIMIT_S = 5.0
 
 
-def owner_name(settings: Settings) -> str:
-    """What a claim calls this worker."""
-    return settings.worker_name or f"{socket.gethostname()}-{os.getpid()}"
-
-
 class WorkerService:
     """Everything of a worker but Faust, which tells it of assignments and deliveries."""
 
-    def __init__(self, settings: Settings, *, ack: Callable[[int, int], None], stop: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, *, owner: str, ack: Callable[[int, int], None], stop: Callable[[str], None]
+    ) -> None:
         self._settings = settings
+        self._owner = owner  #: what claims call this worker
         self._ack = ack
         self._stop = stop
         self._shards: dict[int, Shard] = {}
@@ -59,7 +55,7 @@ class WorkerService:
         self._parts: WorkerParts | None = None
         self._reader = TopicReader(settings)
         self._producer = LogProducer(settings)
-        self._replies = ReplySender(settings, source=owner_name(settings), now_ms=_wall_ms)
+        self._replies = ReplySender(settings, source=owner, now_ms=_wall_ms)
         self._stores: StoreDirectory | None = None
         self._watch: asyncio.Task[None] | None = None
         self._policy_now = settings.policy()
@@ -91,7 +87,7 @@ class WorkerService:
 
     def _build_parts(self, topics: TopicsState) -> WorkerParts:
         settings = self._settings
-        owner = owner_name(settings)
+        owner = self._owner
         runners = RunnerRegistry()
         assert self._stores is not None
         schemas: SharedLook[bytes] = SharedLook(

@@ -122,7 +122,7 @@ class SimService(WorkerService):
         self, world: World, name: str, disk: Disk, limits: ShardLimits, bounds: Bounds, **callbacks: Any
     ) -> None:
         with patch.object(workers.service, "ReplySender", NoReplySender):  # a codec each would take most of the time
-            super().__init__(sim_settings(bounds), **callbacks)
+            super().__init__(sim_settings(bounds), owner=name, **callbacks)
         self._world = world
         self._name = name
         self._sim_stores = SimStores(world, disk)

@@ -21,6 +21,7 @@ _CODES: tuple[tuple[str, str, int], ...] = (
     ("workers.broker_files", "BrokerError", EXIT_UNREACHABLE),
     ("workers.kafka_python", "BrokerUnreachableError", EXIT_UNREACHABLE),
     ("workers.topics_admin", "TopicsError", EXIT_NOT_FOUND),
+    ("workers.worker_name", "NameTakenError", EXIT_USAGE),
 )
 
 

@@ -203,12 +203,19 @@ class Connection:
                         for exchange in tuple(requests.get(reply.header.request_id, ())):
                             exchange.deliver(reply)
         except TurnlogError as error:
-            self.failure = error
-            self._give_up(error)
+            self._fail(error)
+        except asyncio.CancelledError:
+            if self._open is not None:  # not by `close`: nobody would ever hear of it
+                self._fail(TurnlogError("the reply reader was cancelled by what it reads with"))
+            raise
         except Exception as error:
             log.exception("the reply reader stopped")
-            self.failure = TurnlogError(f"the reply reader stopped: {type(error).__name__}: {error}")
-            self._give_up(self.failure)
+            self._fail(TurnlogError(f"the reply reader stopped: {type(error).__name__}: {error}"))
+
+    def _fail(self, error: TurnlogError) -> None:
+        """Replies cannot be read any more: whoever waits for one, now or later, is told."""
+        self.failure = error
+        self._give_up(error)
 
     def _give_up(self, error: TurnlogError) -> None:
         everybody = [each for requests in self._waiting.values() for waiting in requests.values() for each in waiting]

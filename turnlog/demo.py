@@ -261,7 +261,7 @@ class _Story:
         screen.heading("The sessions, out of DuckDB")
         print_sessions(list_sessions(settings.snapshot, SessionFilter(), limit=0).sessions)
         screen.heading("The proof")
-        for detail in (*report.refused, *report.failed_turns, *report.mismatches):
+        for detail in report.details:
             screen.alarm(str(detail))
         screen.line(report_line(report))
         screen.line("(roles, text, tool calls with their arguments, tool results, order)")

@@ -141,7 +141,7 @@ class Exchange(ABC):
         await self._line.register(self)
         try:
             self._heard_at = asyncio.get_running_loop().time()
-            self._watch = asyncio.create_task(self._ask_again(self._heard_at + self._timeout_s))
+            self._watch = asyncio.create_task(self._watched(self._heard_at + self._timeout_s))
             await self._line.send(self._request)
         except BaseException as error:
             if isinstance(error, TurnlogError):
@@ -149,6 +149,20 @@ class Exchange(ABC):
             else:
                 self._leave()
             raise
+
+    async def _watched(self, deadline: float) -> None:
+        """Nobody awaits this task: what ends it ends the exchange, too, or its reader would wait for ever."""
+        try:
+            await self._ask_again(deadline)
+        except TurnlogError as error:
+            self._end_with(error)
+        except Exception as error:
+            log.exception("%s: sending it again failed", self._request.what)
+            self._end_with(TurnlogError(f"{self._request.what}: {type(error).__name__}: {error}"))
+
+    def _end_with(self, error: TurnlogError) -> None:
+        self._watch = None  # this very task: it ends by itself
+        self.give_up(error)
 
     async def _ask_again(self, deadline: float) -> None:
         """Send the request again whenever nothing is heard; give up at the deadline."""
@@ -161,10 +175,7 @@ class Exchange(ABC):
             now = loop.time()
             if now >= deadline:
                 timed_out = self._timed_out(self._timeout_s)
-                timed_out.__cause__ = last_error
-                self._watch = None  # this very task: it ends by itself
-                self.give_up(timed_out)
-                return
+                raise timed_out from last_error
             if now < self._heard_at + wait_s:
                 continue
             self._heard_at, wait_s = now, min(2 * wait_s, most_s)

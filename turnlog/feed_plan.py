@@ -89,32 +89,59 @@ class FeedReport:
     turns: int  #: user messages in the file
     messages: int  #: in the file, system messages apart; with ``verify`` all of them were compared
     verified: bool
+    completed: int = 0  #: turns that were seen to complete
     users_only: bool = False  #: only the user's messages were compared: the model was no recording
     mismatches: tuple[Mismatch, ...] = ()
     failed_turns: tuple[EndedTurn, ...] = ()  #: failed or cancelled
     refused: tuple[EndedTurn, ...] = ()  #: the rest of such a conversation was not sent
     fed_before: tuple[str, ...] = ()  #: sessions fed earlier with another model or pace, now found equal to the file
+    turns_fed_before: int = 0  #: theirs that this run did not see end
     not_stored: tuple[str, ...] = ()  #: message keys of the file that no history keeps
 
     @property
+    def not_fed(self) -> int:
+        """Turns of the file that were not seen to end: refused ones, those behind them, and any other."""
+        return self.turns - self.completed - len(self.failed_turns) - self.turns_fed_before
+
+    @property
     def exit_code(self) -> int:
-        """0, 5 if a request was refused, else 1 if a turn failed or a history differs."""
+        """0, 5 if a request was refused, else 1 if a turn failed or was not fed, or if a history differs."""
         if self.refused:
             return EXIT_REFUSED
-        return EXIT_FAILED if self.mismatches or self.failed_turns else EXIT_OK
+        return EXIT_FAILED if self.mismatches or self.failed_turns or self.not_fed else EXIT_OK
+
+    @property
+    def details(self) -> list[str]:
+        """Each thing that is not as it should be, in a line."""
+        return [str(each) for each in (*self.refused, *self.failed_turns, *self.mismatches)]
+
+    @property
+    def turns_in_words(self) -> str:
+        """What became of the file's turns: the figures add up to their number."""
+        counts = [
+            (self.completed, "completed"),
+            (len(self.failed_turns), "failed or cancelled"),
+            (self.turns_fed_before, "fed before"),
+            (self.not_fed, "not fed"),
+        ]
+        said = ", ".join(f"{count} {what}" for count, what in counts if count and count != self.turns)
+        whole = next((f" {what}" for count, what in counts if count == self.turns), "")
+        return f"{self.turns} turns" + (f" ({said})" if said else whole if whole != " completed" else "")
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``: ``mismatches`` is their number, ``details`` says each."""
         return {
             "conversations": self.conversations,
             "turns": self.turns,
+            "completed": self.completed,
+            "not_fed": self.not_fed,
             "messages": self.messages,
             "mismatches": len(self.mismatches) if self.verified else None,
             "failed_turns": len(self.failed_turns),
             "refused": len(self.refused),
             "verified": self.verified,
             "users_only": self.users_only,
-            "details": [str(each) for each in (*self.refused, *self.failed_turns, *self.mismatches)],
+            "details": self.details,
             "fed_before": list(self.fed_before),
             "not_stored": list(self.not_stored),
         }

@@ -16,7 +16,13 @@ import duckdb
 from schemas.parts import NewSession, content_text
 from turnlog.client import Client
 from turnlog.conversations import Conversation, Mismatch, compare
-from turnlog.errors import BrokerUnreachableError, RequestRefusedError, SnapshotBehindError, TurnTimedOutError
+from turnlog.errors import (
+    BrokerUnreachableError,
+    RequestRefusedError,
+    SnapshotBehindError,
+    TurnlogError,
+    TurnTimedOutError,
+)
 from turnlog.feed_plan import EndedTurn, FeedPlan, FeedProgress, FeedReport, OnProgress
 from turnlog.snapshot_history import Histories, ended_turns
 from workers.config import Settings
@@ -26,6 +32,7 @@ _TURN_TIMEOUT_S = 86_400.0  #: the stall limit is what ends a feed; this is only
 _RECONNECT_PAUSE_S = 1.0
 _SNAPSHOT_POLL_S = 0.25
 _CONFLICT = "conflict"
+_SHOWN_DETAILS = 3
 
 
 async def run_feed(plan: FeedPlan, settings: Settings, on_progress: OnProgress = lambda progress: None) -> FeedReport:
@@ -71,7 +78,12 @@ class Feed:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        self.report = replace(self.report, failed_turns=tuple(self._failed), refused=tuple(self._refused))
+        self.report = replace(
+            self.report,
+            completed=len(self.ended) - len(self._failed),
+            failed_turns=tuple(self._failed),
+            refused=tuple(self._refused),
+        )
         return self.report
 
     def tell(self, stage: str) -> None:
@@ -99,6 +111,8 @@ class Feed:
                 )
             done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
+                if task.cancelled():
+                    raise TurnlogError("feeding was cancelled by what it sends with; feed the file again to go on")
                 task.result()
 
     async def _take(self, waiting: Iterator[Conversation]) -> None:
@@ -185,11 +199,13 @@ async def verify(plan: FeedPlan, feed: Feed, snapshot: Path) -> FeedReport:
     """
     feed.tell("verifying")
     sessions = [conversation.session_id for conversation in plan.file.conversations]
-    await _until_published(snapshot, sessions, feed.ended, plan.options.verify_timeout_s)
+    await _until_published(snapshot, sessions, feed, plan.options.verify_timeout_s)
     mismatches = await asyncio.to_thread(_compare_all, plan, snapshot, sessions)
     different = {mismatch.session_id for mismatch in mismatches}
     # Fed before in another way, and complete: the history is what the file says, so nothing is wrong.
     fed_before = [r for r in feed.report.refused if r.code == _CONFLICT and r.session_id not in different]
+    before = {refused.session_id for refused in fed_before}
+    turns = sum(len(each.user_messages) for each in plan.file.conversations if each.session_id in before)
     return replace(
         feed.report,
         verified=True,
@@ -197,10 +213,12 @@ async def verify(plan: FeedPlan, feed: Feed, snapshot: Path) -> FeedReport:
         mismatches=tuple(mismatches),
         refused=tuple(refused for refused in feed.report.refused if refused not in fed_before),
         fed_before=tuple(refused.session_id for refused in fed_before),
+        turns_fed_before=turns - sum(session_id in before for session_id, _ in feed.ended),
     )
 
 
-async def _until_published(snapshot: Path, sessions: list[str], wanted: set[tuple[str, str]], timeout_s: float) -> None:
+async def _until_published(snapshot: Path, sessions: list[str], feed: Feed, timeout_s: float) -> None:
+    wanted = feed.ended
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -213,10 +231,21 @@ async def _until_published(snapshot: Path, sessions: list[str], wanted: set[tupl
         if time.monotonic() >= deadline:
             raise SnapshotBehindError(
                 f"the snapshot {snapshot} did not catch up within {timeout_s:g} s: {state}. Is the materializer "
-                "running (`turnlog materialize`), and is this its snapshot (TURNLOG_SNAPSHOT_PATH)? Everything was "
-                "fed: run the same command again to verify."
+                "running (`turnlog materialize`), and is this its snapshot (TURNLOG_SNAPSHOT_PATH)? "
+                f"{_what_was_fed(feed.report)}"
             )
         await asyncio.sleep(_SNAPSHOT_POLL_S)
+
+
+def _what_was_fed(report: FeedReport) -> str:
+    """For an error that takes the report's place: it must not hide what the report would have said."""
+    if not report.not_fed and not report.failed_turns:
+        return "Everything was fed: run the same command again to verify."
+    shown = "; ".join(report.details[:_SHOWN_DETAILS])
+    more = len(report.details) - _SHOWN_DETAILS
+    return f"Not everything was fed to a good end: {report.turns_in_words}. {shown}" + (
+        f"; and {more} more" if more > 0 else ""
+    )
 
 
 def _compare_all(plan: FeedPlan, snapshot: Path, sessions: list[str]) -> list[Mismatch]:

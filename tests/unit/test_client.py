@@ -145,6 +145,22 @@ async def test_an_unreachable_broker_fails_the_first_send_only() -> None:
         assert (await turn.result()).status == "completed"
 
 
+@pytest.mark.parametrize("error", [RequestRefusedError("too_long", "now"), ValueError("a defect")])
+async def test_whatever_ends_the_asking_again_ends_the_turn(error: Exception) -> None:
+    """Nobody awaits the task that asks again: its reader would wait for ever."""
+
+    class Failing(Wire):
+        async def send(self, request: PreparedRequest) -> Position:
+            if self.sent:
+                raise error
+            return await super().send(request)
+
+    wire = Failing()
+    with pytest.raises(TurnlogError, match=r"now|a defect"):
+        await wire.turn(timeout_s=20.0, resend_after_s=0.01).result()
+    assert wire.registered == []
+
+
 async def test_a_refusal_is_raised_by_both_faces() -> None:
     turn = Wire().turn()
     async with turn:

@@ -1,7 +1,9 @@
 """A request that one frame answers, with the broker replaced by a list; and which requests go under which key."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 
@@ -30,8 +32,9 @@ from turnlog import (
     TurnlogError,
     UsageError,
 )
+from turnlog.chat_turn import ChatTurn
 from turnlog.exchange import Answer, Exchange
-from turnlog.kafka_client import PreparedRequest
+from turnlog.kafka_client import PreparedRequest, ReplyConsumer, RequestSender
 from turnlog.replies import Position, ReplyFrame, TurnView
 
 REQUEST = PreparedRequest(key="web", request_id="r", value=b"", headers=(), kind="channel")
@@ -157,3 +160,22 @@ async def test_ids_are_checked_and_a_connection_is_needed() -> None:
         await client.get("web-1")
     with pytest.raises(TurnlogError, match="not connected"):
         await client.list_sessions()
+
+
+async def test_a_reply_reader_that_is_cancelled_from_below_is_a_failure_that_everybody_hears_of() -> None:
+    class Cancelled:
+        async def batches(self) -> AsyncIterator[list[object]]:
+            raise asyncio.CancelledError
+            yield []
+
+    connection = Client(Settings())._connection
+    consumer = cast(ReplyConsumer, Cancelled())
+    connection._open = (cast(RequestSender, None), consumer, cast("asyncio.Task[None]", None))
+    waiting = ChatTurn(REQUEST, connection, timeout_s=20.0, resend_after_s=15.0, max_buffered_frames=10)
+    await connection.register(waiting)
+    with pytest.raises(asyncio.CancelledError):
+        await connection._read(consumer)
+    with pytest.raises(TurnlogError, match="reply reader was cancelled"):
+        await anext(waiting)
+    with pytest.raises(TurnlogError, match="reply reader was cancelled"):
+        await connection.register(waiting)

@@ -349,6 +349,7 @@ async def test_each_conversation_is_fed_in_order_and_the_first_request_makes_the
         ("feed-c", "Hi", None),
     ]
     assert (report.conversations, report.turns, report.messages, report.exit_code) == (3, 6, 6, 0)
+    assert (report.completed, report.not_fed, report.turns_in_words) == (6, 0, "6 turns")
     assert (told[0].turns_ended, told[-1].turns_ended, told[-1].conversations_done) == (0, 6, 3)
     assert responder.most_running == 3
     assert report.as_json()["mismatches"] is None  # nothing was compared
@@ -372,6 +373,7 @@ async def test_a_failed_turn_is_reported_and_the_session_goes_on(tmp_path: Path)
     assert [str(turn) for turn in report.failed_turns] == ["session feed-b, turn 1: failed (boom): it broke"]
     assert len(responder.requests) == 6
     assert report.exit_code == 1
+    assert report.turns_in_words == "6 turns (5 completed, 1 failed or cancelled)"
 
 
 async def test_a_refusal_ends_its_conversation_only(tmp_path: Path) -> None:
@@ -386,6 +388,30 @@ async def test_a_refusal_ends_its_conversation_only(tmp_path: Path) -> None:
     assert [(turn.session_id, turn.code) for turn in report.refused] == [("feed-b", "model_not_allowed")]
     assert len(responder.requests) == 5
     assert report.exit_code == 5
+    assert (report.completed, report.not_fed) == (4, 2)
+    assert report.turns_in_words == "6 turns (4 completed, 2 not fed)"
+    found = report.as_json()
+    assert found["turns"] == found["completed"] + found["failed_turns"] + found["not_fed"]
+
+
+async def test_a_turn_that_nobody_accounts_for_is_not_fed_and_the_exit_code_says_so(tmp_path: Path) -> None:
+    feed = Responder(complete).feed(three(tmp_path))
+    report = await feed.run()
+    lost = replace(report, completed=report.completed - 1)
+    assert (lost.not_fed, lost.exit_code) == (1, 1)
+
+
+async def test_a_conversation_that_is_cancelled_from_below_is_no_success(tmp_path: Path) -> None:
+    """A Kafka client may end what it was asked with a cancellation that nobody asked for."""
+
+    class Cancelling(Responder):
+        async def send(self, request: PreparedRequest) -> Position:
+            if request.key == "feed-b":
+                raise asyncio.CancelledError
+            return await super().send(request)
+
+    with pytest.raises(TurnlogError, match="feeding was cancelled"):
+        await Cancelling(complete).feed(three(tmp_path)).run()
 
 
 async def test_silence_is_asked_again_and_ends_at_the_stall_limit(tmp_path: Path) -> None:
@@ -583,12 +609,33 @@ async def test_a_snapshot_that_is_behind_or_missing_is_said(tmp_path: Path, unti
     feed = Responder(complete).feed(untidy_plan)
     await feed.run()
     snapshot = tmp_path / "s.duckdb"
-    with pytest.raises(SnapshotBehindError, match=r"s\.duckdb did not catch up.*does not exist") as caught:
+    with pytest.raises(SnapshotBehindError, match=r"s\.duckdb did not catch up.*Everything was fed") as caught:
         await verify(untidy_plan, feed, snapshot)
     assert caught.value.exit_code == 6
     publish(snapshot, untidy_plan, status="started")
     with pytest.raises(SnapshotBehindError, match=r"6 of 6 turns are not in it, such as feed-a feed-.*-a-1"):
         await verify(untidy_plan, feed, snapshot)
+
+
+async def test_a_snapshot_that_is_behind_does_not_hide_what_was_not_fed(tmp_path: Path, untidy_plan: FeedPlan) -> None:
+    """The report is not seen then: with 164 of 457 turns ended it once said that everything was fed."""
+
+    async def answer(responder: Responder, turn: ChatTurn) -> None:
+        if turn.session_id == "feed-a":
+            await complete(responder, turn)
+        elif turn.session_id == "feed-b":
+            frames(turn, RequestRefused(code="model_not_allowed", reason="not here"))
+        else:
+            frames(turn, TurnFailed(code="boom", reason="it broke", usage=Usage()))
+
+    feed = Responder(answer).feed(untidy_plan)
+    await feed.run()
+    with pytest.raises(SnapshotBehindError) as caught:
+        await verify(untidy_plan, feed, tmp_path / "s.duckdb")
+    said = str(caught.value)
+    assert "Everything was fed" not in said
+    assert "6 turns (2 completed, 2 failed or cancelled, 2 not fed)" in said
+    assert "session feed-b, turn 1: refused (model_not_allowed)" in said
 
 
 async def test_verification_waits_for_the_snapshot(tmp_path: Path, untidy_plan: FeedPlan) -> None:
@@ -615,6 +662,7 @@ async def test_fed_before_at_another_pace_is_fine_when_the_history_is_the_file(
     publish(tmp_path / "s.duckdb", untidy_plan, skip=frozenset({"feed-c"}))
     report = await verify(untidy_plan, feed, tmp_path / "s.duckdb")
     assert report.fed_before == ("feed-a", "feed-b")
+    assert report.turns_in_words == "6 turns (4 fed before, 2 not fed)"
     assert [turn.session_id for turn in report.refused] == ["feed-c"]
     assert [mismatch.where for mismatch in report.mismatches] == ["the session"]
     assert report.exit_code == 5

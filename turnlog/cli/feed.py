@@ -67,7 +67,7 @@ def feed(
         output.print_json(report.as_json())
     else:
         output.print_text(report_line(report))
-    for detail in [str(each) for each in (*report.refused, *report.failed_turns, *report.mismatches)][:_MAX_DETAILS]:
+    for detail in report.details[:_MAX_DETAILS]:
         output.say(detail)
     raise typer.Exit(report.exit_code)
 
@@ -95,7 +95,7 @@ def progress_bar() -> "Iterator[Callable[[FeedProgress], None]]":
 
 def report_line(report: "FeedReport") -> str:
     """What came of a feed, in one line."""
-    counts = f"{report.conversations} conversations, {report.turns} turns, {report.messages} messages"
+    counts = f"{report.conversations} conversations, {report.turns_in_words}, {report.messages} messages"
     if not report.verified:
         return f"{counts}; not compared (--verify does)"
     what = " (only what the users said: the model is no recording)" if report.users_only else ""

@@ -53,10 +53,11 @@ class RequestDeadLettered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestsLost:
-    """Requests that the broker deleted before they were accepted (both ends inclusive)."""
+    """Requests that were gone or unreadable before they were accepted (both ends inclusive)."""
 
     from_offset: int
     to_offset: int
+    reason: str | None = None  #: why, for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,9 @@ from faust.types import TP
 
 from workers.config import Settings
 from workers.connections import faust_broker, faust_credentials
-from workers.faust_consumer import IntakeTransport
-from workers.ports import RequestRecord
+from workers.faust_consumer import IntakeConsumer, IntakeTransport
+from workers.ports import Headers, RequestRecord
+from workers.request_log import request_headers
 from workers.service import WorkerService
 from workers.worker_name import WorkerName, take_name
 
@@ -54,6 +55,14 @@ class TurnlogApp(faust.App):
         self._held: set[TP] = set()
         self.inside = WorkerService(settings, owner=name.name, ack=self._ack, stop=self._stop_for)
 
+    def _new_transport(self) -> IntakeTransport:
+        return IntakeTransport(self.conf.broker_consumer, self)
+
+    def _new_consumer(self) -> IntakeConsumer:
+        consumer = cast(IntakeConsumer, super()._new_consumer())
+        consumer.read_past = self.inside.read_past
+        return consumer
+
     def _ack(self, partition: int, offset: int) -> None:
         tp = TP(self.turnlog_settings.topics.requests, partition)
         self.consumer.ack(cast(Any, _Acked(tp, offset)))
@@ -70,9 +79,6 @@ class TurnlogApp(faust.App):
     def forget_holds(self) -> None:
         """At a rebalance Faust fetches all of the new assignment."""
         self._held.clear()
-
-    def _new_transport(self) -> Any:
-        return IntakeTransport(self.conf.broker_consumer, self)
 
     def fenced(self, sentence: str) -> None:
         """Our name is another process's: what we serve is its own in a moment."""
@@ -178,11 +184,10 @@ def _faust_settings(settings: Settings, name: WorkerName) -> dict[str, Any]:
     }
 
 
-def _headers(headers: Any) -> tuple[tuple[str, bytes], ...]:
+def _headers(headers: Any) -> Headers:
     if not headers:
         return ()
-    pairs = headers.items() if hasattr(headers, "items") else headers
-    return tuple((str(key), value or b"") for key, value in pairs)
+    return request_headers(headers.items() if hasattr(headers, "items") else headers)
 
 
 async def _serve(settings: Settings) -> int:

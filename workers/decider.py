@@ -137,9 +137,10 @@ class Decider:
         """The request at ``offset`` is parked: its bytes are stored already."""
         self._partition_event(RequestDeadLettered(offset=offset, code=code, reason=reason[:1000]), decided=offset)
 
-    def lost(self, first: int, last: int) -> None:
-        """The broker deleted requests that were never accepted."""
-        self._partition_event(RequestsLost(from_offset=first, to_offset=last), decided=last)
+    def lost(self, first: int, last: int, reason: str) -> None:
+        """Requests that were never accepted are gone, or nobody can tell them apart."""
+        event = RequestsLost(from_offset=first, to_offset=last, reason=reason[:1000])
+        self._partition_event(event, decided=last)
 
     def _partition_event(self, payload: RequestDeadLettered | RequestsLost, *, decided: int) -> None:
         header = EventHeader(

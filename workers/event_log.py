@@ -29,7 +29,6 @@ from workers.ports import (
     LogBrokenError,
     LogError,
     NewRecord,
-    RequestRecord,
 )
 from workers.shared_look import SharedLook
 from workers.tasks import watched
@@ -210,27 +209,3 @@ def _header_bytes(headers: Headers) -> int:
     for name, content in headers:
         size += len(name) + len(content)
     return size
-
-
-class KafkaRequestLog:
-    """:class:`workers.ports.RequestLog` on Kafka."""
-
-    def __init__(self, settings: Settings, reader: TopicReader) -> None:
-        self._topic = settings.topics.requests
-        self._reader = reader
-
-    async def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord]]:
-        try:
-            async for found in self._reader.read(self._topic, partition, start, end):
-                yield [
-                    RequestRecord(
-                        partition=partition, offset=r.offset, key=r.key, value=r.value, headers=tuple(r.headers)
-                    )
-                    for r in found
-                ]
-        except LogBrokenError as error:
-            # Retention took them since we asked where the topic begins: whoever asks again learns which ones are lost.
-            raise LogError(str(error)) from error
-
-    async def bounds(self, partition: int) -> tuple[int, int]:
-        return (await self._reader.bounds(self._topic, [partition]))[partition]

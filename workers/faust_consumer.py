@@ -1,7 +1,20 @@
-"""Faust's transport with our own consumer in it: a static member of the group (see ``workers.group_member``)."""
+"""Faust's transport with our own consumer in it: a static member of the group (see ``workers.group_member``), which
+reads committed records only, and what it cannot read holds up nobody.
 
+Faust ties reading committed to ``exactly_once``, and dies of a batch that aiokafka cannot parse, with every other
+partition of the worker. Here such a partition is set aside: its shard reads up to the end of now from the topic itself
+(:mod:`workers.request_log`), and Faust goes on from there.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import Fetcher, FetchResult
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 from faust.transport.drivers.aiokafka import (
     AIOKafkaConsumerThread,
     Consumer,
@@ -9,12 +22,23 @@ from faust.transport.drivers.aiokafka import (
     credentials_to_aiokafka_auth,
     server_list,
 )
+from faust.types import TP
 
 from workers.group_member import GroupConsumer
+from workers.logs import at
+from workers.ports import LogError
+from workers.topic_reader import is_unreadable, what_is_wrong
+
+log = logging.getLogger(__name__)
+_RETRY_S = 0.5
+
+#: Reads a partition from an offset on past Faust; where Faust goes on, ``None`` while nobody can tell.
+#: Raises :class:`workers.ports.LogError`.
+ReadPast = Callable[[int, int], Awaitable[int | None]]
 
 
 class IntakeThread(AIOKafkaConsumerThread):
-    """The thread that fetches for Faust, and the one place where its aiokafka consumer is made."""
+    """The thread that talks to the broker."""
 
     def _create_worker_consumer(self, transport: Transport) -> GroupConsumer:
         conf = self.app.conf
@@ -32,6 +56,7 @@ class IntakeThread(AIOKafkaConsumerThread):
             fetch_max_wait_ms=1500,
             request_timeout_ms=_ms(conf.broker_request_timeout),
             check_crcs=conf.broker_check_crcs,
+            isolation_level="read_committed",
             session_timeout_ms=_ms(conf.broker_session_timeout),
             rebalance_timeout_ms=_ms(conf.broker_rebalance_timeout),
             heartbeat_interval_ms=_ms(conf.broker_heartbeat_interval),
@@ -44,16 +69,141 @@ class IntakeThread(AIOKafkaConsumerThread):
         app = cast(Any, self.app)
         app.loop.call_soon_threadsafe(app.fenced, sentence)
 
+    async def _fetch_records(
+        self,
+        consumer: AIOKafkaConsumer,
+        active_partitions: set[TP] | None,
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> dict[TopicPartition, list[Any]]:
+        """Fetched records by partition, as aiokafka's ``fetched_records``; of a bad partition none."""
+        if not self.consumer.flow_active:
+            return {}
+        fetcher = consumer._fetcher
+        if consumer._closed or fetcher._closed:
+            raise ConsumerStoppedError()
+        with fetcher._subscriptions.fetch_context():
+            if fetcher._subscriptions.reassignment_in_progress:
+                await fetcher._subscriptions.wait_for_assignment()
+            found = self._drain(consumer, fetcher, active_partitions, max_records)
+            if found or not timeout:
+                return found
+            waiter = fetcher._create_fetch_waiter()
+            done, _ = await asyncio.wait([waiter], timeout=timeout)
+            if not done or fetcher._closed:
+                waiter.cancel()
+                return {}
+            waiter.result()  # raises when we may not read
+            return self._drain(consumer, fetcher, active_partitions, max_records)
+
+    def _drain(
+        self, consumer: AIOKafkaConsumer, fetcher: Fetcher, wanted: set[TP] | None, max_records: int | None
+    ) -> dict[TopicPartition, list[Any]]:
+        """What was fetched; each partition's on its own."""
+        drained: dict[TopicPartition, list[Any]] = {}
+        for tp, fetched in list(fetcher._records.items()):
+            if wanted and tp not in wanted:
+                if not fetcher._subscriptions.is_assigned(tp):
+                    del fetcher._records[tp]
+                continue
+            try:
+                if type(fetched) is not FetchResult:
+                    if drained:
+                        break  # the next call raises it
+                    self._forget(fetcher, tp)
+                    fetched.check_raise()
+                records = fetched.getall(max_records)
+            except Exception as error:
+                if not is_unreadable(error):
+                    raise
+                self._forget(fetcher, tp)
+                self._set_aside(consumer, tp, error)
+                continue
+            if not fetched.has_more():
+                self._forget(fetcher, tp)
+            if records:
+                drained[tp] = records
+                if max_records is not None:
+                    max_records -= len(records)
+                    if max_records <= 0:
+                        break
+        return drained
+
+    def _forget(self, fetcher: Fetcher, tp: TopicPartition) -> None:
+        """It may be fetched again."""
+        fetcher._records.pop(tp, None)
+        fetcher._notify(fetcher._wait_consume_future)
+
+    def _set_aside(self, consumer: AIOKafkaConsumer, tp: TopicPartition, error: Exception) -> None:
+        """No more fetches of this partition until the main thread says where to go on."""
+        with contextlib.suppress(IllegalStateError):  # not ours any more
+            state = consumer._subscription._assigned_state(tp)
+            if state.has_valid_position:
+                consumer.pause(tp)
+                intake = cast(IntakeConsumer, self.consumer)
+                self.parent_loop.call_soon_threadsafe(intake.set_aside, TP(*tp), state.position, what_is_wrong(error))
+
+    async def go_on(self, tp: TP, offset: int) -> None:
+        """Fetch a partition again that was set aside, from there on."""
+        consumer, partition = self._ensure_consumer(), TopicPartition(*tp)
+        with contextlib.suppress(IllegalStateError):  # not ours any more
+            consumer.seek(partition, offset)
+            consumer.resume(partition)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing: Faust compares with the high watermark, which an open transaction keeps away for as long as it
+        lasts. Requests that do not come are looked for by the tail watch."""
+
 
 class IntakeConsumer(Consumer):
-    """Faust's consumer, with our thread."""
+    """Faust's consumer of the requests."""
+
+    #: Set by the app.
+    read_past: ReadPast
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._set_aside: dict[TP, asyncio.Task[None]] = {}
 
     def _new_consumer_thread(self) -> IntakeThread:
         return IntakeThread(self, loop=self.loop, beacon=self.beacon)
 
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        # Faust counts the message behind the gap as acknowledged, too.
+        await super()._add_gap(tp, offset_from, offset_to - 1)
+
+    def set_aside(self, tp: TP, position: int, problem: str) -> None:
+        """A partition cannot be read from ``position`` on (in the main thread)."""
+        log.warning(
+            "a batch cannot be read (%s): the partition is read past it",
+            problem,
+            extra=at(topic=tp.topic, partition=tp.partition, offset=position),
+        )
+        before = self._set_aside.pop(tp, None)
+        if before is not None:
+            before.cancel()
+        task = self._set_aside[tp] = asyncio.create_task(self._pass_by(tp, position), name=f"pass by {tp.partition}")
+        task.add_done_callback(lambda done: self._set_aside.pop(tp, None) if self._set_aside.get(tp) is done else None)
+
+    async def _pass_by(self, tp: TP, position: int) -> None:
+        generation = self.app.consumer_generation_id
+        while not self.should_stop and generation == self.app.consumer_generation_id:
+            try:
+                end = await self.read_past(tp.partition, position)
+            except LogError as error:
+                place = at(topic=tp.topic, partition=tp.partition, offset=position)
+                log.warning("cannot read past an unreadable batch yet: %s", error, extra=place)
+                end = None
+            if end is not None:
+                self._read_offset[tp] = end  # what was fetched before and comes late is not wanted
+                thread = cast(IntakeThread, self._thread)
+                await thread.call_thread(thread.go_on, tp, end)
+                return
+            await asyncio.sleep(_RETRY_S)
+
 
 class IntakeTransport(Transport):
-    """Faust's transport, with our consumer."""
+    """Faust's transport with this consumer."""
 
     Consumer = IntakeConsumer
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from workers.logs import at
-from workers.ports import RequestLog, RequestRecord
+from workers.ports import RequestLog, RequestRecord, UnreadableRange
 
 log = logging.getLogger(__name__)
 _FILL_BATCH = 500
@@ -17,8 +17,10 @@ class Inbox:
     """The inbox of one assigned partition. It survives releases; only the end of the assignment empties it."""
 
     def __init__(self, *, limit: int, ack: Callable[[int], None]) -> None:
-        self._records: dict[int, RequestRecord | None] = {}  # None: the topic has no record there
+        # None: the topic has no record there, or it is in an unreadable range, which is kept at its first offset.
+        self._records: dict[int, RequestRecord | UnreadableRange | None] = {}
         self._dropped: set[int] = set()  # delivered when there was no room, and to be acknowledged all the same
+        self._skipped = range(0)  # passed over by the delivery, and to be acknowledged all the same
         self._limit = limit
         self._ack = ack
         self.covered = -1  #: the confirmed fold covers every request up to here
@@ -45,7 +47,17 @@ class Inbox:
         else:
             self._dropped.add(record.offset)
 
-    def put(self, offset: int, record: RequestRecord | None) -> None:
+    def skip(self, start: int, end: int) -> None:
+        """The delivery goes on at ``end``, whatever is before it: all of that is to be read from the topic."""
+        self.delivered_end = max(self.delivered_end, end)
+        self.known_end = max(self.known_end, end)
+        for offset in range(start, min(end, self.covered + 1)):
+            self._ack(offset)
+        if self._skipped.stop > self.covered + 1:
+            start = min(start, self._skipped.start)
+        self._skipped = range(start, max(end, self._skipped.stop))
+
+    def put(self, offset: int, record: RequestRecord | UnreadableRange | None) -> None:
         """Keep what was read from the topic."""
         self._records.setdefault(offset, record)
 
@@ -53,8 +65,8 @@ class Inbox:
         """Is the request at this offset here (or known not to exist)?"""
         return offset in self._records
 
-    def get(self, offset: int) -> RequestRecord | None:
-        """The request at an offset that is here."""
+    def get(self, offset: int) -> RequestRecord | UnreadableRange | None:
+        """What is at an offset that is here."""
         return self._records[offset]
 
     def missing_from(self, offset: int) -> int:
@@ -73,9 +85,9 @@ class Inbox:
         if first > start:
             return min(first, end)
         end = min(end, start + _FILL_BATCH)
-        found: dict[int, RequestRecord] = {}
+        found: dict[int, RequestRecord | UnreadableRange] = {}
         async for records in requests.read(partition, start, end):
-            found.update((record.offset, record) for record in records)
+            found.update((item.first if isinstance(item, UnreadableRange) else item.offset, item) for item in records)
         for offset in range(start, end):
             self.put(offset, found.get(offset))
         log.info(
@@ -89,8 +101,8 @@ class Inbox:
     def cover(self, upto: int) -> None:
         """Everything up to here is confirmed: acknowledge it, in order, and forget it."""
         first, self.covered = self.covered + 1, max(self.covered, upto)
-        if self._dropped:
-            self._cover_dropped()
+        if self._dropped or self._skipped.stop > first:
+            self._cover_passed_over(first)
             return
         few = self.covered - first < len(self._records)
         for offset in range(first, self.covered + 1) if few else sorted(self._records):
@@ -98,11 +110,11 @@ class Inbox:
                 del self._records[offset]
                 self._ack(offset)
 
-    def _cover_dropped(self) -> None:
-        """As above, with those that were delivered and had no room: nobody else would acknowledge them."""
-        for offset in sorted({*self._records, *self._dropped}):
-            if offset > self.covered:
-                return
+    def _cover_passed_over(self, first: int) -> None:
+        """As above, with what had no room or was skipped: nobody else would acknowledge it."""
+        due = {offset for offset in (*self._records, *self._dropped) if offset <= self.covered}
+        due.update(range(max(first, self._skipped.start), min(self.covered + 1, self._skipped.stop)))
+        for offset in sorted(due):
             self._dropped.discard(offset)
             self._records.pop(offset, None)
             self._ack(offset)

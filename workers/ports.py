@@ -1,6 +1,6 @@
 """What a shard needs from the outside. The real parts speak Kafka and DuckDB; the simulation has its own."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,6 +52,16 @@ class RequestRecord:
     key: bytes | None
     value: bytes | None
     headers: Headers = field(default=())
+    problem: str | None = None  #: why it cannot be read as a request although its bytes are here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableRange:
+    """Offsets whose records cannot be told apart; both ends are inclusive."""
+
+    first: int
+    last: int
+    reason: str
 
 
 class EventLog(Protocol):
@@ -78,14 +88,25 @@ class EventLog(Protocol):
 
 
 class RequestLog(Protocol):
-    """The requests topic, read past Faust where Faust left a gap."""
+    """The requests topic, read past Faust where Faust left a gap. Transactions count once they are committed."""
 
-    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord]]:
-        """Records from ``start`` to ``end`` (exclusive); an offset without a record is passed over."""
+    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord | UnreadableRange]]:
+        """Records from ``start`` to ``end`` (exclusive), in order; an offset without a record is passed over.
+
+        Nothing in the topic's bytes makes it raise. ``end`` is at most the stable end: what is behind it is not there
+        yet. Raises :class:`LogError`, at once where a transaction is open before ``end``.
+        """
         ...
 
     async def bounds(self, partition: int) -> tuple[int, int]:
-        """First offset, and the one after the last record."""
+        """First offset, and the one after the last record, be it of an open transaction."""
+        ...
+
+    async def stable_ends(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """By partition: the offset up to which everything is decided, committed or aborted. Raises :class:`LogError`.
+
+        It is what deliveries are compared with.
+        """
         ...
 
 

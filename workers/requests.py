@@ -121,6 +121,8 @@ class RequestReader:
         Unless it is the last try, raises :class:`UnknownFingerprintError` (look for new schemas, then ask again) or
         :class:`UnknownReplyTopicError` (look for new topics, then ask again).
         """
+        if record.problem is not None:
+            return Unreadable(code="unreadable_record", reason=record.problem)
         framing = FRAMING_JSON if (record.value or b"")[:1] == b"{" else FRAMING_AVRO
         refusal: InvalidCommandError | None = None
         command: Any = None

@@ -16,7 +16,7 @@ from workers.live import Live, LiveSession
 from workers.logs import at
 from workers.parts import WorkerParts
 from workers.patience import patiently
-from workers.ports import RequestRecord
+from workers.ports import RequestRecord, UnreadableRange
 from workers.requests import Incoming, Misrouted, Query, StreamCommand, Unreadable
 from workers.resident import Resident
 
@@ -25,11 +25,11 @@ _BEHIND_FACTOR = 12
 
 
 class TakenRequest(NamedTuple):
-    """A request that is next, and the verdict on it; both ``None`` where the topic has no record."""
+    """What is next: a request and the verdict on it, an unreadable range, or an offset without a record."""
 
     offset: int
-    record: RequestRecord | None
-    item: Incoming | None
+    record: RequestRecord | None = None
+    item: Incoming | UnreadableRange | None = None
 
 
 class ServedRequests:
@@ -65,11 +65,14 @@ class ServedRequests:
 
     async def take(self) -> list[TakenRequest]:
         """The next requests, a bounded number, with the verdicts on them."""
-        records = await self._next_requests()
-        return [
-            TakenRequest(offset, record, await self._parts.read(record, self._there_since(offset)) if record else None)
-            for offset, record in records
-        ]
+        taken: list[TakenRequest] = []
+        for offset, found in await self._next_requests():
+            if isinstance(found, RequestRecord):
+                verdict = await self._parts.read(found, self._there_since(offset))
+                taken.append(TakenRequest(offset, found, verdict))
+            else:
+                taken.append(TakenRequest(offset, item=found))
+        return taken
 
     def _there_since(self, offset: int) -> float:
         """A moment at which the request was in its topic for sure, the same one for as many as possible."""
@@ -77,18 +80,19 @@ class ServedRequests:
             self._seen_end, self._seen_at = max(self._inbox.known_end, offset + 1), self._parts.now()
         return self._seen_at
 
-    async def _next_requests(self) -> list[tuple[int, RequestRecord | None]]:
+    async def _next_requests(self) -> list[tuple[int, RequestRecord | UnreadableRange | None]]:
         while (missing_to := self._inbox.missing_from(self._next)) > self._next:
             first = await self._inbox.fill(self._parts.request_log, self._partition, self._next, missing_to)
             if first > self._next:
                 lost = self._next, first - 1
                 log.error("requests %d to %d were deleted unread", *lost, extra=self._place())
-                self._decider.lost(*lost)
+                self._decider.lost(*lost, "the broker deleted them unread")
                 self._next = first
-        records: list[tuple[int, RequestRecord | None]] = []
+        records: list[tuple[int, RequestRecord | UnreadableRange | None]] = []
         while self._inbox.has(self._next) and len(records) < self._parts.limits.max_group_requests:
-            records.append((self._next, self._inbox.get(self._next)))
-            self._next += 1
+            found = self._inbox.get(self._next)
+            records.append((self._next, found))
+            self._next = found.last + 1 if isinstance(found, UnreadableRange) else self._next + 1
         if records:
             crash_point("shard.after_consume")
         return records
@@ -96,7 +100,10 @@ class ServedRequests:
     async def decide(self, request: TakenRequest) -> None:
         """Decide a request whose stream is in memory, or park it, or send it on."""
         offset, record, item = request
-        if record is None or item is None:
+        if isinstance(item, UnreadableRange):
+            log.error("requests %d to %d: %s", item.first, item.last, item.reason, extra=self._place(offset))
+            self._decider.lost(item.first, item.last, item.reason)
+        elif record is None or item is None:
             self._decider.nothing(offset)
         elif isinstance(item, Unreadable):
             await self._park(record, item.code, item.reason)

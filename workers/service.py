@@ -15,7 +15,7 @@ from streams.policy import Policy
 from streams.run_settings import runner_factories, with_run_settings
 from workers import schema_topic
 from workers.config import Settings
-from workers.event_log import KafkaEventLog, KafkaRequestLog, LogProducer
+from workers.event_log import KafkaEventLog, LogProducer
 from workers.kafka_python import BrokerUnreachableError
 from workers.logs import at
 from workers.outbox import KafkaOutbox
@@ -23,6 +23,7 @@ from workers.parts import Membership, ShardLimits, WorkerParts
 from workers.ports import LogError, Outbox, RequestRecord
 from workers.ready import mark_ready
 from workers.reply_sender import ReplySender
+from workers.request_log import KafkaRequestLog
 from workers.requests import RequestReader
 from workers.run_settings import RunSettings
 from workers.runners.registry import RunnerRegistry
@@ -258,6 +259,20 @@ class WorkerService:
             return True
         shard.deliver(record)
         return not shard.inbox.full
+
+    async def read_past(self, partition: int, position: int) -> int | None:
+        """Faust cannot read on from ``position``: the shard reads from there on, to where the topic ends now.
+
+        Where Faust goes on; ``None``: the partition is not ours now. Raises :class:`LogError`.
+        """
+        shard = self._shards.get(partition)
+        if self._parts is None or shard is None:
+            return None
+        end = (await self._parts.request_log.stable_ends([partition]))[partition]
+        if self._shards.get(partition) is not shard:
+            return None
+        shard.skip(position, end)
+        return end
 
     def has_room(self, partition: int) -> bool:
         """May a partition that was held back be fetched again?"""

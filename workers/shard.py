@@ -80,6 +80,12 @@ class Shard:
         if self.serving is not None:
             self.serving.wake()
 
+    def skip(self, start: int, end: int) -> None:
+        """Faust goes on at ``end``: what is before it is read from the topic."""
+        self.inbox.skip(start, end)
+        if self.serving is not None:
+            self.serving.wake()
+
     @property
     def running_turns(self) -> int:
         """Turns that have a runner at work."""

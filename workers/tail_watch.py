@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 class EndsReader(Protocol):
     """Who knows where a topic ends."""
 
-    async def ends(self, topic: str, partitions: Sequence[int]) -> Mapping[int, int]:
-        """End offset of each partition. Raises :class:`LogError`."""
+    async def ends(self, topic: str, partitions: Sequence[int], *, committed: bool = False) -> Mapping[int, int]:
+        """End offset of each partition; with ``committed`` before what is not. Raises :class:`LogError`."""
         ...
 
 
@@ -58,7 +58,7 @@ class TailWatch:
         if not partitions:
             return
         events = await self._reader.ends(self._topics.events, partitions)
-        requests = await self._reader.ends(self._topics.requests, partitions)
+        requests = await self._reader.ends(self._topics.requests, partitions, committed=True)
         behind = self._intake_behind(requests)
         for partition in partitions:
             shard = self._shards.get(partition)

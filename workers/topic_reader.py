@@ -1,151 +1,202 @@
 """Reading ranges of a topic at explicit positions: no group, no silent reset.
 
-A small pool of aiokafka consumers serves all partitions of a worker: catching up, looking into gaps, and reading
-requests that Faust did not deliver.
+Catching up, looking into gaps, reading requests that Faust did not deliver, and asking where topics end: each use has
+a few consumers of its own, so that none can starve another one.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
     KafkaError,
     OffsetOutOfRangeError,
+    RecordTooLargeError,
+    UnsupportedCodecError,
+    for_code,
 )
+from aiokafka.protocol.fetch import FetchRequest
 
-from workers.config import Settings
-from workers.connections import REFUSALS, client_options
-from workers.ports import LogAuthorizationError, LogBrokenError, LogError
+from workers.batch_codecs import bound_aiokafka
+from workers.config import MIB, Settings
+from workers.ports import LogBrokenError, LogError
+from workers.reader_pool import MAX_RECORDS, ReaderPool
+from workers.record_batches import FetchedBatches
 
-#: So many records are decoded between two turns of the event loop: about 10 ms of it.
-_MAX_RECORDS = 500
-_STOP_TIMEOUT_S = 5.0
+_POLL_MS = 500
+_LONG_RANGE = 2_000  #: records; what is longer must not keep short reads waiting
+_TURN_S = 2.0  #: then a long read lets those go first who wait
+_RAW_FETCH_BYTES = 8 * MIB
+
+bound_aiokafka()
+
+
+class BatchUnreadableError(LogError):
+    """The client library cannot read on; ``offset`` is the first one that it did not read."""
+
+    def __init__(self, where: str, offset: int, error: BaseException) -> None:
+        super().__init__(f"{where}@{offset} or a record shortly behind it cannot be read: {what_is_wrong(error)}")
+        self.offset = offset
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Is this error of a fetch about the bytes that came, and not about the broker or us?"""
+    if isinstance(error, KafkaError):
+        return isinstance(error, CorruptRecordException | UnsupportedCodecError | RecordTooLargeError)
+    return isinstance(error, Exception) and not isinstance(error, ConsumerStoppedError)
+
+
+def what_is_wrong(error: BaseException) -> str:
+    """The error without the bytes that it may quote."""
+    if isinstance(error, UnicodeDecodeError):
+        return "the key of a header is not UTF-8"
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 class TopicReader:
-    """A pool of ``size`` consumers, made when first needed and replaced when they fail."""
+    """Consumers for all that a worker reads beside Faust."""
 
-    def __init__(self, settings: Settings, *, size: int = 3) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._idle: asyncio.LifoQueue[AIOKafkaConsumer | None] = asyncio.LifoQueue()
-        for _ in range(size):
-            self._idle.put_nowait(None)
-        self._closed = False
+        self._long = ReaderPool(settings, "catching up", size=3)
+        self._short = ReaderPool(settings, "looking into gaps", size=2)
+        self._committed = ReaderPool(settings, "requests", size=3, committed=True)
+        self._ends = ReaderPool(settings, "asking where topics end", size=1)
+        self._stable_ends = ReaderPool(settings, "asking where requests end", size=1, committed=True)
 
-    @contextlib.asynccontextmanager
-    async def _consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
-        """A started consumer of one's own; one that fails is closed, not given to the next."""
-        consumer = await self._idle.get()
-        try:
-            if consumer is None:
-                consumer = await self._start()
-            yield consumer
-        except BaseException as error:
-            broken, consumer = consumer, None
-            if broken is not None:
-                await self._stop(broken)
-            if isinstance(error, REFUSALS):
-                raise LogAuthorizationError(f"the broker refuses to let us read: {error}") from error
-            if isinstance(error, KafkaError | OSError):  # a timeout is an OSError, too
-                raise LogError(f"cannot read from the broker: {type(error).__name__}: {error}") from error
-            raise
-        finally:
-            if self._closed and consumer is not None:
-                await self._stop(consumer)
-                consumer = None
-            self._idle.put_nowait(consumer)
-
-    async def _start(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            **client_options(self._settings, "turnlog-reader"),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=100,
-            max_poll_records=_MAX_RECORDS,
-            max_partition_fetch_bytes=8 * 1024 * 1024,
-            request_timeout_ms=int(self._settings.append_timeout_s * 1000),
-        )
-        try:
-            async with asyncio.timeout(self._settings.startup_timeout_s):
-                await consumer.start()
-        except BaseException:
-            await self._stop(consumer)
-            raise
-        return consumer
-
-    async def _stop(self, consumer: AIOKafkaConsumer) -> None:
-        with contextlib.suppress(Exception):  # it is broken or unneeded: nothing depends on how it ends
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
-                await consumer.stop()
+    def _pools(self) -> tuple[ReaderPool, ...]:
+        return (self._long, self._short, self._committed, self._ends, self._stable_ends)
 
     async def close(self) -> None:
         """Stop the idle consumers; those in use stop when they are given back."""
-        self._closed = True
-        while not self._idle.empty():
-            consumer = self._idle.get_nowait()
-            if consumer is not None:
-                await self._stop(consumer)
+        for pool in self._pools():
+            await pool.close()
 
     async def bounds(self, topic: str, partitions: Sequence[int]) -> Mapping[int, tuple[int, int]]:
         """First offset and end offset of each partition. Raises :class:`LogError`."""
         wanted = [TopicPartition(topic, p) for p in partitions]
-        timeout_s = self._settings.append_timeout_s
-        async with self._consumer() as consumer:
-            try:
-                async with asyncio.timeout(2 * timeout_s):
-                    first = await consumer.beginning_offsets(wanted)
-                    end = await consumer.end_offsets(wanted)
-            except TimeoutError as error:
-                raise LogError(f"{topic}: the broker did not tell its offsets within {timeout_s} s") from error
+        async with self._ends.consumer() as consumer:
+            first = await self._in_time(topic, consumer.beginning_offsets(wanted))
+            end = await self._in_time(topic, consumer.end_offsets(wanted))
         return {tp.partition: (first[tp], end[tp]) for tp in wanted}
 
-    async def ends(self, topic: str, partitions: Sequence[int]) -> Mapping[int, int]:
-        """End offset of each partition. Raises :class:`LogError`."""
+    async def ends(self, topic: str, partitions: Sequence[int], *, committed: bool = False) -> Mapping[int, int]:
+        """End offset of each partition; with ``committed`` the last stable offset: behind it a transaction is open.
+
+        Raises :class:`LogError`.
+        """
         wanted = [TopicPartition(topic, p) for p in partitions]
-        timeout_s = self._settings.append_timeout_s
-        async with self._consumer() as consumer:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    end = await consumer.end_offsets(wanted)
-            except TimeoutError as error:
-                raise LogError(f"{topic}: the broker did not tell its offsets within {timeout_s} s") from error
+        async with (self._stable_ends if committed else self._ends).consumer() as consumer:
+            end = await self._in_time(topic, consumer.end_offsets(wanted))
         return {tp.partition: end[tp] for tp in wanted}
 
-    async def read(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[list[Any]]:
+    async def _in_time(self, topic: str, question: Any) -> Any:
+        timeout_s = self._settings.append_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await question
+        except TimeoutError as error:
+            raise LogError(f"{topic}: the broker did not tell its offsets within {timeout_s} s") from error
+
+    def _pool(self, start: int, end: int, *, committed: bool) -> ReaderPool:
+        if committed:
+            return self._committed
+        return self._long if end - start > _LONG_RANGE else self._short
+
+    async def read(
+        self, topic: str, partition: int, start: int, end: int, *, committed: bool = False
+    ) -> AsyncIterator[list[Any]]:
         """Records from ``start`` up to ``end`` (exclusive), in batches.
 
-        ``end`` must not lie behind the log's end. Raises :class:`LogBrokenError` where the broker has no such offset.
+        ``end`` must not lie behind the log's end; with ``committed`` (aborted records are passed over), not behind the
+        last stable offset. Raises :class:`LogBrokenError` where the broker has no such offset,
+        :class:`BatchUnreadableError`, or another :class:`LogError`.
         """
-        if start >= end:
-            return
         tp = TopicPartition(topic, partition)
+        pool = self._pool(start, end, committed=committed)
         loop = asyncio.get_running_loop()
-        async with self._consumer() as consumer:
+        position, unreadable = start, None
+        while position < end and unreadable is None:
+            async with pool.consumer() as consumer:
+                consumer.assign([tp])
+                consumer.seek(tp, position)
+                turn_ends = loop.time() + _TURN_S
+                deadline = loop.time() + self._settings.startup_timeout_s
+                while position < end and not (pool.crowded and loop.time() > turn_ends):
+                    try:
+                        records, after = await self._fetch(consumer, tp, position)
+                    except BatchUnreadableError as error:
+                        unreadable = error  # the consumer is as good as before: it is sought anew for the next read
+                        break
+                    if after > position:
+                        position, deadline = after, loop.time() + self._settings.startup_timeout_s
+                    if records and records[-1].offset >= end:
+                        records = [record for record in records if record.offset < end]
+                    if records:
+                        yield records
+                    elif position < end:
+                        self._check_wait(consumer, tp, position, end, late=loop.time() > deadline, stable=committed)
+        if unreadable is not None:
+            raise unreadable
+
+    async def _fetch(self, consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> tuple[list[Any], int]:
+        """The next records (perhaps none) and the position behind them."""
+        where = f"{tp.topic}[{tp.partition}]"
+        try:
+            fetched = await consumer.getmany(tp, timeout_ms=_POLL_MS, max_records=MAX_RECORDS)
+        except OffsetOutOfRangeError as error:
+            raise LogBrokenError(
+                f"{where}@{position} is not there any more: the topic lost records or was re-created"
+            ) from error
+        except Exception as error:
+            if is_unreadable(error):
+                raise BatchUnreadableError(where, position, error) from error
+            raise
+        records: list[Any] = fetched.get(tp, [])
+        if records:
+            return records, records[-1].offset + 1
+        return records, max(position, await consumer.position(tp))  # transaction markers move it without a record
+
+    def _check_wait(
+        self, consumer: AIOKafkaConsumer, tp: TopicPartition, position: int, end: int, *, late: bool, stable: bool
+    ) -> None:
+        """Nothing came. Is there still something to wait for?"""
+        where = f"{tp.topic}[{tp.partition}]@{position}"
+        stable_end = consumer.last_stable_offset(tp) if stable else None
+        if stable_end is not None and 0 <= stable_end <= position:
+            raise LogError(f"{where}: a transaction is open; up to {end} nothing can be read before it ends")
+        if late:
+            limit_s = self._settings.startup_timeout_s
+            raise LogError(f"{where}: nothing came within {limit_s:g} s, although the log ends at {end}")
+
+    async def fetch_raw(self, topic: str, partition: int, start: int) -> FetchedBatches:
+        """Committed records from ``start`` on as the broker stores them, for what the client library cannot read.
+
+        Raises :class:`LogError`.
+        """
+        tp = TopicPartition(topic, partition)
+        timeout_s = self._settings.append_timeout_s
+        async with self._committed.consumer() as consumer:
             consumer.assign([tp])
-            consumer.seek(tp, start)
-            deadline = loop.time() + self._settings.startup_timeout_s
-            position = start
-            while position < end:
-                try:
-                    fetched = await consumer.getmany(tp, timeout_ms=500, max_records=_MAX_RECORDS)
-                except OffsetOutOfRangeError as error:
-                    raise LogBrokenError(
-                        f"{topic}[{partition}]@{position} is not there any more: the topic lost records "
-                        "or was re-created"
-                    ) from error
-                records = [record for record in fetched.get(tp, []) if record.offset < end]
-                if fetched.get(tp):
-                    deadline = loop.time() + self._settings.startup_timeout_s
-                    position = fetched[tp][-1].offset + 1
-                else:  # transaction markers move the position without a record
-                    position = max(position, await consumer.position(tp))
-                if records:
-                    yield records
-                elif position < end and loop.time() > deadline:
-                    raise LogError(
-                        f"{topic}[{partition}]@{position}: nothing came within {self._settings.startup_timeout_s} s, "
-                        f"although the log ends at {end}"
-                    )
+            consumer.pause(tp)  # its own fetches would only fail
+            request = FetchRequest(100, 1, _RAW_FETCH_BYTES, 1, [(topic, [(partition, start, _RAW_FETCH_BYTES)])])
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while (leader := consumer._client.cluster.leader_for_partition(tp)) in (None, -1):
+                        await consumer._client.force_metadata_update()
+                    answer = await consumer._client.send(leader, request)
+            except TimeoutError as error:
+                raise LogError(f"{topic}[{partition}]@{start}: not answered within {timeout_s} s") from error
+        (_, ((_, code, _, stable_end, *rest),)) = answer.topics[0]
+        if code:
+            raise LogError(f"{topic}[{partition}]@{start} cannot be fetched: {for_code(code).__name__}")
+        # As aiokafka's fetcher takes it apart: from version 11 on the preferred replica is last but one.
+        aborted = (rest[1] if answer.API_VERSION >= 11 else rest[-2]) or ()
+        return FetchedBatches(
+            data=bytes(rest[-1] or b""),
+            stable_end=stable_end,
+            aborted=[(producer, first) for producer, first in aborted],
+        )

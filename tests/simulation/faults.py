@@ -1,7 +1,11 @@
 """What can happen to a run, each at a time and with the rest by chance."""
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from streams.topics import partition_of
+from workers.ports import RequestRecord
 
 if TYPE_CHECKING:
     from tests.simulation.run import Simulation
@@ -134,6 +138,37 @@ def deliveries_are_skipped(sim: "Simulation", at_s: float) -> None:
     _window(sim, at_s, "delivery_skips", 0.4)
 
 
+def deliveries_cannot_be_read(sim: "Simulation", at_s: float) -> None:
+    """A batch that the client library cannot parse."""
+    _window(sim, at_s, "delivery_unreadable", 0.4)
+
+
+def requests_in_transactions(sim: "Simulation", at_s: float) -> None:
+    """Producers that commit late, and what waits behind them."""
+    _window(sim, at_s, "in_transaction", sim.rng.choice((0.3, 1.0)))
+
+
+def transactions_are_aborted(sim: "Simulation", at_s: float) -> None:
+    """Chats that nobody may answer."""
+    world, rng = sim.world, sim.rng
+
+    def begin() -> None:
+        session_id = f"ghost-{world.new_id()}"
+        partition = partition_of(session_id.encode(), world.partition_count)
+        command = {"type": "chat", "text": "never", "model": "script:1"}
+        body = {"session_id": session_id, "request_id": f"{session_id}-r", "command": command}
+        value = json.dumps(body).encode()
+
+        def record(partition: int, offset: int) -> RequestRecord:
+            return RequestRecord(partition=partition, offset=offset, key=session_id.encode(), value=value)
+
+        world.abort_request(record, partition)
+
+    for _ in range(rng.randint(1, 3)):
+        sim.at(at_s, begin)
+        at_s += rng.uniform(0.0, 2.0)
+
+
 def wrong_start(sim: "Simulation", at_s: float) -> None:
     """The group's offset is somewhere: expired, reset, or set by hand."""
     sim.at(at_s, setattr, sim.world.chaos, "wrong_start", 0.8)
@@ -197,6 +232,9 @@ FAULTS: tuple[Fault, ...] = (
     frames_are_lost,
     deliveries_come_twice,
     deliveries_are_skipped,
+    deliveries_cannot_be_read,
+    requests_in_transactions,
+    transactions_are_aborted,
     wrong_start,
     everything_is_slow,
     news_is_slow,

@@ -1,7 +1,7 @@
 """The ports of a worker, in memory: each call takes its time, may fail, and may take effect although it failed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from schemas.codec import Codec
@@ -18,7 +18,7 @@ from tests.checker.history import ToolRun
 from tests.checker.requests import home_of
 from tests.checker.stores import Row, plain_row
 from tests.simulation.world import World
-from workers.ports import AppendUncertainError, Headers, LogError, NewRecord, RequestRecord
+from workers.ports import AppendUncertainError, Headers, LogError, NewRecord, RequestRecord, UnreadableRange
 from workers.runners.base import TurnInput
 from workers.store_port import StoreError
 from workers.testing_store import MemoryStore, MemoryStores
@@ -136,9 +136,9 @@ class SimRequestLog:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord]]:
+    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord | UnreadableRange]]:
         topic = self._world.requests[partition]
-        if start < topic.start or end > len(topic.records):
+        if start < topic.start or end > topic.stable_end:
             return _Failing()
         return Batches(self._world, [record for record in topic.records[start:end] if record is not None])
 
@@ -146,6 +146,10 @@ class SimRequestLog:
         await _trip(self._world)
         topic = self._world.requests[partition]
         return topic.start, len(topic.records)
+
+    async def stable_ends(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        await _trip(self._world)
+        return {partition: self._world.requests[partition].stable_end for partition in partitions}
 
 
 class SimSent:

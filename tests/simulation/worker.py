@@ -92,14 +92,14 @@ class SimReader:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def ends(self, topic: str, partitions: Sequence[int]) -> Mapping[int, int]:
+    async def ends(self, topic: str, partitions: Sequence[int], *, committed: bool = False) -> Mapping[int, int]:
         world = self._world
         await asyncio.sleep(world.latency())
         if world.happens(world.chaos.read_fails):
             raise LogError("simulated: cannot read")
         if topic == sim_settings().topics.events:
             return {p: len(world.events[p]) for p in partitions}
-        return {p: len(world.requests[p].records) for p in partitions}
+        return {p: world.requests[p].stable_end if committed else len(world.requests[p].records) for p in partitions}
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -210,6 +210,7 @@ class SimWorker:
         self._acked: dict[int, int] = {}
         self._committed: dict[int, int] = {}  #: of this assignment: what is acknowledged again moves nothing back
         self._rejoining = False
+        self._set_aside: set[int] = set()
 
     def boot(self) -> None:
         """Start the process, for the first time or again."""
@@ -218,6 +219,7 @@ class SimWorker:
         self.known = (0, -1)  #: the group as this member knows it
         self._positions, self._acked, self._committed = {}, {}, {}
         self._rejoining = False
+        self._set_aside = set()
         self.disk.after_crash()
         self.lane = self.world.loop.new_lane(f"{self.name}.{self.boots}")
         self.lane.context.copy().run(self._start)
@@ -294,6 +296,7 @@ class SimWorker:
             while self.known != self._group.state:
                 self.service.revoked()
                 self._positions, self._acked, self._committed = {}, {}, {}
+                self._set_aside = set()
                 await asyncio.sleep(self.world.latency(0.05))
                 if not self._group.is_member(self.name):
                     self._group.enter(self.name)
@@ -313,7 +316,7 @@ class SimWorker:
         world = self.world
         committed = self._group.committed[partition]
         if world.happens(world.chaos.wrong_start):
-            end = len(world.requests[partition].records)
+            end = world.requests[partition].stable_end
             committed = world.rng.randint(0, end)
             world.trace(self.name, f"requests[{partition}] from {committed}, a wrong start")
         return max(committed, world.requests[partition].start)
@@ -326,7 +329,11 @@ class SimWorker:
     def _fetch(self, partition: int) -> None:
         world, chaos = self.world, self.world.chaos
         position = self._positions.get(partition)
-        if position is None:
+        if position is None or partition in self._set_aside:
+            return
+        if world.happens(chaos.delivery_unreadable):
+            self._set_aside.add(partition)
+            world.loop.create_task(self._pass_by(partition, position, self.known))
             return
         topic = world.requests[partition]
         if world.happens(chaos.delivery_twice):
@@ -335,14 +342,29 @@ class SimWorker:
             skipped = world.rng.randint(1, 4)
             world.trace(self.name, f"requests[{partition}]: {skipped} from {position} on are not delivered")
             position += skipped
-        end = len(topic.records)
+        end = topic.stable_end
         while position < end:
             record: RequestRecord | None = topic.records[position]
             position += 1
             if record is not None and not self.service.deliver(record):
                 self.soon(lambda: self._fetch(partition), 0.2)
                 break
-        self._positions[partition] = min(max(position, self._positions[partition]), len(topic.records))
+        self._positions[partition] = min(max(position, self._positions[partition]), topic.stable_end)
+
+    async def _pass_by(self, partition: int, position: int, known: tuple[int, int]) -> None:
+        """As :class:`workers.faust_consumer.IntakeConsumer`."""
+        self.world.trace(self.name, f"requests[{partition}]@{position} cannot be read")
+        while self.known == known:
+            try:
+                end = await self.service.read_past(partition, position)
+            except LogError:
+                end = None
+            if end is not None and self.known == known and partition in self._positions:
+                self._positions[partition] = end
+                self._set_aside.discard(partition)
+                self.fetch_soon(partition)
+                return
+            await asyncio.sleep(self.world.latency(0.3))
 
     def _ack(self, partition: int, offset: int) -> None:
         """Acknowledgements come in order, so the highest one says it all: the boldest way to commit."""

@@ -27,6 +27,8 @@ class Chaos:
     frames_lost: float = 0.0  #: a batch of frames is not taken by the broker
     delivery_twice: float = 0.0  #: some requests are delivered again
     delivery_skips: float = 0.0  #: fetched requests are thrown away
+    delivery_unreadable: float = 0.0  #: the consumer cannot read on: it is set aside, and the shard reads itself
+    in_transaction: float = 0.0  #: some requests are in a transaction that stays open for a while
     wrong_start: float = 0.0  #: an assignment starts somewhere else than at the committed offset
     slowness: float = 1.0  #: factor of all latencies
     news_slowness: float = 1.0  #: factor of how late members hear of a rebalance
@@ -44,6 +46,12 @@ class Topic:
 
     records: list[RequestRecord | None] = field(default_factory=list)  #: ``None``: the offset has no record
     start: int = 0  #: what lies below was deleted
+    open: list[int] = field(default_factory=list)  #: where the open transactions begin
+
+    @property
+    def stable_end(self) -> int:
+        """What lies above is not committed yet, or behind something that is not."""
+        return max(self.start, min(self.open, default=len(self.records)))
 
 
 class World:
@@ -102,8 +110,32 @@ class World:
         topic = self.requests[partition]
         offset = len(topic.records)
         topic.records.append(record_of(partition, offset))
+        if self.happens(self.chaos.in_transaction):
+            self._open_transaction(partition, offset, aborted=False)
         self.on_request(partition)
         return offset
+
+    def abort_request(self, record_of: Callable[[int, int], RequestRecord], partition: int) -> None:
+        """Append to the requests, in a transaction that will be aborted."""
+        topic = self.requests[partition]
+        topic.records.append(record_of(partition, len(topic.records)))
+        self._open_transaction(partition, len(topic.records) - 1, aborted=True)
+
+    def _open_transaction(self, partition: int, offset: int, *, aborted: bool) -> None:
+        """The record at ``offset`` is in a transaction that ends after a while, with a marker in the topic."""
+        topic = self.requests[partition]
+        topic.open.append(offset)
+        self.trace(f"a transaction begins at requests[{partition}]@{offset}")
+
+        def end() -> None:
+            topic.open.remove(offset)
+            if aborted:
+                topic.records[offset] = None
+            topic.records.append(None)
+            self.trace(f"the transaction of requests[{partition}]@{offset} is", "aborted" if aborted else "committed")
+            self.on_request(partition)
+
+        self.loop.in_world(self.rng.choice((0.01, 0.1, 1.0, 4.0)) * (0.5 + self.rng.random()), end)
 
     def land(self, worker: str, partition: int, records: Sequence[NewRecord]) -> int:
         """A batch arrives in the event log; the offset of its first record."""

@@ -1,0 +1,174 @@
+"""Requests as other people's producers write them, on a real broker: compressed, in transactions, unreadable."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from schemas.events import RequestDeadLettered, TurnAccepted
+from streams.topics import partition_of
+from tests import raw_batches
+from tests.deployment import Deployment, Wire, eventually_async
+from tests.raw_batches import Raw
+from workers.broker import DevBroker
+from workers.connections import client_options
+
+PARTITIONS = 4
+CODECS = ("gzip", "snappy", "lz4", "zstd")
+_numbers = iter(range(1_000_000))
+
+
+@pytest.fixture(scope="module")
+def deployment(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One worker for all of them: what harms it fails the tests after it, too."""
+    folder = tmp_path_factory.mktemp("records")
+    with Deployment(broker.bootstrap_server, folder, partitions=PARTITIONS) as deployment:
+        deployment.make_topics()
+        deployment.ready_worker()
+        yield deployment
+
+
+@pytest.fixture
+async def wire(deployment: Deployment) -> AsyncIterator[Wire]:
+    async with deployment.wire() as wire:
+        yield wire
+
+
+def new_id(what: str, partition: int | None = None) -> str:
+    """A session id that is new, of a partition if one is given."""
+    while True:
+        name = f"{what}-{next(_numbers)}"
+        if partition is None or partition_of(name.encode(), PARTITIONS) == partition:
+            return name
+
+
+def chat(session_id: str, request_id: str) -> bytes:
+    command = {"type": "chat", "text": "hello " * 50}
+    return json.dumps({"session_id": session_id, "request_id": request_id, "command": command}).encode()
+
+
+def raw_chat(request_id: str, partition: int, *headers: tuple[bytes, bytes | None]) -> Raw:
+    session_id = new_id("raw", partition)
+    return Raw(key=session_id.encode(), value=chat(session_id, request_id), headers=headers)
+
+
+async def answered(wire: Wire, *request_ids: str) -> None:
+    for request_id in request_ids:
+        assert (await wire.terminal(request_id)).kind == "TurnCompleted"
+
+
+async def all_partitions_go_on(deployment: Deployment, wire: Wire) -> None:
+    """They answer, and the worker is the one that was started."""
+    for partition in range(PARTITIONS):
+        request_id = new_id("after")
+        await wire.chat_json(new_id("after", partition), "still there?", request_id=request_id)
+        await answered(wire, request_id)
+    (worker,) = deployment.processes
+    assert worker.running
+
+
+def producer_of(deployment: Deployment, **options: Any) -> AIOKafkaProducer:
+    return AIOKafkaProducer(**client_options(deployment.settings, "test-records"), **options)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_compressed_requests_are_answered(deployment: Deployment, wire: Wire, codec: str) -> None:
+    async with producer_of(deployment, compression_type=codec, linger_ms=20) as producer:
+        sent = [(new_id(codec, partition), new_id(codec)) for partition in range(PARTITIONS) for _ in range(3)]
+        for session_id, request_id in sent:
+            await producer.send(deployment.topics.requests, key=session_id.encode(), value=chat(session_id, request_id))
+        await producer.flush()
+        await answered(wire, *(request_id for _, request_id in sent))
+    await all_partitions_go_on(deployment, wire)
+
+
+async def dead_letter(deployment: Deployment, partition: int, offset: int) -> tuple[Any, dict[str, bytes]]:
+    async def parked() -> Any:
+        for record in await deployment.dump(deployment.topics.dead_letters):
+            headers = dict(record.headers)
+            if (int(headers["x-turnlog-partition"]), int(headers["x-turnlog-offset"])) == (partition, offset):
+                return record, headers
+        return None
+
+    found: tuple[Any, dict[str, bytes]] = await eventually_async(parked, f"the dead letter of {partition}@{offset}")
+    return found
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+async def test_a_header_key_that_is_not_utf8_costs_no_other_record(
+    deployment: Deployment, wire: Wire, codec: int
+) -> None:
+    names = [new_id("r") for _ in range(5)]
+    records = [raw_chat(name, 1) for name in names]
+    bad = raw_chat(names[2], 1, (b"x-mine", b"1"), (b"caf\xe9", b"\xff"), (b"none", None))
+    records[2] = bad
+    payload = b"".join(raw_batches.record(delta, raw) for delta, raw in enumerate(records))
+    data = raw_batches.batch(records, attributes=codec, payload=_zstd(payload) if codec else payload)
+    async with producer_of(deployment) as producer:
+        base = await raw_batches.produce(producer, deployment.topics.requests, 1, data)
+        await answered(wire, *names[:2], *names[3:])
+        letter, headers = await dead_letter(deployment, 1, base + 2)
+        assert (letter.key, letter.value) == (bad.key, bad.value)
+        assert headers["x-mine"] == b"1"
+        assert headers["caf\\xe9"] == b"\xff"
+        assert headers["x-turnlog-code"] == b"unreadable_record"
+        assert b"not UTF-8" in headers["x-turnlog-reason"]
+        await all_partitions_go_on(deployment, wire)
+        assert not wire.of(names[2])
+        letters = [
+            event.payload
+            for event in (await deployment.accepted())[1]
+            if isinstance(event.payload, RequestDeadLettered) and event.payload.offset == base + 2
+        ]
+        assert len(letters) == 1
+
+
+def _zstd(data: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdCompressor().compress(data)
+
+
+async def test_many_unreadable_batches_in_a_row(deployment: Deployment, wire: Wire) -> None:
+    """A producer whose every record has such a header, among good ones."""
+    good = []
+    async with producer_of(deployment) as producer:
+        for _ in range(10):
+            bad = [raw_chat(new_id("bad"), 2, (b"\xff\xfe", b""))]
+            await raw_batches.produce(producer, deployment.topics.requests, 2, raw_batches.batch(bad))
+            good.append(new_id("r"))
+            await wire.chat_json(new_id("good", 2), "hello", request_id=good[-1])
+    await answered(wire, *good)
+    await all_partitions_go_on(deployment, wire)
+
+
+async def test_aborted_transactions_are_never_answered_and_open_ones_after_their_commit(
+    deployment: Deployment, wire: Wire
+) -> None:
+    topic = deployment.topics.requests
+    async with producer_of(deployment, transactional_id=new_id("t")) as producer:
+        aborted, committed, behind, elsewhere = (new_id("r") for _ in range(4))
+        await producer.begin_transaction()
+        session_id = new_id("tx", 0)
+        await producer.send_and_wait(topic, key=session_id.encode(), value=chat(session_id, aborted))
+        await producer.abort_transaction()
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, key=session_id.encode(), value=chat(session_id, committed))
+        await wire.chat_json(new_id("tx", 0), "behind", request_id=behind)
+        for partition in range(1, PARTITIONS):  # an open transaction holds only its own partition's requests
+            await wire.chat_json(new_id("tx", partition), "hello", request_id=elsewhere)
+            await answered(wire, elsewhere)
+            elsewhere = new_id("r")
+        assert not wire.of(committed)
+        assert not wire.of(behind)
+        before = time.monotonic()
+        await producer.commit_transaction()
+        await answered(wire, committed, behind)
+        assert wire.of(committed)[0].seen_at >= before
+    await all_partitions_go_on(deployment, wire)
+    assert not wire.of(aborted)
+    accepted = [e.payload for e in await deployment.events_of(session_id) if isinstance(e.payload, TurnAccepted)]
+    assert [event.request_id for event in accepted] == [committed]

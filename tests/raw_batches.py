@@ -1,0 +1,73 @@
+"""Record batches made by hand: what producers in other languages may write and Python's client libraries do not.
+
+:func:`produce` sends them to a real broker, which takes what it can parse itself.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import for_code
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.util import calc_crc32c
+
+_TIMESTAMP_MS = 1_790_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raw:
+    """A record to be written."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[bytes, bytes | None]] = ()
+
+
+def varint(value: int) -> bytes:
+    """Zigzag, as in records."""
+    rest, out = (value << 1) ^ (value >> 63), bytearray()
+    while rest > 0x7F:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes([*out, rest])
+
+
+def _bytes(value: bytes | None) -> bytes:
+    return varint(-1) if value is None else varint(len(value)) + value
+
+
+def record(delta: int, raw: Raw) -> bytes:
+    """One record; its offset is ``delta`` above the batch's."""
+    body = b"\0" + varint(0) + varint(delta) + _bytes(raw.key) + _bytes(raw.value) + varint(len(raw.headers))
+    body += b"".join(_bytes(name) + _bytes(value) for name, value in raw.headers)
+    return varint(len(body)) + body
+
+
+def batch(
+    records: Sequence[Raw],
+    *,
+    base: int = 0,
+    attributes: int = 0,
+    payload: bytes | None = None,
+    producer: tuple[int, int, int] = (-1, -1, -1),
+    timestamp_ms: int = _TIMESTAMP_MS,
+) -> bytes:
+    """A batch. ``payload`` stands for the records, compressed or broken; ``producer``: id, epoch, sequence."""
+    if payload is None:
+        payload = b"".join(record(delta, raw) for delta, raw in enumerate(records))
+    signed = struct.pack(">hiqqqhii", attributes, len(records) - 1, timestamp_ms, timestamp_ms, *producer, len(records))
+    signed += payload
+    head = struct.pack(">ibI", 0, 2, calc_crc32c(signed))
+    return struct.pack(">qi", base, len(head) + len(signed)) + head + signed
+
+
+async def produce(producer: AIOKafkaProducer, topic: str, partition: int, data: bytes) -> int:
+    """Send a batch as it is; the offset of its first record. Raises what the broker says."""
+    await producer.partitions_for(topic)
+    leader = producer.client.cluster.leader_for_partition(TopicPartition(topic, partition))
+    answer = await producer.client.send(leader, ProduceRequest(None, -1, 10_000, [(topic, [(partition, data)])]))
+    (_, ((_, code, offset, *_),)) = answer.topics[0]
+    if code:
+        raise for_code(code)(f"{topic}[{partition}]")
+    return int(offset)

@@ -8,15 +8,15 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
+from itertools import takewhile
 from typing import Any
 
 from fastavro import schemaless_reader
 from fastavro.schema import parse_schema
-from pydantic import TypeAdapter, ValidationError
 
-from schemas.avro_writer import framed_writer
+from schemas.avro_writer import framed_writer, record_writer
 from schemas.commands import (
     CHANNEL_COMMANDS,
     ID_PATTERN,
@@ -24,10 +24,16 @@ from schemas.commands import (
     SESSION_COMMANDS,
     ArchiveSession,
     Chat,
+    Forwarded,
+    ForwardReceipt,
     RequestHeader,
 )
 from schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
-from schemas.mapping import avro_fields, from_dict, jsonable, to_dict, unknown_field, unwritable
+from schemas.json_address import json_address
+from schemas.json_text import RepeatedKeyError, TooManyValuesError, check_encoding, is_json, json_object
+from schemas.json_values import MisfitError, field_readers, record_reader
+from schemas.limits import MAX_ANSWERED_REQUEST_ID_CHARS, MAX_REQUEST_ID_CHARS, too_long
+from schemas.mapping import avro_fields, from_dict, jsonable, to_dict
 from schemas.registry import COMMANDS, Family, Registry, Schema, packaged
 
 AVRO_MAGIC = b"\xc3\x01"
@@ -35,6 +41,8 @@ FRAMING_AVRO = "avro"
 FRAMING_JSON = "json"
 CONTENT_TYPES = {FRAMING_AVRO: "application/avro", FRAMING_JSON: "application/json"}
 _ID = re.compile(ID_PATTERN)
+_ADDRESS = frozenset({"session_id", "channel", "request_id", "reply_to"})  #: what an answer needs
+_MAX_START_BYTES = 64 * 1024  #: the common fields of a record that is too long are in these, or nobody is answered
 _to_json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # one encoder: it is costly to make
 
 
@@ -50,6 +58,14 @@ class UnknownPayload:
 def snake(name: str) -> str:
     """``TextDelta`` -> ``text_delta``: the type names of the JSON form."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def encoded_bytes(record: Any, framing: str) -> int:
+    """How many bytes a record takes inside of another one."""
+    cls: type = record.__class__
+    if framing == FRAMING_JSON:
+        return len(_to_json_text(to_dict(cls)(record)).encode())
+    return len(record_writer(cls)(record))
 
 
 class Codec:
@@ -80,7 +96,7 @@ class Codec:
         Raises :class:`UnknownFingerprintError` or :class:`UndecodableError`.
         """
         if data[:2] != AVRO_MAGIC or len(data) < 10:
-            raise UndecodableError(f"not an Avro single-object record: starts with {data[:4].hex() or 'nothing'}")
+            raise not_single_object(data)
         schema = self.registry.find(data[2:10])
         if schema is None:
             raise UnknownFingerprintError(data[2:10])
@@ -121,7 +137,7 @@ class Codec:
 
     def from_json(self, data: bytes | str) -> tuple[Any, Any]:
         """The inverse of :meth:`encode_json`; raises :class:`UndecodableError`."""
-        top = _json_object(data)
+        top = json_object(data, repeated_keys=True)
         body = top.pop(self.family.json_key, None)
         if not isinstance(body, dict):
             raise UndecodableError(f"no object under {self.family.json_key!r}")
@@ -129,9 +145,26 @@ class Codec:
         if payload is None:
             raise UndecodableError(f"unknown {self.family.json_key} type")
         try:
-            return _validate(self.family.header, top), _validate(payload, body)
-        except ValidationError as error:
-            raise UndecodableError(_reason(error)) from error
+            return record_reader(self.family.header, closed=False)(top), record_reader(payload, closed=False)(body)
+        except MisfitError as error:
+            raise UndecodableError(str(error)) from error
+
+
+def not_single_object(data: bytes) -> UndecodableError:
+    """The error for bytes of another framing."""
+    return UndecodableError(f"not an Avro single-object record: starts with {data[:4].hex() or 'nothing'}")
+
+
+def _read_start(data: bytes, schema: Schema, reader: Any) -> Any:
+    """The common fields alone, of a record that is not read. Raises :class:`UndecodableError`."""
+    raw = json.loads(schema.text)
+    wanted = {field.name for field in fields(RequestHeader)}
+    raw["fields"] = list(takewhile(lambda field: field["name"] in wanted, raw["fields"]))
+    buffer = io.BytesIO(data[10:_MAX_START_BYTES])
+    try:
+        return schemaless_reader(buffer, parse_schema(raw, named_schemas={}), reader)
+    except Exception as error:  # as in _read_body
+        raise UndecodableError(f"{schema.name}: no common fields ({type(error).__name__})") from error
 
 
 def _read_body(data: bytes, schema: Schema, reader: Any) -> Any:
@@ -145,31 +178,6 @@ def _read_body(data: bytes, schema: Schema, reader: Any) -> Any:
     if buffer.tell() != len(data):
         raise UndecodableError(f"{schema.name}: {len(data) - buffer.tell()} bytes follow the Avro body")
     return plain
-
-
-def _json_object(data: bytes | str) -> dict[str, Any]:
-    try:
-        top = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UndecodableError(f"not JSON: {type(error).__name__}") from error
-    if not isinstance(top, dict):
-        raise UndecodableError("the JSON is not an object")
-    return top
-
-
-@cache
-def _adapter(cls: type) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
-
-
-def _validate(cls: type, plain: dict[str, Any]) -> Any:
-    return _adapter(cls).validate_python(plain)
-
-
-def _reason(error: ValidationError) -> str:
-    """What pydantic found, without the values (they may be somebody's words)."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'record'}: {first['msg']}"
 
 
 class RequestCodec(Codec):
@@ -186,27 +194,36 @@ class RequestCodec(Codec):
         """
         if not data:
             raise UndecodableError("the record has no value")
-        if data[:1] == b"{":
+        if is_json(data):
             header, command = self._decode_json(data)
             framing = FRAMING_JSON
-        elif data[:1] == b"\x00":
-            raise UndecodableError(
-                "Confluent framing (00 and a schema id) needs a schema registry, which is not supported: "
-                "send Avro single-object encoding or JSON"
-            )
-        else:
+        elif data[:2] == AVRO_MAGIC:
             header, command = self.decode(data)
             framing = FRAMING_AVRO
+        else:
+            raise _of_no_framing(data)
         check_ids(header)
         if isinstance(command, UnknownPayload):
-            raise InvalidCommandError("unknown_command", f"unknown command {snake(command.name)!r}", header)
+            raise InvalidCommandError("unknown_command", f"unknown command {snake(command.name)[:64]!r}", header)
         check_command(header, command)
         return header, command, framing
 
     def _decode_json(self, data: bytes) -> tuple[RequestHeader, Any]:
-        top = _json_object(data)
+        """Raises :class:`UndecodableError` where the ids are wrong: then nobody can be answered."""
+        repeated: str | None = None
+        try:
+            top = json_object(data)
+        except TooManyValuesError as error:
+            raise self._refused_unread(data, str(error)) from error
+        except RepeatedKeyError as error:
+            repeated = error.key
+            if repeated in _ADDRESS:
+                raise UndecodableError(f"{repeated} is there twice") from error
+            top = json_object(data, repeated_keys=True)
         body = top.pop("command", None)
-        header, wrong = self._header_of(top)
+        header, wrong = _header_of(top)
+        if repeated is not None:
+            wrong = f"field {repeated[:64]!r} is there twice"
         if wrong is not None:
             raise InvalidCommandError("invalid_command", wrong, header)
         if not isinstance(body, dict):
@@ -220,44 +237,69 @@ class RequestCodec(Codec):
             if "text" not in body:
                 raise InvalidCommandError("empty_text", "chat: neither text nor content", header)
             body["content"] = [{"kind": "text", "text": body.pop("text")}]
-        extra = unknown_field(payload, body)
-        if extra is not None:
-            raise InvalidCommandError("invalid_command", f"{kind}: unknown field {extra!r}", header)
         try:
-            command = _validate(payload, body)
-        except ValidationError as error:
-            raise InvalidCommandError("invalid_command", f"{kind}: {_reason(error)}", header) from error
-        reason = unwritable(to_dict(payload)(command))
-        if reason is not None:
-            raise InvalidCommandError("invalid_command", f"{kind}: {reason}", header)
-        return header, command
+            return header, record_reader(payload)(body)
+        except MisfitError as error:
+            raise InvalidCommandError("invalid_command", f"{kind}: {error}", header) from error
 
-    def _header_of(self, top: dict[str, Any]) -> tuple[RequestHeader, str | None]:
-        """The common fields that can be read, and what is wrong with the others.
+    def _refused_unread(self, data: bytes, reason: str) -> UndecodableError | InvalidCommandError:
+        header = self.address(data)
+        return UndecodableError(reason) if header is None else InvalidCommandError("too_long", reason, header)
 
-        Raises :class:`UndecodableError` when the ids are wrong: then nobody can be answered.
+    def address(self, data: bytes) -> RequestHeader | None:
+        """Whom a request is for and who wants the answer, of one that is too long to be read. ``None``: not found.
+
+        It costs a few milliseconds at the most, whatever the bytes are.
         """
-        names = {field.name for field in fields(RequestHeader)}
-        good: dict[str, Any] = {}
-        wrong: str | None = None
-        for name, value in top.items():
-            if name not in names:
-                wrong = wrong or f"unknown field {name[:64]!r}"
-                continue
-            try:
-                unfit = unwritable(self._header_dict(_validate(RequestHeader, {name: value}))[name])
-                reason = None if unfit is None else f"{name}: {unfit}"
-            except ValidationError as error:
-                reason = _reason(error)
-            if reason is None:
-                good[name] = value
-            elif name in ("session_id", "channel"):
-                raise UndecodableError(reason)
+        try:
+            if is_json(data):
+                header, _ = _header_of(json_address(data, _ADDRESS))
+            elif data[:2] == AVRO_MAGIC and (schema := self.registry.find(data[2:10])) and schema.family == "commands":
+                header = self._header_from(_read_start(data, schema, self._header_reader(schema.name)))
             else:
-                wrong = wrong or reason
-        header: RequestHeader = _validate(RequestHeader, good)
-        check_ids(header)
-        return header, wrong
+                return None
+            check_ids(header)
+        except UndecodableError:
+            return None
+        return answerable(header)
+
+
+def _of_no_framing(data: bytes) -> UndecodableError:
+    """What bytes are that are neither JSON nor Avro."""
+    try:
+        check_encoding(data)
+    except UndecodableError as error:
+        return error
+    if data[:1] == b"\x00":
+        return UndecodableError(
+            "Confluent framing (00 and a schema id) needs a schema registry, which is not supported: "
+            "send Avro single-object encoding or JSON"
+        )
+    return not_single_object(data)
+
+
+def _header_of(top: dict[str, Any]) -> tuple[RequestHeader, str | None]:
+    """The common fields that can be read, and what is wrong with the others.
+
+    Raises :class:`UndecodableError` when the ids are wrong: then nobody can be answered.
+    """
+    readers = field_readers(RequestHeader)
+    good: dict[str, Any] = {}
+    wrong: str | None = None
+    for name, value in top.items():
+        reader = readers.get(name)
+        if reader is None:
+            wrong = wrong or f"unknown field {name[:64]!r}"
+            continue
+        try:
+            good[name] = reader(value)
+        except MisfitError as error:
+            if name in ("session_id", "channel"):
+                raise UndecodableError(str(error.within(name))) from error
+            wrong = wrong or str(error.within(name))
+    header = RequestHeader(**good)
+    check_ids(header)
+    return header, wrong
 
 
 def check_ids(header: RequestHeader) -> None:
@@ -269,10 +311,25 @@ def check_ids(header: RequestHeader) -> None:
             raise UndecodableError(f"{what} is not 1-128 characters of A-Z a-z 0-9 . _ -")
 
 
+def wrong_request_id(request_id: str | None) -> str | None:
+    """Why no request can have this id; ``None``: it can."""
+    if request_id is None or (1 <= len(request_id) <= MAX_REQUEST_ID_CHARS and "\0" not in request_id):
+        return None
+    return f"request_id: 1 to {MAX_REQUEST_ID_CHARS} characters, no NUL"
+
+
+def answerable(header: RequestHeader) -> RequestHeader:
+    """The header, without an id that no answer could carry."""
+    request_id = header.request_id or ""
+    if len(request_id) <= MAX_ANSWERED_REQUEST_ID_CHARS and "\0" not in request_id:
+        return header
+    return replace(header, request_id=None)
+
+
 def check_command(header: RequestHeader, command: Any) -> None:
     """What can be said of a command without knowing the session. Raises :class:`InvalidCommandError`."""
-    if header.request_id is not None and not 1 <= len(header.request_id) <= 256:
-        raise InvalidCommandError("invalid_command", "request_id: 1 to 256 characters", header)
+    if (wrong := wrong_request_id(header.request_id)) is not None:
+        raise InvalidCommandError("invalid_command", wrong, answerable(header))
     name = snake(type(command).__name__)
     if isinstance(command, (*SESSION_COMMANDS, ArchiveSession)) and header.session_id is None:
         raise InvalidCommandError("invalid_command", f"{name}: session_id is missing", header)
@@ -288,6 +345,10 @@ def check_command(header: RequestHeader, command: Any) -> None:
         channel = command.new_session.channel if command.new_session else None
         if channel is not None and not _ID.fullmatch(channel):
             raise InvalidCommandError("invalid_command", "chat: new_session.channel is not a valid id", header)
+    if isinstance(command, Forwarded | ForwardReceipt) and not _ID.fullmatch(command.source_id):
+        raise InvalidCommandError("invalid_command", f"{name}: source_id is not a valid id", header)
     new_session = getattr(command, "new_session", None)
     if new_session is not None and (new_session.history_keep_tail or 0) < 0:
         raise InvalidCommandError("invalid_command", f"{name}: new_session.history_keep_tail is negative", header)
+    if (reason := too_long(header, command)) is not None:
+        raise InvalidCommandError("too_long", f"{name}: {reason}", header)

@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any
 
 _PRIMITIVES: dict[type, str] = {str: "string", int: "long", float: "double", bool: "boolean", bytes: "bytes"}
-_LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 Converter = Callable[[Any], Any]
 
 
@@ -144,47 +143,6 @@ def from_dict(cls: type) -> Callable[[Mapping[str, Any]], Any]:
             value = f"c_{field.name}({value})"
         arguments.append(f"{field.name}={value}")
     return typing.cast(Callable[[Mapping[str, Any]], Any], _compiled(f"lambda d: cls({', '.join(arguments)})", names))
-
-
-def unwritable(plain: Any) -> str | None:
-    """Why Avro cannot carry a value that JSON can; ``None`` when it can. Takes what :func:`to_dict` gives."""
-    match plain:
-        case str():
-            try:
-                plain.encode()
-            except UnicodeEncodeError:
-                return "a text is not valid Unicode (half of a surrogate pair)"
-        case int() if not _LONG_MIN <= plain <= _LONG_MAX:
-            return "a number has more than 64 bits"
-        case dict():
-            return next((reason for pair in plain.items() for part in pair if (reason := unwritable(part))), None)
-        case list():
-            return next((reason for part in plain if (reason := unwritable(part))), None)
-    return None
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def unknown_field(cls: type, plain: Any, path: str = "") -> str | None:
-    """The first key of a JSON object, nested ones included, that is no field of the dataclass it stands for."""
-    if not isinstance(plain, dict):
-        return None
-    hints = _hints(cls)
-    for name, value in plain.items():
-        if name not in hints:
-            return f"{path}{name[:64]}"
-        hint = optional_of(hints[name]) or hints[name]
-        several = typing.get_origin(hint) is tuple and isinstance(value, list)
-        inner = typing.get_args(hint)[0] if several else hint
-        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-            parts = [(f"{path}{name}.{index}.", part) for index, part in enumerate(value)] if several else []
-            for where, part in parts or [(f"{path}{name}.", value)]:
-                if (found := unknown_field(inner, part, where)) is not None:
-                    return found
-    return None
 
 
 def jsonable(value: Any) -> Any:

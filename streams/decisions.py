@@ -9,7 +9,8 @@ from typing import assert_never
 
 from schemas import events as ev
 from schemas.commands import Chat
-from schemas.parts import ContentPart, Usage, content_text
+from schemas.limits import utf8_bytes
+from schemas.parts import ContentPart, Usage
 from streams.ending import cancel_all, cancellation, closed_calls
 from streams.forwarding import ReceiveForward, ReceiveReceipt
 from streams.history_compaction_decisions import (
@@ -125,7 +126,7 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
         return "conflict", f"request id {command.request_id!r} was used before, for another command"
     if session.archived:
         return "archived", f"session {session.session_id} is archived"
-    size = len((content_text(chat.content) or "").encode())
+    size = sum(utf8_bytes(part.text or "") + utf8_bytes(part.ref or "") for part in chat.content)
     if size > policy.max_text_bytes:
         return "too_long", f"the text has {size} bytes; at most {policy.max_text_bytes} are accepted"
     for model in (chat.model, _new_model(session, chat)):

@@ -6,6 +6,8 @@ from schemas import events as ev
 from streams.session import Fact
 from streams.turn import ReplyAddress
 
+MAX_REASON_CHARS = 1000  #: names in it may be somebody else's, and long
+
 
 class _Request(Protocol):
     @property
@@ -23,7 +25,7 @@ def refusal(request: _Request, code: str, reason: str) -> Fact:
         request_id=request.request_id,
         command_hash=request.command_hash,
         code=code,
-        reason=reason,
+        reason=reason[:MAX_REASON_CHARS],
         reply_to=reply.reply_to,
         framing=reply.framing,
         traceparent=reply.traceparent,

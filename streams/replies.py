@@ -6,16 +6,19 @@ from dataclasses import dataclass
 
 from schemas import events as ev
 from schemas import frames as fr
+from schemas.codec import FRAMING_AVRO, encoded_bytes
 from schemas.direct_init import direct_init
-from schemas.parts import HistoryEntry, content_text
+from schemas.parts import HistoryEntry
 from streams.channel import Channel, ChannelAnswer, evolve_channel
 from streams.history import HistoryMessage, final_text, of_turn
 from streams.history_compaction import compacted_answer, newest_summary_answer
 from streams.history_view import HistorySummary
 from streams.session import Fact, Session, reply_address
+from streams.session_commands import Refuse
 from streams.turn import Answer, CompactedAnswer, ReplyAddress
 
-_MAX_PAGE_BYTES = 1024 * 1024  #: of text: as JSON it may become six times as much, which a frame still holds
+#: Of a page as it is sent, unless its first message has more: what a topic with Kafka's own limit of 1 MiB takes.
+_MAX_PAGE_BYTES = 768 * 1024
 _TERMINAL = frozenset(fr.TERMINAL_FRAMES)
 
 
@@ -36,6 +39,16 @@ class Reply:
     def terminal(self) -> bool:
         """Does this frame end what its reader waits for?"""
         return self.frame.__class__ in _TERMINAL
+
+
+def unrecorded_refusal(kind: str, stream_id: str, refused: Refuse) -> Reply:
+    """The frame of a refusal that no stream records."""
+    frame = fr.RequestRefused(code=refused.code, reason=refused.reason)
+    if kind == ev.CHANNEL:
+        return Reply(
+            frame=frame, address=refused.reply, request_id=refused.request_id, session_id="", channel=stream_id
+        )
+    return Reply(frame=frame, address=refused.reply, request_id=refused.request_id)
 
 
 def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -> list[Reply]:
@@ -184,47 +197,45 @@ def history_page(
     summary: HistorySummary | None = None,
     *,
     skip_covered: bool = False,
+    framing: str = FRAMING_AVRO,
 ) -> fr.HistoryPage:
-    """The messages behind ``after``, at most ``limit`` of them, and no more than fit into a frame.
+    """The messages behind ``after``, at most ``limit`` of them, and no more than fit into a frame of this framing.
 
     ``skip_covered``: without those that the summary stands for; the page then has its text.
     """
     covered_to = summary.to_seq if summary else 0
     start = bisect_right(history, max(after, covered_to if skip_covered else 0), key=lambda m: m.message_seq)
-    page = _fitting(history[start : start + limit])
-    entries = tuple(
-        HistoryEntry(
-            message_seq=message.message_seq,
-            turn_id=message.turn_id,
-            role=message.role,
-            content=message.content,
-            tool_calls=message.tool_calls,
-            tool_call_id=message.tool_call_id,
-            name=message.name,
-            interrupted=message.interrupted,
-            truncated=message.truncated,
-            covered=message.message_seq <= covered_to,
-        )
-        for message in page
-    )
+    text = summary.text if summary and skip_covered else None
+    room = _MAX_PAGE_BYTES - encoded_bytes(fr.HistoryPage(messages=(), summary=text), framing)
+    page: list[HistoryEntry] = []
+    for message in history[start : start + limit]:
+        entry = _entry(message, covered=message.message_seq <= covered_to)
+        room -= encoded_bytes(entry, framing)
+        if room < 0 and page:
+            break
+        page.append(entry)
     more = start + len(page) < len(history)
     return fr.HistoryPage(
-        messages=entries,
+        messages=tuple(page),
         next_after=page[-1].message_seq if more and page else None,
         covered_to=covered_to,
-        summary=summary.text if summary and skip_covered else None,
+        summary=text,
     )
 
 
-def _fitting(messages: Sequence[HistoryMessage]) -> Sequence[HistoryMessage]:
-    """As many of the first messages as a page holds; one at least."""
-    size = 0
-    for index, message in enumerate(messages):
-        size += len((content_text(message.content) or "").encode())
-        size += sum(len(call.arguments.encode()) for call in message.tool_calls)
-        if size > _MAX_PAGE_BYTES and index:
-            return messages[:index]
-    return messages
+def _entry(message: HistoryMessage, *, covered: bool) -> HistoryEntry:
+    return HistoryEntry(
+        message_seq=message.message_seq,
+        turn_id=message.turn_id,
+        role=message.role,
+        content=message.content,
+        tool_calls=message.tool_calls,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        interrupted=message.interrupted,
+        truncated=message.truncated,
+        covered=covered,
+    )
 
 
 # ---- lifecycle

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     startup_timeout_s: float = 30.0
 
     # ---- turns
+    max_request_bytes: int = Field(default=MIB, ge=16 * KIB)  #: of a request record, unpacked and with its headers
     max_text_bytes: int = 256 * KIB
     max_tool_result_bytes: int = 512 * KIB
     max_running_turns: int = 10_000  #: of one worker

@@ -5,10 +5,18 @@ import ssl
 from typing import Any
 
 from aiokafka.errors import (
+    BrokerResponseError,
     ClusterAuthorizationFailedError,
+    CorruptRecordException,
     GroupAuthorizationFailedError,
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
+    UnsupportedForMessageFormatError,
+    kafka_errors,
 )
 
 from workers.config import Settings
@@ -19,6 +27,26 @@ REFUSALS = (
     GroupAuthorizationFailedError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
+)
+
+
+class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # the library has no types
+    """The broker finds a record wrong (code 87 of the Kafka protocol, which aiokafka does not know)."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+
+
+kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+#: The broker does not take these records, now or later; nothing of them is stored.
+REFUSED_RECORDS = (
+    CorruptRecordException,
+    InvalidRecordError,
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    UnsupportedForMessageFormatError,
 )
 
 

@@ -78,7 +78,7 @@ class Decider:
     ) -> None:
         self._log = log
         self._partition = partition
-        self._epoch = epoch
+        self.epoch = epoch
         self._next_n = 0
         self.decided = accepted  #: every request up to this offset is decided
         self._replied = replied
@@ -147,7 +147,7 @@ class Decider:
             stream_kind=PARTITION,
             stream_id=str(self._partition),
             stream_version=0,
-            epoch=self._epoch,
+            epoch=self.epoch,
             n=self._next_n,
             accepted=decided,
             replied=self._replied(),
@@ -204,7 +204,7 @@ class Decider:
                     stream_kind=kind,
                     stream_id=stream_id,
                     stream_version=state.version + 1,
-                    epoch=self._epoch,
+                    epoch=self.epoch,
                     n=self._next_n + index,
                     accepted=decided if index == last and decided is not None else self.decided,
                     replied=replied,

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from schemas.codec import Codec
 from schemas.errors import UnknownFingerprintError, WireError
@@ -21,7 +21,7 @@ from schemas.registry import EVENTS
 from streams.reader_rule import LoggedEvent
 from workers.cloudevents import Envelope
 from workers.config import Settings
-from workers.connections import REFUSALS, client_options
+from workers.connections import REFUSALS, REFUSED_RECORDS, client_options
 from workers.ports import (
     AppendUncertainError,
     Headers,
@@ -29,6 +29,7 @@ from workers.ports import (
     LogBrokenError,
     LogError,
     NewRecord,
+    RecordsRefusedError,
 )
 from workers.shared_look import SharedLook
 from workers.tasks import watched
@@ -111,7 +112,7 @@ class LogProducer:
     ) -> int:
         """Append (key, value, headers) records as one batch; the base offset, -1 when the broker does not tell.
 
-        Raises :class:`AppendUncertainError`, :class:`LogAuthorizationError`, or ``ValueError`` for what cannot fit.
+        Raises :class:`AppendUncertainError`, :class:`RecordsRefusedError` or :class:`LogAuthorizationError`.
         """
         producer: AIOKafkaProducer | None = None
         try:
@@ -120,10 +121,18 @@ class LogProducer:
                 batch = producer.create_batch()
                 for key, value, headers in records:
                     if batch.append(timestamp=None, key=key, value=value, headers=list(headers)) is None:
-                        raise ValueError(f"{topic}[{partition}]: {len(records)} records do not fit into one batch")
+                        raise MessageSizeTooLargeError
                 batch.close()
                 done = await producer.send_batch(batch, topic, partition=partition)
                 metadata = await asyncio.shield(done)
+        except REFUSED_RECORDS as error:
+            if producer is not None:  # the refused batch took a sequence number with it
+                self.discard(producer)
+            size = sum(len(key or b"") + len(value or b"") + _header_bytes(headers) for key, value, headers in records)
+            raise RecordsRefusedError(
+                f"{topic}[{partition}]: the broker refuses {len(records)} records of {size} bytes together "
+                f"({type(error).__name__}): see the topic's max.message.bytes"
+            ) from error
         except REFUSALS as error:
             raise LogAuthorizationError(f"the broker refuses to let us write to {topic}: {error}") from error
         except (KafkaError, TimeoutError, OSError) as error:

@@ -136,6 +136,7 @@ class LiveSession:
                 max(1, min(query.query.limit, 1000)),
                 self.session.history_compaction.summary,
                 skip_covered=query.query.skip_covered,
+                framing=query.reply.framing,
             )
         else:
             history, bounds = self.session_history(), self.session.history_policy(policy.history)

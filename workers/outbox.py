@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from schemas.codec import Codec
 from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
@@ -11,9 +12,10 @@ from streams.topics import partition_of
 from workers.cloudevents import Envelope
 from workers.config import Settings
 from workers.crash_points import crash_point
+from workers.dead_letters import SIZES, dead_letter
 from workers.event_log import LogProducer
 from workers.logs import at
-from workers.ports import RequestRecord
+from workers.ports import RecordsRefusedError, RequestRecord
 from workers.reply_sender import ReplySender, SentFrame
 
 log = logging.getLogger(__name__)
@@ -61,19 +63,21 @@ class KafkaOutbox:
         await self._replies.look_for_topics()
 
     async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
-        headers = [
-            *record.headers,
-            ("x-turnlog-topic", self._topics.requests.encode()),
-            ("x-turnlog-partition", str(record.partition).encode()),
-            ("x-turnlog-offset", str(record.offset).encode()),
-            ("x-turnlog-code", code.encode()),
-            ("x-turnlog-reason", reason[:1000].encode()),
-        ]
-        count = await self._producer.partition_count(self._topics.dead_letters)
-        await self._producer.send(
-            self._topics.dead_letters, record.partition % count, [(record.key, record.value, headers)]
-        )
+        topic = self._topics.dead_letters
+        count = await self._producer.partition_count(topic)
+        for limit_bytes in SIZES:
+            letter = dead_letter(record, self._topics.requests, code, reason, limit_bytes=limit_bytes)
+            try:
+                await self._producer.send(topic, record.partition % count, [letter])
+                break
+            except RecordsRefusedError as error:
+                log.warning("a dead letter is cut further: %s", error, extra=self._place(record))
+        else:
+            log.error("the bytes of a dead letter are not kept, only its event", extra=self._place(record))
         crash_point("outbox.after_dead_letter")
+
+    def _place(self, record: RequestRecord) -> dict[str, Any]:
+        return at(topic=self._topics.requests, partition=record.partition, offset=record.offset)
 
     async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:
         target = partition_of(key, self._partition_count)
@@ -92,5 +96,5 @@ class KafkaOutbox:
                 "its partitioner to murmur2_random",
                 source,
                 self.misrouted,
-                extra=at(topic=self._topics.requests, partition=record.partition, offset=record.offset),
+                extra=self._place(record),
             )

@@ -21,6 +21,13 @@ class AppendUncertainError(LogError):
     """No answer, or a bad one: the records may be in the log, may yet come, or may be lost."""
 
 
+class RecordsRefusedError(LogError):
+    """The broker has the records and does not take them, now or later: too long, or against a rule of the topic.
+
+    Nothing of them is stored. Whoever wrote them makes them smaller, or says what becomes of them instead.
+    """
+
+
 class LogAuthorizationError(LogError):
     """The broker refuses us. Retrying cannot help: the worker stops."""
 
@@ -74,7 +81,7 @@ class EventLog(Protocol):
     async def append(self, partition: int, records: Sequence[NewRecord]) -> int:
         """Append as one batch; the broker's base offset, -1 if it did not tell.
 
-        Raises :class:`AppendUncertainError` after the deadline or on failure.
+        Raises :class:`AppendUncertainError` after the deadline or on failure, :class:`RecordsRefusedError`.
         """
         ...
 
@@ -130,11 +137,17 @@ class Outbox(Protocol):
         ...
 
     async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
-        """Park the bytes of a request; returns when they are stored. Raises :class:`LogError`."""
+        """Park the bytes of a request; returns when they are stored: as many of them as the broker takes.
+
+        Raises :class:`LogError`; never :class:`RecordsRefusedError`.
+        """
         ...
 
     async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:
-        """Produce a request again, to the partition of its key; returns when it is stored. Raises :class:`LogError`."""
+        """Produce a request again, to the partition of its key; returns when it is stored.
+
+        Raises :class:`LogError`, :class:`RecordsRefusedError`.
+        """
         ...
 
 

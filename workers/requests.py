@@ -25,6 +25,7 @@ from schemas.commands import (
 )
 from schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
 from schemas.events import CHANNEL, SESSION
+from schemas.json_text import is_json
 from schemas.mapping import to_dict
 from streams.channel import DecideLifecycle
 from streams.forwarding import ReceiveForward, ReceiveReceipt
@@ -64,6 +65,7 @@ class Unreadable:
 
     code: str
     reason: str
+    told: "ForStream | None" = None  #: the refusal that its sender gets, where one is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,11 @@ class Misrouted:
 
     key: bytes
     value: bytes
+    told: ForStream | None = None  #: the refusal that its sender gets if it cannot be sent on
 
 
+DEFAULT_MAX_REQUEST_BYTES = 1024 * 1024
+_MAX_TOPIC_CHARS = 249  #: of any topic's name, for Kafka
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 Incoming = ForStream | Unreadable | Misrouted
 
@@ -87,6 +92,14 @@ def command_hash(command: Any, session_id: str | None = None) -> str:
     if session_id is not None:
         plain["session_id"] = session_id
     return hashlib.sha256(_canonical(plain).encode()).hexdigest()[:32]
+
+
+def record_bytes(record: RequestRecord) -> int:
+    """Key, value and headers, unpacked: a record of this size may have been a few KiB on its way."""
+    size = len(record.key or b"") + len(record.value or b"")
+    for name, content in record.headers:
+        size += len(name) + len(content or b"")
+    return size
 
 
 class UnknownReplyTopicError(Exception):
@@ -108,12 +121,14 @@ class RequestReader:
         partition_count: int,
         reply_prefix: str,
         reply_topic_exists: Callable[[str], bool],
+        max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES,
     ) -> None:
         self._codec = codec
         self._topics = topics
         self._partition_count = partition_count
         self._reply_prefix = reply_prefix
         self._reply_topic_exists = reply_topic_exists
+        self._max_request_bytes = max_request_bytes
 
     def read(self, record: RequestRecord, *, last_try: bool = False) -> Incoming:
         """The verdict on a record.
@@ -123,7 +138,9 @@ class RequestReader:
         """
         if record.problem is not None:
             return Unreadable(code="unreadable_record", reason=record.problem)
-        framing = FRAMING_JSON if (record.value or b"")[:1] == b"{" else FRAMING_AVRO
+        if (size := record_bytes(record)) > self._max_request_bytes:  # before any work on it
+            return self._too_long(record, size, last_try=last_try)
+        framing = FRAMING_JSON if record.value and is_json(record.value) else FRAMING_AVRO
         refusal: InvalidCommandError | None = None
         command: Any = None
         try:
@@ -144,6 +161,8 @@ class RequestReader:
             return Unreadable(code="no_session_id", reason=reason)
         kind, stream_id = subject
         elsewhere = self._elsewhere(record, stream_id.encode(), header, command, framing)
+        if isinstance(elsewhere, Misrouted):
+            return self._with_refusal(elsewhere, record, subject, header, framing)
         if elsewhere is not None:
             return elsewhere
         reply_to, wrong_topic = self._reply_topic(header.reply_to, last_try=last_try)
@@ -154,6 +173,47 @@ class RequestReader:
             stream_id=stream_id,
             command=self._command(record, header, command, refusal, _address(record, framing, reply_to)),
         )
+
+    def _too_long(self, record: RequestRecord, size: int, *, last_try: bool) -> Incoming:
+        """A record that is not read: refused where it says who wants the answer, else a dead letter.
+
+        One that is in the wrong partition cannot be sent on: its dead letter is here, its sender is told all the same.
+        """
+        limit = self._max_request_bytes
+        reason = f"the record has {size} bytes, unpacked and with its headers; at most {limit} are accepted"
+        unreadable = Unreadable(code="too_long", reason=reason)
+        value = record.value or b""
+        header = self._codec.address(value)
+        subject = None if header is None else _subject(record, header, None)
+        if header is None or subject is None or record.key not in (None, subject[1].encode()):
+            return unreadable
+        framing = FRAMING_JSON if is_json(value) else FRAMING_AVRO
+        refused = self._refusal(record, subject, header, framing, reason, last_try=last_try)
+        if partition_of(subject[1].encode(), self._partition_count) == record.partition:
+            return refused
+        return replace(unreadable, told=refused)
+
+    def _refusal(
+        self,
+        record: RequestRecord,
+        subject: tuple[str, str],
+        header: RequestHeader,
+        framing: str,
+        reason: str,
+        *,
+        last_try: bool,
+    ) -> ForStream:
+        """That the record is too long, to where its sender reads; by default where it wants a topic that is not."""
+        reply_to, _ = self._reply_topic(header.reply_to, last_try=last_try)
+        request_id = header.request_id or self.default_request_id(record)
+        command = _refused(
+            record,
+            request_id,
+            None,
+            InvalidCommandError("too_long", reason, header),
+            _address(record, framing, reply_to),
+        )
+        return ForStream(kind=subject[0], stream_id=subject[1], command=command)
 
     def _elsewhere(
         self, record: RequestRecord, subject: bytes, header: RequestHeader, command: Any, framing: str
@@ -170,6 +230,16 @@ class RequestReader:
             codec: Codec = self._codec
             value = codec.encode(header, command) if framing == FRAMING_AVRO else codec.encode_json(header, command)
         return Misrouted(key=subject, value=value)
+
+    def _with_refusal(
+        self, misrouted: Misrouted, record: RequestRecord, subject: tuple[str, str], header: RequestHeader, framing: str
+    ) -> Misrouted:
+        """With id and all it may be longer than its topic takes: then its sender is told so."""
+        if len(misrouted.value) <= self._max_request_bytes // 2:
+            return misrouted
+        reason = "too long to be sent on to its right partition"
+        told = self._refusal(record, subject, header, framing, reason, last_try=True)
+        return replace(misrouted, told=told)
 
     def default_request_id(self, record: RequestRecord) -> str:
         """The identity of a request whose producer gave it none: protects against redelivery only."""
@@ -237,7 +307,7 @@ class RequestReader:
         if wanted is None or wanted == self._topics.replies:
             return None, None
         others = set(self._topics.all) - {self._topics.replies}
-        if not wanted.startswith(self._reply_prefix) or wanted in others:
+        if not wanted.startswith(self._reply_prefix) or wanted in others or len(wanted) > _MAX_TOPIC_CHARS:
             return None, f"reply_to must start with {self._reply_prefix!r} and be none of Turnlog's own topics"
         if not self._reply_topic_exists(wanted):
             if not last_try:

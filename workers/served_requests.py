@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from schemas.commands import ResetRunner
 from streams.forwarding import ReceiveForward
-from streams.session_commands import AcceptChat, Cancel
+from streams.replies import unrecorded_refusal
+from streams.session_commands import AcceptChat, Cancel, Refuse
+from streams.topics import partition_of
 from workers.crash_points import crash_point
 from workers.decider import Decider
 from workers.forwarder import Forwarder
@@ -16,8 +18,8 @@ from workers.live import Live, LiveSession
 from workers.logs import at
 from workers.parts import WorkerParts
 from workers.patience import patiently
-from workers.ports import RequestRecord, UnreadableRange
-from workers.requests import Incoming, Misrouted, Query, StreamCommand, Unreadable
+from workers.ports import RecordsRefusedError, RequestRecord, UnreadableRange
+from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, Unreadable
 from workers.resident import Resident
 
 log = logging.getLogger(__name__)
@@ -106,10 +108,9 @@ class ServedRequests:
         elif record is None or item is None:
             self._decider.nothing(offset)
         elif isinstance(item, Unreadable):
-            await self._park(record, item.code, item.reason)
+            await self._park(record, item.code, item.reason, item.told)
         elif isinstance(item, Misrouted):
-            await patiently(partial(self._parts.outbox.forward, record, item.key, item.value))
-            self._decider.nothing(offset)
+            await self._send_on(record, item)
         else:
             live = self._resident.get(item.kind, item.stream_id)
             live.last_used = self._parts.now()
@@ -136,11 +137,37 @@ class ServedRequests:
         elif isinstance(command, Query) and isinstance(command.query, ResetRunner) and isinstance(live, LiveSession):
             done.append(live.reset_runner)
 
-    async def _park(self, record: RequestRecord, code: str, reason: str) -> None:
+    async def _send_on(self, record: RequestRecord, misrouted: Misrouted) -> None:
+        """To its right partition; what cannot be stored there is parked here."""
+        try:
+            await patiently(partial(self._parts.outbox.forward, record, misrouted.key, misrouted.value))
+        except RecordsRefusedError as error:
+            reason = f"it is in the wrong partition, and cannot be sent on: {error}"
+            await self._park(record, "too_long", reason, misrouted.told)
+        else:
+            self._decider.nothing(record.offset)
+
+    async def _park(self, record: RequestRecord, code: str, reason: str, told: ForStream | None = None) -> None:
         """Bytes first, then the event: a crash in between parks them twice, never not at all."""
         log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
         await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
         self._decider.dead_letter(record.offset, code, reason)
+        if told is not None:
+            self._decider.groups[-1].done.append(partial(self._tell, told))
+
+    def _tell(self, refused: ForStream) -> None:
+        """Tell the sender of a parked request; where its stream is at home, as it reads its answers there."""
+        if not isinstance(refused.command, Refuse):
+            return
+        key = refused.stream_id.encode()
+        reply = unrecorded_refusal(refused.kind, refused.stream_id, refused.command)
+        self._parts.outbox.reply(
+            reply,
+            stream_id=refused.stream_id,
+            partition=partition_of(key, self._parts.partition_count),
+            epoch=self._decider.epoch,
+            frame_seq=0,
+        )
 
     def _place(self, offset: int | None = None) -> dict[str, Any]:
         return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)

@@ -117,6 +117,7 @@ class WorkerService:
                 partition_count=topics.partition_count,
                 reply_prefix=settings.reply_prefix,
                 reply_topic_exists=outbox.known_reply_topic,
+                max_request_bytes=settings.max_request_bytes,
             ),
             make_runner=lambda model: runners.make(model, runner_factories(self._run_settings.values)),
             policy=self._policy,

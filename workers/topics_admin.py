@@ -72,7 +72,7 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
         TopicSpec(
             name=topics.requests,
             partitions=count,
-            config=deleted | {"retention.ms": str(7 * _DAY_MS), "max.message.bytes": str(MIB)},
+            config=deleted | {"retention.ms": str(7 * _DAY_MS), "max.message.bytes": str(settings.max_request_bytes)},
         ),
         TopicSpec(
             name=topics.events,

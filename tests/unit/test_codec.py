@@ -298,10 +298,11 @@ NO_HEADER = b"\x00" * 5 + b"\x00"  # all the common fields of a chat absent
         pytest.param(b"{", "not JSON", id="truncated JSON"),
         pytest.param(b'{"a": "\xff"}', "not JSON: UnicodeDecodeError", id="JSON that is not UTF-8"),
         pytest.param(b'{"session_id":"s"} x', "not JSON", id="JSON with a tail"),
-        pytest.param(b'{"a":' * 100_000, "not JSON: RecursionError", id="deep objects"),
+        pytest.param(b'{"a":' * 40_000, "not JSON: RecursionError", id="deep objects"),
         pytest.param(
-            b'{"session_id":"s","command":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not JSON", id="deep arrays"
+            b'{"session_id":"s","command":' + b"[" * 40_000 + b"]" * 40_000 + b"}", "not JSON", id="deep arrays"
         ),
+        pytest.param(b'{"a":' * 100_000, "more than 50000 objects, lists and items", id="deeper objects"),
         pytest.param(b'{"sent_at":' + b"9" * 10_000 + b"}", "not JSON: ValueError", id="number of 10,000 digits"),
         pytest.param(b"{}", "neither session_id nor channel", id="no id in JSON"),
         pytest.param(b'{"command":{"type":"chat","text":"x"}}', "neither session_id nor channel", id="chat without id"),
@@ -386,6 +387,97 @@ def test_what_can_be_answered_is_refused(data: bytes, code: str, reason: str) ->
     assert isinstance(header, cmd.RequestHeader)
     assert header.session_id == "s" or header.channel == "c"
     assert CODEC.encode(header, CHAT), "what is left of the header can be written"
+
+
+HISTORY = {"type": "get_history"}
+WRONG_TYPES = [
+    (in_json(HISTORY | {"limit": "5"}), "limit: Input should be a valid integer"),
+    (in_json(HISTORY | {"limit": 5.0}), "limit: Input should be a valid integer"),
+    (in_json(HISTORY | {"after": True}), "after: Input should be a valid integer"),
+    (in_json(HISTORY | {"after": None}), "after: Input should be a valid integer"),
+    (in_json(HISTORY | {"after": 2**63}), "after: a number has more than 64 bits"),
+    (in_json(HISTORY | {"skip_covered": 1}), "skip_covered: Input should be a valid boolean"),
+    (in_json(HISTORY | {"skip_covered": "true"}), "skip_covered: Input should be a valid boolean"),
+    (in_json(HISTORY, sent_at=True), "sent_at: Input should be a valid integer"),
+    (in_json(HISTORY, sent_at="1"), "sent_at: Input should be a valid integer"),
+    (in_json(HISTORY, sent_at=1.5), "sent_at: Input should be a valid integer"),
+    (in_json(HISTORY, sent_at=float("nan")), "sent_at: Input should be a valid integer"),
+    (in_json(HISTORY, sent_at=float("inf")), "sent_at: Input should be a valid integer"),
+    (b'{"session_id":"s","sent_at":1e999,"command":{"type":"get_history"}}', "sent_at: Input should be a valid"),
+    (in_json(HISTORY, request_id=5), "request_id: Input should be a valid string"),
+    (in_json(HISTORY, reply_to=False), "reply_to: Input should be a valid string"),
+    (in_json(HISTORY, metadata={"a": True}), r"metadata\.a: Input should be a valid string"),
+    (in_json(HISTORY, metadata=[["a", "b"]]), "metadata: Input should be a valid dictionary"),
+    (in_json(HISTORY, metadata=None), "metadata: Input should be a valid dictionary"),
+    (in_json({"type": "chat", "text": "x", "on_busy": 1}), "on_busy: Input should be a valid string"),
+    (in_json({"type": "chat", "text": "x", "model": 1.5}), "model: Input should be a valid string"),
+    (in_json({"type": "chat", "content": {"text": "x"}}), "content: Input should be a valid tuple"),
+    (in_json({"type": "chat", "content": ["x"]}), r"content\.0: Input should be a dictionary"),
+    (in_json({"type": "chat", "content": [{"text": "x"}, {"text": 1}]}), r"content\.1\.text: Input should be"),
+    (
+        in_json({"type": "chat", "text": "x", "new_session": {"history_keep_tail": "3"}}),
+        r"new_session\.history_keep_tail: Input should be a valid integer",
+    ),
+    (
+        in_json({"type": "chat", "text": "x", "new_session": {"metadata": {"a": None}}}),
+        r"new_session\.metadata\.a: Input should be a valid string",
+    ),
+    (in_json({"type": "forward_receipt", "source_kind": "session"}), "source_id: Field required"),
+    (b'{"session_id":"s","sent_at":1,"sent_at":2,"command":{"type":"get_history"}}', "'sent_at' is there twice"),
+    (b'{"session_id":"s","command":{"type":"get_history","limit":1,"limit":2}}', "'limit' is there twice"),
+    (b'{"session_id":"s","command":{"type":"get_history"},"command":{"type":"chat"}}', "'command' is there twice"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), WRONG_TYPES)
+def test_a_value_has_the_type_of_its_field(data: bytes, reason: str) -> None:
+    with pytest.raises(InvalidCommandError, match=reason) as caught:
+        CODEC.decode_request(data)
+    assert caught.value.code == "invalid_command"
+    assert isinstance(caught.value.header, cmd.RequestHeader)
+    assert caught.value.header.session_id == "s"
+
+
+@pytest.mark.parametrize("start", [b" ", b"\n", b"\r\n\t", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n "])
+def test_blanks_and_a_byte_order_mark_may_come_before_json(start: bytes) -> None:
+    data = start + in_json({"type": "chat", "text": "Hi"}) + b"\n"
+    assert CODEC.decode_request(data) == (cmd.RequestHeader(session_id="s"), CHAT, FRAMING_JSON)
+    with pytest.raises(InvalidCommandError, match="unknown command"):
+        CODEC.decode_request(start + in_json({"type": "fly"}))
+
+
+TEXT = '{"session_id":"s","command":{"type":"chat","text":"Hi"}}'
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_json_in_another_encoding_says_which(encoding: str) -> None:
+    name = encoding[:6].upper()
+    with pytest.raises(UndecodableError, match=f"looks like JSON in {name}: send it in UTF-8"):
+        CODEC.decode_request(TEXT.encode(encoding))
+    if encoding in ("utf-16-be", "utf-32-be"):
+        with pytest.raises(UndecodableError, match=f"looks like JSON in {name}"):
+            CODEC.decode_request(("\ufeff" + TEXT).encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "data", [b" ", b"\n\n", b"\xef\xbb\xbf", b" x", b"\xef\xbb\xbfx", b"[]", b" [1]", b'"s"', b"7"]
+)
+def test_what_is_no_json_object_is_undecodable(data: bytes) -> None:
+    with pytest.raises(UndecodableError, match=r"not an Avro single-object record|the JSON is not an object"):
+        CODEC.decode_request(data)
+
+
+@pytest.mark.parametrize("name", ["session_id", "channel", "request_id", "reply_to"])
+def test_nobody_knows_whom_to_answer_by_an_id_that_is_there_twice(name: str) -> None:
+    data = f'{{"session_id":"s","{name}":"chat.replies","{name}":"t","command":{{"type":"get_session"}}}}'
+    with pytest.raises(UndecodableError, match="is there twice"):
+        CODEC.decode_request(data.encode())
+
+
+def test_a_frame_of_a_newer_writer_is_read_by_what_is_known() -> None:
+    data = {"session_id": "s", "request_id": "r", "hint": 1, "frame": {"type": "text_delta", "text": "x", "more": []}}
+    header, frame = Codec(FRAMES).from_json(json.dumps(data))
+    assert (header.session_id, frame) == ("s", fr.TextDelta(text="x"))
 
 
 def test_a_refusal_keeps_the_fields_that_say_whom_to_answer() -> None:

@@ -30,13 +30,12 @@ REFUSALS = (
 )
 
 
-class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # the library has no types
-    """The broker finds a record wrong (code 87 of the Kafka protocol, which aiokafka does not know)."""
-
-    errno = 87
-    message = "INVALID_RECORD"
-
-
+#: The broker finds a record wrong: code 87 of the Kafka protocol, which aiokafka does not know.
+InvalidRecordError: Any = type(
+    "InvalidRecordError",
+    (BrokerResponseError,),
+    {"errno": 87, "message": "INVALID_RECORD", "description": "The broker finds a record wrong."},
+)
 kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
 #: The broker does not take these records, now or later; nothing of them is stored.
 REFUSED_RECORDS = (

@@ -34,8 +34,10 @@ def dead_letter(record: RequestRecord, topic: str, code: str, reason: str, *, li
         key, cut = key[: left // 8], [*cut, "key"]
     left -= len(key or b"")
     kept: list[tuple[str, bytes]] = []
+    room = left // 4
     for header in headers:
-        if _bytes([*kept, header]) > left // 4:
+        room -= _bytes([header])
+        if room < 0:
             cut.append("headers")
             break
         kept.append(header)

@@ -216,5 +216,5 @@ class KafkaEventLog:
 def _header_bytes(headers: Headers) -> int:
     size = HEADER_OVERHEAD_BYTES * len(headers)
     for name, content in headers:
-        size += len(name) + len(content)
+        size += len(name) + len(content or b"")  # a request's header may have no value
     return size

@@ -88,7 +88,7 @@ class KafkaOutbox:
     def _count_misrouted(self, record: RequestRecord) -> None:
         """A producer that partitions in its own way does so for each record: one line for each is enough."""
         self.misrouted += 1
-        source = dict(record.headers).get("ce_source", b"?").decode(errors="replace")[:200]
+        source = (dict(record.headers).get("ce_source") or b"?").decode(errors="replace")[:200]
         if source not in self._misrouting and len(self._misrouting) < _MAX_MISROUTING:
             self._misrouting.add(source)
             log.warning(

@@ -166,9 +166,10 @@ async def test_one_that_is_too_long_only_to_be_sent_on(
     await goes_on(wire)
 
 
-HEADERS = {
+HEADERS: dict[str, list[tuple[str, Any]]] = {
     "one of 500 KB": [("x-big", b"h" * 500_000)],
     "200": [(f"x-{n}", b"h" * 100) for n in range(200)],
+    "without a value": [("ce_source", None), ("traceparent", None), ("x", None)],
     "20,000": [(f"x-{n}", b"") for n in range(20_000)],
 }
 

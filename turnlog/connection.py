@@ -11,7 +11,7 @@ from types import UnionType
 from schemas.codec import RequestCodec, check_ids
 from schemas.commands import CHANNEL_COMMANDS, Command, RequestHeader
 from schemas.errors import WireError
-from turnlog.errors import TurnlogError, UsageError
+from turnlog.errors import NotFoundError, TurnlogError, UsageError
 from turnlog.exchange import Answer, Exchange
 from turnlog.frame_decoder import FrameDecoder
 from turnlog.kafka_client import PreparedRequest, ReplyConsumer, RequestSender, from_end
@@ -20,6 +20,7 @@ from workers.cloudevents import Envelope, trace_headers
 from workers.config import Settings
 
 log = logging.getLogger(__name__)
+_DOCTOR = "no worker serves that (`turnlog doctor` says more)"
 
 
 class Connection:
@@ -58,7 +59,8 @@ class Connection:
         topics = self.settings.topics
         try:
             self.partitions = await sender.partitions(topics.replies)
-            await sender.partitions(topics.requests)
+            if len(await sender.partitions(topics.requests)) < len(self.partitions):
+                raise NotFoundError(f"topic {topics.requests} has fewer partitions than {topics.replies}: {_DOCTOR}")
             # The positions are fixed before any request goes out: no answer can come before them.
             consumer = self.consumer()
             await consumer.start(topics.replies, self.partitions, from_end)
@@ -166,7 +168,9 @@ class Connection:
 
     async def send(self, request: PreparedRequest) -> Position:
         """Where the broker has stored the request."""
-        return await self._opened()[0].send(self.settings.topics.requests, request)
+        # A session lives where the count of the reply topic puts it, which is the event log's.
+        sender = self._opened()[0]
+        return await sender.send(self.settings.topics.requests, request, partition_count=len(self.partitions))
 
     # ---- replies
 

@@ -9,6 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from streams.topics import partition_of
 from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefusedError
 from turnlog.replies import Position
 from workers.config import Settings
@@ -127,13 +128,18 @@ class RequestSender:
             "`turnlog topics init`, or name another prefix with TURNLOG_PREFIX"
         )
 
-    async def send(self, topic: str, request: PreparedRequest) -> Position:
-        """Where the acknowledged request is. Raises :class:`BrokerUnreachableError` or ``RequestRefusedError``."""
+    async def send(self, topic: str, request: PreparedRequest, *, partition_count: int) -> Position:
+        """Where the acknowledged request is. Raises :class:`BrokerUnreachableError` or ``RequestRefusedError``.
+
+        ``partition_count``: of the deployment; the topic may have got more, in which no session lives.
+        """
+        key = request.key.encode()
+        partition = partition_of(key, partition_count)
         producer = await self.start()
         try:
             async with asyncio.timeout(self._send_timeout_s):
                 stored = await producer.send_and_wait(
-                    topic, value=request.value, key=request.key.encode(), headers=list(request.headers)
+                    topic, value=request.value, key=key, partition=partition, headers=list(request.headers)
                 )
         except MessageSizeTooLargeError as error:
             raise RequestRefusedError(

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -106,6 +106,18 @@ class LogProducer:
                 return len(await (await self.get()).partitions_for(topic))
         except (KafkaError, TimeoutError, OSError) as error:
             raise LogError(f"{topic}: the broker does not tell its partitions ({type(error).__name__})") from error
+
+    async def partition_counts(self, topics: Collection[str]) -> dict[str, int]:
+        """How many partitions topics have now, not when somebody asked last. Raises :class:`LogError`."""
+        try:
+            async with asyncio.timeout(self._settings.append_timeout_s):
+                client = (await self.get()).client
+                for topic in topics:
+                    await client.add_topic(topic)
+                await client.force_metadata_update()
+                return {topic: len(client.cluster.partitions_for_topic(topic) or ()) for topic in topics}
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise LogError(f"the broker does not tell its partitions ({type(error).__name__})") from error
 
     async def send(
         self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes | None, Headers]]

@@ -93,7 +93,7 @@ class KafkaOutbox:
             self._misrouting.add(source)
             log.warning(
                 "producer %s puts requests into wrong partitions, or without a key (%d so far): they are sent on; set "
-                "its partitioner to murmur2_random",
+                "its partitioner to murmur2_random (unless partitions were added to the topic: see turnlog doctor)",
                 source,
                 self.misrouted,
                 extra=self._place(record),

@@ -30,6 +30,7 @@ from workers.runners.registry import RunnerRegistry
 from workers.shard import Shard, ShardStuckError
 from workers.shared_look import SharedLook
 from workers.store import StoreDirectory
+from workers.surplus import GrowthWatch, Surplus, SurplusPartition, committed_in_group
 from workers.tail_watch import TailWatch
 from workers.tasks import all_within, describe, end, kept_running, watched
 from workers.topic_reader import TopicReader
@@ -62,6 +63,8 @@ class WorkerService:
         self._policy_now = settings.policy()
         self._run_settings = RunSettings(settings, self._reader, self._take_settings)
         self._follow: asyncio.Task[None] | None = None
+        self._growth: asyncio.Task[None] | None = None
+        self._surplus: Surplus | None = None
         self._releasing: dict[int, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
 
@@ -71,6 +74,8 @@ class WorkerService:
         """Check the topics, publish our schemas, connect. Raises with a sentence when something is not right."""
         settings = self._settings
         topics = await asyncio.to_thread(check_topics, settings)
+        for problem in topics.problems:
+            log.warning("%s", problem)
         await asyncio.to_thread(schema_topic.publish_schemas, settings)
         await asyncio.to_thread(schema_topic.read_schemas, settings, packaged())
         await self._replies.start()
@@ -85,6 +90,14 @@ class WorkerService:
         self._parts = self._build_parts(topics)
         self._keep_watching()
         self._follow = kept_running(self._run_settings.follow, "following the run-time settings", gave_up=self._fatal)
+        self._surplus = Surplus(self._parts, committed_in_group(settings))
+        growth = GrowthWatch(
+            self._producer.partition_counts,
+            settings.topics,
+            recorded=topics.partition_count,
+            known=topics.requests_partitions,
+        )
+        self._growth = kept_running(growth.run, "looking at the number of partitions", gave_up=self._fatal)
 
     def _build_parts(self, topics: TopicsState) -> WorkerParts:
         settings = self._settings
@@ -182,9 +195,12 @@ class WorkerService:
         self._shards.clear()
         releases = [(f"partition {partition} is not released in order", shard.stop()) for partition, shard in shards]
         releases += [(f"partition {p} is not released in order", _ended(task)) for p, task in self._releasing.items()]
+        if self._surplus is not None:
+            releases.append(("the added partitions are not left in order", self._surplus.stop()))
         await all_within(releases, _RELEASE_LIMIT_S)
         await end(self._watch)
         await end(self._follow)
+        await end(self._growth)
         clients = (
             ("the replies' producer does not stop", self._replies.stop()),
             ("the log's producer does not stop", self._producer.close()),
@@ -211,6 +227,10 @@ class WorkerService:
         async with self._changing:
             if self._parts is None or self._parts.draining:
                 return
+            surplus = {p for p in partitions if p >= self._parts.partition_count}
+            partitions = set(partitions) - surplus
+            if self._surplus is not None:
+                await self._surplus.assigned(surplus)
             kept_trust = generation == membership.generation + 1
             membership.generation = generation
             membership.rebalancing = False
@@ -255,30 +275,36 @@ class WorkerService:
 
     def deliver(self, record: RequestRecord) -> bool:
         """A request from Faust. False: its shard has enough, hold the partition back."""
-        shard = self._shards.get(record.partition)
-        if shard is None:
+        taker = self._taker(record.partition)
+        if taker is None:
             return True
-        shard.deliver(record)
-        return not shard.inbox.full
+        taker.deliver(record)
+        return not taker.inbox.full
 
     async def read_past(self, partition: int, position: int) -> int | None:
         """Faust cannot read on from ``position``: the shard reads from there on, to where the topic ends now.
 
         Where Faust goes on; ``None``: the partition is not ours now. Raises :class:`LogError`.
         """
-        shard = self._shards.get(partition)
-        if self._parts is None or shard is None:
+        taker = self._taker(partition)
+        if self._parts is None or taker is None:
             return None
         end = (await self._parts.request_log.stable_ends([partition]))[partition]
-        if self._shards.get(partition) is not shard:
+        if self._taker(partition) is not taker:
             return None
-        shard.skip(position, end)
+        taker.skip(position, end)
         return end
 
     def has_room(self, partition: int) -> bool:
         """May a partition that was held back be fetched again?"""
-        shard = self._shards.get(partition)
-        return shard is None or len(shard.inbox) <= self._settings.max_inbox_requests // 2
+        taker = self._taker(partition)
+        return taker is None or len(taker.inbox) <= self._settings.max_inbox_requests // 2
+
+    def _taker(self, partition: int) -> Shard | SurplusPartition | None:
+        """Who takes the requests of a partition."""
+        if partition in self._shards or self._surplus is None:
+            return self._shards.get(partition)
+        return self._surplus.get(partition)
 
     # ---- upkeep
 

@@ -184,7 +184,8 @@ class Shard:
         self.claims += 1
         accepted = epoch.position.accepted
         self.inbox.cover(accepted)
-        next_request = accepted + 1 if accepted >= 0 else first
+        # Nothing accepted yet: what is gone before anybody could decide it is lost, and the log will say so.
+        next_request = accepted + 1
         serving = Serving(
             self._parts,
             self.partition,
@@ -195,7 +196,7 @@ class Shard:
             confirmed_at=claimed_at,
         )
         # What lies between the log's work list and the first delivery is ours to read: Faust may stand further on.
-        self.inbox.known_end = max(self.inbox.known_end, next_request)
+        self.inbox.known_end = max(self.inbox.known_end, next_request, first)
         log.info("serving from request %d under claim %d", next_request, epoch.epoch, extra=self._place)
         saver = kept_running(
             lambda: self._save_regularly(serving), f"the saver of partition {self.partition}", gave_up=self._parts.fatal
@@ -249,7 +250,7 @@ class Shard:
         return False
 
     async def _check_deployment(self, position: LogPosition) -> int:
-        """Does the deployment fit what the log says of it? The first request that there is.
+        """Does the deployment fit what the log says of it? Where the requests topic begins.
 
         Raises :class:`LogBrokenError`.
         """

@@ -8,6 +8,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
+from streams.topics import Topics
 from workers.config import MIB, Settings
 from workers.kafka_python import BrokerUnreachableError, connected
 
@@ -51,13 +52,15 @@ class TopicReport:
     created: bool
     partitions: int
     problems: tuple[str, ...] = ()  #: how it differs from what it must be, each with what to run
+    warnings: tuple[str, ...] = ()  #: how it differs, where all works nevertheless
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicsState:
     """What a worker needs to know of the topics."""
 
-    partition_count: int  #: of requests, events and replies
+    partition_count: int  #: of events and replies: the one that says where a session lives
+    requests_partitions: int  #: as many, or more: see ``workers.surplus``
     requests_topic_id: str
     problems: tuple[str, ...] = field(default=())  #: worth a warning, no reason to stop
 
@@ -100,12 +103,16 @@ def init_topics(settings: Settings, *, timeout_s: float | None = None) -> list[T
         if missing:
             _create(admin, missing, settings, timeout_s)
         found = before | _describe(admin, [spec.name for spec in missing])
+    topics = settings.topics
+    requests, recorded = found[topics.requests].partitions, found[topics.events].partitions
+    more = requests > recorded
     return [
         TopicReport(
             name=spec.name,
             created=spec.name not in before,
             partitions=found[spec.name].partitions,
-            problems=tuple(_differences(spec, found[spec.name], settings)),
+            problems=tuple(_differences(spec, found[spec.name], settings, counts=not (more and spec is specs[0]))),
+            warnings=(grown(topics, requests, recorded),) if more and spec is specs[0] else (),
         )
         for spec in specs
     ]
@@ -126,12 +133,11 @@ def check_topics(settings: Settings, *, timeout_s: float | None = None) -> Topic
         raise TopicsError(f"{what}; {_INIT}")
     requests, events, replies = (found[spec.name] for spec in specs[:3])
     counts = [topic.partitions for topic in (requests, events, replies)]
-    if len(set(counts)) > 1:
-        raise TopicsError(
-            f"topics {_and([requests.name, events.name, replies.name])} must have the same number of partitions, but "
-            f"have {_and([str(count) for count in counts])}; choose a new TURNLOG_PREFIX and {_INIT}"
-        )
+    if events.partitions != replies.partitions or requests.partitions < events.partitions:
+        raise TopicsError(unequal(settings.topics, counts))
     problems: list[str] = []
+    if requests.partitions > events.partitions:
+        problems.append(grown(settings.topics, requests.partitions, events.partitions))
     for spec in specs:
         # How many partitions there are was decided when the topics were made; the setting is for new ones.
         differences = _differences(spec, found[spec.name], settings, counts=False)
@@ -139,7 +145,29 @@ def check_topics(settings: Settings, *, timeout_s: float | None = None) -> Topic
             raise TopicsError(differences[-1])
         problems += differences
     return TopicsState(
-        partition_count=requests.partitions, requests_topic_id=requests.topic_id, problems=tuple(problems)
+        partition_count=events.partitions,
+        requests_partitions=requests.partitions,
+        requests_topic_id=requests.topic_id,
+        problems=tuple(problems),
+    )
+
+
+def unequal(topics: Topics, counts: Sequence[int]) -> str:
+    """The sentence for partition counts (of requests, events and replies) that cannot be worked with."""
+    return (
+        f"topics {_and([topics.requests, topics.events, topics.replies])} must have the same number of partitions, but "
+        f"have {_and([str(count) for count in counts])}; choose a new TURNLOG_PREFIX and {_INIT}"
+    )
+
+
+def grown(topics: Topics, requests: int, recorded: int) -> str:
+    """The sentence for a requests topic with more partitions than the event log."""
+    first, last = recorded, requests - 1
+    those = f"partition {first}" if first == last else f"partitions {first} to {last}"
+    return (
+        f"topic {topics.requests} has {requests} partitions, {topics.events} has {recorded}: partitions were added, "
+        f"which moves no session. Workers send the requests of {those} on, and those that producers now put elsewhere; "
+        f"that costs a hop, and nothing is lost. For more partitions choose a new TURNLOG_PREFIX and {_INIT}"
     )
 
 

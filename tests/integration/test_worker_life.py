@@ -144,10 +144,10 @@ async def test_partitions_that_were_added(deployment: Deployment, admin: Any) ->
     deployment.make_topics()
     await some_turns(deployment)
     names = (deployment.topics.requests, deployment.topics.events, deployment.topics.replies)
-    admin.create_partitions({names[0]: PARTITIONS + 2})
+    admin.create_partitions({names[2]: PARTITIONS + 2})  # of the requests alone they do no harm
     said = refusal_to_start(deployment)
     assert "must have the same number of partitions" in said
-    admin.create_partitions(dict.fromkeys(names[1:], PARTITIONS + 2))
+    admin.create_partitions(dict.fromkeys(names[:2], PARTITIONS + 2))
 
     def grown() -> bool:
         found = {topic.name: topic.partitions for topic in list_topics(deployment.settings)}

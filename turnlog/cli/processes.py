@@ -152,6 +152,6 @@ def topics_init(
     else:
         rows = [(report.name, report.partitions, "made" if report.created else "was there") for report in reports]
         output.print_table(("topic", "partitions", "state"), rows, right=("partitions",))
-    for problem in problems:
-        output.say(problem)
+    for sentence in (*problems, *(warning for report in reports for warning in report.warnings)):
+        output.say(sentence)
     raise typer.Exit(EXIT_FAILED if problems else EXIT_OK)

@@ -27,6 +27,7 @@ from faust.types import TP
 from workers.group_member import GroupConsumer
 from workers.logs import at
 from workers.ports import LogError
+from workers.tasks import watched
 from workers.topic_reader import is_unreadable, what_is_wrong
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ class IntakeConsumer(Consumer):
         before = self._set_aside.pop(tp, None)
         if before is not None:
             before.cancel()
-        task = self._set_aside[tp] = asyncio.create_task(self._pass_by(tp, position), name=f"pass by {tp.partition}")
+        task = self._set_aside[tp] = watched(self._pass_by(tp, position), f"reading past a batch of {tp.partition}")
         task.add_done_callback(lambda done: self._set_aside.pop(tp, None) if self._set_aside.get(tp) is done else None)
 
     async def _pass_by(self, tp: TP, position: int) -> None:

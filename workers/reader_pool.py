@@ -39,7 +39,7 @@ class ReaderPool:
     async def consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
         """A started consumer of one's own; one that fails is closed, not given to the next.
 
-        Raises :class:`LogError`, also when none is free within ``startup_timeout_s``.
+        Raises :class:`LogError`, also when none is free in time: ``startup_timeout_s`` for each who waits before us.
         """
         await self._turn()
         consumer = self._idle.pop() if self._idle else None
@@ -66,7 +66,7 @@ class ReaderPool:
             self._free.release()
 
     async def _turn(self) -> None:
-        limit_s = self._settings.startup_timeout_s
+        limit_s = self._settings.startup_timeout_s * (1 + self._waiting // self._size)
         self._waiting += 1
         try:
             async with asyncio.timeout(limit_s):

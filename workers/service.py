@@ -18,6 +18,7 @@ from workers.config import Settings
 from workers.event_log import KafkaEventLog, LogProducer
 from workers.kafka_python import BrokerUnreachableError
 from workers.logs import at
+from workers.open_transactions import TransactionWatch
 from workers.outbox import KafkaOutbox
 from workers.parts import Membership, ShardLimits, WorkerParts
 from workers.ports import LogError, Outbox, RequestRecord
@@ -65,6 +66,7 @@ class WorkerService:
         self._follow: asyncio.Task[None] | None = None
         self._growth: asyncio.Task[None] | None = None
         self._surplus: Surplus | None = None
+        self._transactions: asyncio.Task[None] | None = None
         self._releasing: dict[int, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
 
@@ -89,6 +91,7 @@ class WorkerService:
         )
         self._parts = self._build_parts(topics)
         self._keep_watching()
+        self._watch_transactions()
         self._follow = kept_running(self._run_settings.follow, "following the run-time settings", gave_up=self._fatal)
         self._surplus = Surplus(self._parts, committed_in_group(settings))
         growth = GrowthWatch(
@@ -201,6 +204,7 @@ class WorkerService:
         await end(self._watch)
         await end(self._follow)
         await end(self._growth)
+        await end(self._transactions)
         clients = (
             ("the replies' producer does not stop", self._replies.stop()),
             ("the log's producer does not stop", self._producer.close()),
@@ -320,6 +324,10 @@ class WorkerService:
             now=self._parts.now,
         )
         self._watch = kept_running(watch.run, "the watch over the topics' ends", gave_up=self._fatal)
+
+    def _watch_transactions(self) -> None:
+        watch = TransactionWatch(self._settings, self._reader, lambda: list(self._shards))
+        self._transactions = kept_running(watch.run, "the watch over open transactions", gave_up=self._fatal)
 
     async def _read_schemas(self) -> None:
         try:

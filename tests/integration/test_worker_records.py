@@ -1,18 +1,21 @@
 """Requests as other people's producers write them, on a real broker: compressed, in transactions, unreadable."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from schemas.events import RequestDeadLettered, TurnAccepted
+from schemas.events import RequestDeadLettered, RequestsLost, TurnAccepted
 from streams.topics import partition_of
 from tests import raw_batches
-from tests.deployment import Deployment, Wire, eventually_async
+from tests.deployment import START_S, Deployment, Wire, eventually_async
 from tests.raw_batches import Raw
+from tests.waiting import eventually
 from workers.broker import DevBroker
 from workers.connections import client_options
 
@@ -172,3 +175,78 @@ async def test_aborted_transactions_are_never_answered_and_open_ones_after_their
     assert not wire.of(aborted)
     accepted = [e.payload for e in await deployment.events_of(session_id) if isinstance(e.payload, TurnAccepted)]
     assert [event.request_id for event in accepted] == [committed]
+
+
+async def test_a_transaction_that_is_open_when_a_worker_starts_holds_one_partition_and_is_named(
+    broker: DevBroker, tmp_path: Path
+) -> None:
+    """What is behind it waits, also through a restart; the log and the doctor say for whom."""
+    with Deployment(broker.bootstrap_server, tmp_path, partitions=PARTITIONS) as deployment:
+        deployment.make_topics()
+        topic = deployment.topics.requests
+        async with producer_of(deployment, transactional_id="the-slow-one") as producer, deployment.wire() as wire:
+            first, behind = new_id("r"), new_id("r")
+            session_id = new_id("tx", 2)
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, key=session_id.encode(), value=chat(session_id, first))
+            await wire.chat_json(new_id("tx", 2), "behind", request_id=behind)
+            for name in ("w0", "w1"):
+                worker = deployment.worker(name)
+                await eventually(lambda worker=worker: worker.ready, "the worker is ready", START_S)
+                for partition in (0, 1, 3):
+                    request_id = new_id("r")
+                    await wire.chat_json(new_id("free", partition), "hello", request_id=request_id)
+                    await answered(wire, request_id)
+                if name == "w0":
+                    await eventually(
+                        lambda worker=worker: "the-slow-one" in worker.log, "its name is in the log", START_S
+                    )
+                    assert worker.stop() == 0
+            doctor = deployment.start("doctor", "doctor", "--timeout-s", "20")
+            assert await asyncio.to_thread(doctor.wait) == 0, doctor.log
+            assert "waits    transactions: partition 2: requests from offset 0 on wait" in doctor.log
+            assert "'the-slow-one'" in doctor.log
+            assert not wire.of(first)
+            assert not wire.of(behind)
+            await producer.commit_transaction()
+            await answered(wire, first, behind)
+
+
+async def test_a_batch_that_was_damaged_on_the_disk_is_lost_with_its_reason(
+    broker: DevBroker, deployment: Deployment, wire: Wire
+) -> None:
+    """A byte of it is another one: nobody can say what was in it. Its neighbours are answered."""
+    names = [new_id("r") for _ in range(6)]
+    async with producer_of(deployment) as producer:
+
+        async def send(*raw: Raw) -> int:
+            return await raw_batches.produce(producer, deployment.topics.requests, 3, raw_batches.batch(raw))
+
+        # A transaction keeps the worker from reading before the damage is done.
+        async with producer_of(deployment, transactional_id=new_id("t")) as holder:
+            await holder.begin_transaction()
+            session_id = new_id("tx", 3)
+            await holder.send_and_wait(
+                deployment.topics.requests, key=session_id.encode(), value=chat(session_id, names[0])
+            )
+            await send(raw_chat(names[1], 3))
+            marker = b"damage-me-" + names[2].encode()
+            base = await send(raw_chat(names[2], 3, (b"x", marker)), raw_chat(names[3], 3))
+            await send(raw_chat(names[4], 3))
+            damage(broker.data_dir / "kafka-logs" / f"{deployment.topics.requests}-3", marker)
+            await holder.commit_transaction()
+        await answered(wire, names[0], names[1], names[4])
+        await all_partitions_go_on(deployment, wire)
+        lost = [e.payload for e in (await deployment.accepted())[3] if isinstance(e.payload, RequestsLost)]
+        assert [(event.from_offset, event.to_offset) for event in lost] == [(base, base + 1)]
+        assert "checksum" in (lost[0].reason or "")
+        assert not wire.of(names[2])
+        assert not wire.of(names[3])
+
+
+def damage(folder: Path, marker: bytes) -> None:
+    """Change the bytes of a record in the partition's newest segment."""
+    with max(folder.glob("*.log")).open("r+b") as file:
+        place = file.read().index(marker)
+        file.seek(place)
+        file.write(b"DAMAGE")

@@ -34,6 +34,7 @@ class Check:
     detail: str
     exit_code: int = EXIT_OK
     needed: bool = True
+    otherwise: str = "missing"  #: the word for one that is neither ok nor needed
 
 
 def doctor(
@@ -85,7 +86,7 @@ async def _collect(settings: "Settings", model: str | None, timeout_s: float, *,
 
 
 def _print(check: Check) -> None:
-    word = "ok" if check.ok else "FAILED" if check.needed else "missing"
+    word = "ok" if check.ok else "FAILED" if check.needed else check.otherwise
     output.print_text(f"{word:<8} {check.name}: {check.detail}")
 
 
@@ -103,6 +104,9 @@ async def _examine(settings: "Settings", model: str | None, timeout_s: float) ->
         yield check
         if not check.ok:
             return
+    held = await _transactions(settings)
+    if held is not None:
+        yield held
     request_id = f"doctor-{time.time_ns():x}"
     check = await _worker(settings, model, request_id, timeout_s)
     yield check
@@ -141,6 +145,27 @@ async def _topics(settings: "Settings") -> Check:
         return Check(name="topics", ok=False, detail=sentence, exit_code=code)
     what = "; ".join(state.problems) or f"{settings.prefix}.* are as they must be"
     return Check(name="topics", ok=True, detail=f"{what} ({state.partition_count} partitions)")
+
+
+async def _transactions(settings: "Settings") -> Check | None:
+    """Whose open transactions keep requests waiting; ``None``: nobody's, for so long that it is worth a word."""
+    from workers.kafka_python import BrokerUnreachableError
+    from workers.open_transactions import HELD_S, open_transactions
+    from workers.topics_admin import list_topics
+
+    def look() -> list[str]:
+        topics = {topic.name: topic.partitions for topic in list_topics(settings, timeout_s=_CONNECT_TIMEOUT_S)}
+        partitions = range(topics.get(settings.topics.requests, 0))
+        found = open_transactions(settings, partitions, timeout_s=_CONNECT_TIMEOUT_S)
+        return [str(held) for held in found if held.open_for_s is None or held.open_for_s >= HELD_S]
+
+    try:
+        held = await asyncio.to_thread(look)
+    except BrokerUnreachableError as error:
+        held = [f"the broker does not tell of open transactions: {error}"]
+    if not held:
+        return None
+    return Check(name="transactions", ok=False, detail="; ".join(held), needed=False, otherwise="waits")
 
 
 async def _worker(settings: "Settings", model: str | None, request_id: str, timeout_s: float) -> Check:

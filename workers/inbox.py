@@ -76,7 +76,9 @@ class Inbox:
         above = [known for known in self._records if known > offset]
         return min(above, default=self.known_end)
 
-    async def fill(self, requests: RequestLog, partition: int, start: int, end: int) -> int:
+    async def fill(
+        self, requests: RequestLog, partition: int, start: int, end: int, *, log_level: int = logging.INFO
+    ) -> int:
         """Read (some of) a missing range from the topic: requests that were not delivered.
 
         ``start``, or a higher offset if the broker has deleted what lies below it: then nothing is read.
@@ -90,7 +92,8 @@ class Inbox:
             found.update((item.first if isinstance(item, UnreadableRange) else item.offset, item) for item in records)
         for offset in range(start, end):
             self.put(offset, found.get(offset))
-        log.info(
+        log.log(
+            log_level,
             "read %d requests that were not delivered, from %d",
             len(found),
             start,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,7 +32,6 @@ class ShardLimits:
     store_batch_events: int
     session_timeout_s: float
     idle_timeout_s: float
-    stalled_delivery_s: float
     append_linger_s: float = 0.0  #: between two appends
 
 
@@ -42,6 +42,21 @@ class Membership:
     generation: int = -1
     rebalancing: bool = False
     assigned: asyncio.Event = field(default_factory=asyncio.Event)  #: replaced at every assignment
+    assigned_at: float = -math.inf  #: monotonic seconds
+    unsettled: asyncio.Event = field(default_factory=asyncio.Event)  #: set while the group rebalances
+
+    def begin_rebalance(self) -> None:
+        """Somebody joins or leaves: until the new assignment nothing is delivered."""
+        self.rebalancing = True
+        self.unsettled.set()
+
+    def take_assignment(self, generation: int, now: float) -> None:
+        """The new assignment is there."""
+        self.generation, self.assigned_at = generation, now
+        self.rebalancing = False
+        self.unsettled.clear()
+        event, self.assigned = self.assigned, asyncio.Event()
+        event.set()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -23,7 +23,6 @@ from workers.requests import ForStream, Incoming, Misrouted, Query, StreamComman
 from workers.resident import Resident
 
 log = logging.getLogger(__name__)
-_BEHIND_FACTOR = 12
 
 
 class TakenRequest(NamedTuple):
@@ -57,10 +56,10 @@ class ServedRequests:
         self._resident = resident
         self._forwarder = forwarder
 
-    def notice(self, requests_end: int, *, intake_behind: bool) -> bool:
+    def notice(self, requests_end: int, patience_s: float) -> bool:
         """The topic ends there. Is there a request that nobody delivers? It is then read from the topic."""
-        limit_s = self._parts.limits.stalled_delivery_s * (_BEHIND_FACTOR if intake_behind else 1)
-        if self._inbox.silent_for(self._next, requests_end, self._parts.now()) < limit_s:
+        silent_s = self._inbox.silent_for(self._next, requests_end, self._parts.now())
+        if self._next >= requests_end or silent_s < patience_s:
             return False
         self._inbox.known_end = max(self._inbox.known_end, requests_end)
         return True
@@ -84,7 +83,14 @@ class ServedRequests:
 
     async def _next_requests(self) -> list[tuple[int, RequestRecord | UnreadableRange | None]]:
         while (missing_to := self._inbox.missing_from(self._next)) > self._next:
-            first = await self._inbox.fill(self._parts.request_log, self._partition, self._next, missing_to)
+            expected = self._parts.membership.rebalancing  # then nothing is delivered
+            first = await self._inbox.fill(
+                self._parts.request_log,
+                self._partition,
+                self._next,
+                missing_to,
+                log_level=logging.DEBUG if expected else logging.INFO,
+            )
             if first > self._next:
                 lost = self._next, first - 1
                 log.error("requests %d to %d were deleted unread", *lost, extra=self._place())

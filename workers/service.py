@@ -149,7 +149,6 @@ class WorkerService:
                 store_batch_events=settings.store_batch_events,
                 session_timeout_s=settings.session_timeout_s,
                 idle_timeout_s=settings.idle_timeout_s,
-                stalled_delivery_s=settings.stalled_delivery_s,
                 append_linger_s=settings.append_linger_ms / 1000,
             ),
             membership=self._membership,
@@ -223,7 +222,7 @@ class WorkerService:
 
     def revoked(self) -> None:
         """The group rebalances: no new claims; what we hold goes on, the log fences it if need be."""
-        self._membership.rebalancing = True
+        self._membership.begin_rebalance()
 
     async def assigned(self, partitions: Collection[int], generation: int) -> None:
         """The full new assignment. Kept partitions go on, if nobody else can have owned them meanwhile."""
@@ -236,10 +235,7 @@ class WorkerService:
             if self._surplus is not None:
                 await self._surplus.assigned(surplus)
             kept_trust = generation == membership.generation + 1
-            membership.generation = generation
-            membership.rebalancing = False
-            event, membership.assigned = membership.assigned, asyncio.Event()
-            event.set()
+            membership.take_assignment(generation, self._parts.now())
             lost = [p for p in self._shards if p not in partitions]
             kept = [p for p in self._shards if p in partitions]
             gained = [p for p in partitions if p not in self._shards]
@@ -249,14 +245,14 @@ class WorkerService:
             for partition in lost:
                 self._release(partition)
             if not kept_trust:
-                await self._restart(kept)
+                await self._doubt(kept)
             for partition in sorted(gained):
                 shard = self._shards[partition] = Shard(self._parts, partition)
                 shard.start(after=self._releasing.get(partition))
         mark_ready()  # also without a partition: a spare worker serves as well as it can
 
-    async def _restart(self, partitions: Sequence[int]) -> None:
-        results = await asyncio.gather(*(self._shards[p].restart() for p in partitions), return_exceptions=True)
+    async def _doubt(self, partitions: Sequence[int]) -> None:
+        results = await asyncio.gather(*(self._shards[p].doubt() for p in partitions), return_exceptions=True)
         for error in results:
             if isinstance(error, BaseException):  # nobody may claim a partition beside a shard that is still there
                 self._fatal(str(error) if isinstance(error, ShardStuckError) else describe(error))
@@ -319,6 +315,7 @@ class WorkerService:
             self._reader,
             settings.topics,
             self._shards,
+            membership=self._membership,
             interval_s=settings.tail_check_interval_s,
             stalled_delivery_s=settings.stalled_delivery_s,
             now=self._parts.now,

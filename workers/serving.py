@@ -5,6 +5,7 @@ confirmed, (3) frames go out and runners start, (4) requests are acknowledged, (
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -114,6 +115,11 @@ class Serving:
         self._doubts.append(sure)
         await sure
 
+    def doubt(self) -> None:
+        """Somebody else may have claimed: the tail is read before the next append, runner or tool."""
+        self.confirmed_at = -math.inf
+        self._doubts.append(self._waiter())
+
     def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
         """An ephemeral frame of the running attempt."""
         live = self.resident.sessions.get(turn.session_id)
@@ -130,15 +136,15 @@ class Serving:
         live = self.resident.sessions[session_id]
         return live.compaction_input(self._parts.policy(), self._epoch.epoch, usage)
 
-    def notice(self, events_end: int, requests_end: int, *, intake_behind: bool = False) -> None:
+    def notice(self, events_end: int, requests_end: int, *, patience_s: float) -> None:
         """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here.
 
-        ``intake_behind``: other partitions get requests that are old, so ours may merely have to wait.
+        A request that is not delivered for ``patience_s`` is read from the topic.
         """
         if events_end > self._epoch.position.next_offset:
             self._tail_end = max(self._tail_end, events_end)
             self._wake.set()
-        if self._requests.notice(requests_end, intake_behind=intake_behind):
+        if self._requests.notice(requests_end, patience_s):
             self._wake.set()
 
     @property

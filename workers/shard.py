@@ -69,8 +69,11 @@ class Shard:
                 return
             await store.close()
 
-    async def restart(self) -> None:
-        """Others may have owned the partition meanwhile: release and claim again."""
+    async def doubt(self) -> None:
+        """Others may have owned the partition meanwhile; then the log has their claim: look before all else."""
+        if self.serving is not None:
+            self.serving.doubt()
+            return
         await self._cancel_run()
         self.start()
 

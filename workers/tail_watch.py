@@ -1,16 +1,26 @@
-"""Looks at the ends of our topics now and then: foreign claims, and requests that nobody delivers, show there."""
+"""Looks at the ends of our topics now and then: foreign claims, and requests that nobody delivers, show there.
+
+While the group rebalances Faust delivers nothing, and that may take seconds: a join waits for members that are dead.
+Who owns what is the log's to say, not the group's, so what we own goes on being served: then the looks come quickly,
+and what they find is read from the topic.
+"""
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from streams.topics import Topics
+from workers.parts import Membership
 from workers.ports import LogError
 from workers.shard import Shard
 
 log = logging.getLogger(__name__)
+_UNSETTLED_INTERVAL_S = 0.05  #: between two looks while the group rebalances
+_SETTLING_S = 0.2  #: a delivery takes some milliseconds, the first ones after a rebalance a little longer
+_BEHIND_FACTOR = 12  #: a delivery that has others before it may merely have to wait
 
 
 class EndsReader(Protocol):
@@ -30,6 +40,7 @@ class TailWatch:
         topics: Topics,
         shards: Mapping[int, Shard],
         *,
+        membership: Membership,
         interval_s: float,
         stalled_delivery_s: float,
         now: Callable[[], float],
@@ -37,6 +48,7 @@ class TailWatch:
         self._reader = reader
         self._topics = topics
         self._shards = shards
+        self._membership = membership
         self._interval_s = interval_s
         self._stalled_delivery_s = stalled_delivery_s
         self._now = now
@@ -46,11 +58,34 @@ class TailWatch:
     async def run(self) -> None:
         """Look again and again, for ever."""
         while True:
-            await asyncio.sleep(self._interval_s)
+            await self._until_next_look()
             try:
                 await self.look()
             except LogError as error:
                 log.warning("cannot look at the log's end: %s", error)
+                await asyncio.sleep(self._interval_s)
+
+    async def _until_next_look(self) -> None:
+        """A pause; a short one while nobody else tells us of requests."""
+        if self._unsettled:
+            await asyncio.sleep(min(_UNSETTLED_INTERVAL_S, self._interval_s))
+        else:
+            # Not asyncio.wait_for: in Python 3.11 it forgets a cancellation that comes together with the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._membership.unsettled.wait()
+
+    @property
+    def _unsettled(self) -> bool:
+        """Does the group rebalance, or has it only just done so?"""
+        return self._membership.rebalancing or self._now() - self._membership.assigned_at < self._stalled_delivery_s
+
+    def _patience_s(self, *, intake_behind: bool) -> float:
+        """How long a request may be there and not be delivered."""
+        if self._membership.rebalancing:
+            return 0.0  # nothing is delivered now, and nobody knows for how long
+        patience_s = min(_SETTLING_S, self._stalled_delivery_s) if self._unsettled else self._stalled_delivery_s
+        return patience_s * _BEHIND_FACTOR if intake_behind else patience_s
 
     async def look(self) -> None:
         """Look once. Raises :class:`LogError`."""
@@ -59,11 +94,11 @@ class TailWatch:
             return
         events = await self._reader.ends(self._topics.events, partitions)
         requests = await self._reader.ends(self._topics.requests, partitions, committed=True)
-        behind = self._intake_behind(requests)
+        patience_s = self._patience_s(intake_behind=self._intake_behind(requests))
         for partition in partitions:
             shard = self._shards.get(partition)
             if shard is not None and shard.serving is not None:
-                shard.serving.notice(events[partition], requests[partition], intake_behind=behind)
+                shard.serving.notice(events[partition], requests[partition], patience_s=patience_s)
 
     def _intake_behind(self, requests: Mapping[int, int]) -> bool:
         """Did Faust, a short while ago, still deliver what was old? A backlog comes partition by partition."""

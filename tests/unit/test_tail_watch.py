@@ -1,0 +1,174 @@
+"""When requests are read past Faust: never while it delivers, at once while the group rebalances."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from streams.topics import Topics
+from tests.waiting import eventually
+from workers.inbox import Inbox
+from workers.parts import Membership
+from workers.ports import LogError, RequestRecord
+from workers.shard import Shard
+from workers.tail_watch import TailWatch
+
+TOPICS = Topics(prefix="chat")
+STALLED_S = 5.0
+
+
+class Ends:
+    """Where the topics end."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.looks = 0
+        self.away = False
+
+    async def ends(self, topic: str, partitions: Sequence[int], *, committed: bool = False) -> Mapping[int, int]:
+        self.looks += 1
+        if self.away:
+            raise LogError("the broker is away")
+        return dict.fromkeys(partitions, self.requests if topic == TOPICS.requests else 0)
+
+
+class Owner:
+    """A serving shard's side: what it would do about what it hears."""
+
+    def __init__(self, now: "Clock") -> None:
+        self.inbox = Inbox(limit=100, ack=lambda offset: None)
+        self.serving = SimpleNamespace(notice=self._notice)
+        self.patience_s: list[float] = []
+        self.read_at: list[float] = []
+        self._now = now
+
+    def _notice(self, events_end: int, requests_end: int, *, patience_s: float) -> None:
+        self.patience_s.append(patience_s)
+        if self.inbox.silent_for(0, requests_end, self._now()) >= patience_s and requests_end:
+            self.read_at.append(self._now())
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ends() -> Ends:
+    return Ends()
+
+
+@pytest.fixture
+def owner(clock: Clock) -> Owner:
+    return Owner(clock)
+
+
+@pytest.fixture
+def membership() -> Membership:
+    return Membership()
+
+
+@pytest.fixture
+def watch(clock: Clock, ends: Ends, owner: Owner, membership: Membership) -> TailWatch:
+    shards = cast(Mapping[int, Shard], {0: owner})
+    return TailWatch(
+        ends, TOPICS, shards, membership=membership, interval_s=0.0, stalled_delivery_s=STALLED_S, now=clock
+    )
+
+
+def record(offset: int) -> RequestRecord:
+    return RequestRecord(partition=0, offset=offset, key=b"s", value=b"{}")
+
+
+async def test_a_request_that_comes_late_is_waited_for(
+    watch: TailWatch, ends: Ends, owner: Owner, clock: Clock
+) -> None:
+    ends.requests = 1
+    await watch.look()
+    clock.now += STALLED_S - 0.1
+    await watch.look()
+    assert owner.read_at == []
+    clock.now += 0.2
+    await watch.look()
+    assert owner.read_at == [clock.now]
+
+
+async def test_while_the_group_rebalances_requests_are_read_at_once(
+    watch: TailWatch, ends: Ends, owner: Owner, membership: Membership, clock: Clock
+) -> None:
+    ends.requests = 1
+    membership.begin_rebalance()
+    await watch.look()
+    assert owner.read_at == [clock.now]
+
+
+async def test_after_a_rebalance_a_delivery_has_little_time_until_things_have_settled(
+    watch: TailWatch, owner: Owner, membership: Membership, clock: Clock
+) -> None:
+    membership.begin_rebalance()
+    membership.take_assignment(1, clock.now)
+    await watch.look()
+    clock.now += STALLED_S + 0.1
+    await watch.look()
+    assert owner.patience_s[0] < 0.5
+    assert owner.patience_s[1] == STALLED_S
+
+
+async def test_a_backlog_that_is_being_delivered_is_not_read_twice(
+    watch: TailWatch, ends: Ends, owner: Owner, membership: Membership, clock: Clock
+) -> None:
+    membership.take_assignment(1, clock.now)
+    ends.requests = 10
+    await watch.look()
+    owner.inbox.deliver(record(1))
+    await watch.look()
+    assert owner.patience_s[1] > 2 * owner.patience_s[0]
+
+
+async def test_a_rebalance_ends_the_pause_before_the_next_look(
+    ends: Ends, owner: Owner, membership: Membership, clock: Clock
+) -> None:
+    shards: Any = {0: owner}
+    watch = TailWatch(
+        ends, TOPICS, shards, membership=membership, interval_s=3600.0, stalled_delivery_s=STALLED_S, now=clock
+    )
+    task = asyncio.create_task(watch.run())
+    try:
+        membership.begin_rebalance()
+        await eventually(lambda: len(owner.patience_s) >= 3, "it looks, and looks again soon")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_broker_that_is_away_is_not_asked_in_a_hurry(
+    ends: Ends, owner: Owner, membership: Membership, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards: Any = {0: owner}
+    watch = TailWatch(
+        ends, TOPICS, shards, membership=membership, interval_s=3600.0, stalled_delivery_s=STALLED_S, now=clock
+    )
+    pauses: list[float] = []
+
+    async def pause(duration_s: float) -> None:
+        pauses.append(duration_s)
+        if len(pauses) == 4:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("workers.tail_watch.asyncio.sleep", pause)
+    ends.away = True
+    membership.begin_rebalance()
+    with pytest.raises(asyncio.CancelledError):
+        await watch.run()
+    assert pauses[1::2] == [3600.0, 3600.0]
+    assert max(pauses[0::2]) < 1

@@ -32,6 +32,7 @@ class ShardLimits:
     store_batch_events: int
     session_timeout_s: float
     idle_timeout_s: float
+    stalled_delivery_s: float
     append_linger_s: float = 0.0  #: between two appends
 
 

@@ -149,6 +149,7 @@ class WorkerService:
                 store_batch_events=settings.store_batch_events,
                 session_timeout_s=settings.session_timeout_s,
                 idle_timeout_s=settings.idle_timeout_s,
+                stalled_delivery_s=settings.stalled_delivery_s,
                 append_linger_s=settings.append_linger_ms / 1000,
             ),
             membership=self._membership,

@@ -79,6 +79,7 @@ def limits_of(rng: random.Random) -> ShardLimits:
         store_batch_events=rng.choice((3, 50, 5_000)),
         session_timeout_s=3.0,
         idle_timeout_s=rng.choice((0.5, 3.0, 600.0)),
+        stalled_delivery_s=3.0,
     )
 
 

@@ -159,21 +159,20 @@ class ServedRequests:
         await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
         self._decider.dead_letter(record.offset, code, reason)
         if told is not None:
-            self._decider.groups[-1].done.append(partial(self._tell, told))
-
-    def _tell(self, refused: ForStream) -> None:
-        """Tell the sender of a parked request; where its stream is at home, as it reads its answers there."""
-        if not isinstance(refused.command, Refuse):
-            return
-        key = refused.stream_id.encode()
-        reply = unrecorded_refusal(refused.kind, refused.stream_id, refused.command)
-        self._parts.outbox.reply(
-            reply,
-            stream_id=refused.stream_id,
-            partition=partition_of(key, self._parts.partition_count),
-            epoch=self._decider.epoch,
-            frame_seq=0,
-        )
+            self._decider.groups[-1].done.append(partial(tell, self._parts, told, self._decider.epoch))
 
     def _place(self, offset: int | None = None) -> dict[str, Any]:
         return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)
+
+
+def tell(parts: WorkerParts, refused: ForStream, epoch: int) -> None:
+    """Tell the sender of a parked request; where its stream is at home, as it reads its answers there."""
+    if not isinstance(refused.command, Refuse):
+        return
+    parts.outbox.reply(
+        unrecorded_refusal(refused.kind, refused.stream_id, refused.command),
+        stream_id=refused.stream_id,
+        partition=partition_of(refused.stream_id.encode(), parts.partition_count),
+        epoch=epoch,
+        frame_seq=0,
+    )

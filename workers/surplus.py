@@ -24,13 +24,15 @@ from workers.kafka_python import BrokerUnreachableError, connected
 from workers.logs import at
 from workers.parts import WorkerParts
 from workers.patience import patiently
-from workers.ports import LogAuthorizationError, LogError, RequestRecord, UnreadableRange
-from workers.requests import Incoming, Misrouted, Unreadable
+from workers.ports import LogAuthorizationError, LogError, RecordsRefusedError, RequestRecord, UnreadableRange
+from workers.requests import ForStream, Incoming, Misrouted, Unreadable
+from workers.served_requests import tell
 from workers.tasks import end, watched
 from workers.topics_admin import grown
 
 log = logging.getLogger(__name__)
 _LOOK_S = 3.0  #: how late growth is noticed
+_NO_EPOCH = 0  #: of frames: nothing here is claimed
 _RETRY_MIN_S = 0.5
 _RETRY_MAX_S = 30.0
 
@@ -155,12 +157,20 @@ class SurplusPartition:
     async def _store_in_order(self, chain: Sequence[tuple[RequestRecord, Incoming]]) -> None:
         for record, item in chain:
             if isinstance(item, Misrouted):
-                await patiently(partial(self._parts.outbox.forward, record, item.key, item.value))
+                try:
+                    await patiently(partial(self._parts.outbox.forward, record, item.key, item.value))
+                except RecordsRefusedError as error:
+                    await self._park(record, "too_long", f"it cannot be sent on to its partition: {error}", item.told)
             else:
                 # No partition above the recorded count is a stream's own.
                 assert isinstance(item, Unreadable)
-                log.warning("dead letter (%s): %s", item.code, item.reason, extra=self._place(record.offset))
-                await patiently(partial(self._parts.outbox.dead_letter, record, item.code, item.reason))
+                await self._park(record, item.code, item.reason, item.told)
+
+    async def _park(self, record: RequestRecord, code: str, reason: str, told: ForStream | None) -> None:
+        log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
+        await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
+        if told is not None:
+            tell(self._parts, told, _NO_EPOCH)
 
     def _place(self, offset: int | None = None) -> dict[str, Any]:
         return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)

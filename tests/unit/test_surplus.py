@@ -15,7 +15,14 @@ from schemas.codec import RequestCodec
 from streams.topics import Topics, partition_of
 from tests.waiting import eventually
 from workers.parts import WorkerParts
-from workers.ports import AppendUncertainError, LogAuthorizationError, LogError, RequestRecord, UnreadableRange
+from workers.ports import (
+    AppendUncertainError,
+    LogAuthorizationError,
+    LogError,
+    RecordsRefusedError,
+    RequestRecord,
+    UnreadableRange,
+)
 from workers.requests import RequestReader
 from workers.surplus import GrowthWatch, Surplus
 
@@ -40,6 +47,7 @@ class World:
         self.committed = 0
         self.forwarded: list[tuple[int, dict[str, Any]]] = []
         self.parked: list[tuple[int, str]] = []
+        self.told: list[tuple[int, str]] = []
         self.acks: list[int] = []
         self.fatal: list[str] = []
         self.failures: list[Exception] = []  #: of the next forwards
@@ -87,6 +95,9 @@ class World:
         if self.failures:
             raise self.failures.pop(0)
         self.forwarded.append((partition_of(key, COUNT), json.loads(value)))
+
+    def reply(self, reply: Any, *, partition: int, **_: Any) -> None:
+        self.told.append((partition, reply.frame.code))
 
     async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
         self.parked.append((record.offset, code))
@@ -208,6 +219,18 @@ async def test_what_cannot_be_read_is_parked(world: World) -> None:
     await eventually(lambda: world.acks == [0, 1, 2, 3], "all are acknowledged")
     assert world.parked == [(1, "undecodable"), (2, "key_mismatch")]
     assert world.places == [0, 3]
+
+
+async def test_what_is_too_long_is_parked_and_its_sender_is_told(world: World) -> None:
+    long = "x" * 2_000_000
+    world.topic = {0: request(0, "s-0", metadata={"a": long}), 1: request(1, "s-1", metadata={"a": long[:900_000]})}
+    world.failures = [RecordsRefusedError("too long with its id")]
+    await world.surplus.assigned([PARTITION])
+    world.deliver(0, 1)
+    await eventually(lambda: world.acks == [0, 1], "both are acknowledged")
+    assert world.parked == [(0, "too_long"), (1, "too_long")]
+    assert world.told == [(partition_of(name, COUNT), "too_long") for name in (b"s-0", b"s-1")]
+    assert not world.forwarded
 
 
 async def test_a_partition_that_is_lost_is_left_alone(world: World) -> None:

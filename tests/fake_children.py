@@ -20,7 +20,7 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, signal.SIG_IGN if plan == "stubborn" else stop)
 note("started")
 starts = journal.read_text().splitlines().count(f"{name} started")
-if plan == "broken" or (plan == "fifth" and starts % 5):
+if plan == "broken" or (plan == "fifth" and starts % 5) or (plan == "seventh" and starts < 7):
     print(f"{name} cannot start", flush=True)
     sys.exit(3)
 if plan != "never ready":
@@ -37,6 +37,7 @@ def fake_child(name: str, journal: Path, plan: str = "good") -> ChildSpec:
     """A child that follows a plan.
 
     good: is ready, stops on SIGTERM. stubborn: as good, ignores SIGTERM. broken: ends before it is ready. never ready:
-    runs without getting ready. fifth: ready at every fifth start only; ends at once at the first of these.
+    runs without getting ready. seventh: as broken up to its seventh start, then as good. fifth: ready at every fifth
+    start only; ends at once at the first of these.
     """
     return ChildSpec(name=name, argv=(sys.executable, "-c", _PROGRAM, name, str(journal), plan))

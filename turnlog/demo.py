@@ -189,6 +189,10 @@ class _Story:
             plan_feed, SAMPLE, FeedOptions(delta_ms=_DELTA_MS, verify=True, resend_after_s=5.0)
         )
         state = await self._stack_state(lambda state: bool(state.get("ready")), _START_TIMEOUT_S)
+        if state.get("failing"):
+            raise TurnlogError(
+                f"{', '.join(state['failing'])} cannot start; what they said is in {self._data_dir}/logs."
+            )
         settings = Settings(
             bootstrap_server=state["bootstrap_server"],
             data_dir=self._data_dir,

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 from workers.broker_dir import DataDirUse
 from workers.broker_files import Say, cache_dir, ensure_jars, find_java
 from workers.broker_ports import DEFAULT_PORT, HOST, choose_ports
+from workers.config import Settings
 from workers.stack_dir import StackDir
 from workers.supervisor import Child, ChildFailedError, ChildSpec, Limits
 
 InitTopics = Callable[[Mapping[str, str]], object]
 """Creates the stack's topics, given the children's ``TURNLOG_...`` variables; blocking, and harmless to repeat."""
 
+_RELEASE_S = 10.0  #: what a worker needs beside its drain
 _ALLOWED_MODELS = "echo:*,recorded:*,script:*"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -42,7 +44,14 @@ class Stack:
         self._directory, self._bootstrap_server, self._snapshot_path = directory, bootstrap_server, snapshot_path
         self._prepare, self._say = prepare, say
         self._broker, *self._children = (
-            Child(spec, data_dir=directory.data_dir, limits=limits, say=say, on_change=self._publish)
+            Child(
+                spec,
+                data_dir=directory.data_dir,
+                limits=limits,
+                say=say,
+                on_change=self._publish,
+                essential=spec is broker,  # one of the others that cannot work must not stop those that can
+            )
             for spec in (broker, *children)
         )
         self._running = False
@@ -50,7 +59,7 @@ class Stack:
         self._stop_children = asyncio.Event()
         self._stop_broker = asyncio.Event()
         self._supervisors: list[asyncio.Task[None]] = []
-        self.ready = asyncio.Event()  # every child has been ready once
+        self.ready = asyncio.Event()  # every child has been ready once, or is given up for the time being
 
     async def run(self) -> None:
         """Run until `request_stop` or a signal, then stop everything. Raises ChildFailedError, or as prepare does."""
@@ -88,11 +97,14 @@ class Stack:
         for child in self._children:
             self._supervise(child, self._stop_children)
         for child in self._children:
-            if not await self._unless_stopped(child.ready.wait()):
+            if not await self._unless_stopped(child.settled.wait()):
                 return
         self.ready.set()
         self._publish()
-        self._say(f"up: Kafka on {self._bootstrap_server}, {len(self._children) + 1} processes; Ctrl-C stops them")
+        failing = [child.spec.name for child in self._children if child.failing]
+        count = len(self._children) + 1 - len(failing)
+        without = f" (without {', '.join(failing)})" if failing else ""
+        self._say(f"up: Kafka on {self._bootstrap_server}, {count} processes{without}; Ctrl-C stops them")
         await self._unless_stopped(asyncio.Event().wait())
 
     def _supervise(self, child: Child, stop: asyncio.Event) -> None:
@@ -129,9 +141,15 @@ class Stack:
             bootstrap_server=self._bootstrap_server,
             snapshot_path=self._snapshot_path,
             children=children,
+            failing=[child.spec.name for child in self._children if child.failing],
             running=self._running,
             ready=self._running and self.ready.is_set(),
         )
+
+
+def limits_for(settings: Settings) -> Limits:
+    """The supervisor's bounds: a worker is not killed while it drains."""
+    return Limits(stop_timeout_s=max(Limits().stop_timeout_s, settings.drain_timeout_s + _RELEASE_S))
 
 
 def child_environment(data_dir: Path, bootstrap_server: str, environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -84,8 +84,9 @@ class StackDir:
         children: Mapping[str, ProcessRecord],
         running: bool,
         ready: bool,
+        failing: Sequence[str] = (),
     ) -> None:
-        """Publish the stack's state. ``ready``: every child has been ready once."""
+        """Publish the stack's state. ``ready``: every child has been ready once, or is among the ``failing``."""
         write_json(
             self.path,
             {
@@ -93,6 +94,7 @@ class StackDir:
                 "snapshot_path": str(snapshot_path),
                 "running": running,
                 "ready": ready,
+                "failing": list(failing),
                 "supervisor_pid": os.getpid() if running else None,
                 "children": {name: record.pid for name, record in children.items()},
                 "processes": {name: asdict(record) for name, record in children.items()},

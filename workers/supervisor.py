@@ -35,7 +35,10 @@ class Limits:
     backoff_first_s: float = 0.1  # doubles with each death in a row
     backoff_max_s: float = 2.0
     healthy_after_s: float = 10.0  # of being ready: ends a row of deaths
-    max_early_deaths: int = 5  # deaths in a row before the child was ready
+    max_early_deaths: int = (
+        5  # deaths in a row before the child was ready: then it is given up, or tried ever more seldom
+    )
+    seldom_max_s: float = 300.0  # the longest pause then; doubles up to it
     stop_timeout_s: float = 20.0  # from SIGTERM to SIGKILL
     kill_timeout_s: float = 10.0
     poll_interval_s: float = 0.05  # of the readiness file
@@ -46,31 +49,49 @@ class ChildFailedError(StackError):
 
 
 class Child:
-    """One supervised process. Its output goes to ``DATA_DIR/logs/NAME.log``."""
+    """One supervised process. Its output goes to ``DATA_DIR/logs/NAME.log``.
+
+    ``essential``: nothing works without it, so :meth:`supervise` gives up when it does not get ready. Any other child
+    is then tried ever more seldom, and the others go on.
+    """
 
     def __init__(
-        self, spec: ChildSpec, *, data_dir: Path, limits: Limits, say: Say, on_change: Callable[[], None]
+        self,
+        spec: ChildSpec,
+        *,
+        data_dir: Path,
+        limits: Limits,
+        say: Say,
+        on_change: Callable[[], None],
+        essential: bool = True,
     ) -> None:
         self.spec = spec
         self.ready = asyncio.Event()  # set while the current process is ready
+        self.settled = asyncio.Event()  # it was ready once, or has died so often that nobody waits for it
         self.record: ProcessRecord | None = None
         self.log_path = data_dir / "logs" / f"{spec.name}.log"
         self._ready_file = data_dir / "run" / f"{spec.name}.ready"
         self._limits, self._say, self._on_change = limits, say, on_change
+        self._essential = essential
         self._deaths_in_row = 0
         self._early_deaths = 0
 
     async def supervise(self, stop: asyncio.Event) -> None:
-        """Keep the child running until ``stop`` is set, then stop it. Raises ChildFailedError."""
+        """Keep the child running until ``stop`` is set, then stop it. Raises ChildFailedError if it is essential."""
         while not stop.is_set():
-            process = await self._spawn()
             try:
-                await self._watch(process, stop)
-            finally:
-                await self._end(process)
+                process = await self._spawn()
+            except OSError as error:  # no memory, no process, no room for its log: as if it had died
+                how = f"it cannot be started: {error}"
+            else:
+                try:
+                    await self._watch(process, stop)
+                finally:
+                    await self._end(process)
+                how = _describe(process.returncode)
             if stop.is_set():
                 return
-            delay_s = self._count_death(process.returncode)
+            delay_s = self._count_death(how)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), delay_s)
 
@@ -116,6 +137,7 @@ class Child:
             self._early_deaths = 0
             self._say(f"{self.spec.name}: ready (process {process.pid})")
             self.ready.set()
+            self._settle()
             await asyncio.wait(either, timeout=self._limits.healthy_after_s, return_when=asyncio.FIRST_COMPLETED)
             if not (ended.done() or stopping.done()):
                 self._deaths_in_row = 0
@@ -138,21 +160,46 @@ class Child:
         self.record = None
         self._on_change()
 
-    def _count_death(self, exit_code: int | None) -> float:
+    @property
+    def failing(self) -> bool:
+        """Has it died so often before it was ready that it is tried ever more seldom?"""
+        return self._early_deaths >= self._limits.max_early_deaths
+
+    def _settle(self) -> None:
+        self.settled.set()
+        self._on_change()
+
+    def _count_death(self, how: str) -> float:
         """Note a death that was not asked for; returns the seconds to wait before the next start."""
         # The file too: a child can get ready and die between two looks.
         was_ready = self.ready.is_set() or self._ready_file.exists()
         self.ready.clear()
         self._deaths_in_row += 1
         self._early_deaths = 0 if was_ready else self._early_deaths + 1
-        if self._early_deaths >= self._limits.max_early_deaths:
-            raise ChildFailedError(
-                f"{self.spec.name} died {self._early_deaths} times in a row before it was ready (last: "
-                f"{_describe(exit_code)}). What it said is in {self.log_path}."
-            )
-        delay_s = min(self._limits.backoff_max_s, self._limits.backoff_first_s * 2.0 ** (self._deaths_in_row - 1))
+        limits = self._limits
+        if self.failing:
+            return self._failed(how)
+        delay_s = min(limits.backoff_max_s, limits.backoff_first_s * 2.0 ** (self._deaths_in_row - 1))
         when = "" if was_ready else " before it was ready"
-        self._say(f"{self.spec.name}: died{when} ({_describe(exit_code)}); starting it again in {delay_s:g} s")
+        self._say(f"{self.spec.name}: died{when} ({how}); starting it again in {delay_s:g} s")
+        return delay_s
+
+    def _failed(self, how: str) -> float:
+        """It does not get ready, time after time. The pause before the next try; raises if it is essential."""
+        limits, deaths = self._limits, self._early_deaths
+        died = f"{self.spec.name} died {deaths} times in a row before it was ready (last: {how})"
+        if self._essential:
+            raise ChildFailedError(f"{died}. What it said is in {self.log_path}.")
+        exponent = min(deaths - limits.max_early_deaths + 1, 30)
+        delay_s = min(limits.seldom_max_s, limits.backoff_max_s * 2.0**exponent)
+        if deaths == limits.max_early_deaths:
+            self._say(
+                f"{died}. What it said is in {self.log_path}. The others go on without it; it is tried again ever more "
+                f"seldom, next in {delay_s:g} s."
+            )
+        else:
+            self._say(f"{died}; next try in {delay_s:g} s")
+        self._settle()
         return delay_s
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from kafka import KafkaAdminClient
 
 from tests.fake_children import fake_child
 from tests.waiting import eventually, until
+from turnlog.cli.processes import init_stack_topics
+from turnlog.client import Client
 from workers.broker_ports import PortTakenError, free_port
+from workers.config import Settings
 from workers.json_file import read_json
 from workers.stack import child_specs, up
 from workers.stack_dir import StackInUseError
@@ -111,3 +115,34 @@ async def test_an_explicit_port_that_is_taken_stops_up_before_it_starts_anything
     with socket.create_server(("127.0.0.1", port)), pytest.raises(PortTakenError, match=f"Port {port} "):
         await stack.up(port)
     assert stack.state == {}
+
+
+async def test_a_worker_that_always_dies_keeps_nobody_from_answering(tmp_path: Path) -> None:
+    """The real processes; one worker has a setting that cannot be used."""
+    said: list[str] = []
+
+    def specs(data_dir: Path, *, workers: int, port: int, env: Mapping[str, str]) -> tuple[ChildSpec, list[ChildSpec]]:
+        broker, children = child_specs(data_dir, workers=workers, port=port, env={**env, "TURNLOG_PARTITIONS": "2"})
+        broken = {**children[1].env, "TURNLOG_MAX_RUNNER_ATTEMPTS": "many"}
+        children[1] = replace(children[1], env=broken)
+        return broker, children
+
+    stack = asyncio.create_task(
+        up(tmp_path, workers=2, port=None, init_topics=init_stack_topics, say=said.append, specs=specs)
+    )
+    try:
+        await eventually(lambda: any(line.startswith("up: ") for line in said) or stack.done(), "it is up", 120)
+        state = read_json(tmp_path / "stack.json")
+        assert state["failing"] == ["worker-2"], said
+        assert {"broker", "worker-1", "materializer"} <= set(state["children"])
+        assert any("worker-2 died 5 times in a row before it was ready" in line for line in said)
+        log = (tmp_path / "logs" / "worker-2.log").read_text()
+        assert "TURNLOG_MAX_RUNNER_ATTEMPTS" in log
+        settings = Settings(bootstrap_server=state["bootstrap_server"])
+        async with Client(settings) as client:
+            assert (await client.chat("web", "hello").result()).text
+        assert not stack.done()
+    finally:
+        if not stack.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(stack, 60)

@@ -77,7 +77,12 @@ def up(
     fetch_kafka()
     me = _own_command()
     output.say(f'Once it is up, in another terminal in this folder: {me} chat, {me} doctor, {me} sql "SHOW TABLES"')
-    asyncio.run(stack.up(settings.data_dir, workers=workers, port=port, init_topics=init_stack_topics, say=output.say))
+    limits = stack.limits_for(settings)
+    asyncio.run(
+        stack.up(
+            settings.data_dir, workers=workers, port=port, init_topics=init_stack_topics, say=output.say, limits=limits
+        )
+    )
 
 
 def fetch_kafka() -> None:

@@ -221,9 +221,9 @@ class SimOutbox:
     def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> SimSent:
         world = self._world
         sent = SimSent()
-        sent.finished = True
         if world.happens(world.chaos.frames_lost):
             world.trace(self._worker, f"{type(command).__name__} {header.request_id} is lost")
+            sent.finished = True
             return sent
         key = (header.session_id or header.channel or "").encode()
         value = _COMMANDS.encode(header, command)
@@ -232,7 +232,11 @@ class SimOutbox:
         def record(partition: int, offset: int) -> RequestRecord:
             return RequestRecord(partition=partition, offset=offset, key=key, value=value)
 
-        world.loop.in_world(world.latency(0.003), lambda: world.produce_request(record, target))
+        def land() -> None:
+            world.produce_request(record, target)
+            sent.finished = True
+
+        world.loop.in_world(world.latency(0.003), land)
         return sent
 
     def known_reply_topic(self, topic: str) -> bool:

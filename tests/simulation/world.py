@@ -122,20 +122,25 @@ class World:
         self._open_transaction(partition, len(topic.records) - 1, aborted=True)
 
     def _open_transaction(self, partition: int, offset: int, *, aborted: bool) -> None:
-        """The record at ``offset`` is in a transaction that ends after a while, with a marker in the topic."""
-        topic = self.requests[partition]
-        topic.open.append(offset)
+        """The record at ``offset`` is in a transaction that ends after a while."""
+        self.begin_transaction(partition, offset)
+        lasts_s = self.rng.choice((0.01, 0.1, 1.0, 4.0)) * (0.5 + self.rng.random())
+        self.loop.in_world(lasts_s, lambda: self.end_transaction(partition, offset, aborted=aborted))
+
+    def begin_transaction(self, partition: int, offset: int) -> None:
+        """The record at ``offset`` is in a transaction from now on."""
+        self.requests[partition].open.append(offset)
         self.trace(f"a transaction begins at requests[{partition}]@{offset}")
 
-        def end() -> None:
-            topic.open.remove(offset)
-            if aborted:
-                topic.records[offset] = None
-            topic.records.append(None)
-            self.trace(f"the transaction of requests[{partition}]@{offset} is", "aborted" if aborted else "committed")
-            self.on_request(partition)
-
-        self.loop.in_world(self.rng.choice((0.01, 0.1, 1.0, 4.0)) * (0.5 + self.rng.random()), end)
+    def end_transaction(self, partition: int, offset: int, *, aborted: bool) -> None:
+        """It ends, with a marker in the topic."""
+        topic = self.requests[partition]
+        topic.open.remove(offset)
+        if aborted:
+            topic.records[offset] = None
+        topic.records.append(None)
+        self.trace(f"the transaction of requests[{partition}]@{offset} is", "aborted" if aborted else "committed")
+        self.on_request(partition)
 
     def land(self, worker: str, partition: int, records: Sequence[NewRecord]) -> int:
         """A batch arrives in the event log; the offset of its first record."""

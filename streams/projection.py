@@ -58,9 +58,15 @@ def _key(logged: LoggedEvent) -> StreamKey:
 
 
 def project(
-    events: Sequence[LoggedEvent], states: MutableMapping[StreamKey, State], *, keep_raw_events: bool = False
+    events: Sequence[LoggedEvent],
+    states: MutableMapping[StreamKey, State],
+    *,
+    keep_raw_events: bool = False,
+    tolerant: bool = False,
 ) -> Changes:
     """The changes that accepted events (in log order) make; brings ``states`` up to date.
+
+    ``tolerant``: an event that refers to something unseen marks its stream, too, instead of being an error.
 
     ``states`` holds every touched stream that any earlier event belongs to. After an error it is worthless.
     Raises :class:`ProjectionError`.
@@ -74,12 +80,12 @@ def project(
             state = states.get(key := _key(logged))
             if not isinstance(state, SessionState):
                 state = states[key] = SessionState()
-            _project_session(key, state, logged, changes)
+            _project_session(key, state, logged, changes, tolerant=tolerant)
         elif kind == ev.CHANNEL:
             state = states.get(key := _key(logged))
             if not isinstance(state, ChannelState):
                 state = states[key] = ChannelState(channel=Channel(channel=key[2]))
-            project_channel(key, state, logged, changes)
+            project_channel(key, state, logged, changes, tolerant=tolerant)
         elif kind == ev.PARTITION:
             _project_partition(logged, changes)
         else:  # a stream kind of a newer version
@@ -90,15 +96,17 @@ def project(
 # ---- sessions
 
 
-def _project_session(key: StreamKey, state: SessionState, logged: LoggedEvent, changes: Changes) -> None:
+def _project_session(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, changes: Changes, *, tolerant: bool
+) -> None:
     event = logged.payload
     handler = _HANDLERS.get(type(event))
     try:
         if handler is None:
             raise UnseenError(f"an event of type {type(event).__name__}")
         handler(key, state, logged, event, changes)
-    except UnseenError as error:
-        if handler is not None and not state.unknown_events:
+    except Exception as error:  # whatever an event makes fail is its own stream's problem
+        if isinstance(error, UnseenError) and handler is not None and not (state.unknown_events or tolerant):
             raise ProjectionError(
                 f"session {key[2]}, event {type(event).__name__} at events[{logged.partition}]@{logged.offset}: "
                 f"{error} was never stored before it. Delete this DuckDB file to have it rebuilt; "

@@ -126,7 +126,9 @@ SESSION_LIFECYCLE: dict[type, Any] = {
 # ---- channels
 
 
-def project_channel(key: StreamKey, state: ChannelState, logged: LoggedEvent, changes: Changes) -> None:
+def project_channel(
+    key: StreamKey, state: ChannelState, logged: LoggedEvent, changes: Changes, *, tolerant: bool = False
+) -> None:
     """One event of a channel further. Raises :class:`ProjectionError`."""
     event = logged.payload
     try:
@@ -135,8 +137,8 @@ def project_channel(key: StreamKey, state: ChannelState, logged: LoggedEvent, ch
         known = state.row is not None
         row = channel_event_row(logged)
         fold_channel_event(state, row, event)
-    except UnseenError as error:
-        if type(event) in _KNOWN and not state.unknown_events:
+    except Exception as error:  # whatever an event makes fail is its own stream's problem
+        if isinstance(error, UnseenError) and type(event) in _KNOWN and not (state.unknown_events or tolerant):
             raise ProjectionError(
                 f"channel {key[2]}, event {type(event).__name__} at events[{logged.partition}]@{logged.offset}: "
                 f"{error} was never stored before it. Delete this DuckDB file to have it rebuilt; "

@@ -98,13 +98,14 @@ class AnalystsFile:
             "comes back from the log"
         )
 
-    def start_anew(self, reason: str) -> None:
+    def start_anew(self, reason: str, *, tolerant: bool = False) -> None:
         """Move the file aside and begin at the log's beginning. Raises :class:`StoreError`."""
         log.warning("%s is moved aside and rebuilt from the log: %s", self.path, reason)
         self._wait_for_copy()
         self._detach()
         duck_files.move_aside(self.path)
         self._open()
+        self._writer.tolerant = tolerant
 
     def publish(self, target: Path) -> bool:
         """Begin to publish a snapshot, if something changed and none is being copied; whether it did."""

@@ -19,9 +19,10 @@ from schemas.events import (
 )
 from streams.channel import Channel
 from streams.decisions import decide
+from streams.forwarding import Forward
 from streams.history import HistoryMessage
 from streams.policy import Policy
-from streams.replies import Reply
+from streams.replies import Reply, unrecorded_refusal
 from streams.session import Fact, OwedRun, Session, evolve
 from streams.session_commands import Refuse, SessionCommand
 from streams.turn import ReplyAddress
@@ -30,6 +31,8 @@ from workers.event_log import BATCH_OVERHEAD_BYTES
 from workers.live import Live, LiveSession
 from workers.ports import EventLog, NewRecord
 from workers.requests import StreamCommand
+
+StreamName = tuple[str, str]  #: kind and id
 
 
 @direct_init
@@ -52,6 +55,7 @@ class Group:
     records: list[NewRecord] = field(default_factory=list)
     touched: list[Live | None] = field(default_factory=list)  #: by record
     effects: list[Effect] = field(default_factory=list)
+    outboxes: dict[StreamName, tuple[Forward, ...]] = field(default_factory=dict)  #: as they are after this group
     done: list[Callable[[], None]] = field(default_factory=list)
     covered: int = -1  #: requests up to here are decided once this group is confirmed
     size_bytes: int = BATCH_OVERHEAD_BYTES
@@ -107,26 +111,27 @@ class Decider:
         """Decide the request at ``offset``; it is the next one."""
         policy = self._policy()
         facts = live.decide(live.state, command, policy)  # type: ignore[arg-type]
+        # Where nothing changes, the answer comes first: one that fails then leaves no trace.
+        replies = live.answers(command, facts, policy) if not facts else []
         self._record(live, facts, decided=offset)
-        self._answer(live, live.answers(command, facts, policy))
+        self._answer(live, replies if not facts else live.answers(command, facts, policy))
 
     def _answer(self, live: Live, replies: Sequence[Reply]) -> None:
         self.groups[-1].effects.extend(Effect(index=-1, live=live, reply=reply) for reply in replies)
 
-    def refuse_unknown(self, offset: int, live: Live, command: StreamCommand) -> None:
-        """The stream holds events of a newer version: nothing is decided for it, the caller is told."""
-        reason = f"{live.kind} {live.stream_id} holds events written by a newer Turnlog: upgrade this worker"
-        self._record(live, [], decided=offset)
+    def refuse(self, offset: int, live: Live, command: StreamCommand, code: str, reason: str) -> None:
+        """Nothing is decided for the stream: no event, and the caller is told."""
+        self.nothing(offset)
+        self.tell(live, command, code, reason)
+
+    def tell(self, live: Live, command: StreamCommand, code: str, reason: str) -> None:
+        """A refusal that no event tells of, to the sender of the request that was decided last, if there is one."""
         request_id = getattr(command, "request_id", None)
-        if request_id is not None:
-            refusal = Refuse(
-                request_id=request_id,
-                command_hash=getattr(command, "command_hash", ""),
-                code="newer_version",
-                reason=reason,
-                reply=getattr(command, "reply", ReplyAddress()),
-            )
-            self._answer(live, live.refused(refusal, self._policy()))
+        if request_id is None:
+            return
+        address, digest = getattr(command, "reply", ReplyAddress()), getattr(command, "command_hash", "")
+        refused = Refuse(request_id=request_id, command_hash=digest, code=code, reason=reason, reply=address)
+        self._answer(live, [unrecorded_refusal(live.kind, live.stream_id, refused)])
 
     def nothing(self, offset: int) -> None:
         """The request at ``offset`` leads to no event (sent on, or not there)."""
@@ -191,11 +196,10 @@ class Decider:
         kept = len(messages)
         records: list[NewRecord] = []
         effects: list[tuple[int, Reply]] = []
-        started: str | None = None
         ended: list[tuple[int, str]] = []
+        started: str | None = None
         size = 0
-        kind, stream_id = live.kind, live.stream_id
-        key = stream_id.encode()
+        kind, stream_id, key = live.kind, live.stream_id, live.stream_id.encode()
         replied, now_ms, last = self._replied(), self._now_ms(), len(facts) - 1
         try:
             for index, fact in enumerate(facts):
@@ -223,21 +227,23 @@ class Decider:
                 effects.extend([(index, reply) for reply in live.frames(state, fact)])  # type: ignore[arg-type]
                 state = live.fold(state, fact)  # type: ignore[arg-type]
             group = self._group(size)
+            base = len(group.records)
+            work = _work(live, state, facts, started, base + last) if isinstance(state, Session) else []
         except BaseException:
             del messages[kept:]
             raise
         self._next_n += len(records)
         if isinstance(live, LiveSession) and isinstance(state, Session):
             self.open_turns += state.open_turns - live.session.open_turns
+        if state.outbox is not live.outbox:
+            group.outboxes[kind, stream_id] = state.outbox
         live.become(state)  # type: ignore[arg-type]
-        base = len(group.records)
         group.records += records
         group.touched += [live] * len(records)
         group.size_bytes += size
         group.effects += [Effect(index=base + index, live=live, cancel=turn_id) for index, turn_id in ended]
         group.effects += [Effect(index=base + index, live=live, reply=reply) for index, reply in effects]
-        if isinstance(state, Session):
-            group.effects += _work(live, state, facts, started, base + last)
+        group.effects += work
         if decided is not None:
             group.covered = decided
             self.decided = decided

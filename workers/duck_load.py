@@ -1,5 +1,6 @@
 """Reading rows back: what the projection needs to go on, and whole sessions for their owners."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,7 @@ from streams.rehydration import (
     unanswered_of_channel,
 )
 
+log = logging.getLogger(__name__)
 SessionNumber = tuple[int, int]  #: partition and session_offset
 Name = tuple[int, str]  #: partition, and session id or channel
 
@@ -225,7 +227,10 @@ def unanswered(connection: duckdb.DuckDBPyConnection, partition: int, replied: i
     if channels:
         names = {(partition, channel) for (channel,) in channels}
         for (_, channel), channel_rows in _channel_rows(connection, names).items():
-            found += unanswered_of_channel(channel, channel_rows, replied)
+            try:
+                found += unanswered_of_channel(channel, channel_rows, replied)
+            except Exception as error:  # its own problem: it is set aside when it is loaded
+                log.error("channel %s: its answers cannot be found (%s)", channel, type(error).__name__)
         found.sort(key=lambda waiting: waiting.log_offset)
     return found
 

@@ -24,6 +24,7 @@ class BatchWriter:
         self._max_cached_sessions = max_cached_sessions
         self._name = name
         self._states: OrderedDict[StreamKey, State] = OrderedDict()
+        self.tolerant = False  #: of events that refer to something unseen: the log itself has them
         self.positions: Mapping[int, LogPosition] = duck.read_positions(connection)  #: committed
 
     def commit(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
@@ -58,7 +59,7 @@ class BatchWriter:
             self._states.move_to_end(key)
         stored = keys - self._states.keys() - begun(events)
         self._states.update(duck_load.load_states(self._connection, stored))
-        changes = project(events, self._states, keep_raw_events=self._analysts)
+        changes = project(events, self._states, keep_raw_events=self._analysts, tolerant=self.tolerant)
         with duck.transaction(self._connection):
             duck.write_changes(self._connection, changes, analysts=self._analysts)
             crash_point(f"{self._name}.mid_commit")

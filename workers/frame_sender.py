@@ -1,11 +1,18 @@
 """Frames of one epoch on their way to the replies, and how far the terminal ones are sent."""
 
+import logging
+from dataclasses import replace
+
 from schemas import frames as fr
 from streams.replies import Reply
 from workers.live import Live, LiveSession
-from workers.ports import Outbox
+from workers.logs import at
+from workers.ports import Outbox, Sent
 from workers.replied import Replied
 from workers.runners.base import TurnInput
+from workers.tasks import describe
+
+log = logging.getLogger(__name__)
 
 
 class FrameSender:
@@ -19,15 +26,33 @@ class FrameSender:
 
     def send(self, live: Live, reply: Reply, offset: int | None = None) -> None:
         """A frame; ``offset``: of the event that a terminal one reports, where it must come again if it is lost."""
-        sent = self._outbox.reply(
-            reply,
-            stream_id=live.stream_id,
-            partition=self._partition,
-            epoch=self._epoch,
-            frame_seq=live.next_frame_seq(reply),
-        )
-        if reply.terminal and offset is not None:
+        frame_seq = live.next_frame_seq(reply)
+        try:
+            sent: Sent | None = self._queue(live, reply, frame_seq)
+        except Exception as error:
+            sent = self._instead(live, reply, frame_seq, error)
+        if sent is not None and reply.terminal and offset is not None:
             self.replied.add(offset, sent)
+
+    def _queue(self, live: Live, reply: Reply, frame_seq: int) -> Sent:
+        return self._outbox.reply(
+            reply, stream_id=live.stream_id, partition=self._partition, epoch=self._epoch, frame_seq=frame_seq
+        )
+
+    def _instead(self, live: Live, reply: Reply, frame_seq: int, error: Exception) -> Sent | None:
+        """A frame that cannot be made is no reason to stop anything; whoever waits for a terminal one is told."""
+        what = type(reply.frame).__name__
+        place = at(partition=self._partition)
+        log.error("%s %s: a %s frame cannot be made: %s", live.kind, live.stream_id, what, describe(error), extra=place)
+        if not reply.terminal:
+            return None
+        reason = f"the answer is in the log, and cannot be made a {what} frame ({type(error).__name__})"
+        refused = fr.RequestRefused(code="unsendable", reason=reason)
+        try:
+            return self._queue(live, replace(reply, frame=refused), frame_seq)
+        except Exception as again:
+            log.error("%s %s: nobody can be told: %s", live.kind, live.stream_id, describe(again), extra=place)
+            return None
 
     def delta(self, live: LiveSession, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
         """An ephemeral frame of the running attempt."""

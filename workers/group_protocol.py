@@ -3,7 +3,7 @@
 Heartbeat 3, LeaveGroup 3 and DescribeGroups 4, with the fields of the protocol guide, https://kafka.apache.org/protocol.
 """
 
-# mypy: disable-error-code="misc"
+# mypy: disable-error-code=misc
 # aiokafka's classes are without types.
 
 from typing import Any

@@ -48,11 +48,18 @@ class CompactionInput:
     tokens_at_most: int  #: no fewer than the assembled history has
 
 
+class UnrecordableError(Exception):
+    """What an actor submitted cannot be recorded, and left no trace. Submitting it again cannot help."""
+
+
 class CompactionHost(Protocol):
     """What a run needs from its shard."""
 
     async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
-        """Decide and append; returns when confirmed. Cancels the caller when the partition is released."""
+        """Decide and append; returns when confirmed. Cancels the caller when the partition is released.
+
+        Raises :class:`UnrecordableError`.
+        """
         ...
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:

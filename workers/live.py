@@ -46,9 +46,9 @@ class LiveSession:
     last_offset: int = -1  #: of the session's newest confirmed event
     last_used: float = 0.0  #: monotonic seconds
     unknown_events: bool = False  #: written by a newer version: nothing is decided for it here
+    set_aside: str = ""  #: why nothing is decided for it here: something of ours failed on it
     actor: SessionActor | None = None
     frame_seqs: dict[tuple[str | None, int], int] = field(default_factory=dict)
-    forwards: bool = False  #: has it ever had something to forward?
     kind: str = SESSION
     weights: Weights = field(default_factory=Weights)  #: tokens of its messages, as far as they were counted
     _counted: tuple[int, int] = (0, 0)  #: messages, and what they weigh together
@@ -76,6 +76,8 @@ class LiveSession:
     @property
     def busy(self) -> bool:
         """Must it stay in memory?"""
+        if self.set_aside:
+            return self.actor is not None and self.actor.busy
         session = self.session
         owes = session.open_turns or session.outbox or session.owed_runs
         return bool(owes or (self.actor is not None and self.actor.busy))
@@ -83,11 +85,11 @@ class LiveSession:
     @property
     def turn_at_work(self) -> bool:
         """Has a turn a runner, or is its end on its way to the log? Decided is not confirmed."""
-        return self.session.running is not None or (self.actor is not None and self.actor.awaits_end)
+        running = self.session.running is not None and not self.set_aside
+        return running or (self.actor is not None and self.actor.awaits_end)
 
     def become(self, state: Session) -> None:
         """Take the state that a recorded decision leads to."""
-        self.forwards = self.forwards or bool(state.outbox)
         self.session = state
 
     def decide(self, state: Session, command: StreamCommand, policy: Policy) -> list[Fact]:
@@ -250,7 +252,7 @@ class LiveChannel:
     last_offset: int = -1
     last_used: float = 0.0
     unknown_events: bool = False
-    forwards: bool = True
+    set_aside: str = ""
     kind: str = CHANNEL
 
     @property
@@ -276,7 +278,7 @@ class LiveChannel:
     @property
     def busy(self) -> bool:
         """Must it stay in memory?"""
-        return bool(self.channel.outbox)
+        return bool(self.channel.outbox) and not self.set_aside
 
     def become(self, state: Channel) -> None:
         """Take the state that a recorded decision leads to."""
@@ -341,3 +343,13 @@ class LiveChannel:
 
 
 Live = LiveSession | LiveChannel
+
+
+def closed_to_decisions(live: Live) -> tuple[str, str] | None:
+    """Why nothing is decided for a stream here, as a code and a sentence; ``None``: it is."""
+    who = f"{live.kind} {live.stream_id}"
+    if live.unknown_events:
+        return "newer_version", f"{who} holds events written by a newer Turnlog: upgrade this worker"
+    if live.set_aside:
+        return "set_aside", f"{who} is set aside by its worker: {live.set_aside}"
+    return None

@@ -78,7 +78,7 @@ class Materializer:
             return self._run()
         except FileLockedError as error:
             log.error("%s: another materializer is running on this data directory; stop it first", error)
-        except (StoreError, LogError, TopicsError, ProjectionError) as error:
+        except (StoreError, LogError, TopicsError) as error:
             log.error("%s", error)
         finally:
             if self._file is not None:
@@ -130,6 +130,9 @@ class Materializer:
                 self._follow(follower, file)
             except OtherLogError as error:
                 file.start_anew(str(error))  # and connect again
+            except ProjectionError as error:
+                # Ours may have lost rows. If the log itself is odd, only the stream that is so is left out.
+                file.start_anew(str(error), tolerant=True)
 
     def _open_file(self, events: TopicFound) -> AnalystsFile:
         """The file; one of another topic of this name is moved aside."""

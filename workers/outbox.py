@@ -16,7 +16,8 @@ from workers.dead_letters import SIZES, dead_letter
 from workers.event_log import LogProducer
 from workers.logs import at
 from workers.ports import RecordsRefusedError, RequestRecord
-from workers.reply_sender import ReplySender, SentFrame
+from workers.reply_lane import SentFrame
+from workers.reply_sender import ReplySender
 
 log = logging.getLogger(__name__)
 _MAX_MISROUTING = 1000  #: producers that are told apart

@@ -15,6 +15,7 @@ from workers.requests import Incoming, RequestReader, UnknownReplyTopicError, Un
 from workers.runners.base import Runner
 from workers.shared_look import SharedLook
 from workers.store_port import PartitionStores
+from workers.tasks import describe, frames
 from workers.turn_attempt import ActorLimits
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,23 @@ class WorkerParts:
     topics: Topics = field(default_factory=Topics)
     draining: bool = False
     open_turns: Callable[[], int] = lambda: 0  #: of the worker: accepted, not ended
+    waiting_for_turns: set[Callable[[], None]] = field(default_factory=set)  #: to be called when there are fewer
+
+    def may_take_requests(self, when_it_may: Callable[[], None]) -> bool:
+        """Not while the worker drains, nor while it has as many turns as it may: then the caller is called later."""
+        if self.draining:
+            return False
+        if self.open_turns() < self.limits.max_queued_turns:
+            return True
+        self.waiting_for_turns.add(when_it_may)
+        return False
+
+    def turns_may_have_ended(self) -> None:
+        """Call those who wait for turns to end, if there are few enough."""
+        if self.waiting_for_turns and self.open_turns() < self.limits.max_queued_turns:
+            waiting, self.waiting_for_turns = self.waiting_for_turns, set()
+            for call in waiting:
+                call()
 
     async def read(self, record: RequestRecord, there_since: float) -> Incoming:
         """The verdict on a request, after a look at new schemas and new reply topics where it names any.
@@ -112,5 +130,5 @@ class WorkerParts:
             raise
         except Exception as error:
             place = at(topic=self.topics.requests, partition=record.partition, offset=record.offset)
-            log.exception("a request cannot be read", extra=place)
+            log.error("a request cannot be read: %s%s", describe(error), frames(error), extra=place)
             return Unreadable(code="undecidable", reason=f"reading it failed: {type(error).__name__}")

@@ -121,11 +121,17 @@ class Outbox(Protocol):
     """Everything else that leaves the worker."""
 
     def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> "Sent":
-        """Queue a frame; never blocks. ``stream_id``: of the session or channel that answers."""
+        """Queue a frame; never blocks. ``stream_id``: of the session or channel that answers.
+
+        A terminal frame is given up only where it can never be stored: its reply topic cannot be written.
+        """
         ...
 
     def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> "Sent":
-        """Queue a request of our own to the partition of its target; never blocks. It may be lost: send it again."""
+        """Queue a request of our own to the partition of its target; never blocks.
+
+        It may be given up, and what is stored may be lost: its owner sends it again.
+        """
         ...
 
     def known_reply_topic(self, topic: str) -> bool:
@@ -152,8 +158,12 @@ class Outbox(Protocol):
 
 
 class Sent(Protocol):
-    """A frame on its way."""
+    """A frame, or a request of our own, that was queued: on its way, then either stored or given up, for good."""
 
-    def done(self) -> bool:
-        """Has the broker got it (or is it given up)?"""
+    def on_its_way(self) -> bool:
+        """May it still be stored? False: the broker has it, or nobody here tries it any more."""
+        ...
+
+    def stored(self) -> bool:
+        """Has the broker got it?"""
         ...

@@ -17,8 +17,12 @@ class Replied:
         self._waiting.append((offset, sent))
 
     def upto(self, log_end: int) -> int:
-        """The terminal frames of all events up to this offset are sent; ``log_end``: where confirmed events end."""
-        while self._waiting and self._waiting[0][1].done():
+        """No owner has to send the terminal frames of events up to this offset again.
+
+        They are stored, or given up: nobody can store them, and who asks again is answered. ``log_end``: where
+        confirmed events end.
+        """
+        while self._waiting and not self._waiting[0][1].on_its_way():
             self._waiting.popleft()
         upto = self._waiting[0][0] - 1 if self._waiting else log_end - 1
         self._upto = max(self._upto, upto)

@@ -5,7 +5,8 @@ store has passed its last event.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from schemas.events import SESSION
@@ -14,8 +15,10 @@ from streams.session import Session
 from workers.crash_points import crash_point
 from workers.live import Live, LiveChannel, LiveSession
 from workers.parts import WorkerParts
-from workers.store_port import PartitionStore
+from workers.store_port import PartitionStore, StoreError
+from workers.tasks import describe, frames
 
+log = logging.getLogger(__name__)
 _BATCH = 200  #: streams that are loaded, or runners that are closed, together
 T = TypeVar("T")
 
@@ -48,10 +51,14 @@ class Resident:
 
     async def _load_sessions(self, cold: list[str]) -> None:
         for part in _parts_of(cold):
-            loaded = await self._store.load(part)
+            loaded, failed = await self._loaded(self._store.load, part)
             for session_id in part:
                 found = loaded.get(session_id)
-                live = LiveSession(session=Session(session_id=session_id), last_used=self._parts.now())
+                live = LiveSession(
+                    session=Session(session_id=session_id),
+                    last_used=self._parts.now(),
+                    set_aside=failed.get(session_id, ""),
+                )
                 if found is not None:
                     live.session = found.session
                     live.history = list(found.history)
@@ -61,15 +68,38 @@ class Resident:
 
     async def _load_channels(self, cold: list[str]) -> None:
         for part in _parts_of(cold):
-            loaded = await self._store.load_channels(part)
+            loaded, failed = await self._loaded(self._store.load_channels, part)
             for name in part:
                 found = loaded.get(name)
-                live = LiveChannel(channel=Channel(channel=name), last_used=self._parts.now())
+                live = LiveChannel(
+                    channel=Channel(channel=name), last_used=self._parts.now(), set_aside=failed.get(name, "")
+                )
                 if found is not None:
                     live.channel = found.channel
                     live.last_offset = found.last_offset
                     live.unknown_events = bool(found.unknown_events)
                 self.channels[name] = live
+
+    async def _loaded(
+        self, load: Callable[[list[str]], Awaitable[Mapping[str, T]]], names: list[str]
+    ) -> tuple[Mapping[str, T], Mapping[str, str]]:
+        """What could be loaded, and why others could not: one that makes its batch fail is looked for by halves.
+
+        Raises :class:`StoreError`: that is not about one of them.
+        """
+        try:
+            return await load(names), {}
+        except StoreError:
+            raise
+        except Exception as error:
+            if len(names) == 1:
+                told = names[0], describe(error), frames(error)
+                log.error("%s cannot be loaded and is set aside: %s%s", *told)
+                return {}, {names[0]: f"it could not be loaded ({describe(error)})"}
+        half = len(names) // 2
+        loaded, failed = await self._loaded(load, names[:half])
+        more, more_failed = await self._loaded(load, names[half:])
+        return {**loaded, **more}, {**failed, **more_failed}
 
     async def reap(self) -> None:
         """Close idle and dead runners, many at a time; forget idle streams that the store has.
@@ -78,7 +108,8 @@ class Resident:
         """
         dead = [live for live in self.sessions.values() if live.actor is not None and live.actor.runner_is_dead]
         for some in _parts_of(dead):
-            await asyncio.gather(*(live.actor.close_runner() for live in some if live.actor and not live.busy))
+            closing = (live.actor.close_runner() for live in some if live.actor and not live.busy)
+            _note_failures(await asyncio.gather(*closing, return_exceptions=True))
         for part in _parts_of([live for live in self.sessions.values() if self._idle(live)]):
             await self._reap_sessions(part)
         for name, channel in list(self.channels.items()):
@@ -98,7 +129,7 @@ class Resident:
             if live.actor is not None and self._idle(live):
                 actors.append(live.actor)
                 live.actor = None
-        await asyncio.gather(*(actor.stop() for actor in actors))
+        _note_failures(await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True))
         for live in lives:  # closing took its time: some may be at work again
             if self._idle(live) and live.last_offset < self._store.position.next_offset:
                 self.sessions.pop(live.stream_id, None)
@@ -108,6 +139,12 @@ class Resident:
         if (live.kind, live.stream_id) in self._in_use or live.busy:
             return False
         return live.last_used < self._parts.now() - self._parts.limits.idle_timeout_s
+
+
+def _note_failures(results: Iterable[object]) -> None:
+    for error in results:
+        if isinstance(error, Exception):
+            log.warning("a runner is not closed in order: %s", describe(error))
 
 
 def _parts_of(items: list[T]) -> Iterable[list[T]]:

@@ -7,20 +7,23 @@ from typing import Any, NamedTuple
 
 from schemas.commands import ResetRunner
 from streams.forwarding import ReceiveForward
+from streams.lifecycle import refuses
 from streams.replies import unrecorded_refusal
+from streams.session import Session
 from streams.session_commands import AcceptChat, Cancel, Refuse
 from streams.topics import partition_of
 from workers.crash_points import crash_point
 from workers.decider import Decider
 from workers.forwarder import Forwarder
 from workers.inbox import Inbox
-from workers.live import Live, LiveSession
+from workers.live import Live, LiveSession, closed_to_decisions
 from workers.logs import at
 from workers.parts import WorkerParts
 from workers.patience import patiently
 from workers.ports import RecordsRefusedError, RequestRecord, UnreadableRange
 from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, Unreadable
 from workers.resident import Resident
+from workers.tasks import describe, frames
 
 log = logging.getLogger(__name__)
 
@@ -127,19 +130,24 @@ class ServedRequests:
                 except Exception as error:
                     if not last_try:
                         continue
-                    log.exception("a request cannot be decided", extra=self._place(offset))
-                    await self._park(record, "undecidable", f"deciding it failed twice: {type(error).__name__}")
+                    told = describe(error), frames(error)
+                    log.error("a request cannot be decided: %s%s", *told, extra=self._place(offset))
+                    reason = f"deciding it failed twice: {type(error).__name__}"
+                    await self._park(record, "undecidable", reason)
+                    self._decider.tell(live, item.command, "undecidable", reason)
 
     def _decide(self, offset: int, live: Live, command: StreamCommand) -> None:
-        if live.unknown_events:
-            self._decider.refuse_unknown(offset, live, command)
+        closed = closed_to_decisions(live)
+        if closed is not None:
+            self._decider.refuse(offset, live, command, *closed)
             return
         if isinstance(live, LiveSession) and isinstance(command, AcceptChat | Cancel):
             command = replace(command, partial=live.partial_text())
         self._decider.request(offset, live, command)
         done = self._decider.groups[-1].done
         if isinstance(command, ReceiveForward):
-            done.append(partial(self._forwarder.receipt, live, command))
+            refused = isinstance(live.state, Session) and refuses(live.state, command)
+            done.append(partial(self._forwarder.receipt, live.kind, live.stream_id, command, refused=refused))
         elif isinstance(command, Query) and isinstance(command.query, ResetRunner) and isinstance(live, LiveSession):
             done.append(live.reset_runner)
 
@@ -155,6 +163,7 @@ class ServedRequests:
 
     async def _park(self, record: RequestRecord, code: str, reason: str, told: ForStream | None = None) -> None:
         """Bytes first, then the event: a crash in between parks them twice, never not at all."""
+        reason = reason.encode(errors="backslashreplace").decode()  # it may quote half an emoji
         log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
         await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
         self._decider.dead_letter(record.offset, code, reason)

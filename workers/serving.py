@@ -5,6 +5,7 @@ confirmed, (3) frames go out and runners start, (4) requests are acknowledged, (
 """
 
 import asyncio
+import logging
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -16,23 +17,29 @@ from streams.reader_rule import LoggedEvent
 from streams.rehydration import Unanswered
 from streams.session_commands import ResumeTurn, SessionCommand
 from workers.actors import SessionActor
+from workers.containment import Containment
 from workers.crash_points import crash_point
-from workers.decider import Decider, DecisionTooLargeError, Group
+from workers.decider import Decider, Effect, Group
 from workers.epoch import Epoch
 from workers.forwarder import Forwarder
 from workers.frame_sender import FrameSender
-from workers.history_compactor import CompactionInput
+from workers.history_compactor import CompactionInput, UnrecordableError
 from workers.inbox import Inbox
-from workers.live import LiveSession
+from workers.live import LiveSession, closed_to_decisions
+from workers.logs import at
 from workers.parts import WorkerParts
 from workers.requests import ForStream
 from workers.resident import Resident
 from workers.runners.base import TurnInput
 from workers.served_requests import ServedRequests
-from workers.store_port import PartitionStore
+from workers.store_port import PartitionStore, StoreError
+from workers.tasks import describe
 from workers.unsaved import Unsaved
 
+log = logging.getLogger(__name__)
 _MAX_OUTCOMES = 500
+_SAVE_AGAIN_S = 0.5
+_SAVE_AGAIN_MAX_S = 5.0
 _MAX_UNSAVED_BATCHES = 4  #: then the partition waits for its store
 _BACKLOG_REQUESTS = 20
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
@@ -67,6 +74,7 @@ class Serving:
         self._frames = FrameSender(parts.outbox, partition, epoch=epoch.epoch, replied=epoch.position.replied)
         self.unsaved = Unsaved(store)
         self._forwarder = Forwarder(parts.outbox, parts.now)
+        self._containment = Containment(parts.topics.events, partition)
         self._decider = Decider(
             parts.event_log,
             partition,
@@ -167,25 +175,32 @@ class Serving:
         streams = {(waiting.stream_kind, waiting.session_id) for waiting in unanswered}
         streams |= {(SESSION, name) for name in sessions} | {(CHANNEL, name) for name in channels}
         await self.resident.use(streams)
-        self._decider.open_turns = sum(self.resident.sessions[name].session.open_turns for name in sessions)
+        unfinished = [self.resident.sessions[name] for name in sessions]
+        self._decider.open_turns = sum(live.session.open_turns for live in unfinished)
         for waiting in unanswered:
-            self._answer_again(waiting)
-        for session_id in sessions:
-            live = self.resident.sessions[session_id]
-            session = live.session
-            turn_id = session.running or next(iter(session.queue), None)
-            if turn_id is not None and not live.unknown_events:
-                resume = ResumeTurn(turn_id=turn_id, attempt=session.turns[turn_id].attempt)
-                self._decider.outcome(live, [resume])
+            with self._containment.around(self.resident.get(waiting.stream_kind, waiting.session_id), "its answers"):
+                self._answer_again(waiting)
+        for live in unfinished:
+            with self._containment.around(live, "its unfinished turn"):
+                self._resume_turn(live)
         for group in self._decider.take_groups():
             await self._commit(group)
         for kind, name in streams:
-            self._forwarder.note(self.resident.get(kind, name))
-        for session_id in sessions:
-            live = self.resident.sessions[session_id]
-            for owed in live.session.owed_runs if not live.unknown_events else ():
-                self._actor(live).compact(owed)
+            stream = self.resident.get(kind, name)
+            with self._containment.around(stream, "what it has to forward"):
+                self._forwarder.note(kind, name, stream.outbox)
+        for live in unfinished:
+            with self._containment.around(live, "a history compaction that it owes"):
+                for owed in live.session.owed_runs if closed_to_decisions(live) is None else ():
+                    self._actor(live).compact(owed)
         self.resident.release()
+
+    def _resume_turn(self, live: LiveSession) -> None:
+        session = live.session
+        turn_id = session.running or next(iter(session.queue), None)
+        if turn_id is not None and closed_to_decisions(live) is None:
+            resume = ResumeTurn(turn_id=turn_id, attempt=session.turns[turn_id].attempt)
+            self._decider.outcome(live, [resume])
 
     def _answer_again(self, waiting: Unanswered) -> None:
         live = self.resident.get(waiting.stream_kind, waiting.session_id)
@@ -210,7 +225,7 @@ class Serving:
         """Everything that waits now, as few appends as it fits into. True: look again at once."""
         await self._look_at_tail()
         outcomes = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), _MAX_OUTCOMES))]
-        requests = await self._requests.take() if self._takes_requests() else []
+        requests = await self._requests.take() if self._parts.may_take_requests(self.wake) else []
         wanted = {(SESSION, session_id) for session_id, _, _ in outcomes}
         wanted |= {(item.kind, item.stream_id) for _, _, item in requests if isinstance(item, ForStream)}
         await self.resident.use(wanted)
@@ -221,13 +236,21 @@ class Serving:
         for group in self._decider.take_groups():
             await self._commit(group)
         self.resident.release()
+        self._parts.turns_may_have_ended()
         if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._parts.limits.store_batch_events:
-            await self.save()
+            await self._until_saved()
         return bool(requests or self._outcomes)
 
-    def _takes_requests(self) -> bool:
-        """Not while the worker drains, nor while it has as many turns as it may; the next notice looks again."""
-        return not self._parts.draining and self._parts.open_turns() < self._parts.limits.max_queued_turns
+    async def _until_saved(self) -> None:
+        """The store is far behind: wait for it. A release would not help, the next claim needs the store at once."""
+        pause_s = _SAVE_AGAIN_S
+        while True:
+            try:
+                return await self.save()
+            except StoreError as error:
+                log.error("the partition waits for its store: %s", error, extra=at(partition=self._partition))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _SAVE_AGAIN_MAX_S)
 
     async def _look_at_tail(self) -> None:
         doubts, self._doubts = self._doubts, []
@@ -251,11 +274,14 @@ class Serving:
             if not done.done():
                 done.set_result(None)
 
+        closed = closed_to_decisions(live)
         try:
+            if closed is not None:
+                raise UnrecordableError(closed[1])
             self._decider.outcome(live, commands, confirmed)
-        except (DecisionTooLargeError, ValueError) as error:
+        except Exception as error:
             if not done.done():
-                done.set_exception(error)
+                done.set_exception(self._containment.unrecordable(live, error))
 
     # ---- commit and effects
 
@@ -267,21 +293,31 @@ class Serving:
             self.confirmed_at = asked_at
             self._confirmed(group, base)
         for effect in group.effects:
-            if effect.cancel is not None and isinstance(effect.live, LiveSession):
-                effect.live.cancel_turn(effect.cancel)
-            if effect.reply is not None:
-                self._frames.send(effect.live, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
-            if effect.start is not None and isinstance(effect.live, LiveSession):
-                self._start(effect.live, effect.start)
-            if effect.compact is not None and isinstance(effect.live, LiveSession):
-                self._actor(effect.live).compact(effect.compact)
+            try:
+                self._take_effect(effect, base)
+            except Exception as error:
+                self._containment.set_aside(effect.live, "an effect of what was decided", error)
         crash_point("shard.before_ack")
         if group.covered >= 0:
             self._inbox.cover(group.covered)
         for done in group.done:
-            done()
-        for live in {id(live): live for live in group.touched if live is not None and live.forwards}.values():
-            self._forwarder.note(live)
+            try:
+                done()
+            except Exception as error:
+                log.error("somebody who waited was not told: %s", describe(error), extra=at(partition=self._partition))
+        for (kind, name), outbox in group.outboxes.items():
+            with self._containment.around(self.resident.get(kind, name), "what it has to forward"):
+                self._forwarder.note(kind, name, outbox)
+
+    def _take_effect(self, effect: Effect, base: int) -> None:
+        if effect.cancel is not None and isinstance(effect.live, LiveSession):
+            effect.live.cancel_turn(effect.cancel)
+        if effect.reply is not None:
+            self._frames.send(effect.live, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
+        if effect.start is not None and isinstance(effect.live, LiveSession):
+            self._start(effect.live, effect.start)
+        if effect.compact is not None and isinstance(effect.live, LiveSession):
+            self._actor(effect.live).compact(effect.compact)
 
     def _confirmed(self, group: Group, base: int) -> None:
         for index, (record, live) in enumerate(zip(group.records, group.touched, strict=True)):
@@ -338,3 +374,5 @@ class Serving:
         actors = [live.actor for live in self.resident.sessions.values() if live.actor is not None]
         await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
         self.resident.sessions.clear()
+        self._parts.waiting_for_turns.discard(self.wake)
+        self._parts.turns_may_have_ended()  # ours are the next owner's now

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 
+from streams.projection_state import ProjectionError
 from streams.reader_rule import LoggedEvent, LogPosition, record_id
 from workers.epoch import Claim, Epoch, FencedError
 from workers.inbox import Inbox
@@ -19,8 +20,8 @@ from workers.logs import at
 from workers.parts import WorkerParts
 from workers.ports import LogAuthorizationError, LogBrokenError, LogError, RequestRecord
 from workers.serving import Serving
-from workers.store_port import PartitionStore
-from workers.tasks import describe, end, kept_running, was_cancelled, watched
+from workers.store_port import PartitionStore, StoreError, UnreadableStoreError
+from workers.tasks import describe, end, frames, kept_running, was_cancelled, watched
 
 log = logging.getLogger(__name__)
 _RETRY_MIN_S = 0.1
@@ -29,6 +30,7 @@ _RETRY_AT_ONCE_S = 0.5
 _STEADY_S = 10.0
 _CANCEL_AGAIN_S = 10.0  #: longer than an orderly release takes
 _MAX_CANCELS = 6
+_MAX_STORE_FAILURES = 3  #: in a row: then the store is made anew
 
 
 class ShardStuckError(Exception):
@@ -40,12 +42,14 @@ class Shard:
 
     def __init__(self, parts: WorkerParts, partition: int) -> None:
         self.partition = partition
-        self.inbox = Inbox(limit=parts.limits.max_inbox_requests, ack=lambda offset: parts.ack(self.partition, offset))
+        self.inbox = Inbox(limit=parts.limits.max_inbox_requests, ack=self._acknowledge)
         self.serving: Serving | None = None
         self.claims = 0  #: opened by this shard
         self._parts = parts
         self._place = at(topic=parts.topics.events, partition=partition)
         self._store: asyncio.Task[PartitionStore] | None = None
+        self._store_failures = 0  #: in a row, of what the store holds
+        self._rebuild: str | None = None  #: why the store is to be made anew; at most once in an assignment: then empty
         self._task: asyncio.Task[None] | None = None
 
     # ---- what the worker calls
@@ -99,6 +103,13 @@ class Shard:
         """Turns that are accepted and not ended."""
         return self.serving.open_turns if self.serving is not None else 0
 
+    def _acknowledge(self, offset: int) -> None:
+        """Tell the group, for those who look at its lag: what is to be done is in the log."""
+        try:
+            self._parts.ack(self.partition, offset)
+        except Exception as error:
+            log.warning("request %d is not acknowledged: %s", offset, describe(error), extra=self._place)
+
     # ---- the life of an assignment
 
     async def _cancel_run(self) -> None:
@@ -145,8 +156,20 @@ class Shard:
                 if was_cancelled(error):
                     raise
                 # A defect, or a disk that is full: crash-only, as after any other failure, but bounded in its pace.
-                log.exception("released: %s", type(error).__name__, extra=self._place)
+                log.error("released: %s%s", describe(error), frames(error), extra=self._place)
+                self._blame_the_store(error, began)
                 await asyncio.sleep(_RETRY_MAX_S)
+
+    def _blame_the_store(self, error: BaseException, began: float) -> None:
+        """A partition that fails again and again for what its store holds is served from a new one, once."""
+        if self._parts.now() - began > _STEADY_S:
+            self._store_failures = 0
+        if isinstance(error, ProjectionError):
+            self._store_failures = _MAX_STORE_FAILURES
+        elif isinstance(error, UnreadableStoreError) or not isinstance(error, StoreError):
+            self._store_failures += 1
+        if self._store_failures >= _MAX_STORE_FAILURES and self._rebuild is None:
+            self._rebuild = f"the partition could not be served with it ({describe(error)})"
 
     def _slower(self, retry_s: float, began: float) -> float:
         """The next pause: longer each time, from the beginning after a time without trouble."""
@@ -216,7 +239,11 @@ class Shard:
 
     async def _open_store(self) -> tuple[PartitionStore, int]:
         """The store, of this very log, and the log's end."""
-        store = await self._opened(lambda: self._parts.stores.open(self.partition))
+        if self._rebuild:
+            store = await self._opened_fresh(self._rebuild)
+            self._rebuild = ""
+        else:
+            store = await self._opened(lambda: self._parts.stores.open(self.partition))
         begin, end = await self._parts.event_log.bounds(self.partition)
         if begin > 0:
             raise LogBrokenError(
@@ -224,11 +251,14 @@ class Shard:
                 "be unlimited (run: turnlog doctor)"
             )
         if not await self._same_log(store.position, end):
-            self._store = None
-            await store.close()
-            reason = "it is of another event log"
-            store = await self._opened(lambda: self._parts.stores.open_fresh(self.partition, reason))
+            store = await self._opened_fresh("it is of another event log")
         return store, end
+
+    async def _opened_fresh(self, reason: str) -> PartitionStore:
+        opening, self._store = self._store, None
+        if opening is not None:
+            await (await opening).close()
+        return await self._opened(lambda: self._parts.stores.open_fresh(self.partition, reason))
 
     async def _opened(self, make: Callable[[], Coroutine[None, None, PartitionStore]]) -> PartitionStore:
         """The store that is open or being opened. Opening goes on when we are cancelled: :meth:`stop` closes it."""

@@ -23,7 +23,7 @@ from workers import duck_files, duck_load
 from workers.duck_files import FileKind, FileLockedError
 from workers.duck_writer import BatchWriter
 from workers.scratch import ScratchFolder
-from workers.store_port import StoreError
+from workers.store_port import StoreError, UnreadableStoreError
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -111,12 +111,13 @@ class StoreDirectory:
 
         def attach() -> DuckPartitionStore:
             store = self._attach(partition)
-            if store.position == LogPosition():
-                return store
-            log.warning("%s is moved aside and rebuilt from the log: %s", store.file, reason)
-            store.detach()
-            duck_files.move_aside(store.file)
-            return self._attach(partition)
+            if store.position != LogPosition():
+                log.warning("%s is moved aside and rebuilt from the log: %s", store.file, reason)
+                store.detach()
+                duck_files.move_aside(store.file)
+                store = self._attach(partition)
+            store.tolerate()
+            return store
 
         return await self._opened(partition, attach)
 
@@ -222,23 +223,23 @@ class DuckPartitionStore:
 
     async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
         """Whole sessions, many in one query."""
-        return await self._run(duck_load.load_sessions, self._cursor, self._partition, session_ids)
+        return await self._read(duck_load.load_sessions, self._cursor, self._partition, session_ids)
 
     async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
         """Whole channels."""
-        return await self._run(duck_load.load_channels, self._cursor, self._partition, channels)
+        return await self._read(duck_load.load_channels, self._cursor, self._partition, channels)
 
     async def unfinished(self) -> list[str]:
         """Sessions with open turns or pending forwards."""
-        return await self._run(duck_load.unfinished, self._cursor)
+        return await self._read(duck_load.unfinished, self._cursor)
 
     async def unfinished_channels(self) -> list[str]:
         """Channels with pending forwards."""
-        return await self._run(duck_load.unfinished_channels, self._cursor)
+        return await self._read(duck_load.unfinished_channels, self._cursor)
 
     async def unanswered(self, replied: int) -> list[Unanswered]:
         """Requests whose answer follows from an event above ``replied``."""
-        return await self._run(duck_load.unanswered, self._cursor, self._partition, replied)
+        return await self._read(duck_load.unanswered, self._cursor, self._partition, replied)
 
     async def rest(self) -> None:
         """Fold the write-ahead log into the file; the last store that comes to rest empties DuckDB's memory."""
@@ -259,7 +260,19 @@ class DuckPartitionStore:
             raise StoreError(f"the store of partition {self._partition} is closed")
         return await self._directory.run(self._use, function, *args, **kwargs)
 
+    async def _read(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await self._run(function, *args, **kwargs)
+        except StoreError as error:
+            if isinstance(error.__cause__, duckdb.Error):
+                raise UnreadableStoreError(str(error)) from error
+            raise
+
     # ---- in the store's thread
+
+    def tolerate(self) -> None:
+        """It is made of the whole log: what is odd in it is the log's, not ours to mend."""
+        self._writer.tolerant = True
 
     def _use(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         self.resting = False

@@ -14,6 +14,10 @@ class StoreError(RuntimeError):
     """A store cannot be read or written. Nothing of the failed call is in it; the log has everything."""
 
 
+class UnreadableStoreError(StoreError):
+    """What is in a store cannot be read: if that goes on, it is to be rebuilt from the log."""
+
+
 class PartitionStore(Protocol):
     """The materialization of one partition, open for its owner. Calls may overlap; they run one after the other."""
 
@@ -78,7 +82,11 @@ class PartitionStores(Protocol):
         ...
 
     async def open_fresh(self, partition: int, reason: str) -> PartitionStore:
-        """Move the partition's file aside (for example: its log was re-created) and start from the log's beginning."""
+        """Move the partition's file aside (for example: its log was re-created) and start from the log's beginning.
+
+        Its ``write`` raises no ``ProjectionError``: a stream whose events do not fit together is marked, as one with
+        events of a newer version.
+        """
         ...
 
     async def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
@@ -27,7 +28,7 @@ def watched(
         except BaseException as error:
             if was_cancelled(error):
                 raise
-            log.critical("%s died: %s", name, describe(error), exc_info=error)
+            log.critical("%s died: %s%s", name, describe(error), frames(error))
             if died is not None:
                 died(error)
 
@@ -54,7 +55,7 @@ def kept_running(
                 if was_cancelled(error):
                     raise
                 reason = describe(error)
-                log.error("%s died: %s", name, reason, exc_info=error)
+                log.error("%s died: %s%s", name, reason, frames(error))
             deaths = 1 if loop.time() - began > _STEADY_S else deaths + 1
             if deaths >= MAX_DEATHS:
                 gave_up(f"{name} died {deaths} times in a row; the last time: {reason}")
@@ -82,6 +83,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}{place}"
 
 
+def frames(error: BaseException) -> str:
+    """The lines of its traceback, each below the other, for a log; without its text, as above."""
+    return "".join("\n" + line.rstrip() for line in traceback.format_tb(error.__traceback__))
+
+
 async def end(task: "asyncio.Task[Any] | None") -> None:
     """Cancel a task and see it end, whatever it ends with."""
     if task is not None:
@@ -100,6 +106,6 @@ async def all_within(steps: Collection[tuple[str, Awaitable[object]]], limit_s: 
             if was_cancelled(error):
                 raise
             late = isinstance(error, TimeoutError)
-            log.error("%s: %s", what, f"not within {limit_s:g} s" if late else describe(error), exc_info=not late)
+            log.error("%s: %s", what, f"not within {limit_s:g} s" if late else describe(error) + frames(error))
 
     await asyncio.gather(*(take(what, step) for what, step in steps))

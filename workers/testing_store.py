@@ -62,7 +62,9 @@ class MemoryStores:
         """Throw the partition's rows away."""
         if partition not in self._open:
             self._data.pop(partition, None)
-        return await self.open(partition)
+        store = await self.open(partition)
+        store.tolerant = True
+        return store
 
     async def close(self) -> None:
         """Close every store."""
@@ -78,6 +80,7 @@ class MemoryStore:
         self._data = data
         self._on_close = on_close
         self._closed = False
+        self.tolerant = False
 
     @property
     def position(self) -> LogPosition:
@@ -92,7 +95,7 @@ class MemoryStore:
             return
         events = [logged for logged in events if logged.offset >= start]
         states = {key: state for key in touched(events) if (state := self._state(key)) is not None}
-        self._apply(project(events, states))
+        self._apply(project(events, states, tolerant=self.tolerant))
         self._data.position = position
 
     def _state(self, key: StreamKey) -> State | None:

@@ -155,13 +155,17 @@ class SimRequestLog:
 class SimSent:
     """:class:`workers.ports.Sent`."""
 
-    __slots__ = ("finished",)
+    __slots__ = ("finished", "lost")
 
     def __init__(self) -> None:
         self.finished = False
+        self.lost = False
 
-    def done(self) -> bool:
-        return self.finished
+    def on_its_way(self) -> bool:
+        return not self.finished
+
+    def stored(self) -> bool:
+        return self.finished and not self.lost
 
 
 _COMMANDS = Codec(COMMANDS)
@@ -206,7 +210,7 @@ class SimOutbox:
             self._queue = [queued for queued in batch if queued[2].terminal]
             for queued in batch:
                 if not queued[2].terminal:
-                    queued[3].finished = True
+                    queued[3].finished = queued[3].lost = True
             if self._queue:
                 self._flush_after(world.rng.uniform(0.1, 1.0))
             return
@@ -224,6 +228,7 @@ class SimOutbox:
         if world.happens(world.chaos.frames_lost):
             world.trace(self._worker, f"{type(command).__name__} {header.request_id} is lost")
             sent.finished = True
+            sent.lost = world.rng.random() < 0.5  # given up; else the broker said that it had it
             return sent
         key = (header.session_id or header.channel or "").encode()
         value = _COMMANDS.encode(header, command)

@@ -1,0 +1,372 @@
+"""Failure stays where it happens: one request, one turn or one stream, never the partition that it is in."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+import streams.projection
+import workers.decider
+import workers.testing_store
+from schemas import events as ev
+from schemas import frames as fr
+from schemas.commands import CreateSession, GetSession
+from schemas.parts import Usage, text_content
+from streams.decisions import decide
+from streams.projection import project
+from streams.projection_state import ProjectionError
+from streams.rehydration import rehydrate
+from streams.session_commands import CompleteTurn, RecordMessage
+from tests.one_partition import OnePartition
+from tests.waiting import eventually
+from workers import shard
+from workers.actors import SessionActor
+from workers.history_compactor import UnrecordableError
+from workers.live import LiveChannel, LiveSession
+from workers.runners.base import RunnerOutput, TextDelta, TurnInput
+from workers.serving import Serving
+from workers.store_port import StoreError, UnreadableStoreError
+from workers.testing_store import MemoryStore, MemoryStores
+
+SECRET = "what the user wrote"
+
+
+async def slow(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+    """Says something, and ends when it is stopped."""
+    yield TextDelta(text="a")
+    await asyncio.Event().wait()
+
+
+def failing_for(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """As the original, but for one stream."""
+
+    def fails(first: Any, *args: Any, **kwargs: Any) -> Any:
+        names = (first, getattr(first, "stream_id", None), getattr(first, "session_id", None))
+        if name in names:
+            raise KeyError(SECRET)
+        return original(first, *args, **kwargs)
+
+    return fails
+
+
+# ---- taking over
+
+
+async def in_the_middle_of_their_turns(world: OnePartition, *names: str) -> None:
+    for name in names:
+        world.chat(name, f"{name}-1")
+        await world.answer(f"{name}-1", fr.TurnStarted)
+    assert world.shard.serving is not None
+    await world.shard.serving.save()
+
+
+@pytest.mark.parametrize(
+    "defect",
+    [
+        lambda: patch.object(workers.testing_store, "rehydrate", failing_for("bad", rehydrate)),
+        lambda: patch.object(workers.decider, "decide", failing_for("bad", decide)),
+        lambda: patch.object(Serving, "_actor", _no_actor_for_bad),
+    ],
+    ids=["it cannot be loaded", "its turn cannot be resumed", "its turn cannot be started"],
+)
+async def test_a_session_that_fails_at_a_takeover_is_set_aside_and_the_others_go_on(
+    defect: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with OnePartition(play=slow) as world:
+        await in_the_middle_of_their_turns(world, "good", "bad", "fine")
+        with defect():
+            await world.take_over()
+            claims = world.claims
+            await eventually(lambda: len(world.made) == 5, "the turns of the two others go on")
+            world.chat("bad", "bad-2")
+            refused = await world.answer("bad-2", fr.RequestRefused)
+            assert refused.code == "set_aside"
+            assert "session bad is set aside by its worker: " in refused.reason
+            assert SECRET not in refused.reason
+            world.chat("new", "new-1")
+            await world.answer("new-1", fr.TurnStarted)
+            assert world.claims == claims, "the partition is not released"
+        assert sum("bad" in line and "set aside" in line for line in caplog.messages) == 1
+        assert SECRET not in caplog.text, "an error's text may hold a message's"
+        accepted = len(world.log.of(ev.TurnAccepted))
+        await world.take_over()
+        world.chat("bad", "bad-3")
+        await world.answer("bad-3", fr.TurnAccepted)
+        assert len(world.log.of(ev.TurnAccepted)) == accepted + 1
+        assert world.fatal == []
+
+
+def _no_actor_for_bad(self: Serving, live: LiveSession, actor: Any = Serving._actor) -> SessionActor:
+    if live.stream_id == "bad":
+        raise KeyError(SECRET)
+    return actor(self, live)  # type: ignore[no-any-return]
+
+
+async def test_an_answer_that_cannot_be_made_again_keeps_no_other_from_being_sent() -> None:
+    async with OnePartition() as world:
+        world.outbox.state = None
+        for name in ("bad", "good"):
+            world.chat(name, f"{name}-1")
+            await world.answer(f"{name}-1", fr.TurnCompleted)
+        world.outbox.replies.clear()
+        with patch.object(LiveSession, "answer_of", failing_for("bad", LiveSession.answer_of)):
+            await world.take_over()
+            claims = world.claims
+            await world.answer("good-1", fr.TurnCompleted)
+            assert world.claims == claims
+
+
+async def test_a_store_that_cannot_be_read_at_a_takeover_is_made_anew_from_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its file is damaged: what is in it is in the log."""
+    monkeypatch.setattr(shard, "_RETRY_MAX_S", 0.01)
+    async with OnePartition() as world:
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnCompleted)
+        assert world.shard.serving is not None
+        await world.shard.serving.save()
+        fresh: list[str] = []
+        open_fresh, unfinished = MemoryStores.open_fresh, MemoryStore.unfinished
+
+        async def made_anew(self: MemoryStores, partition: int, reason: str) -> MemoryStore:
+            fresh.append(reason)
+            return await open_fresh(self, partition, reason)
+
+        async def unreadable(self: MemoryStore) -> list[str]:
+            if not fresh:
+                raise UnreadableStoreError("block 7 is damaged")
+            return await unfinished(self)
+
+        monkeypatch.setattr(MemoryStores, "open_fresh", made_anew)
+        monkeypatch.setattr(MemoryStore, "unfinished", unreadable)
+        await world.take_over()
+        await eventually(lambda: fresh, "it is made anew")
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnCompleted)
+        assert len(world.log.of(ev.TurnAccepted)) == 1, "the same request is known"
+        assert len(fresh) == 1
+
+
+async def test_an_event_that_cannot_be_projected_marks_its_stream_and_no_other() -> None:
+    async with OnePartition() as world:
+        for name in ("good", "bad"):
+            world.chat(name, f"{name}-1")
+            await world.answer(f"{name}-1", fr.TurnCompleted)
+        world.stores._data.clear()
+        claims = world.claims
+        handlers = streams.projection._HANDLERS
+        with patch.dict(handlers, {ev.TurnStarted: failing_for_key("bad", handlers[ev.TurnStarted])}):
+            await world.take_over()
+            world.chat("bad", "bad-2")
+            assert (await world.answer("bad-2", fr.RequestRefused)).code == "newer_version"
+            world.chat("good", "good-2")
+            await world.answer("good-2", fr.TurnCompleted)
+        assert world.claims == claims + 1
+
+
+def failing_for_key(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def fails(key: tuple[int, str, str], *args: Any) -> None:
+        if key[2] == name:
+            raise ZeroDivisionError
+        original(key, *args)
+
+    return fails
+
+
+async def test_a_log_that_has_a_hole_in_one_stream_is_served_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First it may be the store: it is made anew. If the log is so, the stream is marked."""
+    monkeypatch.setattr(shard, "_RETRY_MAX_S", 0.01)
+    async with OnePartition() as world:
+        for name in ("good", "bad"):
+            world.chat(name, f"{name}-1")
+            await world.answer(f"{name}-1", fr.TurnCompleted)
+        await world.shard.stop()
+        log = world.log.records
+        of_bad = [index for index, logged in enumerate(log) if logged.header.stream_id == "bad"]
+        lost = next(index for index in of_bad if isinstance(log[index].payload, ev.SessionCreated))
+        events = [logged for logged in log if logged.offset != lost]
+        with pytest.raises(ProjectionError):
+            project(events, {})
+        world.stores._data.clear()
+        original = MemoryStore.write
+
+        async def with_a_hole(self: MemoryStore, events: Any, position: Any) -> None:
+            await original(self, [e for e in events if e.offset != lost], position)
+
+        monkeypatch.setattr(MemoryStore, "write", with_a_hole)
+        await world.take_over()
+        world.chat("bad", "bad-2")
+        assert (await world.answer("bad-2", fr.RequestRefused)).code == "newer_version"
+        world.chat("good", "good-2")
+        await world.answer("good-2", fr.TurnCompleted)
+
+
+# ---- serving
+
+
+async def test_a_request_that_cannot_be_decided_is_parked_and_its_sender_is_told() -> None:
+    async with OnePartition() as world:
+        with (
+            patch.object(LiveSession, "decide", failing_for("bad", LiveSession.decide)),
+            patch.object(LiveChannel, "decide", failing_for("bad", LiveChannel.decide)),
+        ):
+            world.chat("good", "good-1")
+            world.chat("bad", "bad-1")
+            world.ask(CreateSession(), "bad-2", channel="bad")
+            world.chat("good", "good-2")
+            for request_id in ("bad-1", "bad-2"):
+                refused = await world.answer(request_id, fr.RequestRefused)
+                assert (refused.code, refused.reason) == ("undecidable", "deciding it failed twice: KeyError")
+            await world.answer("good-2", fr.TurnCompleted)
+        assert [offset for offset, _, _ in world.outbox.parked] == [1, 2]
+        assert [letter.offset for letter in world.log.of(ev.RequestDeadLettered)] == [1, 2]
+        told = {reply.request_id: (reply.session_id, reply.channel) for _, reply, _ in world.outbox.replies}
+        assert told["bad-2"] == ("", "bad")
+        await eventually(lambda: world.acked == [0, 1, 2, 3], "all are acknowledged")
+        assert world.claims == 1
+
+
+async def test_an_answer_to_a_question_that_fails_is_a_refusal() -> None:
+    async with OnePartition() as world:
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnCompleted)
+        with patch.object(LiveSession, "_answer_query", failing_for("s", LiveSession._answer_query)):
+            world.ask(GetSession(), "s-2", session_id="s")
+            assert (await world.answer("s-2", fr.RequestRefused)).code == "undecidable"
+        world.ask(GetSession(), "s-3", session_id="s")
+        await world.answer("s-3", fr.SessionInfo)
+        assert len(world.outbox.parked) == 1
+
+
+async def test_an_outcome_that_cannot_be_recorded_is_its_actor_s_problem_and_leaves_no_trace() -> None:
+    def encoding(payload: Any) -> None:
+        if isinstance(payload, ev.MessageStored) and payload.role == "assistant":
+            raise TypeError("not a message")
+
+    async with OnePartition(play=slow, max_batch_records=5) as world:
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnStarted)
+        world.log.encoding = encoding
+        (started,) = [logged for logged in world.log.records if isinstance(logged.payload, ev.TurnStarted)]
+        turn_id = started.header.turn_id or ""
+        serving = world.shard.serving
+        assert serving is not None
+        before = serving.resident.sessions["s"].session, len(serving.resident.sessions["s"].history)
+
+        def message(seq: int) -> RecordMessage:
+            return RecordMessage(
+                turn_id=turn_id, attempt=1, message_seq=seq, role="assistant", content=text_content("x")
+            )
+
+        with pytest.raises(UnrecordableError, match="TypeError"):
+            await serving.submit("s", [message(2)])
+        world.log.encoding = lambda payload: None
+        with pytest.raises(UnrecordableError, match="bytes"):
+            await serving.submit("s", [message(seq) for seq in range(2, 9)])
+        with patch.object(workers.decider, "decide", failing_for("s", decide)), pytest.raises(UnrecordableError):
+            await serving.submit("s", [message(2)])
+        live = serving.resident.sessions["s"]
+        assert (live.session, len(live.history)) == before
+        await serving.submit("s", [message(2), CompleteTurn(turn_id=turn_id, attempt=1, usage=Usage(), duration_ms=1)])
+        await world.answer("s-1", fr.TurnCompleted)
+        assert world.claims == 1
+
+
+async def test_a_frame_that_cannot_be_made_does_not_stop_its_partition_and_its_reader_is_told() -> None:
+    def making(frame: Any) -> None:
+        if isinstance(frame, fr.TurnCompleted | fr.TurnStarted):
+            raise UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates not allowed")
+
+    async with OnePartition() as world:
+        world.outbox.making = making
+        world.chat("s", "s-1")
+        assert (await world.answer("s-1", fr.RequestRefused)).code == "unsendable"
+        world.outbox.making = lambda frame: None
+        world.chat("s", "s-2")
+        await world.answer("s-2", fr.TurnCompleted)
+        assert world.claims == 1
+
+
+async def test_the_partition_waits_for_a_store_that_is_far_behind_and_is_not_released(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = True
+    original = MemoryStore.write
+
+    async def write(self: MemoryStore, *what: Any) -> None:
+        if full:
+            raise StoreError("the disk is full")
+        await original(self, *what)
+
+    async with OnePartition() as world:
+        monkeypatch.setattr(MemoryStore, "write", write)
+        monkeypatch.setattr("workers.serving._MAX_UNSAVED_BATCHES", 0)
+        monkeypatch.setattr("workers.serving._SAVE_AGAIN_S", 0.01)
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnAccepted)
+        full = False
+        await world.answer("s-1", fr.TurnCompleted)
+        assert world.claims == 1
+
+
+async def test_a_cancellation_that_nobody_asked_for_does_not_end_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's future that was cancelled raises it in whoever waits."""
+    monkeypatch.setattr(shard, "_RETRY_MAX_S", 0.01)
+    async with OnePartition() as world:
+        bounds = world.log.bounds
+
+        async def cancelled_once(partition: int) -> tuple[int, int]:
+            world.log.bounds = bounds  # type: ignore[method-assign]
+            of_a_library: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+            of_a_library.cancel()
+            return await of_a_library
+
+        world.log.bounds = cancelled_once  # type: ignore[method-assign]
+        await world.take_over()
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnCompleted)
+
+
+# ---- bounds and forwards
+
+
+async def test_requests_that_wait_for_turns_to_end_are_taken_then() -> None:
+    async with OnePartition(max_queued_turns=1) as world:
+        for number in range(5):
+            world.chat(f"s{number}", f"r{number}")
+        for number in range(5):
+            await world.answer(f"r{number}", fr.TurnCompleted)
+
+
+async def test_whoever_waits_for_turns_of_other_partitions_is_woken() -> None:
+    async with OnePartition(max_queued_turns=10) as world:
+        parts, turns = world.parts, 10
+        woken: list[str] = []
+
+        def wakes() -> None:
+            woken.append("woken")
+
+        parts.open_turns = lambda: turns
+        assert not parts.may_take_requests(wakes)
+        assert not parts.may_take_requests(wakes)
+        parts.turns_may_have_ended()
+        assert not woken
+        turns = 9
+        parts.turns_may_have_ended()
+        parts.turns_may_have_ended()
+        assert woken == ["woken"]
+        assert parts.may_take_requests(wakes)
+
+
+async def test_what_is_decided_but_not_confirmed_is_not_forwarded() -> None:
+    async with OnePartition(max_batch_records=4) as world:
+        world.log.hold_from = 3  # the claim, the first group, and no more
+        for number in (1, 2):
+            world.ask(CreateSession(), f"c-{number}", channel="mail", session_id=f"mail-{number}")
+        await eventually(lambda: world.log.appends == 3, "the second group is on its way")
+        assert {header.session_id for header, _ in world.outbox.requests} == {"mail-1"}
+        world.log.go_on.set()
+        await eventually(lambda: len({h.session_id for h, _ in world.outbox.requests}) == 2, "the second one, too")

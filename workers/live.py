@@ -28,7 +28,7 @@ from streams.replies import (
     session_info,
 )
 from streams.session import Fact, Session, evolve
-from streams.session_commands import Cancel, Refuse
+from streams.session_commands import Cancel
 from streams.tokens import Weights, measured_prompt, prompt_tokens, with_margin
 from streams.turn import ReplyAddress
 from workers.actors import SessionActor
@@ -149,11 +149,6 @@ class LiveSession:
             )
         channel = self.session.channel or None
         return Reply(frame=frame, address=query.reply, request_id=query.request_id, channel=channel)
-
-    def refused(self, refusal: Refuse, policy: Policy) -> list[Reply]:
-        """The frames of a refusal that is not recorded."""
-        facts = decide(Session(session_id=self.stream_id), refusal, policy)
-        return [reply for fact in facts for reply in replies_to(self.session, fact, [])]
 
     def answer_of(self, request_id: str, command_hash: str) -> Reply | None:
         """The answer that a request has in the log, to where it was asked."""
@@ -326,11 +321,6 @@ class LiveChannel:
             return []
         reply = channel_reply_again(self.channel, answer, request_id, getattr(command, "reply", ReplyAddress()))
         return [reply] if reply is not None else []
-
-    def refused(self, refusal: Refuse, policy: Policy) -> list[Reply]:
-        """The frames of a refusal that is not recorded."""
-        facts = decide_channel(Channel(channel=self.stream_id), refusal, policy)
-        return [reply for fact in facts for reply in channel_replies_to(self.channel, fact)]
 
     def answer_of(self, request_id: str, command_hash: str) -> Reply | None:
         """The answer that a request has in the log, to where it was asked."""

@@ -32,7 +32,9 @@ def watched(
             if died is not None:
                 died(error)
 
-    return asyncio.create_task(watch(), name=name)
+    task = asyncio.create_task(watch(), name=name)
+    task.add_done_callback(lambda _: work.close())  # one that was cancelled before it began
+    return task
 
 
 def kept_running(

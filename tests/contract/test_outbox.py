@@ -157,9 +157,9 @@ def run_without_a_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iter
 
 async def done(*sent: Sent) -> None:
     async def all_done() -> bool:
-        return all(each.done() for each in sent)
+        return all(each.stored() for each in sent)
 
-    await eventually_async(all_done, "everything is done", interval_s=0.02)
+    await eventually_async(all_done, "everything is stored", interval_s=0.02)
 
 
 def reply(frame: Any, number: int = 0, **fields: Any) -> Reply:
@@ -195,7 +195,7 @@ def test_a_frame_is_done_once_it_has_arrived(run: Run) -> None:
     async def body(outbox: Outbox, seen: Seen) -> None:
         for number in range(5):
             sent = outbox.reply(reply(DONE, number), stream_id="s", partition=1, epoch=1, frame_seq=number)
-            assert not sent.done()  # it never blocks, so it cannot be there yet
+            assert sent.on_its_way()  # it never blocks, so it cannot be there yet
             await done(sent)
             assert [header.request_id for _, header, _ in await seen.frames()] == [f"r-{n}" for n in range(number + 1)]
 
@@ -219,7 +219,7 @@ def test_a_request_of_our_own_goes_to_the_partition_of_its_target(run: Run) -> N
         for number in range(4):
             header = RequestHeader(request_id=f"f-{number}", channel=f"web-{number}")
             sent = outbox.request(header, forwarded)
-            assert not sent.done()
+            assert sent.on_its_way()
             await done(sent)
             assert len(await seen.requests()) == number + 1  # done: it is there
         await done(outbox.request(RequestHeader(request_id="b", session_id="s-1"), receipt))
@@ -312,8 +312,9 @@ def test_a_frame_that_nobody_takes_is_tried_again_and_not_done(
             return refused >= 2 or asyncio.get_running_loop().time() > started_at + 5.0
 
         await eventually_async(tried_again, "the frame was tried again", interval_s=0.02)
-        assert piece.done()
-        assert not last.done()
+        assert not piece.on_its_way()
+        assert not piece.stored()
+        assert last.on_its_way()
         assert await seen_frames(seen) == []
 
     run_without_a_broker(body)

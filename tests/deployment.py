@@ -15,6 +15,8 @@ from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from schemas.codec import Codec, RequestCodec
 from schemas.commands import Chat, RequestHeader
@@ -27,8 +29,10 @@ from streams.topics import partition_of
 from tests.waiting import eventually, until
 from workers.config import Settings
 from workers.connections import client_options
+from workers.kafka_python import connected
 from workers.launch import launch_argv
 from workers.topics_admin import init_topics
+from workers.topics_admin import max_message_bytes as max_message_bytes_of
 
 START_S = 40.0  #: a process gets so long until it serves: the machine may be busy
 _EXIT_S = 40.0
@@ -165,6 +169,13 @@ class Deployment:
         process = self.worker(name, **settings)
         until(lambda: process.ready, f"{name} is ready", START_S)
         return process
+
+    def limit_topic(self, topic: str, max_message_bytes: int) -> None:
+        """What an operator does who gives a topic another ``max.message.bytes``."""
+        with connected(KafkaAdminClient, self.settings, "test-limits", START_S) as admin:
+            config = {"max.message.bytes": str(max_message_bytes)}
+            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, config)])
+        until(lambda: max_message_bytes_of(self.settings, topic, timeout_s=START_S) == max_message_bytes, "it is told")
 
     # ---- reading
 

@@ -110,5 +110,5 @@ class ChatTurn(Exchange):
             del self._buffer[waiting]
         self._buffer.append(reply)
 
-    def _timed_out(self, after_s: float) -> TurnTimedOutError:
-        return TurnTimedOutError(self._timed_out_sentence("not ended", after_s))
+    def _timed_out(self, after_s: float, how: str = "not ended") -> TurnTimedOutError:
+        return TurnTimedOutError(self._timed_out_sentence(how, after_s))

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from types import UnionType
 
-from schemas.codec import RequestCodec, check_ids
+from schemas.codec import RequestCodec, check_ids, wrong_request_id
 from schemas.commands import CHANNEL_COMMANDS, Command, RequestHeader
 from schemas.errors import WireError
 from turnlog.errors import NotFoundError, TurnlogError, UsageError
@@ -120,7 +120,9 @@ class Connection:
             metadata=dict(metadata or {}),
         )
         try:
-            check_ids(header)  # everything else is the worker's to judge
+            check_ids(header)
+            if (wrong := wrong_request_id(header.request_id)) is not None:  # nobody could answer it
+                raise UsageError(wrong)  # everything else is the worker's to judge
         except WireError as error:
             raise UsageError(str(error)) from error
         of_channel = isinstance(command, CHANNEL_COMMANDS)

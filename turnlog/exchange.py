@@ -33,6 +33,11 @@ class Line(Protocol):
 MAX_RESEND_AFTER_S = 60.0
 
 
+def _seen(begun: asyncio.Future[None]) -> None:
+    if not begun.cancelled():
+        begun.exception()
+
+
 class Exchange(ABC):
     """What every request has in common. The request is sent when somebody first waits for it.
 
@@ -116,6 +121,7 @@ class Exchange(ABC):
         """Register and send, once; whoever comes second waits for the first."""
         if self._begun is None:
             self._begun = asyncio.ensure_future(self._start())
+            self._begun.add_done_callback(_seen)  # whoever waited may have given up before
         await asyncio.shield(self._begun)
 
     async def _until_ended(self) -> None:
@@ -141,14 +147,24 @@ class Exchange(ABC):
         await self._line.register(self)
         try:
             self._heard_at = asyncio.get_running_loop().time()
-            self._watch = asyncio.create_task(self._watched(self._heard_at + self._timeout_s))
-            await self._line.send(self._request)
+            deadline = self._heard_at + self._timeout_s
+            self._watch = asyncio.create_task(self._watched(deadline))
+            await self._send_first(deadline)
         except BaseException as error:
             if isinstance(error, TurnlogError):
                 self.give_up(error)
             else:
                 self._leave()
             raise
+
+    async def _send_first(self, deadline: float) -> None:
+        """The time limit holds for this, too: a broker that is away may block it for long."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._line.send(self._request)
+        except TimeoutError as error:
+            how = "not answered, nor has the broker acknowledged it,"
+            raise self._timed_out(self._timeout_s, how) from error
 
     async def _watched(self, deadline: float) -> None:
         """Nobody awaits this task: what ends it ends the exchange, too, or its reader would wait for ever."""
@@ -190,8 +206,8 @@ class Exchange(ABC):
                 last_error = error
                 log.warning("%s cannot be sent: %s", self._request.what, error)
 
-    def _timed_out(self, after_s: float) -> RequestTimedOutError:
-        return RequestTimedOutError(self._timed_out_sentence("not answered", after_s))
+    def _timed_out(self, after_s: float, how: str = "not answered") -> RequestTimedOutError:
+        return RequestTimedOutError(self._timed_out_sentence(how, after_s))
 
     def _timed_out_sentence(self, how: str, after_s: float) -> str:
         check = "The worker may be slow or be taking over from another one."

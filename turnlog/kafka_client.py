@@ -2,18 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerClosed, UnknownProducerId
 
 from streams.topics import partition_of
 from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefusedError
 from turnlog.replies import Position
 from workers.config import Settings
-from workers.connections import client_options, what_to_check
+from workers.connections import REFUSED_RECORDS, client_options, what_to_check
+from workers.topics_admin import max_message_bytes
 
 log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 5.0
@@ -21,6 +22,12 @@ _POLL_TIMEOUT_MS = 500
 _MAX_RECORDS = 500
 _MAX_FETCH_BYTES = 9 * 1024 * 1024  #: above the largest record of the reply topic
 _TOPIC_POLL_S = 0.1
+_BATCH_BYTES = 16 * 1024  #: of requests that travel together; a longer one travels alone
+_SEND_ATTEMPTS = 3
+_ASK_LIMIT_S = 5.0
+_GRACE_S = 0.2  #: what is under way at the moment gets as long to be acknowledged
+#: Nothing is stored: the refusal of another request broke the sequence that this one was numbered in.
+_BROKEN_SEQUENCE = (OutOfOrderSequenceNumber, ProducerClosed, UnknownProducerId)
 
 
 def unreachable(settings: Settings, what: str, error: BaseException) -> BrokerUnreachableError:
@@ -61,9 +68,20 @@ class PreparedRequest:
     kind: str = "session"  #: or ``channel``
 
     @property
+    def size_bytes(self) -> int:
+        """Of key, value and headers."""
+        headers = sum(len(name) + len(content) for name, content in self.headers)
+        return len(self.key.encode()) + len(self.value) + headers
+
+    @property
     def what(self) -> str:
         """The request in words, for sentences about it."""
         return f"{self.kind} {self.key}, request {self.request_id}"
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class RequestSender:
@@ -75,6 +93,7 @@ class RequestSender:
         self._connect_timeout_s = connect_timeout_s
         self._send_timeout_s = send_timeout_s
         self._producer: AIOKafkaProducer | None = None
+        self._replaced: asyncio.Future[None] | None = None  # of the producer: done soon after it was discarded
         self._starting = asyncio.Lock()
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -83,17 +102,22 @@ class RequestSender:
         async with self._starting:
             if self._producer is None:
                 producer = AIOKafkaProducer(
-                    **client_options(self._settings, self._client_id), acks="all", enable_idempotence=True
+                    **client_options(self._settings, self._client_id),
+                    acks="all",
+                    enable_idempotence=True,
+                    max_batch_size=_BATCH_BYTES,
+                    max_request_size=2 * self._settings.max_request_bytes,  # judged here, by what the worker takes
                 )
                 try:
                     async with asyncio.timeout(self._connect_timeout_s):
                         await producer.start()
                 except BaseException as error:
-                    await _stop_quietly(producer)
+                    self._retire(producer)  # nobody waits for that: somebody's time is up
                     if isinstance(error, KafkaError | OSError):  # a TimeoutError is an OSError
                         raise unreachable(self._settings, "no broker answers", error) from error
                     raise
                 self._producer = producer
+                self._replaced = asyncio.get_running_loop().create_future()
             return self._producer
 
     async def stop(self) -> None:
@@ -105,10 +129,15 @@ class RequestSender:
 
     def _discard(self, producer: AIOKafkaProducer) -> None:
         if self._producer is producer:
-            self._producer = None
-            task = asyncio.create_task(_stop_quietly(producer))
-            self._stopping.add(task)
-            task.add_done_callback(self._stopping.discard)
+            replaced, self._producer, self._replaced = self._replaced, None, None
+            if replaced is not None:
+                asyncio.get_running_loop().call_later(_GRACE_S, _set, replaced)
+            self._retire(producer)
+
+    def _retire(self, producer: AIOKafkaProducer) -> None:
+        task = asyncio.create_task(_stop_quietly(producer))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
 
     async def partitions(self, topic: str) -> list[int]:
         """The partitions of a topic. Raises :class:`NotFoundError` or :class:`BrokerUnreachableError`."""
@@ -129,31 +158,98 @@ class RequestSender:
         )
 
     async def send(self, topic: str, request: PreparedRequest, *, partition_count: int) -> Position:
-        """Where the acknowledged request is. Raises :class:`BrokerUnreachableError` or ``RequestRefusedError``.
+        """Where the acknowledged request is, within the time limit.
 
         ``partition_count``: of the deployment; the topic may have got more, in which no session lives.
+        Raises :class:`BrokerUnreachableError`, or :class:`RequestRefusedError` for what the broker does not take.
         """
-        key = request.key.encode()
-        partition = partition_of(key, partition_count)
-        producer = await self.start()
+        if request.size_bytes > (limit := self._settings.max_request_bytes):
+            raise RequestRefusedError(
+                "too_long", f"{request.what}: it has {request.size_bytes} bytes; at most {limit} are sent"
+            )
         try:
             async with asyncio.timeout(self._send_timeout_s):
-                stored = await producer.send_and_wait(
-                    topic, value=request.value, key=key, partition=partition, headers=list(request.headers)
-                )
-        except MessageSizeTooLargeError as error:
-            raise RequestRefusedError(
-                "too_long", f"the request has {len(request.value)} bytes: more than the broker takes"
-            ) from error
-        except (KafkaError, OSError) as error:
-            self._discard(producer)
-            raise unreachable(
-                self._settings,
-                f"{request.what}: not acknowledged within {self._send_timeout_s:g} s; it may be stored all "
-                "the same, so send it again with the same id. No answer",
-                error,
-            ) from error
+                return await self._sent(topic, request, partition_of(request.key.encode(), partition_count))
+        except TimeoutError as error:
+            raise self._not_acknowledged(request, error) from error
+
+    async def _sent(self, topic: str, request: PreparedRequest, partition: int) -> Position:
+        """Sent, and again where the refusal of somebody else's request took this one with it."""
+        attempt = 0
+        while True:
+            attempt += 1
+            producer = await self.start()
+            try:
+                sending = self._send_with(producer, topic, partition, request, alone=attempt > 1)
+                return await self._unless_replaced(sending)
+            except REFUSED_RECORDS as error:
+                self._discard(producer)  # the refused batch took a sequence number with it
+                alone = attempt > 1 or request.size_bytes >= _BATCH_BYTES
+                if alone or attempt == _SEND_ATTEMPTS:
+                    raise await self._refused(topic, request, error) from error
+            except _BROKEN_SEQUENCE as error:
+                self._discard(producer)
+                if attempt == _SEND_ATTEMPTS:
+                    raise self._not_acknowledged(request, error) from error
+            except TimeoutError:
+                self._discard(producer)
+                raise
+            except (KafkaError, OSError) as error:
+                self._discard(producer)
+                raise self._not_acknowledged(request, error) from error
+
+    async def _unless_replaced(self, send: Coroutine[Any, Any, Position]) -> Position:
+        """What the current producer makes of it. Raises ``ProducerClosed`` when another request's refusal ended it.
+
+        A discarded producer does not even fail what it still holds. Sent again it may be there twice: one id, one turn.
+        """
+        replaced = self._replaced
+        sending = asyncio.ensure_future(send)
+        try:
+            if replaced is not None:
+                await asyncio.wait((sending, replaced), return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done():
+                    raise ProducerClosed
+            return await sending
+        finally:
+            sending.cancel()
+
+    async def _send_with(
+        self, producer: AIOKafkaProducer, topic: str, partition: int, request: PreparedRequest, *, alone: bool
+    ) -> Position:
+        key, headers = request.key.encode(), list(request.headers)
+        if alone and request.size_bytes < _BATCH_BYTES:
+            batch = producer.create_batch()
+            fits = batch.append(timestamp=None, key=key, value=request.value, headers=headers)
+            if fits is not None:
+                batch.close()
+                stored = await (await producer.send_batch(batch, topic, partition=partition))
+                return Position(partition=stored.partition, offset=stored.offset)
+        stored = await producer.send_and_wait(topic, value=request.value, key=key, partition=partition, headers=headers)
         return Position(partition=stored.partition, offset=stored.offset)
+
+    def _not_acknowledged(self, request: PreparedRequest, error: Exception) -> BrokerUnreachableError:
+        return unreachable(
+            self._settings,
+            f"{request.what}: not acknowledged within {self._send_timeout_s:g} s; it may be stored all "
+            "the same, so send it again with the same id. No answer",
+            error,
+        )
+
+    async def _refused(self, topic: str, request: PreparedRequest, error: Exception) -> RequestRefusedError:
+        """The verdict of the broker in words, with the topic's limit if the broker tells it."""
+        name = type(error).__name__
+        try:
+            limit = await asyncio.to_thread(max_message_bytes, self._settings, topic, timeout_s=_ASK_LIMIT_S)
+        except Exception as reason:  # a right that is lacking, a broker that is gone: the verdict stands
+            log.debug("the limit of %s is not known: %s", topic, type(reason).__name__)
+            limit = None
+        told = f"max.message.bytes is {limit}" if limit else "see its max.message.bytes"
+        return RequestRefusedError(
+            "too_long",
+            f"{request.what}: it has {request.size_bytes} bytes; the broker does not take it for topic {topic} "
+            f"({name}; {told})",
+        )
 
 
 class ReplyConsumer:

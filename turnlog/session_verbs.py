@@ -1,5 +1,6 @@
 """The verbs of the session API: one request, one answer each. :class:`turnlog.Client` has them all."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar
 
@@ -103,7 +104,10 @@ class SessionVerbs:
         ``channel`` is asked of the session's owner when it is absent.
         """
         if channel is None:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
             channel = (await self.get(session_id, timeout_s=timeout_s)).channel
+            timeout_s = max(0.0, timeout_s - (loop.time() - began))
         return await self._lifecycle(cmd.ArchiveSession(), channel, session_id, request_id, timeout_s)
 
     async def active(self, channel: str, *, request_id: str | None = None, timeout_s: float = TIMEOUT_S) -> SessionInfo:

@@ -186,6 +186,12 @@ def topic_id(settings: Settings, name: str, *, timeout_s: float | None = None) -
     return found.topic_id if found else None
 
 
+def max_message_bytes(settings: Settings, name: str, *, timeout_s: float) -> int:
+    """How long a topic's record batches may be. Raises as :func:`check_topics`."""
+    with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
+        return int(_configs(admin, [name])[name]["max.message.bytes"])
+
+
 def _describe(admin: Any, names: Iterable[str]) -> dict[str, TopicFound]:
     """Those of the named topics that exist, in the order of the names."""
     names = list(names)
@@ -302,6 +308,7 @@ __all__ = [
     "check_topics",
     "init_topics",
     "list_topics",
+    "max_message_bytes",
     "topic_id",
     "topic_specs",
 ]

@@ -41,6 +41,7 @@ BATCH_OVERHEAD_BYTES = 128
 RECORD_OVERHEAD_BYTES = 64
 HEADER_OVERHEAD_BYTES = 10
 _STOP_TIMEOUT_S = 5.0
+_LOOK_S = 0.05
 
 
 class LogProducer:
@@ -51,6 +52,7 @@ class LogProducer:
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
         self._stopping: set[asyncio.Task[None]] = set()
+        self._in_use: dict[AIOKafkaProducer, int] = {}  #: appends in flight
 
     async def get(self) -> AIOKafkaProducer:
         """The current instance, started. Raises ``KafkaError`` or ``TimeoutError``."""
@@ -84,6 +86,10 @@ class LogProducer:
 
     def _retire(self, producer: AIOKafkaProducer) -> None:
         async def stop() -> None:
+            # Stopping it would hang what others have in flight, and cost them their partitions.
+            deadline = time.monotonic() + self._settings.append_timeout_s
+            while self._in_use.get(producer) and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_S)
             with contextlib.suppress(Exception):  # it is broken: nothing depends on how it ends
                 async with asyncio.timeout(_STOP_TIMEOUT_S):
                     await producer.stop()
@@ -130,6 +136,7 @@ class LogProducer:
         try:
             async with asyncio.timeout(self._settings.append_timeout_s):
                 producer = await self.get()
+                self._in_use[producer] = self._in_use.get(producer, 0) + 1
                 batch = producer.create_batch()
                 for key, value, headers in records:
                     if batch.append(timestamp=None, key=key, value=value, headers=list(headers)) is None:
@@ -157,7 +164,15 @@ class LogProducer:
         except asyncio.CancelledError:
             # The batch may still be on its way with our sequence numbers: others may go on with this instance.
             raise
+        finally:
+            self._leave(producer)
         return int(metadata.offset)
+
+    def _leave(self, producer: AIOKafkaProducer | None) -> None:
+        if producer is not None and producer in self._in_use:
+            self._in_use[producer] -= 1
+            if not self._in_use[producer]:
+                del self._in_use[producer]
 
 
 class KafkaEventLog:

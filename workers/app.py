@@ -53,7 +53,9 @@ class TurnlogApp(faust.App):
         self.worker_name = name
         self.stopping = asyncio.Event()
         self._held: set[TP] = set()
-        self.inside = WorkerService(settings, owner=name.name, ack=self._ack, stop=self._stop_for)
+        self.inside = WorkerService(
+            settings, owner=name.name, ack=self._ack, stop=self._stop_for, name_is_ours=self._name_is_ours
+        )
 
     def _new_transport(self) -> IntakeTransport:
         return IntakeTransport(self.conf.broker_consumer, self)
@@ -79,6 +81,13 @@ class TurnlogApp(faust.App):
     def forget_holds(self) -> None:
         """At a rebalance Faust fetches all of the new assignment."""
         self._held.clear()
+
+    async def _name_is_ours(self) -> bool:
+        try:
+            async with asyncio.timeout(self.turnlog_settings.session_timeout_s):
+                return await cast(IntakeConsumer, self.consumer).name_is_ours()
+        except TimeoutError:
+            return False
 
     def fenced(self, sentence: str) -> None:
         """Our name is another process's: what we serve is its own in a moment."""

@@ -20,9 +20,13 @@ CaughtUp = Callable[[Sequence[LoggedEvent], LogPosition], Awaitable[None]]
 class FencedError(Exception):
     """Somebody claimed the partition after us: nothing that we append counts any more."""
 
-    def __init__(self, partition: int, epoch: int, by: int, newest_generation: int) -> None:
-        super().__init__(f"partition {partition}: our claim {epoch} was followed by another at {by}")
+    def __init__(
+        self, partition: int, epoch: int, by: int, newest_generation: int, *, by_namesake: bool = False
+    ) -> None:
+        who = "another process of our name" if by_namesake else "another"
+        super().__init__(f"partition {partition}: our claim {epoch} was followed by {who} at {by}")
         self.newest_generation = newest_generation
+        self.by_namesake = by_namesake  #: generations do not tell which of us is the owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +34,15 @@ class Claim:
     """What an owner says of itself."""
 
     owner: str
-    incarnation: str
+    process: str  #: random, one per process: tells it from others of its name
+    incarnation: str  #: begins with the process
     generation: int
     partition_count: int
     requests_topic_id: str
+
+    def of_namesake(self, other: PartitionClaimed) -> bool:
+        """Was the other claim made by another process that has our name?"""
+        return other.owner == self.owner and not other.incarnation.startswith(f"{self.process}.")
 
 
 class Epoch:
@@ -44,6 +53,7 @@ class Epoch:
         self._partition = partition
         self.position = position
         self.epoch = -1
+        self._claim: Claim | None = None
 
     async def read_ahead(self, end: int, caught_up: CaughtUp) -> None:
         """Read the log before claiming. Raises :class:`workers.ports.LogError`."""
@@ -64,6 +74,7 @@ class Epoch:
 
         Raises :class:`workers.ports.LogError`.
         """
+        self._claim = claim
         header = EventHeader(
             stream_kind=PARTITION,
             stream_id=str(self._partition),
@@ -137,11 +148,13 @@ class Epoch:
         The position never passes that claim: what follows it is the next owner's, and none of it is in our store.
         """
         fenced_by = newest = -1
+        namesake = False
         async for batch in self._log.read(self._partition, self.position.next_offset, end):
             for event in batch:
                 if isinstance(event.payload, PartitionClaimed):
                     fenced_by = event.offset
                     newest = max(newest, event.payload.generation)
+                    namesake |= self._claim is not None and self._claim.of_namesake(event.payload)
                 if fenced_by >= 0:
                     continue
                 if is_accepted(self.position, event.header, event.payload):
@@ -151,4 +164,4 @@ class Epoch:
                 self.position = advance(self.position, event.offset, event.header, event.payload)
         if fenced_by >= 0:
             newest = max(newest, self.position.newest_generation)
-            raise FencedError(self._partition, self.epoch, fenced_by, newest)
+            raise FencedError(self._partition, self.epoch, fenced_by, newest, by_namesake=namesake)

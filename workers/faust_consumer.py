@@ -24,7 +24,7 @@ from faust.transport.drivers.aiokafka import (
 )
 from faust.types import TP
 
-from workers.group_member import GroupConsumer
+from workers.group_member import GroupConsumer, GroupMember
 from workers.logs import at
 from workers.ports import LogError
 from workers.tasks import watched
@@ -65,6 +65,10 @@ class IntakeThread(AIOKafkaConsumerThread):
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             **credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
         )
+
+    async def name_is_ours(self) -> bool:
+        """Does the group still mean us by our name? Asked now, not remembered."""
+        return bool(await self.call_thread(cast(GroupMember, self._ensure_consumer()._coordinator).is_ours))
 
     def _fenced(self, sentence: str) -> None:
         app = cast(Any, self.app)
@@ -168,6 +172,10 @@ class IntakeConsumer(Consumer):
 
     def _new_consumer_thread(self) -> IntakeThread:
         return IntakeThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def name_is_ours(self) -> bool:
+        """Does the group still mean us by our name?"""
+        return await cast(IntakeThread, self._thread).name_is_ours()
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         # Faust counts the message behind the gap as acknowledged, too.

@@ -136,6 +136,19 @@ class GroupMember(GroupCoordinator):  # type: ignore[misc]
     async def _do_heartbeat(self) -> bool:
         return not self._fenced and bool(await super()._do_heartbeat())
 
+    async def is_ours(self) -> bool:
+        """Does the group, asked now, know us by our name? False also when it does not answer."""
+        if self._fenced or not self.member_id:
+            return False
+        try:
+            await self.ensure_coordinator_known()
+            response = await self._send_req(
+                Heartbeat(self.group_id, self.generation, self.member_id, self._group_instance_id)
+            )
+        except KafkaError:
+            return False
+        return response.error_code in (0, RebalanceInProgressError.errno)
+
     async def _maybe_leave_group(self) -> None:
         if self.generation > 0 and not self._fenced:
             try:

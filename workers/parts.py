@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from schemas.errors import UnknownFingerprintError
@@ -66,6 +66,7 @@ class WorkerParts:
     """One worker's parts."""
 
     owner: str
+    process: str  #: random, one per process
     topics_id: str  #: id of the requests topic
     partition_count: int
     event_log: EventLog
@@ -85,6 +86,7 @@ class WorkerParts:
     fatal: Callable[[str], None]  #: stop the worker with this sentence
     now: Callable[[], float]  #: monotonic seconds
     now_ms: Callable[[], int]  #: wall clock, shown only
+    name_is_ours: Callable[[], Awaitable[bool]]  #: asks the group; false also if it does not answer
     random_id: Callable[[], str]
     jitter: Callable[[], float]  #: between 0 and 1
     topics: Topics = field(default_factory=Topics)

@@ -6,7 +6,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from schemas.codec import RequestCodec
@@ -47,11 +47,18 @@ class WorkerService:
     """Everything of a worker but Faust, which tells it of assignments and deliveries."""
 
     def __init__(
-        self, settings: Settings, *, owner: str, ack: Callable[[int, int], None], stop: Callable[[str], None]
+        self,
+        settings: Settings,
+        *,
+        owner: str,
+        ack: Callable[[int, int], None],
+        stop: Callable[[str], None],
+        name_is_ours: Callable[[], Awaitable[bool]],
     ) -> None:
         self._settings = settings
         self._owner = owner  #: what claims call this worker
         self._ack = ack
+        self._name_is_ours = name_is_ours
         self._stop = stop
         self._shards: dict[int, Shard] = {}
         self._membership = Membership()
@@ -120,6 +127,7 @@ class WorkerService:
         )
         return WorkerParts(
             owner=owner,
+            process=secrets.token_hex(4),
             topics=settings.topics,
             topics_id=topics.requests_topic_id,
             partition_count=topics.partition_count,
@@ -157,6 +165,7 @@ class WorkerService:
             fatal=self._fatal,
             now=time.monotonic,
             now_ms=_wall_ms,
+            name_is_ours=self._name_is_ours,
             random_id=lambda: secrets.token_hex(8),
             jitter=random.random,
             open_turns=lambda: sum(shard.open_turns for shard in self._shards.values()),

@@ -140,6 +140,8 @@ class Shard:
                     await self._wait_for_assignment(assigned)
                 else:
                     retry_s = self._slower(retry_s, began)
+                    if fenced.by_namesake:
+                        await self._until_name_is_ours()
                     if retry_s > _RETRY_AT_ONCE_S:  # two owners of one generation must not fence each other for ever
                         await asyncio.sleep(retry_s * self._parts.jitter())
             except LogAuthorizationError as error:
@@ -181,6 +183,16 @@ class Shard:
         while self._parts.membership.rebalancing:
             await self._wait_for_assignment(self._parts.membership.assigned)
 
+    async def _until_name_is_ours(self) -> None:
+        """Two processes of one name have the same generation: the group knows which of them it means, nobody else.
+
+        The one whom it does not mean never claims again; it ends as soon as it hears so.
+        """
+        pause_s = _RETRY_MIN_S
+        while not await self._parts.name_is_ours():
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_MAX_S)
+
     async def _wait_for_assignment(self, assigned: asyncio.Event) -> None:
         """Until the next assignment; at most a session timeout (generations restart when a group is deleted)."""
         limit_s = self._parts.limits.session_timeout_s * (1 + self._parts.jitter())
@@ -200,7 +212,8 @@ class Shard:
         claimed_at = self._parts.now()
         claim = Claim(
             owner=self._parts.owner,
-            incarnation=self._parts.random_id(),
+            process=self._parts.process,
+            incarnation=f"{self._parts.process}.{self._parts.random_id()}",
             generation=self._parts.membership.generation,
             partition_count=self._parts.partition_count,
             requests_topic_id=self._parts.topics_id,

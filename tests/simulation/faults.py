@@ -33,7 +33,7 @@ def crash(sim: "Simulation", at_s: float) -> None:
             for partition in range(sim.world.partition_count):
                 worker.disk.forget(partition)
         boots = worker.boots
-        sim.at(3.0, lambda: None if worker.alive and worker.boots > boots else sim.group.left(worker.name))
+        sim.at(3.0, lambda: None if worker.alive and worker.boots > boots else sim.group.left(worker))
         sim.at(back_after_s, lambda: None if worker.alive else worker.boot())
 
     sim.at(at_s, lambda: worker.light_fuse(rng.randint(0, MAX_FUSE), kill))
@@ -52,7 +52,7 @@ def pause(sim: "Simulation", at_s: float) -> None:
         worker.pause()
         boots = worker.boots
         if expelled and expelled_after_s < length_s:
-            sim.at(expelled_after_s, sim.group.left, worker.name)
+            sim.at(expelled_after_s, sim.group.left, worker)
         sim.at(length_s, lambda: worker.resume() if worker.alive and worker.boots == boots else None)
 
     sim.at(at_s, lambda: worker.light_fuse(rng.randint(0, MAX_FUSE), stop))
@@ -75,6 +75,33 @@ def leave_and_come_back(sim: "Simulation", at_s: float) -> None:
 def generations_start_over(sim: "Simulation", at_s: float) -> None:
     """The group is deleted and made again."""
     sim.at(at_s, sim.group.start_over)
+
+
+def namesake(sim: "Simulation", at_s: float) -> None:
+    """Another process takes a worker's name, which may be paused, and goes on later."""
+    worker, rng = _anybody(sim), sim.rng
+    length_s = rng.choice((0.0, 0.3, 1.0, 2.0, 3.5))
+
+    def begin() -> None:
+        if sim.calm or not worker.alive or worker.lane.paused or not sim.group.is_member(worker):
+            return
+        other = sim.add_namesake(worker)
+        other.takes_names = True
+        if length_s:
+            worker.pause()
+            boots = worker.boots
+            sim.at(length_s, lambda: worker.resume() if worker.alive and worker.boots == boots else None)
+        other.boot()
+
+    sim.at(at_s, lambda: worker.light_fuse(rng.randint(0, MAX_FUSE), begin))
+
+
+def joins_drag(sim: "Simulation", at_s: float) -> None:
+    """A rebalance waits for members that are dead, and nothing is delivered meanwhile."""
+    length_s = sim.rng.choice((0.5, 2.0, 4.0))
+    sim.at(at_s, setattr, sim.world.chaos, "join_takes_s", length_s)
+    sim.at(at_s + 0.01, sim.group.rebalance)
+    sim.at(at_s + length_s + 1.0, setattr, sim.world.chaos, "join_takes_s", 0.0)
 
 
 def _window(sim: "Simulation", at_s: float, name: str, probability: float) -> None:
@@ -238,6 +265,8 @@ FAULTS: tuple[Fault, ...] = (
     wrong_start,
     everything_is_slow,
     news_is_slow,
+    namesake,
+    joins_drag,
     rebalance_storm,
     requests_are_deleted,
     leave_and_come_back,

@@ -27,6 +27,7 @@ from workers.store_port import StoreError
 FAULTS_END_S = 9.0
 SETTLE_LIMIT_S = 60.0
 MAX_STALE_CLAIMS = 4
+MAX_NAMESAKE_CLAIMS = 6
 _TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
 _BEGINS = (ev.TurnAccepted, ev.HistoryCompactionRequested, ev.CommandForwarded)
 
@@ -105,6 +106,7 @@ class Simulation:
         self.loop = SimLoop(rng)
         self.world = World(rng, self.loop, partitions=rng.choice((1, 1, 2)), verbose=verbose)
         self.group = Group(self.world)
+        self.group.static = rng.random() < 0.7
         limits, variant, count = limits_of(rng), rng.choice((0, 0, 1)), rng.randint(1, 3)
         if plan.tight is not None:
             variant = int(plan.tight)
@@ -117,6 +119,9 @@ class Simulation:
         self.group.tell = self._tell_all
         for worker in self.workers:
             worker.on_left = self._somebody_left
+        self._make_worker = lambda name, label: SimWorker(
+            self.world, self.group, name, Disk(), limits, self.bounds, label=label
+        )
         self.world.on_request = self._on_request
         self.deleted_below: dict[int, int] = {}
         self.faults: list[str] = []
@@ -126,6 +131,13 @@ class Simulation:
         self.workload = Workload(
             rng, self.world.partition_count, count, last_at_s=FAULTS_END_S, long_histories=long_histories
         )
+
+    def add_namesake(self, worker: SimWorker) -> SimWorker:
+        """Another process of a worker's name, on another host."""
+        namesake = self._make_worker(worker.name, f"{worker.name}'{len(self.workers)}")
+        namesake.on_left = self._somebody_left
+        self.workers.append(namesake)
+        return namesake
 
     def only_request(self, planned: Planned) -> None:
         """Send this one instead of what the seed chose."""
@@ -228,7 +240,7 @@ class Simulation:
                 worker.boot()
         for worker in self.workers:
             if not worker.alive:
-                self.group.left(worker.name)
+                self.group.left(worker)
         self.loop.in_world(3.0, self.group.rebalance)
         self._last_look = self.loop.now + 3.0
         self._log_ends: list[int] = []
@@ -294,6 +306,22 @@ def stale_claims(log: Sequence[LoggedEvent]) -> Counter[tuple[str, int]]:
     return stale
 
 
+def namesake_claims(log: Sequence[LoggedEvent]) -> Counter[tuple[str, int]]:
+    """How often two processes of one name answered each other's claims within a generation."""
+    last, answers = None, Counter[tuple[str, int]]()
+    for event in log:
+        if isinstance(event.payload, ev.PartitionClaimed):
+            claim = event.payload
+            if last is not None and (last.owner, last.generation) == (claim.owner, claim.generation):
+                answers[claim.owner, claim.generation] += _process(last) != _process(claim)
+            last = claim
+    return answers
+
+
+def _process(claim: ev.PartitionClaimed) -> str:
+    return claim.incarnation.partition(".")[0]
+
+
 def claims_go_on(history: History) -> list[Anomaly]:
     """Once or twice may be: it could not know, or had waited for long. Again and again may not."""
     anomalies = []
@@ -302,13 +330,17 @@ def claims_go_on(history: History) -> list[Anomaly]:
             if count > MAX_STALE_CLAIMS:
                 text = f"{owner} answered newer claims {count} times in generation {generation}"
                 anomalies.append(Anomaly(kind="claims go on", where=f"events[{partition}]", text=text))
+        for (owner, generation), count in namesake_claims(log).items():
+            if count > MAX_NAMESAKE_CLAIMS:
+                text = f"processes of the name {owner} answered each other {count} times in generation {generation}"
+                anomalies.append(Anomaly(kind="claims go on", where=f"events[{partition}]", text=text))
     return anomalies
 
 
 def store_contents(worker: SimWorker) -> list[StoreContent]:
     """The tables of each partition on a worker's disk."""
     return [
-        StoreContent(name=f"{worker.name}.{partition}", tables=tables)
+        StoreContent(name=f"{worker.label}.{partition}", tables=tables)
         for partition, tables in worker.disk.tables().items()
     ]
 

@@ -38,7 +38,7 @@ def _paused_at(moment: Callable[[LoggedEvent], bool]) -> tuple[Sequence[ToolRun]
             asleep.append(hits[0].header.epoch)
             owner = next(w for w in sim.workers if w.name == worker)
             owner.pause()
-            sim.loop.in_world(0.5, sim.group.left, worker)
+            sim.loop.in_world(0.5, sim.group.left, owner)
             sim.loop.in_world(PAUSE_S, owner.resume)
 
     sim.world.on_land = land

@@ -133,9 +133,9 @@ def _no_catch_up() -> list[Any]:
 
 
 def no_generation_hint() -> list[Any]:
-    def init(self: FencedError, partition: int, epoch: int, by: int, newest_generation: int) -> None:
+    def init(self: FencedError, partition: int, *_: int, by_namesake: bool = False) -> None:
         Exception.__init__(self, f"partition {partition}: fenced")
-        self.newest_generation = -1
+        self.newest_generation, self.by_namesake = -1, by_namesake
 
     return [patch.object(FencedError, "__init__", init)]
 
@@ -144,6 +144,14 @@ def no_generation_hint() -> list[Any]:
 def _claim_at_once() -> list[Any]:
     """The pace alone would hide it: it keeps two owners from fencing each other ten times a second."""
     return [*no_generation_hint(), patch.object(Shard, "_slower", lambda *times: 0.0)]
+
+
+@_weakness("a namesake claims again at once", faults.namesake, faults.news_is_slow, max_requests=50)
+def _namesake_at_once() -> list[Any]:
+    async def at_once(self: Shard) -> None:
+        pass
+
+    return [patch.object(Shard, "_until_name_is_ours", at_once), patch.object(Shard, "_slower", lambda *times: 0.0)]
 
 
 # ---- effects and acknowledgements

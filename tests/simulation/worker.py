@@ -140,6 +140,7 @@ class SimService(WorkerService):
         outbox = SimOutbox(world, self._name)
         return WorkerParts(
             owner=self._name,
+            process=world.new_id(),
             topics_id=world.requests_topic_id,
             partition_count=world.partition_count,
             event_log=SimEventLog(world, self._name, append_timeout_s=settings.append_timeout_s),
@@ -172,6 +173,7 @@ class SimService(WorkerService):
             fatal=self._fatal,
             now=world.loop.time,
             now_ms=lambda: int(world.loop.now * 1000),
+            name_is_ours=self._name_is_ours,
             random_id=world.new_id,
             jitter=world.rng.random,
         )
@@ -194,9 +196,20 @@ class SimService(WorkerService):
 class SimWorker:
     """A process: boots, joins the group, is fed, crashes, is paused, leaves."""
 
-    def __init__(self, world: World, group: Group, name: str, disk: Disk, limits: ShardLimits, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        world: World,
+        group: Group,
+        name: str,
+        disk: Disk,
+        limits: ShardLimits,
+        bounds: Bounds,
+        *,
+        label: str | None = None,
+    ) -> None:
         self.world = world
         self.name = name
+        self.label = label or name  #: tells it from another process of its name
         self.disk = disk
         self.alive = False
         self.known = (0, -1)  #: the group as this member knows it
@@ -210,6 +223,8 @@ class SimWorker:
         self._acked: dict[int, int] = {}
         self._committed: dict[int, int] = {}  #: of this assignment: what is acknowledged again moves nothing back
         self._rejoining = False
+        self._ends = False
+        self.takes_names = False  #: it joins without looking who has its name
         self._set_aside: set[int] = set()
 
     def boot(self) -> None:
@@ -218,22 +233,30 @@ class SimWorker:
         self.alive = True
         self.known = (0, -1)  #: the group as this member knows it
         self._positions, self._acked, self._committed = {}, {}, {}
-        self._rejoining = False
+        self._rejoining = self._ends = False
         self._set_aside = set()
         self.disk.after_crash()
-        self.lane = self.world.loop.new_lane(f"{self.name}.{self.boots}")
+        self.lane = self.world.loop.new_lane(f"{self.label}.{self.boots}")
         self.lane.context.copy().run(self._start)
         self.world.trace(self.name, "boots")
 
     def _start(self) -> None:
         self.service = SimService(
-            *(self.world, self.name, self.disk, self._limits, self._bounds), ack=self._ack, stop=self._fatal_stop
+            *(self.world, self.name, self.disk, self._limits, self._bounds),
+            ack=self._ack,
+            stop=self._fatal_stop,
+            name_is_ours=self._name_is_ours,
         )
         self._main = self.world.loop.create_task(self._join())
 
     async def _join(self) -> None:
         await self.service.start()
-        self._group.enter(self.name)
+        holder = self._group.holder(self.name)
+        if isinstance(holder, SimWorker) and holder is not self and holder.alive and not self.takes_names:
+            self.world.trace(self.label, "ends: its name is another's")
+            self.crash()
+            return
+        self._group.enter(self)
 
     def crash(self) -> None:
         """kill -9. What is under way to the brokers may still arrive."""
@@ -268,9 +291,34 @@ class SimWorker:
         await self.service.drain()
         await self.service.stop()
         await asyncio.sleep(self.world.rng.uniform(0.0, 0.5))
-        self._group.left(self.name)
+        self._group.left(self)
         self.crash()
         self.on_left()
+
+    # ---- another process of its name
+
+    def hear_of_replacement(self) -> None:
+        """The next heartbeat will tell."""
+        self.soon(self._end_if_replaced, self.world.latency(NOTICE_S * self.world.chaos.news_slowness))
+
+    def _end_if_replaced(self) -> None:
+        if not self._ends and self._group.holder(self.name) not in (None, self):
+            self._ends = True
+            self.world.loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        self.world.trace(self.label, "ends: its name was taken")
+        await self.service.drain()
+        await self.service.stop()
+        self.crash()
+        self.on_left()
+
+    async def _name_is_ours(self) -> bool:
+        await asyncio.sleep(self.world.latency())
+        if self.world.happens(self.world.chaos.read_fails):
+            return False
+        self._end_if_replaced()
+        return self._group.is_member(self)
 
     def _fatal_stop(self, reason: str) -> None:
         self.problems.append(f"{self.name} stops: {reason}")
@@ -282,24 +330,31 @@ class SimWorker:
 
     # ---- what Faust does
 
+    def hear_of_place(self) -> None:
+        """The answer to its join."""
+        self.soon(self._notice, self.world.latency())
+
     def hear_of_rebalance(self) -> None:
         """The next heartbeat will tell."""
         self.soon(self._notice, self.world.latency(NOTICE_S * self.world.chaos.news_slowness))
 
     def _notice(self) -> None:
-        if not self._rejoining and self.known != self._group.state:
+        if not self._rejoining and not self._ends and self.known != self._group.state:
             self._rejoining = True
             self.world.loop.create_task(self._rejoin())
 
     async def _rejoin(self) -> None:
         try:
-            while self.known != self._group.state:
+            while self.known != self._group.state and not self._ends:
                 self.service.revoked()
                 self._positions, self._acked, self._committed = {}, {}, {}
                 self._set_aside = set()
-                await asyncio.sleep(self.world.latency(0.05))
-                if not self._group.is_member(self.name):
-                    self._group.enter(self.name)
+                await asyncio.sleep(self.world.latency(0.05) + self.world.chaos.join_takes_s)
+                if self._group.holder(self.name) is None:
+                    self._group.enter(self)
+                if not self._group.is_member(self):
+                    self._end_if_replaced()
+                    return
                 self.known = self._group.state
                 assigned = self._group.assigned_to(self.name)
                 self.world.trace(self.name, f"generation {self.known[1]}: {sorted(assigned)}")
@@ -379,4 +434,5 @@ class SimWorker:
             return  # revoked meanwhile
         offset = max(self._acked.pop(partition) + 1, self._committed.get(partition, 0))
         self._committed[partition] = offset
-        self.world.loop.in_world(self.world.latency(), self._group.commit, self.name, self.known, partition, offset)
+        process = f"{self.label}.{self.boots}"
+        self.world.loop.in_world(self.world.latency(), self._group.commit, self, process, self.known, partition, offset)

@@ -30,6 +30,7 @@ class Chaos:
     delivery_unreadable: float = 0.0  #: the consumer cannot read on: it is set aside, and the shard reads itself
     in_transaction: float = 0.0  #: some requests are in a transaction that stays open for a while
     wrong_start: float = 0.0  #: an assignment starts somewhere else than at the committed offset
+    join_takes_s: float = 0.0  #: how long a join waits for members that are dead
     slowness: float = 1.0  #: factor of all latencies
     news_slowness: float = 1.0  #: factor of how late members hear of a rebalance
 

@@ -110,8 +110,7 @@ class WorkerService:
         self._growth = kept_running(growth.run, "looking at the number of partitions", gave_up=self._fatal)
 
     def _build_parts(self, topics: TopicsState) -> WorkerParts:
-        settings = self._settings
-        owner = self._owner
+        settings, owner = self._settings, self._owner
         runners = RunnerRegistry()
         assert self._stores is not None
         schemas: SharedLook[bytes] = SharedLook(

@@ -1,7 +1,6 @@
 """One turn as its reader sees it, with the broker replaced by a list; and what a request looks like on the wire."""
 
 import asyncio
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -19,6 +18,7 @@ from schemas.frames import (
     TurnStarted,
 )
 from schemas.parts import NewSession, Usage, text_content
+from tests.fake_line import FakeLine
 from tests.waiting import eventually
 from turnlog.chat_turn import ChatTurn
 from turnlog.client import Client
@@ -30,7 +30,6 @@ from turnlog.errors import (
     TurnTimedOutError,
     UsageError,
 )
-from turnlog.exchange import Exchange
 from turnlog.kafka_client import PreparedRequest, after, from_beginning, from_end
 from turnlog.replies import Position, ReplyFrame
 from workers.config import Settings
@@ -39,26 +38,8 @@ REQUEST = PreparedRequest(key="s", request_id="r", value=b"", headers=())
 DONE = TurnCompleted(text="hi there", usage=Usage())
 
 
-@dataclass
-class Wire:
-    """Takes requests instead of a broker; ``fails`` times it is not reachable."""
-
-    sent: list[PreparedRequest] = field(default_factory=list)
-    registered: list[Exchange] = field(default_factory=list)
-    fails: int = 0
-
-    async def send(self, request: PreparedRequest) -> Position:
-        self.sent.append(request)
-        if self.fails >= len(self.sent):
-            raise BrokerUnreachableError("no broker")
-        return Position(partition=0, offset=len(self.sent))
-
-    async def register(self, exchange: Exchange) -> None:
-        self.registered.append(exchange)
-
-    def unregister(self, exchange: Exchange) -> None:
-        if exchange in self.registered:
-            self.registered.remove(exchange)
+class Wire(FakeLine):
+    """Takes requests instead of a broker."""
 
     def turn(self, *, timeout_s: float = 20.0, resend_after_s: float = 15.0, buffered: int = 100) -> ChatTurn:
         return ChatTurn(

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
@@ -21,6 +20,7 @@ from schemas.frames import (
     TurnCompleted,
 )
 from schemas.parts import Usage
+from tests.fake_line import FakeLine
 from tests.waiting import eventually
 from turnlog import (
     Client,
@@ -33,30 +33,15 @@ from turnlog import (
     UsageError,
 )
 from turnlog.chat_turn import ChatTurn
-from turnlog.exchange import Answer, Exchange
+from turnlog.exchange import Answer
 from turnlog.kafka_client import PreparedRequest, ReplyConsumer, RequestSender
-from turnlog.replies import Position, ReplyFrame, TurnView
+from turnlog.replies import ReplyFrame, TurnView
 
 REQUEST = PreparedRequest(key="web", request_id="r", value=b"", headers=(), kind="channel")
 
 
-@dataclass
-class Wire:
+class Wire(FakeLine):
     """Takes requests instead of a broker."""
-
-    sent: list[PreparedRequest] = field(default_factory=list)
-    registered: list[Exchange] = field(default_factory=list)
-
-    async def send(self, request: PreparedRequest) -> Position:
-        self.sent.append(request)
-        return Position(partition=0, offset=len(self.sent))
-
-    async def register(self, exchange: Exchange) -> None:
-        self.registered.append(exchange)
-
-    def unregister(self, exchange: Exchange) -> None:
-        if exchange in self.registered:
-            self.registered.remove(exchange)
 
     def ask(self, *, timeout_s: float = 20.0, resend_after_s: float = 15.0) -> Answer:
         return Answer(REQUEST, self, SessionInfo, timeout_s=timeout_s, resend_after_s=resend_after_s)

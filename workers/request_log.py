@@ -4,17 +4,13 @@ aiokafka reads as long as it can. Where it cannot, the batches are fetched as th
 (:mod:`workers.record_batches`): what is wrong with one is said of that one, and its neighbours are read.
 """
 
-import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from workers.config import Settings
-from workers.logs import at
 from workers.ports import Headers, LogBrokenError, LogError, RequestRecord, UnreadableRange
-from workers.record_batches import LenientRecord, take_apart
-from workers.topic_reader import BatchUnreadableError, TopicReader
-
-log = logging.getLogger(__name__)
+from workers.record_batches import LenientRecord
+from workers.topic_reader import TopicReader
 
 
 def request_headers(headers: Iterable[tuple[str, bytes | None]]) -> Headers:
@@ -30,36 +26,12 @@ class KafkaRequestLog:
         self._reader = reader
 
     async def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord | UnreadableRange]]:
-        position = start
         try:
-            async for records in self._reader.read(self._topic, partition, start, end, committed=True):
-                yield [_request(partition, record) for record in records]
-                position = records[-1].offset + 1
-        except BatchUnreadableError as error:
-            position = max(position, error.offset)
-            log.warning("%s; it is taken apart record by record", error, extra=at(partition=partition, offset=position))
-            async for found in self._read_leniently(partition, position, end):
-                yield found
+            async for found in self._reader.read_leniently(self._topic, partition, start, end, committed=True):
+                yield [item if isinstance(item, UnreadableRange) else _request(partition, item) for item in found]
         except LogBrokenError as error:
             # Retention took them since we asked where the topic begins: whoever asks again learns which ones are lost.
             raise LogError(str(error)) from error
-
-    async def _read_leniently(
-        self, partition: int, start: int, end: int
-    ) -> AsyncIterator[list[RequestRecord | UnreadableRange]]:
-        position = start
-        while position < end:
-            fetched = await self._reader.fetch_raw(self._topic, partition, position)
-            if fetched.stable_end <= position:
-                raise LogError(
-                    f"{self._topic}[{partition}]@{position}: a transaction is open; up to {end} nothing can be read "
-                    "before it ends"
-                )
-            found, after = take_apart(fetched, position, min(end, fetched.stable_end))
-            if after == position:
-                raise LogError(f"{self._topic}[{partition}]@{position}: the broker does not send what is there")
-            position = after
-            yield [item if isinstance(item, UnreadableRange) else _request(partition, item) for item in found]
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         return (await self._reader.bounds(self._topic, [partition]))[partition]

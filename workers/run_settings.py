@@ -5,23 +5,21 @@ Key: the setting's name; value: its text; no value unsets it. The topic is compa
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaTimeoutError
+from kafka import KafkaProducer
 
 from streams.run_settings import UnknownSettingError, check_setting
 from workers.config import Settings
 from workers.kafka_python import connected
-from workers.ports import LogError
+from workers.ports import LogError, UnreadableRange
+from workers.small_topics import read_small_topic
 from workers.topic_reader import TopicReader
 
 log = logging.getLogger(__name__)
 _PARTITION = 0  # the topic has one
 _FOLLOW_S = 0.4  #: every worker follows a change within a second
 _CLIENT_ID = "turnlog-settings"
-_POLL_MS = 200
 
 
 class RunSettings:
@@ -40,9 +38,12 @@ class RunSettings:
         start = max(self._next, first)
         if start >= end:
             return
-        async for records in self._reader.read(self._topic, _PARTITION, start, end):
+        async for records in self._reader.read_leniently(self._topic, _PARTITION, start, end):
             for record in records:
-                self._take(record.key, record.value)
+                if isinstance(record, UnreadableRange):
+                    log.error("run-time settings %d to %d: %s", record.first, record.last, record.reason)
+                else:
+                    self._take(record.key, record.value)
         self._next = end
         self._changed(self.values)
 
@@ -85,20 +86,11 @@ def write_setting(settings: Settings, name: str, value: str | None, *, timeout_s
 
 def read_settings(settings: Settings, *, timeout_s: float = 10.0) -> dict[str, str]:
     """The run-time settings of now. Blocks. Raises :class:`workers.kafka_python.BrokerUnreachableError`."""
-    tp = TopicPartition(settings.topics.settings, _PARTITION)
     values: dict[str, str] = {}
-    with connected(KafkaConsumer, settings, _CLIENT_ID, timeout_s, enable_auto_commit=False) as consumer:
-        consumer.assign([tp])
-        end = consumer.end_offsets([tp])[tp]
-        consumer.seek_to_beginning(tp)
-        deadline = time.monotonic() + timeout_s
-        while consumer.position(tp) < end:
-            if time.monotonic() > deadline:
-                raise KafkaTimeoutError(f"{tp.topic} could not be read to its end within {timeout_s:g} s")
-            for record in consumer.poll(timeout_ms=_POLL_MS).get(tp, []):
-                name = (record.key or b"").decode(errors="replace")
-                if record.value is None:
-                    values.pop(name, None)
-                else:
-                    values[name] = record.value.decode(errors="replace")
+    for key, value in read_small_topic(settings, settings.topics.settings, _CLIENT_ID, timeout_s=timeout_s):
+        name = (key or b"").decode(errors="replace")
+        if value is None:
+            values.pop(name, None)
+        else:
+            values[name] = value.decode(errors="replace")
     return values

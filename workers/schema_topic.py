@@ -7,23 +7,23 @@ import logging
 import time
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
 from schemas.registry import Registry, load, packaged
 from workers.config import Settings
-from workers.kafka_python import BrokerUnreachableError, connected
+from workers.kafka_python import connected
+from workers.small_topics import read_small_topic
 
 log = logging.getLogger(__name__)
 
 _CLIENT_ID = "turnlog-schemas"
 _PARTITION = 0  # the topic has one: schemas are few
-_POLL_MS = 200
 
 
 def publish_schemas(settings: Settings, registry: Registry | None = None, *, timeout_s: float | None = None) -> int:
     """Write the schemas that this version writes, those that are not in the topic yet; how many it wrote.
 
-    They are acknowledged by the broker on return. Raises :class:`BrokerUnreachableError`.
+    They are acknowledged by the broker on return. Raises :class:`workers.kafka_python.BrokerUnreachableError`.
     """
     timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
     deadline = time.monotonic() + timeout_s
@@ -55,7 +55,7 @@ def read_schemas(settings: Settings, registry: Registry, *, timeout_s: float | N
     """Make every schema of the topic known to the registry; how many were new to it.
 
     What is no schema of ours is passed over with a warning: it must not keep anybody from reading the others.
-    Raises :class:`BrokerUnreachableError`.
+    Raises :class:`workers.kafka_python.BrokerUnreachableError`.
     """
     timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
     new = 0
@@ -76,24 +76,11 @@ def read_schemas(settings: Settings, registry: Registry, *, timeout_s: float | N
 
 def _read_topic(settings: Settings, timeout_s: float) -> dict[str, bytes]:
     """The newest value of every key."""
-    deadline = time.monotonic() + timeout_s
-    partition = TopicPartition(settings.topics.schemas, _PARTITION)
     newest: dict[str, bytes] = {}
-    options = {"group_id": None, "enable_auto_commit": False, "allow_auto_create_topics": False}
-    with connected(KafkaConsumer, settings, _CLIENT_ID, timeout_s, auto_offset_reset="earliest", **options) as consumer:
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition], timeout_ms=int(timeout_s * 1000))[partition]
-        # Compaction leaves holes: the position says how far we are, not the records.
-        while (consumer.position(partition, timeout_ms=_POLL_MS) or 0) < end:
-            if time.monotonic() > deadline:
-                raise BrokerUnreachableError(
-                    f"topic {partition.topic} at {settings.bootstrap_server} could not be read in {timeout_s:g} s"
-                )
-            for record in consumer.poll(_POLL_MS).get(partition, ()):
-                key = (record.key or b"").decode("utf-8", errors="replace")
-                if record.value is None:
-                    newest.pop(key, None)
-                else:
-                    newest[key] = record.value
+    for name, value in read_small_topic(settings, settings.topics.schemas, _CLIENT_ID, timeout_s=timeout_s):
+        key = (name or b"").decode("utf-8", errors="replace")
+        if value is None:
+            newest.pop(key, None)
+        else:
+            newest[key] = value
     return newest

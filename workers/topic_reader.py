@@ -5,10 +5,12 @@ a few consumers of its own, so that none can starve another one.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.errors import (
     ConsumerStoppedError,
     CorruptRecordException,
@@ -22,14 +24,17 @@ from aiokafka.protocol.fetch import FetchRequest
 
 from workers.batch_codecs import bound_aiokafka
 from workers.config import MIB, Settings
+from workers.logs import at
 from workers.ports import LogBrokenError, LogError
 from workers.reader_pool import MAX_RECORDS, ReaderPool
-from workers.record_batches import FetchedBatches
+from workers.record_batches import FetchedBatches, take_apart
 
+log = logging.getLogger(__name__)
 _POLL_MS = 500
 _LONG_RANGE = 2_000  #: records; what is longer must not keep short reads waiting
 _TURN_S = 2.0  #: then a long read lets those go first who wait
 _RAW_FETCH_BYTES = 8 * MIB
+_RAW_FETCH_WAIT_MS = 100
 
 bound_aiokafka()
 
@@ -125,7 +130,7 @@ class TopicReader:
                 consumer.seek(tp, position)
                 turn_ends = loop.time() + _TURN_S
                 deadline = loop.time() + self._settings.startup_timeout_s
-                while position < end and not (pool.crowded and loop.time() > turn_ends):
+                while position < end:
                     try:
                         records, after = await self._fetch(consumer, tp, position)
                     except BatchUnreadableError as error:
@@ -139,6 +144,8 @@ class TopicReader:
                         yield records
                     elif position < end:
                         self._check_wait(consumer, tp, position, end, late=loop.time() > deadline, stable=committed)
+                    if pool.crowded and loop.time() > turn_ends:
+                        break
         if unreadable is not None:
             raise unreadable
 
@@ -172,17 +179,50 @@ class TopicReader:
             limit_s = self._settings.startup_timeout_s
             raise LogError(f"{where}: nothing came within {limit_s:g} s, although the log ends at {end}")
 
-    async def fetch_raw(self, topic: str, partition: int, start: int) -> FetchedBatches:
-        """Committed records from ``start`` on as the broker stores them, for what the client library cannot read.
+    async def read_leniently(
+        self, topic: str, partition: int, start: int, end: int, *, committed: bool = False
+    ) -> AsyncIterator[list[Any]]:
+        """As :meth:`read`, and past what aiokafka cannot read: then record by record.
 
-        Raises :class:`LogError`.
+        Then the items are :class:`workers.record_batches.LenientRecord`, or an :class:`UnreadableRange`. Raises
+        :class:`LogBrokenError` or another :class:`LogError`.
         """
+        position = start
+        try:
+            async for records in self.read(topic, partition, start, end, committed=committed):
+                yield records
+                position = records[-1].offset + 1
+            return
+        except BatchUnreadableError as error:
+            position = max(position, error.offset)
+            place = at(topic=topic, partition=partition, offset=position)
+            log.warning("%s; it is taken apart record by record", error, extra=place)
+        while position < end:
+            fetched = await self._fetch_raw(topic, partition, position, committed=committed)
+            where = f"{topic}[{partition}]@{position}"
+            if fetched.stable_end <= position:
+                raise LogError(f"{where}: a transaction is open; up to {end} nothing can be read before it ends")
+            found, after = take_apart(fetched, position, min(end, fetched.stable_end))
+            if after == position:
+                raise LogError(f"{where}: the broker does not send what is there")
+            position = after
+            if found:
+                yield found
+
+    async def _fetch_raw(self, topic: str, partition: int, start: int, *, committed: bool) -> FetchedBatches:
+        """Batches from ``start`` on as the broker stores them. Raises :class:`LogError`."""
         tp = TopicPartition(topic, partition)
         timeout_s = self._settings.append_timeout_s
-        async with self._committed.consumer() as consumer:
+        request = FetchRequest(
+            100,
+            1,
+            _RAW_FETCH_BYTES,
+            READ_COMMITTED if committed else 0,
+            [(topic, [(partition, start, _RAW_FETCH_BYTES)])],
+        )
+        async with (self._committed if committed else self._short).consumer() as consumer:
             consumer.assign([tp])
             consumer.pause(tp)  # its own fetches would only fail
-            request = FetchRequest(100, 1, _RAW_FETCH_BYTES, 1, [(topic, [(partition, start, _RAW_FETCH_BYTES)])])
             try:
                 async with asyncio.timeout(timeout_s):
                     while (leader := consumer._client.cluster.leader_for_partition(tp)) in (None, -1):
@@ -190,13 +230,13 @@ class TopicReader:
                     answer = await consumer._client.send(leader, request)
             except TimeoutError as error:
                 raise LogError(f"{topic}[{partition}]@{start}: not answered within {timeout_s} s") from error
-        (_, ((_, code, _, stable_end, *rest),)) = answer.topics[0]
+        (_, ((_, code, high_watermark, stable_end, *rest),)) = answer.topics[0]
         if code:
             raise LogError(f"{topic}[{partition}]@{start} cannot be fetched: {for_code(code).__name__}")
         # As aiokafka's fetcher takes it apart: from version 11 on the preferred replica is last but one.
         aborted = (rest[1] if answer.API_VERSION >= 11 else rest[-2]) or ()
         return FetchedBatches(
             data=bytes(rest[-1] or b""),
-            stable_end=stable_end,
+            stable_end=stable_end if committed else high_watermark,
             aborted=[(producer, first) for producer, first in aborted],
         )

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from fastavro import schemaless_writer
 from kafka import KafkaProducer
 
@@ -15,6 +16,8 @@ from schemas.codec import AVRO_MAGIC, RequestCodec, UnknownPayload
 from schemas.errors import InvalidCommandError, UnknownFingerprintError
 from schemas.parts import text_content
 from schemas.registry import Registry, Schema, load, packaged
+from tests import raw_batches
+from tests.raw_batches import Raw
 from workers.broker import DevBroker
 from workers.broker_ports import free_port
 from workers.config import Settings
@@ -159,3 +162,15 @@ def test_no_topic_is_told_in_time(broker: DevBroker) -> None:
     nothing = Settings(bootstrap_server=broker.bootstrap_server, prefix=f"t-{uuid.uuid4().hex[:12]}")
     with pytest.raises(BrokerUnreachableError):
         read_schemas(nothing, Registry(), timeout_s=2.0)
+
+
+async def test_a_record_that_cannot_be_parsed_keeps_nobody_from_the_schemas(settings: Settings) -> None:
+    """A producer in a language whose header keys are bytes; also read from where a loop runs."""
+    publish_schemas(settings)
+    bad = raw_batches.batch([Raw(key=b"x", value=b"y", headers=[(b"\xff", b"")])])
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_server) as producer:
+        await raw_batches.produce(producer, settings.topics.schemas, 0, bad)
+    registry = Registry()
+    found = read_schemas(settings, registry)
+    assert found == len(packaged().all_current())
+    assert publish_schemas(settings) == 0

@@ -18,6 +18,7 @@ from tests.raw_batches import Raw
 from tests.waiting import eventually
 from workers.broker import DevBroker
 from workers.connections import client_options
+from workers.run_settings import read_settings, write_setting
 
 PARTITIONS = 4
 CODECS = ("gzip", "snappy", "lz4", "zstd")
@@ -175,6 +176,19 @@ async def test_aborted_transactions_are_never_answered_and_open_ones_after_their
     assert not wire.of(aborted)
     accepted = [e.payload for e in await deployment.events_of(session_id) if isinstance(e.payload, TurnAccepted)]
     assert [event.request_id for event in accepted] == [committed]
+
+
+async def test_a_run_time_setting_is_followed_past_a_record_that_cannot_be_parsed(deployment: Deployment) -> None:
+    (worker,) = deployment.processes
+    bad = Raw(key=b"default-model", value=b"script:9", headers=[(b"\xff", b"")])
+    async with producer_of(deployment) as producer:
+        await raw_batches.produce(producer, deployment.topics.settings, 0, raw_batches.batch([bad]))
+        write_setting(deployment.settings, "fast-model", "script:7")
+        await eventually(
+            lambda: "run-time settings: default-model, fast-model" in worker.log, "it is followed", START_S
+        )
+        assert read_settings(deployment.settings) == {"default-model": "script:9", "fast-model": "script:7"}
+        write_setting(deployment.settings, "default-model", None)
 
 
 async def test_a_transaction_that_is_open_when_a_worker_starts_holds_one_partition_and_is_named(

@@ -1,9 +1,13 @@
 """The inbox of a partition: acknowledgements in order, and when a request that does not come is looked for."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from typing import cast
+
 import pytest
 
 from workers.inbox import Inbox
-from workers.ports import RequestRecord
+from workers.ports import RequestLog, RequestRecord, UnreadableRange
 
 
 def record(offset: int) -> RequestRecord:
@@ -62,3 +66,56 @@ def test_what_was_dropped_for_want_of_room_is_acknowledged_too(acks: list[int]) 
     inbox.cover(5)
     assert acks == [0, 1, 2, 3, 4, 5]
     assert not inbox._dropped
+
+
+def test_what_the_delivery_passes_over_is_read_and_acknowledged_in_order(inbox: Inbox, acks: list[int]) -> None:
+    """With a record or without; else the group's offset would stand still for ever."""
+    for offset in (0, 1, 2):
+        inbox.deliver(record(offset))
+    inbox.cover(1)
+    inbox.skip(3, 8)
+    assert acks == [0, 1]
+    assert inbox.missing_from(3) == 8, "read from the topic, whether anything is delivered or not"
+    assert inbox.silent_for(3, 8, now=1.0) == 0
+    for offset, found in ((3, record(3)), (4, None), (5, record(5)), (6, None), (7, record(7))):
+        inbox.put(offset, found)
+    inbox.deliver(record(8))
+    inbox.cover(5)
+    assert acks == [0, 1, 2, 3, 4, 5]
+    inbox.cover(8)
+    assert acks == list(range(9))
+    assert len(inbox) == 0
+    inbox.skip(6, 12)
+    assert acks == [*range(9), 6, 7, 8], "redelivery: what is covered is acknowledged at once, again"
+    inbox.cover(11)
+    assert acks[-3:] == [9, 10, 11]
+
+
+def test_a_skip_before_the_takeover_is_known_is_acknowledged_with_it(inbox: Inbox, acks: list[int]) -> None:
+    inbox.skip(100, 110)
+    inbox.cover(104)
+    assert acks == [100, 101, 102, 103, 104]
+    inbox.skip(110, 112)
+    inbox.cover(111)
+    assert acks == list(range(100, 112))
+
+
+def test_a_range_that_nobody_can_take_apart_is_kept_at_its_first_offset() -> None:
+    class Requests:
+        async def bounds(self, partition: int) -> tuple[int, int]:
+            return 0, 9
+
+        async def read(
+            self, partition: int, start: int, end: int
+        ) -> AsyncIterator[list[RequestRecord | UnreadableRange]]:
+            assert (start, end) == (1, 9)
+            yield [record(1), UnreadableRange(first=2, last=5, reason="no")]
+            yield [record(7)]
+
+    inbox = Inbox(limit=100, ack=lambda offset: None)
+    inbox.known_end = 9
+    assert asyncio.run(inbox.fill(cast(RequestLog, Requests()), 0, 1, 9)) == 1
+    assert inbox.missing_from(1) == 1
+    assert [inbox.get(offset) for offset in (1, 7)] == [record(1), record(7)]
+    assert inbox.get(2) == UnreadableRange(first=2, last=5, reason="no")
+    assert [inbox.get(offset) for offset in (3, 4, 5, 6, 8)] == [None] * 5

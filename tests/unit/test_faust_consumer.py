@@ -1,0 +1,123 @@
+"""The consumer under Faust: what one partition's bytes raise stays that partition's. The fetches are aiokafka's own."""
+
+import asyncio
+from collections import OrderedDict
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import FetchError, FetchResult, PartitionRecords
+from aiokafka.errors import TopicAuthorizationFailedError
+from aiokafka.record.memory_records import MemoryRecords
+from faust.types import TP
+
+from tests import raw_batches
+from tests.raw_batches import Raw
+from workers.faust_consumer import IntakeThread
+
+GOOD = [Raw(key=b"k", value=b"%d" % n) for n in range(4)]
+BAD = Raw(key=b"k", value=b"v", headers=[(b"\xff", b"")])
+A, B, C = (TopicPartition("requests", partition) for partition in range(3))
+
+
+class Consumer:
+    """An aiokafka consumer with what was fetched for it."""
+
+    def __init__(self, **fetched: bytes | Exception) -> None:
+        self.states = {tp: SimpleNamespace(position=0, paused=False, has_valid_position=True) for tp in (A, B, C)}
+        for state in self.states.values():
+            state.consumed_to = lambda offset, state=state: setattr(state, "position", offset)
+        self.assignment = SimpleNamespace(active=True, state_value=self.states.__getitem__)
+        self.paused: list[TopicPartition] = []
+        self._subscription = SimpleNamespace(_assigned_state=self.states.__getitem__)
+        records: OrderedDict[TopicPartition, Any] = OrderedDict()
+        for name, data in fetched.items():
+            tp = {"a": A, "b": B, "c": C}[name]
+            records[tp] = FetchError(error=data, backoff=0) if isinstance(data, Exception) else self._result(tp, data)
+        self._fetcher = SimpleNamespace(
+            _records=records,
+            _subscriptions=SimpleNamespace(is_assigned=lambda tp: tp in self.states),
+            _notify=lambda future: None,
+            _wait_consume_future=None,
+        )
+
+    def _result(self, tp: TopicPartition, data: bytes) -> FetchResult:
+        unpacked = PartitionRecords(tp, MemoryRecords(data), [], 0, None, None, True, 1)
+        return FetchResult(tp, assignment=self.assignment, partition_records=unpacked, backoff=0)
+
+    def pause(self, tp: TopicPartition) -> None:
+        self.paused.append(tp)
+
+
+def drain(
+    consumer: Consumer, wanted: set[TopicPartition] | None = None, max_records: int | None = 500
+) -> tuple[dict[TopicPartition, list[int]], list[tuple[Any, ...]]]:
+    """Offsets by partition, and what the main thread is told."""
+    told: list[tuple[Any, ...]] = []
+    loop = SimpleNamespace(call_soon_threadsafe=lambda function, *arguments: told.append(arguments))
+    thread: Any = IntakeThread.__new__(IntakeThread)
+    thread.parent_loop = loop
+    thread.consumer = SimpleNamespace(set_aside=None)
+    found = thread._drain(cast(Any, consumer), consumer._fetcher, wanted, max_records)
+    return {tp: [record.offset for record in records] for tp, records in found.items()}, told
+
+
+def batches(*groups: list[Raw]) -> bytes:
+    data, base = b"", 0
+    for records in groups:
+        data += raw_batches.batch(records, base=base)
+        base += len(records)
+    return data
+
+
+@pytest.mark.parametrize("order", ["abc", "bac", "acb"])
+def test_the_others_are_delivered_whoever_comes_first(order: str) -> None:
+    data = {"a": batches(GOOD), "b": batches(GOOD, [GOOD[0], BAD], GOOD), "c": batches(GOOD[:2])}
+    consumer = Consumer(**{name: data[name] for name in order})
+    found, told = drain(consumer, {A, B, C})
+    assert found == {A: [0, 1, 2, 3], C: [0, 1]}
+    assert told == [(TP("requests", 1), 0, "the key of a header is not UTF-8")]
+    assert consumer.paused == [B], "else it is fetched again and again"
+    assert not consumer._fetcher._records
+    assert [consumer.states[tp].position for tp in (A, B, C)] == [4, 0, 2]
+
+
+def test_a_checksum_and_a_codec_that_are_wrong() -> None:
+    damaged = bytearray(batches(GOOD))
+    damaged[-1] ^= 1
+    unknown = raw_batches.batch(GOOD, attributes=7)
+    consumer = Consumer(a=bytes(damaged), b=unknown, c=batches(GOOD))
+    found, told = drain(consumer)
+    assert found == {C: [0, 1, 2, 3]}
+    assert [(tp.partition, position) for tp, position, _ in told] == [(0, 0), (1, 0)]
+    assert consumer.paused == [A, B]
+
+
+def test_what_is_not_wanted_now_stays_and_the_bound_holds() -> None:
+    consumer = Consumer(a=batches(GOOD), b=batches(GOOD), c=batches([BAD]))
+    assert drain(consumer, {A}, max_records=3) == ({A: [0, 1, 2]}, [])
+    assert drain(consumer, {A, B}, max_records=3) == ({A: [3], B: [0, 1]}, [])
+    assert list(consumer._fetcher._records) == [B, C]
+
+
+def test_what_is_no_matter_of_bytes_is_raised_after_what_is_there() -> None:
+    consumer = Consumer(a=batches(GOOD), b=TopicAuthorizationFailedError("requests"))
+    assert drain(consumer) == ({A: [0, 1, 2, 3]}, [])
+    with pytest.raises(TopicAuthorizationFailedError):
+        drain(consumer)
+    assert drain(consumer) == ({}, [])
+
+
+def test_it_compares_to_aiokafka_own_reading() -> None:
+    """Nothing but the errors differs."""
+    from aiokafka.consumer.fetcher import Fetcher
+
+    async def theirs(consumer: Consumer) -> dict[TopicPartition, list[int]]:
+        consumer._fetcher._subscriptions.reassignment_in_progress = False
+        found = await Fetcher.fetched_records(cast(Any, consumer._fetcher), {A, B}, 0, 6)
+        return {tp: [record.offset for record in records] for tp, records in found.items()}
+
+    one, other = (Consumer(a=batches(GOOD), b=batches(GOOD), c=batches(GOOD)) for _ in range(2))
+    assert drain(one, {A, B}, max_records=6)[0] == asyncio.run(theirs(other)) == {A: [0, 1, 2, 3], B: [0, 1]}
+    assert list(one._fetcher._records) == list(other._fetcher._records) == [B, C]

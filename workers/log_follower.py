@@ -4,7 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import OffsetOutOfRangeError, TopicAuthorizationFailedError
+from kafka.errors import (
+    CorruptRecordError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
+)
 
 from schemas.codec import Codec
 from schemas.errors import UnknownFingerprintError, WireError
@@ -28,6 +33,10 @@ DeadLetter = tuple[int, int, bytes]  #: partition and offset of the request, and
 
 class OtherLogError(Exception):
     """The checkpoints do not belong to this log; the text says how we know."""
+
+
+class UnreadableBatchError(Exception):
+    """The client library cannot parse what came, of whichever topic: this consumer is good for nothing any more."""
 
 
 class LogFollower:
@@ -99,7 +108,8 @@ class LogFollower:
     def poll(self, timeout_s: float, max_records: int) -> tuple[list[LoggedEvent], list[DeadLetter]]:
         """Accepted events in log order, and parked requests; moves :attr:`positions` on.
 
-        Raises :class:`OtherLogError`, :class:`LogBrokenError` or :class:`LogAuthorizationError`.
+        Raises :class:`OtherLogError`, :class:`UnreadableBatchError`, :class:`LogBrokenError` or
+        :class:`LogAuthorizationError`.
         """
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_records)
@@ -108,6 +118,9 @@ class LogFollower:
             return [], []
         except TopicAuthorizationFailedError as error:
             raise LogAuthorizationError(f"the broker refuses to let us read: {error}") from error
+        except (CorruptRecordError, UnsupportedCodecError) as error:
+            # Asked again, kafka-python 3.0.12 does not return and burns CPU.
+            raise UnreadableBatchError(f"{type(error).__name__}: {error}"[:300]) from error
         accepted: list[LoggedEvent] = []
         parked: list[DeadLetter] = []
         for tp, records in polled.items():

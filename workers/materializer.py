@@ -23,8 +23,8 @@ from workers.analysts_file import AnalystsFile, RequestPlace
 from workers.config import Settings
 from workers.duck_files import FileKind, FileLockedError
 from workers.kafka_python import BrokerUnreachableError, connected
-from workers.log_follower import OPTIONS, LogFollower, OtherLogError
-from workers.ports import LogError
+from workers.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
+from workers.ports import LogBrokenError, LogError
 from workers.ready import mark_ready
 from workers.schema_topic import read_schemas
 from workers.store_port import StoreError
@@ -69,6 +69,7 @@ class Materializer:
         self._refresh_schemas = refresh_schemas or (lambda: _read_schemas(settings))
         self._file: AnalystsFile | None = None
         self._ready = False
+        self._dead_letters = True  #: are their bytes followed?
         self._waiting: OrderedDict[RequestPlace, bytes] = OrderedDict()  #: bytes whose event is not read yet
         self._pending: list[LoggedEvent] = []
 
@@ -109,7 +110,7 @@ class Materializer:
         events = topics.get(settings.topics.events)
         if events is None:
             raise TopicsError(f"topic {settings.topics.events} does not exist; run: turnlog topics init")
-        parked = topics.get(settings.topics.dead_letters)
+        parked = topics.get(settings.topics.dead_letters) if self._dead_letters else None
         options = {**OPTIONS, "max_poll_records": settings.store_batch_events}
         with connected(
             KafkaConsumer, settings, "turnlog-materializer", settings.startup_timeout_s, **options
@@ -130,9 +131,23 @@ class Materializer:
                 self._follow(follower, file)
             except OtherLogError as error:
                 file.start_anew(str(error))  # and connect again
+            except UnreadableBatchError as error:
+                self._without_dead_letters(events.name, error)  # and connect again
             except ProjectionError as error:
                 # Ours may have lost rows. If the log itself is odd, only the stream that is so is left out.
                 file.start_anew(str(error), tolerant=True)
+
+    def _without_dead_letters(self, events: str, error: UnreadableBatchError) -> None:
+        """A foreign record among the dead letters must not keep anybody from the events."""
+        if not self._dead_letters:
+            raise LogBrokenError(f"a batch of {events} cannot be read: {error}") from error
+        log.error(
+            "a batch cannot be read (%s): if the log itself can, %s has a record that is not Turnlog's. The bytes of "
+            "dead letters are not copied any more; it is tried again at the next start",
+            error,
+            self._settings.topics.dead_letters,
+        )
+        self._dead_letters = False
 
     def _open_file(self, events: TopicFound) -> AnalystsFile:
         """The file; one of another topic of this name is moved aside."""

@@ -1,5 +1,6 @@
 """The materializer as a process on a real log: it is killed, its log is another one, its broker goes away."""
 
+import asyncio
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from aiokafka import AIOKafkaProducer
 from fastavro import schemaless_writer
 from kafka import KafkaAdminClient, KafkaProducer
 
@@ -22,7 +24,9 @@ from schemas.codec import AVRO_MAGIC, Codec
 from schemas.mapping import to_dict
 from schemas.registry import EVENTS, Schema, load, packaged
 from streams.reader_rule import LoggedEvent
+from tests import raw_batches
 from tests.event_logs import LogWriter, random_log, write_on
+from tests.raw_batches import Raw
 from tests.waiting import until
 from workers.broker import DevBroker
 from workers.config import Settings
@@ -324,6 +328,25 @@ def newer_event() -> Schema:
     raw = json.loads(schema.text)
     raw["name"] = "turnlog.events.SessionDreamt"
     return load(json.dumps(raw))
+
+
+def test_a_dead_letter_that_cannot_be_parsed_stops_nobody(settings: Settings, start: Callable[..., Process]) -> None:
+    """Somebody else wrote it, with a header key that is not UTF-8: the events go on."""
+    bad = raw_batches.batch([Raw(key=b"x", value=b"y", headers=[(b"\xff", b"")])])
+
+    async def park() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_server) as producer:
+            await raw_batches.produce(producer, settings.topics.dead_letters, 0, bad)
+
+    asyncio.run(park())
+    written = logs(1, 30)
+    process = start(settings)
+    process.wait_ready()
+    until(lambda: "dead letters are not copied any more" in process.log, "it is said")
+    produce(settings, [record for log in written for record in log.records])
+    process.wait_for(ends(written))
+    check(settings, written)
+    assert process.stop() == 0
 
 
 def test_an_event_of_a_newer_version_is_kept_raw(settings: Settings, start: Callable[..., Process]) -> None:

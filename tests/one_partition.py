@@ -157,8 +157,13 @@ class OnePartition:
         async def no_look() -> None:
             """There are no other schemas."""
 
+        async def name_is_ours() -> bool:
+            return True
+
         return WorkerParts(
             owner="w",
+            process="p",
+            name_is_ours=name_is_ours,
             topics_id="t",
             partition_count=1,
             event_log=self.log,

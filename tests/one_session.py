@@ -112,6 +112,9 @@ class OneSession:
         for command in commands:
             self.tell(command)
 
+    def failed(self, session_id: str, outcome: SessionCommand) -> None:
+        self.tell(outcome)
+
     async def confirm_ownership(self) -> None:
         pass
 

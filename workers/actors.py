@@ -11,12 +11,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from schemas.parts import Usage
+from streams.history_compaction import MANUAL
 from streams.session import OwedRun
-from streams.session_commands import CompleteTurn, SessionCommand
+from streams.session_commands import CompleteTurn, FailAttempt, FailHistoryCompaction, SessionCommand
 from workers.crash_points import crash_point
 from workers.history_compactor import HistoryCompactor
 from workers.runners.base import Runner, RunnerError
 from workers.runners.closing import CLOSE_TIMEOUT_S, close_runner
+from workers.tasks import describe, watched
 from workers.turn_attempt import ActorLimits, TurnAttempt, TurnHost
 
 log = logging.getLogger(__name__)
@@ -89,14 +91,46 @@ class SessionActor:
     def start(self, turn_id: str, attempt: int, *, next_message_seq: int, failures: int) -> None:
         """Run an attempt that the log has confirmed. The one before it has ended."""
         one = self._attempt = TurnAttempt(self.session_id, turn_id, attempt, next_message_seq, self._host, self._limits)
-        self._turn_task = self._task(self._run(one, failures), f"turn {turn_id}")
+
+        def failed(why: str) -> SessionCommand:
+            return FailAttempt(
+                turn_id=turn_id,
+                attempt=attempt,
+                code="internal_error",
+                reason=f"the worker failed on it: {why}",
+                retryable=False,
+                usage=Usage(),
+                duration_ms=0,
+            )
+
+        self._turn_task = self._task(self._run(one, failures), f"turn {turn_id}", failed)
 
     def compact(self, request: OwedRun) -> None:
         """Compact the history as somebody asked, once what runs has ended."""
-        self._task(self._compact(request), f"history compaction {self.session_id}")
 
-    def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
+        def failed(why: str) -> SessionCommand:
+            return FailHistoryCompaction(
+                history_seq=0,
+                trigger=MANUAL,
+                code="internal_error",
+                reason=f"the worker failed on it: {why}",
+                model="",
+                usage=Usage(),
+                duration_ms=0,
+                request_id=request.request_id,
+            )
+
+        self._task(self._compact(request), f"history compaction {self.session_id}", failed)
+
+    def _task(
+        self, work: Coroutine[Any, Any, None], name: str, failed: Callable[[str], SessionCommand]
+    ) -> asyncio.Task[None]:
+        """Work that ends with an outcome: if it dies without one, that is its outcome."""
+
+        def died(error: BaseException) -> None:
+            self._host.failed(self.session_id, failed(describe(error)))
+
+        task = watched(work, name, died=died)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

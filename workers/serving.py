@@ -107,6 +107,19 @@ class Serving:
         self._outcomes.append((session_id, commands, done))
         await done
 
+    def failed(self, session_id: str, outcome: SessionCommand) -> None:
+        """An actor's work died: this is its outcome. If not even that can be recorded, the session is set aside."""
+
+        def recorded(done: asyncio.Future[None]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                live = self.resident.sessions.get(session_id)
+                if live is not None and isinstance(error, Exception):
+                    self._containment.set_aside(live, "the end of its work", error)
+
+        done = self._waiter()
+        done.add_done_callback(recorded)
+        self._outcomes.append((session_id, [outcome], done))
+
     def _waiter(self) -> asyncio.Future[None]:
         """What an actor waits for; cancelled by the release, also for an actor that comes after it."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from schemas import frames as fr
 from schemas.parts import ContentPart, ToolCall, Usage, added, content_text, text_content
-from streams.session_commands import FailAttempt, RecordMessage
+from streams.session_commands import FailAttempt, RecordMessage, SessionCommand
 from streams.turn import without_result
 from workers.crash_points import crash_point
 from workers.history_compactor import CompactionHost
@@ -37,6 +37,10 @@ class TurnHost(CompactionHost, Protocol):
 
     def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
         """What the runner of the running turn gets, as the session stands now; ``None``: the turn is over."""
+        ...
+
+    def failed(self, session_id: str, outcome: SessionCommand) -> None:
+        """Record this outcome of work that died; nobody waits for it."""
         ...
 
     async def confirm_ownership(self) -> None:

@@ -12,7 +12,7 @@ import workers.decider
 import workers.testing_store
 from schemas import events as ev
 from schemas import frames as fr
-from schemas.commands import CreateSession, GetSession
+from schemas.commands import CompactHistory, CreateSession, GetSession
 from schemas.parts import Usage, text_content
 from streams.decisions import decide
 from streams.projection import project
@@ -29,6 +29,7 @@ from workers.runners.base import RunnerOutput, TextDelta, TurnInput
 from workers.serving import Serving
 from workers.store_port import StoreError, UnreadableStoreError
 from workers.testing_store import MemoryStore, MemoryStores
+from workers.turn_attempt import TurnAttempt
 
 SECRET = "what the user wrote"
 
@@ -273,6 +274,54 @@ async def test_an_outcome_that_cannot_be_recorded_is_its_actor_s_problem_and_lea
         await serving.submit("s", [message(2), CompleteTurn(turn_id=turn_id, attempt=1, usage=Usage(), duration_ms=1)])
         await world.answer("s-1", fr.TurnCompleted)
         assert world.claims == 1
+
+
+@pytest.mark.parametrize("recordable", [True, False], ids=["its end is recorded", "not even its end can be"])
+async def test_a_turn_whose_task_dies_ends_and_its_session_goes_on_or_is_set_aside(recordable: bool) -> None:
+    """Whatever in the actor raises: nobody waits for it, so nobody would hear of it."""
+
+    async def dies(self: SessionActor, attempt: TurnAttempt, failures: int) -> None:
+        raise ZeroDivisionError(SECRET)
+
+    def encoding(payload: Any) -> None:
+        if isinstance(payload, ev.TurnFailed):
+            raise TypeError(SECRET)
+
+    async with OnePartition() as world:
+        if not recordable:
+            world.log.encoding = encoding
+        with patch.object(SessionActor, "_run", dies):
+            world.chat("s", "s-1")
+            await world.answer("s-1", fr.TurnStarted)
+            if recordable:
+                failed = await world.answer("s-1", fr.TurnFailed)
+                assert failed.code == "internal_error"
+                assert "ZeroDivisionError" in failed.reason
+                assert SECRET not in failed.reason
+            else:
+                serving = world.shard.serving
+                assert serving is not None
+                await eventually(lambda: serving.resident.sessions["s"].set_aside, "it is set aside")
+        world.log.encoding = lambda payload: None
+        world.chat("neighbour", "n-1")
+        await world.answer("n-1", fr.TurnCompleted)
+        world.chat("s", "s-2")
+        await world.answer("s-2", fr.TurnCompleted if recordable else fr.RequestRefused)
+        assert world.claims == 1
+
+
+async def test_a_history_compaction_that_dies_is_answered() -> None:
+    async def dies(self: SessionActor, request: Any) -> None:
+        raise ZeroDivisionError(SECRET)
+
+    async with OnePartition() as world:
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnCompleted)
+        with patch.object(SessionActor, "_compact", dies):
+            world.ask(CompactHistory(), "s-2", session_id="s")
+            assert (await world.answer("s-2", fr.HistoryCompactionFailed)).code == "internal_error"
+        world.chat("s", "s-3")
+        await world.answer("s-3", fr.TurnCompleted)
 
 
 async def test_a_frame_that_cannot_be_made_does_not_stop_its_partition_and_its_reader_is_told() -> None:

@@ -10,6 +10,7 @@ import pytest
 from streams.reader_rule import LogPosition
 from streams.rehydration import LoadedSession
 from streams.session import Session
+from streams.session_commands import ResumeTurn
 from tests.one_session import LIMITS, OneSession, answers
 from tests.waiting import eventually
 from workers.resident import Resident
@@ -163,7 +164,7 @@ async def test_what_is_at_work_or_in_use_stays() -> None:
     async def hold() -> None:
         await release.wait()
 
-    session.actor._task(hold(), "a turn")
+    session.actor._task(hold(), "a turn", lambda why: ResumeTurn(turn_id="t", attempt=1))
     await memory.resident.reap()
     assert session.runners[0].alive, "its actor is busy"
     release.set()

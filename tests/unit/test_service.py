@@ -33,15 +33,26 @@ class Part:
     close = stop
 
 
+def a_worker(folder: Path) -> Any:
+    async def name_is_ours() -> bool:
+        return True
+
+    return WorkerService(
+        Settings(data_dir=folder),
+        owner="w",
+        name_is_ours=name_is_ours,
+        ack=lambda *acked: None,
+        stop=lambda reason: None,
+    )
+
+
 @pytest.mark.parametrize("ends", ["fails", "hangs"])
 async def test_a_shard_that_does_not_stop_keeps_no_other_from_being_released(
     ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_RELEASE_LIMIT_S", 0.1)
     monkeypatch.setattr(service, "_STEP_LIMIT_S", 0.1)
-    worker: Any = WorkerService(
-        Settings(data_dir=tmp_path), owner="w", ack=lambda *acked: None, stop=lambda reason: None
-    )
+    worker = a_worker(tmp_path)
     shards = [Part(), Part(ends), Part()]
     clients = [Part(ends), Part(), Part()]
     worker._shards = dict(enumerate(shards))
@@ -58,9 +69,7 @@ async def test_an_assignment_that_hangs_does_not_hold_up_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_STEP_LIMIT_S", 0.05)
-    worker: Any = WorkerService(
-        Settings(data_dir=tmp_path), owner="w", ack=lambda *acked: None, stop=lambda reason: None
-    )
+    worker = a_worker(tmp_path)
     await worker._changing.acquire()
     worker._shards = {0: (shard := Part())}
     async with asyncio.timeout(10):

@@ -24,7 +24,7 @@ class FeedOptions:
     concurrency: int = 16  #: sessions side by side
     resend_after_s: float = 10.0
     stall_timeout_s: float = 120.0  #: without any progress
-    verify_timeout_s: float = 30.0  #: for the snapshot to pass the last terminal event
+    verify_timeout_s: float = 30.0  #: without the snapshot getting nearer to the last terminal event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

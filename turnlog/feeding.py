@@ -218,20 +218,24 @@ async def verify(plan: FeedPlan, feed: Feed, snapshot: Path) -> FeedReport:
 
 
 async def _until_published(snapshot: Path, sessions: list[str], feed: Feed, timeout_s: float) -> None:
-    wanted = feed.ended
+    """``timeout_s`` is for a snapshot that stands still: many turns may be on their way into it."""
+    wanted, least = feed.ended, len(feed.ended) + 1
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             missing = wanted - await asyncio.to_thread(ended_turns, snapshot, sessions)
             if not missing:
                 return
-            state = f"{len(missing)} of {len(wanted)} turns are not in it, such as {' '.join(min(missing))}"
+            if len(missing) < least:
+                least, deadline = len(missing), time.monotonic() + timeout_s
+            example = " ".join(min(missing))
+            state = f"{len(missing)} of the {len(wanted)} turns that ended are not in it yet, such as {example}"
         except duckdb.Error as error:  # not published yet, or it has no tables yet
             state = str(error)
         if time.monotonic() >= deadline:
             raise SnapshotBehindError(
-                f"the snapshot {snapshot} did not catch up within {timeout_s:g} s: {state}. Is the materializer "
-                "running (`turnlog materialize`), and is this its snapshot (TURNLOG_SNAPSHOT_PATH)? "
+                f"the snapshot {snapshot} did not catch up, and has stood still for {timeout_s:g} s: {state}. Is the "
+                "materializer running (`turnlog materialize`), and is this its snapshot (TURNLOG_SNAPSHOT_PATH)? "
                 f"{_what_was_fed(feed.report)}"
             )
         await asyncio.sleep(_SNAPSHOT_POLL_S)

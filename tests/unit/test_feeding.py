@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import duckdb
@@ -613,7 +614,9 @@ async def test_a_snapshot_that_is_behind_or_missing_is_said(tmp_path: Path, unti
         await verify(untidy_plan, feed, snapshot)
     assert caught.value.exit_code == 6
     publish(snapshot, untidy_plan, status="started")
-    with pytest.raises(SnapshotBehindError, match=r"6 of 6 turns are not in it, such as feed-a feed-.*-a-1"):
+    with pytest.raises(
+        SnapshotBehindError, match=r"6 of the 6 turns that ended are not in it yet, such as feed-a feed-.*-a-1"
+    ):
         await verify(untidy_plan, feed, snapshot)
 
 
@@ -647,6 +650,29 @@ async def test_verification_waits_for_the_snapshot(tmp_path: Path, untidy_plan: 
     publish(tmp_path / "unpublished.duckdb", plan)
     (tmp_path / "unpublished.duckdb").rename(tmp_path / "s.duckdb")
     assert (await waiting).exit_code == 0
+
+
+async def test_a_snapshot_that_gets_nearer_is_waited_for(
+    tmp_path: Path, untidy_plan: FeedPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(untidy_plan, options=FeedOptions(verify_timeout_s=0.2))
+    feed = Responder(complete).feed(plan)
+    await feed.run()
+    publish(tmp_path / "s.duckdb", plan)
+    clock = [0.0]
+    monkeypatch.setattr("turnlog.feeding.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("turnlog.feeding._SNAPSHOT_POLL_S", 0)
+    ended = sorted(feed.ended)
+    looks: list[int] = []
+
+    def one_more(snapshot: Path, sessions: Sequence[str]) -> set[tuple[str, str]]:
+        clock[0] += 0.15  # two looks without a new turn are too long
+        looks.append(len(looks))
+        return set(ended[: len(looks)])
+
+    monkeypatch.setattr("turnlog.feeding.ended_turns", one_more)
+    assert (await verify(plan, feed, tmp_path / "s.duckdb")).exit_code == 0
+    assert len(looks) == len(ended) == 6
 
 
 async def test_fed_before_at_another_pace_is_fine_when_the_history_is_the_file(

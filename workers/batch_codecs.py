@@ -16,7 +16,7 @@ import zstandard
 
 from workers.config import MIB
 
-MAX_BATCH_BYTES = 16 * MIB  #: decompressed; producers make batches of some 16 KiB to 1 MiB
+MAX_BATCH_BYTES = 64 * MIB  #: decompressed; producers make batches of some 16 KiB to 1 MiB
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
 
@@ -25,11 +25,12 @@ class BatchDecodingError(ValueError):
     """The bytes of a batch are not what its codec makes, or too many; the text says which."""
 
 
-def decompress(codec: int, data: bytes, limit: int = MAX_BATCH_BYTES) -> bytes:
+def decompress(codec: int, data: bytes, limit: int | None = None) -> bytes:
     """The records of a batch. ``codec``: the lowest three bits of the batch's attributes.
 
-    Raises :class:`BatchDecodingError`.
+    Raises :class:`BatchDecodingError`, also when they are more than ``limit`` bytes (absent: ``MAX_BATCH_BYTES``).
     """
+    limit = MAX_BATCH_BYTES if limit is None else limit
     if codec == 0:
         return data
     if codec not in _DECODERS:

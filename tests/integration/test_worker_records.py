@@ -17,6 +17,7 @@ from tests.deployment import START_S, Deployment, Wire, eventually_async
 from tests.raw_batches import Raw
 from tests.waiting import eventually
 from workers.broker import DevBroker
+from workers.config import MIB
 from workers.connections import client_options
 from workers.run_settings import read_settings, write_setting
 
@@ -134,6 +135,23 @@ def _zstd(data: bytes) -> bytes:
     import zstandard
 
     return zstandard.ZstdCompressor().compress(data)
+
+
+async def test_a_batch_that_unpacks_to_too_much_is_lost_with_its_reason(deployment: Deployment, wire: Wire) -> None:
+    """66 MiB of one letter in a few kilobytes: nobody unpacks that, and its neighbours are answered."""
+    names = [new_id("r") for _ in range(2)]
+    payload = raw_batches.record(0, Raw(key=b"k", value=b"x" * (66 * MIB)))
+    huge = raw_batches.batch([Raw(key=None, value=None)], attributes=4, payload=_zstd(payload))
+    async with producer_of(deployment) as producer:
+        requests = deployment.topics.requests
+        await raw_batches.produce(producer, requests, 0, raw_batches.batch([raw_chat(names[0], 0)]))
+        base = await raw_batches.produce(producer, requests, 0, huge)
+        await raw_batches.produce(producer, requests, 0, raw_batches.batch([raw_chat(names[1], 0)]))
+    await answered(wire, *names)
+    lost = [e.payload for e in (await deployment.accepted())[0] if isinstance(e.payload, RequestsLost)]
+    assert [(event.from_offset, event.to_offset) for event in lost] == [(base, base)]
+    assert "larger than 67108864 bytes when decompressed with zstd" in (lost[0].reason or "")
+    await all_partitions_go_on(deployment, wire)
 
 
 async def test_many_unreadable_batches_in_a_row(deployment: Deployment, wire: Wire) -> None:

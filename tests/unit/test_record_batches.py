@@ -11,7 +11,8 @@ from aiokafka.record._crecords import memory_records as native_memory_records
 
 from tests import raw_batches
 from tests.raw_batches import Raw
-from workers.batch_codecs import MAX_BATCH_BYTES, BatchDecodingError, bound_aiokafka, decompress
+from workers import batch_codecs
+from workers.batch_codecs import BatchDecodingError, bound_aiokafka, decompress
 from workers.ports import UnreadableRange
 from workers.record_batches import FetchedBatches, LenientRecord, take_apart
 
@@ -192,12 +193,14 @@ def test_other_forms_of_the_same_codecs() -> None:
 
 
 @pytest.mark.parametrize("codec", COMPRESS)
-def test_aiokafka_has_the_bound_too(codec: int) -> None:
-    """Harmless sizes: a megabyte above the bound."""
+def test_aiokafka_has_the_bound_too(monkeypatch: pytest.MonkeyPatch, codec: int) -> None:
     bound_aiokafka()
     bound_aiokafka()
-    data = raw_batches.record(0, Raw(key=b"k", value=bytes(MAX_BATCH_BYTES + 1024)))
+    data = raw_batches.record(0, Raw(key=b"k", value=bytes(10_000)))
     batch = raw_batches.batch(GOOD[:1], attributes=codec, payload=COMPRESS[codec](data))
+    for module in (memory_records._MemoryRecordsPy, native_memory_records.MemoryRecords):
+        assert [record.value for record in module(batch).next_batch()] == [bytes(10_000)]
+    monkeypatch.setattr(batch_codecs, "MAX_BATCH_BYTES", 9_000)
     for module in (memory_records._MemoryRecordsPy, native_memory_records.MemoryRecords):
         with pytest.raises(BatchDecodingError, match="large"):
             list(module(batch).next_batch())

@@ -30,6 +30,7 @@ class Draft:
     parked: list[tuple[int, int]] = field(default_factory=list)
     stores: list[StoreContent] | None = None  #: ``None``: one that equals the log
     deleted_below: int = 0
+    unreadable: list[tuple[int, int]] = field(default_factory=list)
     frames_may_be_lost: bool = False
     drained: bool = True
     epoch: int = -1
@@ -57,6 +58,7 @@ class Draft:
             stores=stores,
             parked=self.parked,
             deleted_below={0: self.deleted_below} if self.deleted_below else {},
+            unreadable=self.unreadable,
             frames_may_be_lost=self.frames_may_be_lost,
             drained=self.drained,
         )

@@ -5,7 +5,7 @@ log's partition at the moment when something was seen, where the recorder can kn
 order between the log and the rest of the world is not checked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,7 @@ class History:
     stores: Sequence[StoreContent] = ()
     parked: Sequence[tuple[int, int]] | None = None  #: partition and offset of the dead letters' topic, if it was read
     deleted_below: Mapping[int, int] = field(default_factory=dict)  #: requests that the broker deleted
+    unreadable: Collection[tuple[int, int]] = ()  #: partition and offset of requests that nobody can take apart
     requests_topic: str = "chat.requests"
     drained: bool = True
     frames_may_be_lost: bool = False  #: the broker failed: ephemeral frames may be missing

@@ -112,14 +112,21 @@ def _lost(view: LogView, book: _Book) -> Iterator[Anomaly]:
             if home != request.partition and view.lost[home]:
                 continue  # it was sent on, and its copy may be among those that the broker deleted
             yield Anomaly(kind="request lost", where=_where(request), text="neither accepted, refused, parked nor lost")
+    for partition, offset in view.history.unreadable:
+        said = any(lost.from_offset <= offset <= lost.to_offset for lost in view.lost[partition])
+        if not said and offset >= view.history.deleted_below.get(partition, 0):
+            where = f"requests[{partition}]@{offset}"
+            yield Anomaly(kind="request lost", where=where, text="unreadable, and no event says so")
 
 
 def _wrongly_lost(view: LogView, book: _Book) -> Iterator[Anomaly]:
     """Declared lost although the broker has it; dead although it can be read; parked without its bytes."""
+    unreadable = set(view.history.unreadable)
     for partition, ranges in view.lost.items():
         start = view.history.deleted_below.get(partition, 0)
         for lost in ranges:
-            if lost.to_offset >= start:
+            there = range(max(start, lost.from_offset), lost.to_offset + 1)
+            if any((partition, offset) not in unreadable for offset in there):
                 text = f"{lost.from_offset} to {lost.to_offset} declared lost, nothing from {start} on was deleted"
                 yield Anomaly(kind="request given up", where=f"requests[{partition}]", text=text)
     for request in view.history.requests:

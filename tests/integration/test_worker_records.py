@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas.events import RequestDeadLettered, RequestsLost, TurnAccepted
 from streams.topics import partition_of
@@ -165,6 +165,19 @@ async def test_many_unreadable_batches_in_a_row(deployment: Deployment, wire: Wi
             await wire.chat_json(new_id("good", 2), "hello", request_id=good[-1])
     await answered(wire, *good)
     await all_partitions_go_on(deployment, wire)
+    tp = TopicPartition(deployment.topics.requests, 2)
+    group = AIOKafkaConsumer(
+        **client_options(deployment.settings, "test-group"),
+        group_id=deployment.settings.group_id,
+        enable_auto_commit=False,
+    )
+    group.assign([tp])
+    async with group:
+
+        async def no_lag() -> bool:
+            return await group.committed(tp) == (await group.end_offsets([tp]))[tp]
+
+        await eventually_async(no_lag, "the group's offset passes what Faust could not read")
 
 
 async def test_aborted_transactions_are_never_answered_and_open_ones_after_their_commit(

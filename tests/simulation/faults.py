@@ -170,6 +170,13 @@ def deliveries_cannot_be_read(sim: "Simulation", at_s: float) -> None:
     _window(sim, at_s, "delivery_unreadable", 0.4)
 
 
+def requests_are_damaged(sim: "Simulation", at_s: float) -> None:
+    """Batches that nobody can take apart."""
+    for _ in range(sim.rng.randint(1, 3)):
+        sim.at(at_s, sim.world.damaged_requests, sim.rng.randrange(sim.world.partition_count), sim.rng.randint(1, 5))
+        at_s += sim.rng.uniform(0.0, 1.0)
+
+
 def requests_in_transactions(sim: "Simulation", at_s: float) -> None:
     """Producers that commit late, and what waits behind them."""
     _window(sim, at_s, "in_transaction", sim.rng.choice((0.3, 1.0)))
@@ -260,6 +267,7 @@ FAULTS: tuple[Fault, ...] = (
     deliveries_come_twice,
     deliveries_are_skipped,
     deliveries_cannot_be_read,
+    requests_are_damaged,
     requests_in_transactions,
     transactions_are_aborted,
     wrong_start,

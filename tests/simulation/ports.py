@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from schemas.codec import Codec
@@ -140,7 +141,14 @@ class SimRequestLog:
         topic = self._world.requests[partition]
         if start < topic.start or end > topic.stable_end:
             return _Failing()
-        return Batches(self._world, [record for record in topic.records[start:end] if record is not None])
+        found: list[RequestRecord | UnreadableRange] = []
+        for offset in range(start, end):
+            record, damaged = topic.records[offset], topic.unreadable.get(offset)
+            if damaged is not None and offset == max(start, damaged.first):
+                found.append(replace(damaged, first=offset, last=min(damaged.last, end - 1)))
+            elif record is not None:
+                found.append(record)
+        return Batches(self._world, found)
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         await _trip(self._world)

@@ -290,6 +290,7 @@ class Simulation:
             stores=[content for worker in self.workers for content in store_contents(worker)],
             parked=list(world.parked),
             deleted_below=dict(self.deleted_below),
+            unreadable=[(p, offset) for p, topic in enumerate(world.requests) for offset in topic.unreadable],
             frames_may_be_lost=any(name == "frames_are_lost" for name in self.faults),
         )
 

@@ -400,6 +400,10 @@ class SimWorker:
         end = topic.stable_end
         while position < end:
             record: RequestRecord | None = topic.records[position]
+            if position in topic.unreadable:
+                self._set_aside.add(partition)
+                world.loop.create_task(self._pass_by(partition, position, self.known))
+                break
             position += 1
             if record is not None and not self.service.deliver(record):
                 self.soon(lambda: self._fetch(partition), 0.2)

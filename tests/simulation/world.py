@@ -9,7 +9,7 @@ from schemas.frames import FrameHeader
 from streams.reader_rule import LoggedEvent
 from tests.checker.history import Anomaly, GroupCommit, SeenFrame, ToolRun
 from tests.simulation.loop import SimLoop
-from workers.ports import NewRecord, RequestRecord
+from workers.ports import NewRecord, RequestRecord, UnreadableRange
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +48,7 @@ class Topic:
     records: list[RequestRecord | None] = field(default_factory=list)  #: ``None``: the offset has no record
     start: int = 0  #: what lies below was deleted
     open: list[int] = field(default_factory=list)  #: where the open transactions begin
+    unreadable: dict[int, UnreadableRange] = field(default_factory=dict)  #: by offset: batches that nobody can parse
 
     @property
     def stable_end(self) -> int:
@@ -121,6 +122,16 @@ class World:
         topic = self.requests[partition]
         topic.records.append(record_of(partition, len(topic.records)))
         self._open_transaction(partition, len(topic.records) - 1, aborted=True)
+
+    def damaged_requests(self, partition: int, count: int) -> None:
+        """A batch arrives that nobody can take apart."""
+        topic = self.requests[partition]
+        first = len(topic.records)
+        batch = UnreadableRange(first=first, last=first + count - 1, reason="simulated: the checksum is wrong")
+        topic.unreadable.update(dict.fromkeys(range(first, first + count), batch))
+        topic.records += [None] * count
+        self.trace(f"requests[{partition}]: {first} to {first + count - 1} cannot be read")
+        self.on_request(partition)
 
     def _open_transaction(self, partition: int, offset: int, *, aborted: bool) -> None:
         """The record at ``offset`` is in a transaction that ends after a while."""

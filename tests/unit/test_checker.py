@@ -215,6 +215,7 @@ PLANTS: list[tuple[str, Plant]] = [
     # requests
     ("request lost", lambda d: d.request("four", "r4")),
     ("request lost", lambda d: d.request(None, session_id=None)),
+    ("request lost", lambda d: d.unreadable.append((0, 6))),
     ("request lost", second_conflict_unanswered),
     ("request decided twice", twice_accepted),
     ("request decided twice", decided_twice),
@@ -370,6 +371,11 @@ def deleted_before_anybody_came(d: Draft) -> None:
     d.event(ev.RequestsLost(from_offset=6, to_offset=6), accepted=6)
 
 
+def unreadable_and_said_so(d: Draft) -> None:
+    d.unreadable += [(0, 6), (0, 7)]
+    d.event(ev.RequestsLost(from_offset=6, to_offset=7), accepted=7)
+
+
 def woke_up_late(d: Draft) -> None:
     """A paused owner starts a tool that its successor has closed: said plainly in promise 3."""
     d.tool_runs[2] = replace(d.tool_runs[2], attempt=1, fencing_token=0)
@@ -407,7 +413,15 @@ def session_asked(d: Draft) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [undrained, deleted_before_anybody_came, woke_up_late, broker_lost_frames, channel_asked, session_asked],
+    [
+        undrained,
+        deleted_before_anybody_came,
+        unreadable_and_said_so,
+        woke_up_late,
+        broker_lost_frames,
+        channel_asked,
+        session_asked,
+    ],
 )
 def test_what_may_be_is_not_found(change: Plant) -> None:
     draft = good()

@@ -4,7 +4,7 @@ Requests are decided strictly in offset order on the state that the groups befor
 decision go into one group, and a group is one record batch; of a decision only the last event raises ``accepted``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from schemas.direct_init import direct_init
@@ -29,7 +29,7 @@ from streams.turn import ReplyAddress
 from workers.cloudevents import trace_headers
 from workers.event_log import BATCH_OVERHEAD_BYTES
 from workers.live import Live, LiveSession
-from workers.ports import EventLog, NewRecord
+from workers.ports import EventLog, NewRecord, RecordsRefusedError
 from workers.requests import StreamCommand
 
 StreamName = tuple[str, str]  #: kind and id
@@ -48,9 +48,21 @@ class Effect:
     compact: OwedRun | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a decision is made again, and what is decided instead of one that the broker does not take."""
+
+    again: Callable[[], Awaitable[None]]
+    refused: Callable[[RecordsRefusedError], Awaitable[None]]
+
+
 @dataclass(slots=True, kw_only=True)
 class Group:
     """One record batch and what waits for it."""
+
+    before: tuple[int, int, int]  #: next n, decided and open turns
+    states: list[tuple[Live, Session | Channel, int]] = field(default_factory=list)  #: before each decision, messages
+    decisions: list[Decision] = field(default_factory=list)
 
     records: list[NewRecord] = field(default_factory=list)
     touched: list[Live | None] = field(default_factory=list)  #: by record
@@ -89,6 +101,7 @@ class Decider:
         self._policy = policy
         self._now_ms = now_ms
         self._max_batch_bytes = max_batch_bytes
+        self.group_bytes: int | None = None  #: of groups with several decisions, where the log takes no larger ones
         self.groups: list[Group] = []
         self.open_turns = 0  #: of this partition's sessions
 
@@ -101,9 +114,23 @@ class Decider:
         """The open group, or a new one where the decision would not fit."""
         if size_bytes + BATCH_OVERHEAD_BYTES > self._max_batch_bytes:
             raise DecisionTooLargeError(f"a decision of {size_bytes} bytes; at most {self._max_batch_bytes} fit")
-        if not self.groups or self.groups[-1].size_bytes + size_bytes > self._max_batch_bytes:
-            self.groups.append(Group(covered=self.groups[-1].covered if self.groups else -1))
+        limit = self._max_batch_bytes if self.group_bytes is None else min(self.group_bytes, self._max_batch_bytes)
+        if not self.groups or self.groups[-1].size_bytes + size_bytes > limit:
+            covered = self.groups[-1].covered if self.groups else -1
+            self.groups.append(Group(before=(self._next_n, self.decided, self.open_turns), covered=covered))
         return self.groups[-1]
+
+    def note(self, decision: Decision) -> None:
+        """How the newest decision is made again, if it must be."""
+        self.groups[-1].decisions.append(decision)
+
+    def take_back(self, groups: Sequence[Group]) -> None:
+        """These were the last ones, and nothing of them is in the log: as if they had not been decided."""
+        for group in reversed(groups):
+            for live, state, messages in reversed(group.states):
+                del _messages(live)[messages:]
+                live.become(state)  # type: ignore[arg-type]
+        self._next_n, self.decided, self.open_turns = groups[0].before
 
     # ---- requests
 
@@ -237,6 +264,7 @@ class Decider:
             self.open_turns += state.open_turns - live.session.open_turns
         if state.outbox is not live.outbox:
             group.outboxes[kind, stream_id] = state.outbox
+        group.states.append((live, live.state, kept))
         live.become(state)  # type: ignore[arg-type]
         group.records += records
         group.touched += [live] * len(records)

@@ -1,19 +1,20 @@
 """The requests of a partition while it is served: taken in offset order, read, and decided, parked or sent on."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from schemas.commands import ResetRunner
-from streams.forwarding import ReceiveForward
+from streams.forwarding import ReceiveForward, ReceiveReceipt
 from streams.lifecycle import refuses
 from streams.replies import unrecorded_refusal
 from streams.session import Session
 from streams.session_commands import AcceptChat, Cancel, Refuse
 from streams.topics import partition_of
 from workers.crash_points import crash_point
-from workers.decider import Decider
+from workers.decider import Decider, Decision
 from workers.forwarder import Forwarder
 from workers.inbox import Inbox
 from workers.live import Live, LiveSession, closed_to_decisions
@@ -97,7 +98,7 @@ class ServedRequests:
             if first > self._next:
                 lost = self._next, first - 1
                 log.error("requests %d to %d were deleted unread", *lost, extra=self._place())
-                self._decider.lost(*lost, "the broker deleted them unread")
+                self._lost(*lost, "the broker deleted them unread")
                 self._next = first
         records: list[tuple[int, RequestRecord | UnreadableRange | None]] = []
         while self._inbox.has(self._next) and len(records) < self._parts.limits.max_group_requests:
@@ -113,9 +114,9 @@ class ServedRequests:
         offset, record, item = request
         if isinstance(item, UnreadableRange):
             log.error("requests %d to %d: %s", item.first, item.last, item.reason, extra=self._place(offset))
-            self._decider.lost(item.first, item.last, item.reason)
+            self._lost(item.first, item.last, item.reason)
         elif record is None or item is None:
-            self._decider.nothing(offset)
+            self._nothing(offset)
         elif isinstance(item, Unreadable):
             await self._park(record, item.code, item.reason, item.told)
         elif isinstance(item, Misrouted):
@@ -126,6 +127,7 @@ class ServedRequests:
             for last_try in (False, True):
                 try:
                     self._decide(offset, live, item.command)
+                    self._decider.note(Decision(partial(self.decide, request), partial(self._unstorable, request)))
                     return
                 except Exception as error:
                     if not last_try:
@@ -133,8 +135,7 @@ class ServedRequests:
                     told = describe(error), frames(error)
                     log.error("a request cannot be decided: %s%s", *told, extra=self._place(offset))
                     reason = f"deciding it failed twice: {type(error).__name__}"
-                    await self._park(record, "undecidable", reason)
-                    self._decider.tell(live, item.command, "undecidable", reason)
+                    await self._park(record, "undecidable", reason, refused_command(item, "undecidable", reason))
 
     def _decide(self, offset: int, live: Live, command: StreamCommand) -> None:
         closed = closed_to_decisions(live)
@@ -159,19 +160,65 @@ class ServedRequests:
             reason = f"it is in the wrong partition, and cannot be sent on: {error}"
             await self._park(record, "too_long", reason, misrouted.told)
         else:
-            self._decider.nothing(record.offset)
+            self._nothing(record.offset)
+
+    async def _unstorable(self, request: TakenRequest, error: RecordsRefusedError) -> None:
+        """The log does not take what the request leads to. It takes a refusal, or a dead letter at least."""
+        record, item = request.record, request.item
+        assert record is not None
+        assert isinstance(item, ForStream)
+        refused = refused_command(item, "too_long", f"what it leads to cannot be stored: {error}")
+        if refused is None or isinstance(item.command, Refuse):
+            await self._park(record, "too_long", f"what it leads to cannot be stored: {error}", refused)
+        else:
+            await self.decide(TakenRequest(request.offset, record, refused))
+
+    def _nothing(self, offset: int) -> None:
+        self._decider.nothing(offset)
+        self._note(partial(self._nothing, offset))
+
+    def _lost(self, first: int, last: int, reason: str) -> None:
+        self._decider.lost(first, last, reason)
+        self._note(partial(self._lost, first, last, reason))
+
+    def _note(self, again: Callable[[], None]) -> None:
+        """What was decided is as small as can be: a log that does not take it is not one to serve on."""
+
+        async def decide_again() -> None:
+            again()
+
+        async def give_up(error: RecordsRefusedError) -> None:
+            raise error
+
+        self._decider.note(Decision(decide_again, give_up))
 
     async def _park(self, record: RequestRecord, code: str, reason: str, told: ForStream | None = None) -> None:
         """Bytes first, then the event: a crash in between parks them twice, never not at all."""
         reason = reason.encode(errors="backslashreplace").decode()  # it may quote half an emoji
         log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
         await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
-        self._decider.dead_letter(record.offset, code, reason)
+        self._parked(record.offset, code, reason, told)
+
+    def _parked(self, offset: int, code: str, reason: str, told: ForStream | None) -> None:
+        self._decider.dead_letter(offset, code, reason)
         if told is not None:
             self._decider.groups[-1].done.append(partial(tell, self._parts, told, self._decider.epoch))
+        self._note(partial(self._parked, offset, code, reason, told))
 
     def _place(self, offset: int | None = None) -> dict[str, Any]:
         return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)
+
+
+def refused_command(item: ForStream, code: str, reason: str) -> ForStream | None:
+    """The refusal of a request, where somebody waits for its answer."""
+    command = item.command
+    if isinstance(command, ReceiveForward | ReceiveReceipt):
+        return None
+    digest = command.command_hash
+    refuse = Refuse(
+        request_id=command.request_id, command_hash=digest, code=code, reason=reason[:1000], reply=command.reply
+    )
+    return replace(item, command=refuse)
 
 
 def tell(parts: WorkerParts, refused: ForStream, epoch: int) -> None:

@@ -9,6 +9,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from schemas import frames as fr
 from schemas.events import CHANNEL, SESSION, TurnCancelled, TurnCompleted, TurnFailed
@@ -19,15 +20,17 @@ from streams.session_commands import ResumeTurn, SessionCommand
 from workers.actors import SessionActor
 from workers.containment import Containment
 from workers.crash_points import crash_point
-from workers.decider import Decider, Effect, Group
+from workers.decider import Decider, Decision, Effect, Group
 from workers.epoch import Epoch
 from workers.forwarder import Forwarder
 from workers.frame_sender import FrameSender
+from workers.group_commit import GroupCommit
 from workers.history_compactor import CompactionInput, UnrecordableError
 from workers.inbox import Inbox
 from workers.live import LiveSession, closed_to_decisions
 from workers.logs import at
 from workers.parts import WorkerParts
+from workers.ports import RecordsRefusedError
 from workers.requests import ForStream
 from workers.resident import Resident
 from workers.runners.base import TurnInput
@@ -85,6 +88,7 @@ class Serving:
             now_ms=parts.now_ms,
             max_batch_bytes=parts.limits.max_batch_bytes,
         )
+        self._group_commit = GroupCommit(self._decider, self._commit, now=parts.now, partition=partition)
         self._requests = ServedRequests(
             parts,
             partition,
@@ -196,8 +200,7 @@ class Serving:
         for live in unfinished:
             with self._containment.around(live, "its unfinished turn"):
                 self._resume_turn(live)
-        for group in self._decider.take_groups():
-            await self._commit(group)
+        await self._group_commit.everything()
         for kind, name in streams:
             stream = self.resident.get(kind, name)
             with self._containment.around(stream, "what it has to forward"):
@@ -214,6 +217,14 @@ class Serving:
         if turn_id is not None and closed_to_decisions(live) is None:
             resume = ResumeTurn(turn_id=turn_id, attempt=session.turns[turn_id].attempt)
             self._decider.outcome(live, [resume])
+            self._decider.note(Decision(partial(self._resume_again, live), partial(self._not_resumed, live)))
+
+    async def _resume_again(self, live: LiveSession) -> None:
+        with self._containment.around(live, "its unfinished turn"):
+            self._resume_turn(live)
+
+    async def _not_resumed(self, live: LiveSession, error: RecordsRefusedError) -> None:
+        self._containment.set_aside(live, "its unfinished turn", error)
 
     def _answer_again(self, waiting: Unanswered) -> None:
         live = self.resident.get(waiting.stream_kind, waiting.session_id)
@@ -246,8 +257,7 @@ class Serving:
             self._decide_outcome(self.resident.sessions[session_id], commands, done)
         for request in requests:
             await self._requests.decide(request)
-        for group in self._decider.take_groups():
-            await self._commit(group)
+        await self._group_commit.everything()
         self.resident.release()
         self._parts.turns_may_have_ended()
         if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._parts.limits.store_batch_events:
@@ -292,9 +302,20 @@ class Serving:
             if closed is not None:
                 raise UnrecordableError(closed[1])
             self._decider.outcome(live, commands, confirmed)
+            again = partial(self._decide_outcome_again, live, commands, done)
+            self._decider.note(Decision(again, partial(self._unrecorded, live, done)))
         except Exception as error:
             if not done.done():
                 done.set_exception(self._containment.unrecordable(live, error))
+
+    async def _decide_outcome_again(
+        self, live: LiveSession, commands: Sequence[SessionCommand], done: asyncio.Future[None]
+    ) -> None:
+        self._decide_outcome(live, commands, done)
+
+    async def _unrecorded(self, live: LiveSession, done: asyncio.Future[None], error: RecordsRefusedError) -> None:
+        if not done.done():
+            done.set_exception(self._containment.unrecordable(live, error))
 
     # ---- commit and effects
 

@@ -125,6 +125,11 @@ def batches_are_rejected(sim: "Simulation", at_s: float) -> None:
     _window(sim, at_s, "append_rejected", sim.rng.choice((0.2, 0.6)))
 
 
+def batches_are_refused(sim: "Simulation", at_s: float) -> None:
+    """The topic takes none that are long."""
+    _window(sim, at_s, "append_refused", sim.rng.choice((0.5, 1.0)))
+
+
 def offsets_are_not_told(sim: "Simulation", at_s: float) -> None:
     """Appends are answered with -1."""
     _window(sim, at_s, "append_no_offset", sim.rng.choice((0.2, 0.6)))
@@ -258,6 +263,7 @@ FAULTS: tuple[Fault, ...] = (
     batches_are_late,
     batches_are_late,
     batches_are_rejected,
+    batches_are_refused,
     offsets_are_not_told,
     batches_land_twice,
     reads_fail,

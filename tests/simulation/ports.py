@@ -19,7 +19,15 @@ from tests.checker.history import ToolRun
 from tests.checker.requests import home_of
 from tests.checker.stores import Row, plain_row
 from tests.simulation.world import World
-from workers.ports import AppendUncertainError, Headers, LogError, NewRecord, RequestRecord, UnreadableRange
+from workers.ports import (
+    AppendUncertainError,
+    Headers,
+    LogError,
+    NewRecord,
+    RecordsRefusedError,
+    RequestRecord,
+    UnreadableRange,
+)
 from workers.runners.base import TurnInput
 from workers.store_port import StoreError
 from workers.testing_store import MemoryStore, MemoryStores
@@ -78,7 +86,10 @@ class SimEventLog:
         answer: asyncio.Future[int] = loop.create_future()
         delay = world.latency()
         kind = ""
-        if world.happens(chaos.append_rejected):
+        if len({record.header.stream_id for record in records}) > 1 and world.happens(chaos.append_refused):
+            kind = "refused"
+            loop.in_world(delay, _fail, answer, RecordsRefusedError("simulated: too long"))
+        elif world.happens(chaos.append_rejected):
             kind = "rejected"
             loop.in_world(delay, _fail, answer)
         elif world.happens(chaos.append_late):
@@ -120,9 +131,9 @@ def _answer(answer: asyncio.Future[int], base: int) -> None:
         answer.set_result(base)
 
 
-def _fail(answer: asyncio.Future[int]) -> None:
+def _fail(answer: asyncio.Future[int], error: LogError | None = None) -> None:
     if not answer.done():
-        answer.set_exception(AppendUncertainError("simulated: not answered"))
+        answer.set_exception(error or AppendUncertainError("simulated: not answered"))
 
 
 async def _trip(world: World) -> None:

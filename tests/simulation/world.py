@@ -19,6 +19,7 @@ class Chaos:
     append_lost_answer: float = 0.0  #: the batch lands, nobody says so
     append_late: float = 0.0  #: it lands after its deadline
     append_rejected: float = 0.0  #: it never lands
+    append_refused: float = 0.0  #: the broker takes no batch with several streams: definitely not, as one too long
     append_no_offset: float = 0.0  #: it lands and is answered with -1
     append_twice: float = 0.0  #: it lands twice
     read_fails: float = 0.0  #: reads of topics, and of their ends

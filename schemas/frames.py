@@ -82,6 +82,7 @@ class TurnCompleted:
 
     text: str
     usage: Usage
+    truncated: bool = False  #: the reply topic takes no more of the text: the history has all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,7 @@ class TurnCancelled:
     reason: str
     text: str
     usage: Usage
+    truncated: bool = False  #: as of a completed turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

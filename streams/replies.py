@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schemas import events as ev
 from schemas import frames as fr
@@ -19,6 +19,7 @@ from streams.turn import Answer, CompactedAnswer, ReplyAddress
 
 #: Of a page as it is sent, unless its first message has more: what a topic with Kafka's own limit of 1 MiB takes.
 _MAX_PAGE_BYTES = 768 * 1024
+_JSON_FACTOR = 6  #: a character of one byte may be as many in JSON
 _TERMINAL = frozenset(fr.TERMINAL_FRAMES)
 
 
@@ -236,6 +237,31 @@ def _entry(message: HistoryMessage, *, covered: bool) -> HistoryEntry:
         truncated=message.truncated,
         covered=covered,
     )
+
+
+def shortened(frame: fr.Frame, limit_bytes: int, framing: str) -> fr.Frame:
+    """A terminal frame in about so many bytes, for a reply topic that does not take all of it.
+
+    The text of a turn is cut, a page holds fewer messages; of what would be wrong in part, its reader is told.
+    """
+    match frame:
+        case fr.TurnCompleted() | fr.TurnCancelled():
+            text = frame.text.encode()[: limit_bytes // _JSON_FACTOR].decode(errors="ignore")
+            return replace(frame, text=text, truncated=True)
+        case fr.HistoryPage():
+            page: list[HistoryEntry] = []
+            for entry in frame.messages:
+                limit_bytes -= encoded_bytes(entry, framing)
+                if limit_bytes < 0:
+                    break
+                page.append(entry)
+            if page and frame.summary is None:
+                return replace(frame, messages=tuple(page), next_after=page[-1].message_seq)
+        case fr.TurnFailed() | fr.RequestRefused() | fr.HistoryCompactionFailed():
+            return replace(frame, reason=frame.reason[: limit_bytes // _JSON_FACTOR])
+    size = encoded_bytes(frame, framing)
+    reason = f"the answer has {size} bytes: more than its reply topic takes (see the topic's max.message.bytes)"
+    return fr.RequestRefused(code="answer_too_long", reason=reason)
 
 
 # ---- lifecycle

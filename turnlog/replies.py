@@ -80,6 +80,7 @@ class FinishedTurn:
     attempt: int
     code: str = ""  #: why it failed
     reason: str = ""  #: why it failed or was cancelled
+    truncated: bool = False  #: ``text`` is cut, as the reply topic takes no more of it; the history has all
     messages: tuple[MessageStored, ...] = ()  #: those that this reader saw being stored; the history has all
 
     def raise_for_status(self) -> None:
@@ -207,6 +208,7 @@ class TurnView:
             attempt=header.attempt,
             code=code,
             reason=reason,
+            truncated=getattr(frame, "truncated", False),
             messages=tuple(self._messages[seq] for seq in sorted(self._messages)),
         )
 

@@ -270,8 +270,7 @@ class Decider:
         group.touched += [live] * len(records)
         group.size_bytes += size
         group.effects += [Effect(index=base + index, live=live, cancel=turn_id) for index, turn_id in ended]
-        group.effects += [Effect(index=base + index, live=live, reply=reply) for index, reply in effects]
-        group.effects += work
+        group.effects += [*(Effect(index=base + index, live=live, reply=reply) for index, reply in effects), *work]
         if decided is not None:
             group.covered = decided
             self.decided = decided

@@ -2,19 +2,11 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from aiokafka.errors import (
-    CorruptRecordException,
-    InvalidTimestampError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
-    RecordTooLargeError,
-    UnknownTopicOrPartitionError,
-)
+from aiokafka.errors import KafkaError, RecordTooLargeError, UnknownTopicOrPartitionError
 
-from workers.connections import REFUSALS
+from workers.connections import REFUSALS, REFUSED_RECORDS
 from workers.ports import Headers
 
 log = logging.getLogger(__name__)
@@ -23,26 +15,37 @@ MAX_PAUSE_S = 5.0
 MAX_TRIES = 12  #: a minute, for what may be given up
 MAX_TRIES_IF_REFUSED = 3
 #: One record may be to blame: each is tried on its own.
-OF_ONE_RECORD = (
-    CorruptRecordException,
-    InvalidTimestampError,
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
-    RecordTooLargeError,
-)
+OF_ONE_RECORD = (*REFUSED_RECORDS, RecordTooLargeError)
+#: Of a terminal frame that is too long for its topic: then it is cut to this, then to that.
+SHORTER_BYTES = (64 * 1024, 4 * 1024, 0)
+Shorten = Callable[[int], bytes]  #: the frame in about so many bytes
 
 
 class SentFrame:
     """A frame (or a request of our own): on its way, then stored or given up."""
 
-    __slots__ = ("_stored", "headers", "key", "terminal", "value")
+    __slots__ = ("_cuts", "_shorten", "_stored", "headers", "key", "terminal", "value")
 
-    def __init__(self, key: bytes, value: bytes, headers: Headers, *, terminal: bool) -> None:
+    def __init__(
+        self, key: bytes, value: bytes, headers: Headers, *, terminal: bool, shorten: Shorten | None = None
+    ) -> None:
         self.key = key
         self.value = value
         self.headers = headers
         self.terminal = terminal  #: sent again when the broker does not take it
+        self._shorten = shorten
+        self._cuts = 0
         self._stored: bool | None = None
+
+    def cut(self) -> bool:
+        """Make it shorter, if it can be."""
+        size = len(self.value)
+        while self._shorten is not None and self._cuts < len(SHORTER_BYTES):
+            self.value = self._shorten(SHORTER_BYTES[self._cuts])
+            self._cuts += 1
+            if len(self.value) < size:
+                return True
+        return False
 
     def on_its_way(self) -> bool:
         return self._stored is None
@@ -53,7 +56,7 @@ class SentFrame:
     def finish(self, *, stored: bool) -> None:
         """The broker has it, or it is given up: nobody here needs its bytes any more."""
         self._stored = stored
-        self.value, self.headers = b"", ()
+        self.value, self.headers, self._shorten = b"", (), None
 
 
 DROPPED = SentFrame(b"", b"", (), terminal=False)
@@ -92,6 +95,11 @@ class Lane:
         if of_one and len(batch) > 1:
             self.queue.extendleft(reversed(batch))
             self.alone = len(batch)
+            return [], 0.0
+        if of_one and isinstance(error, OF_ONE_RECORD) and batch[0].cut():
+            log.warning("a frame is too long for %s: it is cut", self)
+            self.queue.appendleft(batch[0])
+            self.alone = max(self.alone, 0) + 1
             return [], 0.0
         if of_one:
             return batch, 0.0

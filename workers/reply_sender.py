@@ -9,20 +9,22 @@ topic that cannot be written delays no other.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, RecordTooLargeError, UnknownTopicOrPartitionError
 
 from schemas.codec import FRAMING_JSON, Codec
-from schemas.frames import FrameHeader
+from schemas.frames import Frame, FrameHeader
 from schemas.registry import FRAMES
-from streams.replies import Reply
+from streams.replies import Reply, shortened
 from streams.topics import partition_of
 from workers.cloudevents import Envelope, trace_headers
 from workers.config import Settings
 from workers.connections import client_options
 from workers.ports import Headers, LogError
-from workers.reply_lane import DROPPED, Lane, SentFrame
+from workers.reply_lane import DROPPED, Lane, SentFrame, Shorten
 from workers.tasks import was_cancelled, watched
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,12 @@ _BATCH_RECORDS = 2000
 _BEYOND_THE_CLIENT_S = 1.0  #: the client's own deadline comes first
 _SHARE_OF_ONE_TOPIC = 10  #: a caller's own reply topic may hold a tenth of what may wait
 _OVERFLOW = 2  #: so many times ``max_pending_replies`` may wait, then terminal frames are given up, too
+
+
+def _shortened(
+    encode: Callable[[Any, Any], bytes], header: FrameHeader, frame: Frame, framing: str, limit_bytes: int
+) -> bytes:
+    return encode(header, shortened(frame, limit_bytes, framing))
 
 
 class ReplySender:
@@ -132,13 +140,22 @@ class ReplySender:
         topic = address.reply_to or self._default_topic
         if topic != self._default_topic:
             partition = partition_of(key, self._counts[topic]) if topic in self._counts else -1
-        return self.put(topic, partition, key, encode(header, reply.frame), headers, lasting=terminal)
+        shorten = partial(_shortened, encode, header, reply.frame, framing) if terminal else None
+        return self.put(topic, partition, key, encode(header, reply.frame), headers, lasting=terminal, shorten=shorten)
 
     def put(
-        self, topic: str, partition: int, key: bytes, value: bytes, headers: Headers, *, lasting: bool = True
+        self,
+        topic: str,
+        partition: int,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        *,
+        lasting: bool = True,
+        shorten: Shorten | None = None,
     ) -> SentFrame:
         """Queue any record; a ``lasting`` one is sent again when the broker does not take it."""
-        queued = SentFrame(key, value, headers, terminal=lasting)
+        queued = SentFrame(key, value, headers, terminal=lasting, shorten=shorten)
         self._pending += 1
         self._put(topic, partition, queued)
         return queued

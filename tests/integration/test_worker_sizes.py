@@ -6,6 +6,7 @@ One worker takes all of them. At the end its partitions have been claimed once e
 import json
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -317,5 +318,101 @@ async def test_nothing_of_all_this_released_a_partition(deployment: Deployment) 
         assert len([event for event in events if isinstance(event.payload, PartitionClaimed)]) == 1
     (worker,) = deployment.processes
     assert worker.running
+    assert "Traceback" not in worker.log
+    assert "released" not in worker.log
+
+
+# ---- an operator lowers what topics take
+
+
+@pytest.fixture
+def lowered(broker: DevBroker, tmp_path: Path) -> Iterator[Deployment]:
+    """One partition: whatever disturbs it, disturbs everybody."""
+    with Deployment(broker.bootstrap_server, tmp_path, partitions=1) as deployment:
+        deployment.make_topics()
+        yield deployment
+
+
+async def test_an_event_log_that_takes_little(lowered: Deployment) -> None:
+    """Hundreds of decisions wait, so their groups are far too long; two alone are, and they fail alone."""
+    lowered.limit_topic(lowered.topics.events, 20_000)
+    async with lowered.wire() as wire:
+        for number in range(300):
+            text = "x" * (30_000 if number == 150 else 300)
+            await wire.chat_json(f"web-{number}", text, request_id=f"r{number}")
+        talkative = "script:long?words=8000&tools=0&delta_ms=0"
+        await wire.chat_json("talkative", "Talk", request_id="talk", model=talkative)
+        lowered.worker()
+        for number in range(300):
+            done = await wire.terminal(f"r{number}")
+            if number == 150:
+                too_long(done)
+            else:
+                assert (done.kind, done.header.attempt) == ("TurnCompleted", 1)
+        assert (await wire.terminal("talk")).kind == "TurnFailed"
+        await wire.chat_json("talkative", "And now?", request_id="after")
+        assert (await wire.terminal("after")).kind == "TurnCompleted"
+    one_claim(lowered)
+
+
+async def test_dead_letters_that_take_little(lowered: Deployment) -> None:
+    lowered.ready_worker()
+    async with lowered.wire() as wire:
+        for limit, kept in ((40_000, 4 * 1024), (200, 0)):
+            lowered.limit_topic(lowered.topics.dead_letters, limit)
+            place = await wire.produce(b"web-1", random.Random(3).randbytes(200_000))
+
+            async def event(place: tuple[int, int] = place) -> bool:
+                events = (await lowered.accepted())[0]
+                return any(isinstance(e.payload, RequestDeadLettered) and e.payload.offset == place[1] for e in events)
+
+            await eventually_async(event, "its event is there")
+            letters = [
+                record
+                for record in await lowered.dump(lowered.topics.dead_letters)
+                if dict(record.headers)["x-turnlog-offset"] == str(place[1]).encode()
+            ]
+            assert [len(record.value) > kept // 2 for record in letters] == ([True] if kept else [])
+            await wire.chat_json("web-1", "still there?", request_id=f"after-{limit}")
+            assert (await wire.terminal(f"after-{limit}")).kind == "TurnCompleted"
+    one_claim(lowered)
+
+
+async def test_replies_that_take_little(lowered: Deployment) -> None:
+    lowered.limit_topic(lowered.topics.replies, 100_000)
+    lowered.ready_worker()
+    async with lowered.wire() as wire:
+        text = "y" * 200_000
+        await wire.chat_json("web-1", text, request_id="long")
+        for number in range(20):
+            await wire.chat_json(f"other-{number}", "Hi", request_id=f"r{number}")
+        cut = await wire.terminal("long")
+        assert (cut.kind, cut.payload.truncated) == ("TurnCompleted", True)
+        assert text.startswith(cut.payload.text)
+        assert cut.payload.text
+        for number in range(20):
+            assert (await wire.terminal(f"r{number}")).kind == "TurnCompleted"
+        page = await wire_ask(wire, "web-1", "get_history")
+        assert (page.kind, page.payload.code) == ("RequestRefused", "answer_too_long")
+        await wire.chat_json("web-2", "z" * 50_000, request_id="short")
+        assert (await wire.terminal("short")).payload.truncated is False
+        page = await wire_ask(wire, "web-2", "get_history")
+        assert page.kind == "HistoryPage"
+        assert [message.message_seq for message in page.payload.messages] == [1]
+        assert page.payload.next_after == 1
+    one_claim(lowered)
+
+
+async def wire_ask(wire: Wire, session_id: str, kind: str) -> Frame:
+    request_id = new_id("ask")
+    body = {"session_id": session_id, "request_id": request_id, "command": {"type": kind}}
+    await wire.produce(session_id.encode(), json.dumps(body).encode())
+    return await wire.terminal(request_id)
+
+
+def one_claim(deployment: Deployment) -> None:
+    (worker,) = deployment.processes
+    assert worker.running
+    assert worker.log.count("serving from request") == 1
     assert "Traceback" not in worker.log
     assert "released" not in worker.log

@@ -7,7 +7,6 @@ confirmed, (3) frames go out and runners start, (4) requests are acknowledged, (
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
@@ -25,7 +24,7 @@ from workers.epoch import Epoch
 from workers.forwarder import Forwarder
 from workers.frame_sender import FrameSender
 from workers.group_commit import GroupCommit
-from workers.history_compactor import CompactionInput, UnrecordableError
+from workers.history_compactor import CompactionInput
 from workers.inbox import Inbox
 from workers.live import LiveSession, closed_to_decisions
 from workers.logs import at
@@ -34,13 +33,13 @@ from workers.ports import RecordsRefusedError
 from workers.requests import ForStream
 from workers.resident import Resident
 from workers.runners.base import TurnInput
+from workers.served_outcomes import ServedOutcomes
 from workers.served_requests import ServedRequests
 from workers.store_port import PartitionStore, StoreError
 from workers.tasks import describe
 from workers.unsaved import Unsaved
 
 log = logging.getLogger(__name__)
-_MAX_OUTCOMES = 500
 _SAVE_AGAIN_S = 0.5
 _SAVE_AGAIN_MAX_S = 5.0
 _MAX_UNSAVED_BATCHES = 4  #: then the partition waits for its store
@@ -72,7 +71,6 @@ class Serving:
         self._tail_end = 0
         self._closed = False
         self._wake = asyncio.Event()
-        self._outcomes: deque[tuple[str, Sequence[SessionCommand], asyncio.Future[None]]] = deque()
         self._doubts: list[asyncio.Future[None]] = []
         self._frames = FrameSender(parts.outbox, partition, epoch=epoch.epoch, replied=epoch.position.replied)
         self.unsaved = Unsaved(store)
@@ -89,6 +87,7 @@ class Serving:
             max_batch_bytes=parts.limits.max_batch_bytes,
         )
         self._group_commit = GroupCommit(self._decider, self._commit, now=parts.now, partition=partition)
+        self._outcomes = ServedOutcomes(self._decider, self.resident, self._containment)
         self._requests = ServedRequests(
             parts,
             partition,
@@ -108,21 +107,12 @@ class Serving:
     async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
         """An actor's outcome: decided as one, returns when it is confirmed."""
         done = self._waiter()
-        self._outcomes.append((session_id, commands, done))
+        self._outcomes.put(session_id, commands, done)
         await done
 
     def failed(self, session_id: str, outcome: SessionCommand) -> None:
-        """An actor's work died: this is its outcome. If not even that can be recorded, the session is set aside."""
-
-        def recorded(done: asyncio.Future[None]) -> None:
-            if not done.cancelled() and (error := done.exception()) is not None:
-                live = self.resident.sessions.get(session_id)
-                if live is not None and isinstance(error, Exception):
-                    self._containment.set_aside(live, "the end of its work", error)
-
-        done = self._waiter()
-        done.add_done_callback(recorded)
-        self._outcomes.append((session_id, [outcome], done))
+        """An actor's work died: this is its outcome."""
+        self._outcomes.put_last(session_id, outcome, self._waiter())
 
     def _waiter(self) -> asyncio.Future[None]:
         """What an actor waits for; cancelled by the release, also for an actor that comes after it."""
@@ -248,13 +238,13 @@ class Serving:
     async def _step(self) -> bool:
         """Everything that waits now, as few appends as it fits into. True: look again at once."""
         await self._look_at_tail()
-        outcomes = [self._outcomes.popleft() for _ in range(min(len(self._outcomes), _MAX_OUTCOMES))]
+        outcomes = self._outcomes.take()
         requests = await self._requests.take() if self._parts.may_take_requests(self.wake) else []
-        wanted = {(SESSION, session_id) for session_id, _, _ in outcomes}
+        wanted = {(SESSION, outcome.session_id) for outcome in outcomes}
         wanted |= {(item.kind, item.stream_id) for _, _, item in requests if isinstance(item, ForStream)}
         await self.resident.use(wanted)
-        for session_id, commands, done in outcomes:
-            self._decide_outcome(self.resident.sessions[session_id], commands, done)
+        for outcome in outcomes:
+            self._outcomes.decide(outcome)
         for request in requests:
             await self._requests.decide(request)
         await self._group_commit.everything()
@@ -287,35 +277,6 @@ class Serving:
             for sure in doubts:
                 if not sure.done():
                     sure.set_result(None)
-
-    # ---- decisions
-
-    def _decide_outcome(
-        self, live: LiveSession, commands: Sequence[SessionCommand], done: asyncio.Future[None]
-    ) -> None:
-        def confirmed() -> None:
-            if not done.done():
-                done.set_result(None)
-
-        closed = closed_to_decisions(live)
-        try:
-            if closed is not None:
-                raise UnrecordableError(closed[1])
-            self._decider.outcome(live, commands, confirmed)
-            again = partial(self._decide_outcome_again, live, commands, done)
-            self._decider.note(Decision(again, partial(self._unrecorded, live, done)))
-        except Exception as error:
-            if not done.done():
-                done.set_exception(self._containment.unrecordable(live, error))
-
-    async def _decide_outcome_again(
-        self, live: LiveSession, commands: Sequence[SessionCommand], done: asyncio.Future[None]
-    ) -> None:
-        self._decide_outcome(live, commands, done)
-
-    async def _unrecorded(self, live: LiveSession, done: asyncio.Future[None], error: RecordsRefusedError) -> None:
-        if not done.done():
-            done.set_exception(self._containment.unrecordable(live, error))
 
     # ---- commit and effects
 
@@ -401,8 +362,7 @@ class Serving:
     async def close(self) -> None:
         """Stop every turn; whoever waits for a confirmation is cancelled."""
         self._closed = True
-        for _, _, done in self._outcomes:
-            done.cancel()
+        self._outcomes.close()
         for sure in self._doubts:
             sure.cancel()
         actors = [live.actor for live in self.resident.sessions.values() if live.actor is not None]

@@ -20,7 +20,7 @@ from tests.simulation.world import World
 from tests.waiting import POLL_INTERVAL_S
 from workers.broker import DevBroker
 from workers.event_log import BATCH_OVERHEAD_BYTES, KafkaEventLog, LogProducer
-from workers.ports import AppendUncertainError, EventLog, LogBrokenError, LogError, NewRecord
+from workers.ports import AppendUncertainError, EventLog, LogBrokenError, LogError, NewRecord, RecordsRefusedError
 from workers.shared_look import SharedLook
 from workers.topic_reader import TopicReader
 
@@ -34,6 +34,7 @@ def in_simulation(body: Callable[[EventLog, EventLog], Coroutine[Any, Any, T]]) 
     """Two simulated workers in a world without faults."""
     loop = SimLoop(random.Random(1))
     world = World(random.Random(2), loop, partitions=3)
+    world.max_append_bytes = MAX_BATCH_BYTES
     logs = [SimEventLog(world, name, append_timeout_s=2.0) for name in ("w1", "w2")]
     task = loop.create_task(body(*logs))
     try:
@@ -195,6 +196,24 @@ def test_a_batch_as_large_as_decisions_may_make_it_fits(run: Run[None]) -> None:
             size += small.size_bytes
         assert await log.append(0, records) == 0
         assert await log.bounds(0) == (0, len(records))
+
+    run(body)
+
+
+def test_what_does_not_fit_is_refused_and_nothing_of_it_is_stored(run: Run[None]) -> None:
+    """Not uncertain: whoever wrote it may say something shorter. Appends beside it and behind it are stored."""
+
+    async def body(log: EventLog, other: EventLog) -> None:
+        assert await log.append(0, [message(log, 0)]) == 0
+        too_much = [message(log, 1), message(log, 2, text="x" * (2 * MAX_BATCH_BYTES))]
+        answers = await asyncio.gather(
+            log.append(0, too_much), log.append(2, [message(log, 0)]), other.append(1, too_much), return_exceptions=True
+        )
+        assert [type(answer) for answer in answers] == [RecordsRefusedError, int, RecordsRefusedError]
+        assert await log.bounds(0) == (0, 1)
+        assert await log.bounds(1) == (0, 0)
+        assert await log.append(0, [message(log, 1, text="short")]) == 1
+        assert await other.append(1, [message(other, 0)]) == 0
 
     run(body)
 

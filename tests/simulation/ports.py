@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from schemas.codec import Codec
 from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
-from schemas.events import EventHeader, TurnAccepted
+from schemas.events import EventHeader, MessageStored, TurnAccepted
 from schemas.frames import FrameHeader
 from schemas.parts import ToolCall
 from schemas.registry import COMMANDS
@@ -76,13 +76,17 @@ class SimEventLog:
 
     def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
         size = RECORD_BYTES
-        if isinstance(payload, TurnAccepted):
-            size += sum(len(part.text or "") for part in payload.content)
+        if isinstance(payload, TurnAccepted | MessageStored):
+            size += sum(len(part.text or "") for part in payload.content or ())
         return NewRecord(header=header, payload=payload, key=key, value=None, size_bytes=size)
 
     async def append(self, partition: int, records: Sequence[NewRecord]) -> int:
         world, loop = self._world, self._world.loop
         chaos = world.chaos
+        size = sum(record.size_bytes for record in records)
+        if world.max_append_bytes is not None and size > world.max_append_bytes:
+            await asyncio.sleep(world.latency())
+            raise RecordsRefusedError(f"simulated: {size} bytes are too many")
         answer: asyncio.Future[int] = loop.create_future()
         delay = world.latency()
         kind = ""

@@ -67,6 +67,7 @@ class World:
         self.partition_count = partitions
         self.requests_topic_id = "topic-1"
         self.events_start = 0
+        self.max_append_bytes: int | None = None  #: the event log takes no larger batch; None: any
         self.requests = [Topic() for _ in range(partitions)]
         self.events: list[list[LoggedEvent]] = [[] for _ in range(partitions)]
         self.frames: list[SeenFrame] = []

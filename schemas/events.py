@@ -100,6 +100,7 @@ class TurnStarted:
     model: str  #: the effective one
     cause: str  #: ``first``, ``retry`` (the runner failed) or ``takeover`` (the owner was lost)
     error: str | None = None  #: why the attempt before it ended, for ``retry``
+    usage: Usage | None = None  #: what that attempt had cost beside what its messages tell
 
 
 @direct_init
@@ -115,6 +116,7 @@ class MessageStored:
     name: str | None = None
     interrupted: bool = False  #: synthesised: the call's outcome is unknown (it may have run, or may yet run)
     truncated: bool = False  #: the content was cut at the size limit
+    usage: Usage | None = None  #: what the attempt has cost since its message before that told; absent: nothing new
 
 
 @direct_init
@@ -122,7 +124,7 @@ class MessageStored:
 class TurnCompleted:
     """The turn ended well."""
 
-    usage: Usage
+    usage: Usage  #: of the whole turn: all its attempts, as far as they told
     duration_ms: int = 0
 
 

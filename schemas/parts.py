@@ -37,6 +37,9 @@ class Usage:
     last_input_tokens: int = 0  #: prompt size of the last model call: what history compaction looks at
 
 
+NO_USAGE = Usage()
+
+
 def added(one: Usage, other: Usage) -> Usage:
     """What both cost; the size of the last prompt is that of ``other``, if it says one."""
     return Usage(
@@ -88,3 +91,33 @@ def content_text(content: tuple[ContentPart, ...] | None) -> str | None:
     if content is None:
         return None
     return "".join(part.text or "" for part in content)
+
+
+def cut_text(text: str, limit_bytes: int) -> str:
+    """The text within a number of bytes, cut at a whole character. The same object where nothing is cut."""
+    if len(text) * 4 <= limit_bytes:
+        return text
+    raw = text[: limit_bytes + 1].encode()
+    if len(text) <= limit_bytes and len(raw) <= limit_bytes:
+        return text
+    return raw[:limit_bytes].decode(errors="ignore")
+
+
+def cut_content(
+    content: tuple[ContentPart, ...] | None, limit_bytes: int
+) -> tuple[tuple[ContentPart, ...] | None, bool]:
+    """The content within the limit, and whether it was cut (at a whole character)."""
+    text = content_text(content)
+    if text is None or (cut := cut_text(text, limit_bytes)) is text:
+        return content, False
+    return text_content(cut), True
+
+
+def beyond(one: Usage, other: Usage) -> Usage:
+    """What ``one`` counts that ``other`` does not; the size of the last prompt is that of ``one``."""
+    return Usage(
+        input_tokens=max(0, one.input_tokens - other.input_tokens),
+        output_tokens=max(0, one.output_tokens - other.output_tokens),
+        model_calls=max(0, one.model_calls - other.model_calls),
+        last_input_tokens=one.last_input_tokens,
+    )

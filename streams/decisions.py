@@ -10,7 +10,7 @@ from typing import assert_never
 from schemas import events as ev
 from schemas.commands import Chat
 from schemas.limits import utf8_bytes
-from schemas.parts import ContentPart, Usage
+from schemas.parts import NO_USAGE, ContentPart, Usage
 from streams.ending import cancel_all, cancellation, closed_calls
 from streams.forwarding import ReceiveForward, ReceiveReceipt
 from streams.history_compaction_decisions import (
@@ -94,7 +94,7 @@ def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[
     for fact in facts:
         session = evolve(session, fact)
     if chat.on_busy == "interrupt" and session.open_turns:
-        ended = cancel_all(session, command)
+        ended = cancel_all(session, command, policy.max_text_bytes)
         facts += ended
         for fact in ended:
             session = evolve(session, fact)
@@ -193,7 +193,9 @@ def _cancel(session: Session, command: Cancel, policy: Policy) -> list[Fact]:
     if turn is None:
         which = f"turn {command.turn_id}" if command.turn_id else "running turn"
         return [refusal(command, "not_running", f"session {session.session_id} has no {which} to cancel")]
-    facts = cancellation(session, turn, "cancelled on request", partial=command.partial, by=command)
+    facts = cancellation(
+        *(session, turn, "cancelled on request"), running=command, max_text_bytes=policy.max_text_bytes, by=command
+    )
     for fact in facts:
         session = evolve(session, fact)
     return [*facts, *_start_next(session, policy)]
@@ -216,15 +218,17 @@ def _resume(session: Session, command: ResumeTurn, policy: Policy) -> list[Fact]
             f"{turn.takeovers_in_a_row} owners in a row were lost while they ran this turn, without a message stored "
             "in between: it is suspected to be the cause"
         )
-        failed = ev.TurnFailed(code="suspected_poison", reason=reason, usage=Usage())
+        failed = ev.TurnFailed(code="suspected_poison", reason=reason, usage=turn.spent)
         return _end_failed(session, turn, failed, policy)
-    return _next_attempt(session, turn, cause="takeover", error=None)
+    return _next_attempt(session, turn, cause="takeover")
 
 
-def _next_attempt(session: Session, turn: Turn, *, cause: str, error: str | None) -> list[Fact]:
+def _next_attempt(
+    session: Session, turn: Turn, *, cause: str, error: str | None = None, usage: Usage | None = None
+) -> list[Fact]:
     """Start again from the stored messages. Calls whose outcome is unknown are closed, unless they may be repeated."""
     attempt = turn.attempt + 1
-    started = ev.TurnStarted(model=turn.model or "", cause=cause, error=error)
+    started = ev.TurnStarted(model=turn.model or "", cause=cause, error=error, usage=usage)
     facts = [Fact(event=started, turn_id=turn.turn_id, attempt=attempt)]
     # A result is paired with the first open call of its id, so calls that share an id share their fate.
     unsafe = {call.call_id for call in turn.open_calls if not call.idempotent}
@@ -254,14 +258,16 @@ def _record(session: Session, command: RecordMessage) -> list[Fact]:
         tool_call_id=command.tool_call_id,
         name=command.name,
         truncated=command.truncated,
+        usage=command.usage,
     )
     return [Fact(event=stored, turn_id=turn.turn_id, attempt=turn.attempt)]
 
 
 def _complete(session: Session, command: CompleteTurn, policy: Policy) -> list[Fact]:
-    if _running(session, command.turn_id, command.attempt) is None:
+    turn = _running(session, command.turn_id, command.attempt)
+    if turn is None:
         return []
-    completed = ev.TurnCompleted(usage=command.usage, duration_ms=command.duration_ms)
+    completed = ev.TurnCompleted(usage=turn.cost(command.usage), duration_ms=command.duration_ms)
     return _end(session, Fact(event=completed, turn_id=command.turn_id, attempt=command.attempt), policy)
 
 
@@ -270,8 +276,9 @@ def _fail(session: Session, command: FailAttempt, policy: Policy) -> list[Fact]:
     if turn is None:
         return []
     if command.retryable and turn.runner_failures + 1 < policy.max_runner_attempts:
-        return _next_attempt(session, turn, cause="retry", error=f"{command.code}: {command.reason}")
+        error, usage = f"{command.code}: {command.reason}", command.usage if command.usage != NO_USAGE else None
+        return _next_attempt(session, turn, cause="retry", error=error, usage=usage)
     failed = ev.TurnFailed(
-        code=command.code, reason=command.reason, usage=command.usage, duration_ms=command.duration_ms
+        code=command.code, reason=command.reason, usage=turn.cost(command.usage), duration_ms=command.duration_ms
     )
     return _end_failed(session, turn, failed, policy)

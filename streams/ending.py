@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from schemas import events as ev
-from schemas.parts import ToolCall, Usage, text_content
+from schemas.parts import NO_USAGE, ToolCall, cut_content, text_content
 from streams.session import Fact, Session
 from streams.session_commands import AcceptChat, Cancel
 from streams.turn import INTERRUPTED_TEXT, Turn
@@ -26,23 +26,36 @@ def closed_calls(session: Session, turn: Turn, calls: Sequence[ToolCall], attemp
 
 
 def cancellation(
-    session: Session, turn: Turn, reason: str, *, partial: str = "", by: Cancel | None = None
+    session: Session,
+    turn: Turn,
+    reason: str,
+    *,
+    running: AcceptChat | Cancel | None = None,
+    max_text_bytes: int = 0,
+    by: Cancel | None = None,
 ) -> list[Fact]:
-    """A turn ends on purpose. Of the running one, open calls are closed and its partial text is kept as a message."""
+    """A turn ends on purpose. Of the running one, open calls are closed and its partial text is kept as a message.
+
+    ``running``: what tells of the running one; its text is cut like that of any message.
+    """
     facts: list[Fact] = []
-    if session.running == turn.turn_id:
+    usage = NO_USAGE
+    if session.running == turn.turn_id and running is not None:
+        usage = turn.cost(running.usage)
+        partial, truncated = cut_content(text_content(running.partial), max_text_bytes)
         facts += closed_calls(session, turn, turn.open_calls, turn.attempt)
-        if partial:
+        if running.partial:
             message = ev.MessageStored(
                 message_seq=session.messages + len(facts) + 1,
                 role="assistant",
-                content=text_content(partial),
+                content=partial,
                 interrupted=True,
+                truncated=truncated,
             )
             facts.append(Fact(event=message, turn_id=turn.turn_id, attempt=turn.attempt))
     cancelled = ev.TurnCancelled(
         reason=reason,
-        usage=Usage(),
+        usage=usage,
         by_request_id=by.request_id if by else None,
         by_command_hash=by.command_hash if by else None,
         by_reply_to=by.reply.reply_to if by else None,
@@ -53,13 +66,14 @@ def cancellation(
     return [*facts, Fact(event=cancelled, turn_id=turn.turn_id, attempt=turn.attempt)]
 
 
-def cancel_all(session: Session, chat: AcceptChat) -> list[Fact]:
+def cancel_all(session: Session, chat: AcceptChat, max_text_bytes: int) -> list[Fact]:
     """A chat interrupts: the running turn and all that wait end, the newest message is what counts."""
     facts: list[Fact] = []
     waiting = ([session.running] if session.running else []) + list(session.queue)
     for turn_id in waiting:
         turn = session.turns[turn_id]
-        facts += cancellation(session, turn, "interrupted by a newer message", partial=chat.partial)
+        reason = "interrupted by a newer message"
+        facts += cancellation(session, turn, reason, running=chat, max_text_bytes=max_text_bytes)
     return facts
 
 

@@ -1,7 +1,8 @@
 """What a runner sees of a session: the summary, and every message that it does not cover, word for word.
 
-The log is never edited: what a model would refuse is repaired here. Calls and results are paired by position, since
-ids repeat in real conversations. A summary has a role of its own: it is nobody's message, and never stored as one.
+The log is never edited: what a model would refuse is repaired or left out here. Calls and results are paired by
+position, since ids repeat in real conversations. A summary has a role of its own: it is nobody's message, and never
+stored as one.
 """
 
 from bisect import bisect_left, bisect_right
@@ -81,7 +82,7 @@ def _repaired(
     for message in messages:
         if message.role == "tool":
             repair.result(message)
-        else:
+        elif not says_nothing(message):
             if repair.unfinished:
                 repair.close()
             repair.message(message)
@@ -89,6 +90,13 @@ def _repaired(
         repair.close()
     repair.late_results()
     return HistoryView(messages=tuple(repair.out), added=repair.added, dropped=repair.dropped)
+
+
+def says_nothing(message: HistoryMessage) -> bool:
+    """Is it a model's message without text and without calls? The log keeps it; no model is shown it."""
+    if message.role != "assistant" or message.tool_calls:
+        return False
+    return all(not part.text or part.text.isspace() for part in message.content or ())
 
 
 class _Repair:

@@ -18,12 +18,18 @@ def openai_messages(instructions: str | None, messages: Sequence[HistoryMessage]
     """The request's ``messages`` for an assembled view (``streams.history_view.assemble``).
 
     The summary goes as a ``system`` message with a frame around it, so that nobody takes it for words of the user. A
-    missing content is the empty text where the format has no null.
+    missing content is the empty text where the format has no null. A question that no answer followed (its turn failed)
+    and the next one become one message, with a blank line in between: some providers refuse two of the user in a row.
     """
     rendered: list[dict[str, Any]] = []
     if instructions is not None:
         rendered.append({"role": "system", "content": instructions})
-    rendered += [_rendered(message) for message in messages]
+    for message in messages:
+        shown = _rendered(message)
+        if rendered and shown["role"] == rendered[-1]["role"] == "user":
+            rendered[-1]["content"] += f"\n\n{shown['content']}"
+        else:
+            rendered.append(shown)
     return rendered
 
 
@@ -54,6 +60,8 @@ def validate_openai(messages: Sequence[Mapping[str, Any]]) -> None:
             waiting.remove(call_id)
         elif waiting:
             raise ValueError(f"{where}: calls {sorted(waiting)} have no result before it")
+        elif index and message.get("role") == messages[index - 1].get("role") == "user":
+            raise ValueError(f"{where}: two messages of the user in a row")
         _validate_content(message, where)
         if "tool_calls" in message:
             waiting = _validated_calls(message, where)
@@ -68,6 +76,8 @@ def _validate_content(message: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: no such role")
     content = message.get("content")
     may_be_null = message["role"] == "assistant" and "tool_calls" in message
+    if message["role"] == "assistant" and not may_be_null and (not isinstance(content, str) or not content.strip()):
+        raise ValueError(f"{where}: it has neither a text nor calls")
     if not isinstance(content, str) and not (content is None and may_be_null):
         raise ValueError(f"{where}: its content is {type(content).__name__}")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 from schemas import events as ev
-from schemas.parts import Usage
+from schemas.parts import Usage, added
 from streams.channel import Channel
 from streams.projection_columns import Millis
 from streams.projection_history import HISTORY_COMPACTION
@@ -215,6 +215,8 @@ def _started(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev
     row.runner_failures += event.cause == "retry"
     row.takeovers_in_a_row += event.cause == "takeover"
     session.started_turns += event.cause == "first"
+    if event.usage is not None:
+        row.usage = added(row.usage, event.usage)
     session.running_turn_id = row.turn_id
 
 
@@ -264,6 +266,9 @@ def _stored_in_turn(turn: OpenTurn, logged: LoggedEvent, event: ev.MessageStored
         _turn_changes(row, changes)
     if event.role != "user" and not event.interrupted and row.takeovers_in_a_row:
         row.takeovers_in_a_row = 0
+        _turn_changes(row, changes)
+    if event.usage is not None:
+        row.usage = added(row.usage, event.usage)
         _turn_changes(row, changes)
 
 
@@ -328,11 +333,11 @@ def _ended(
     row.ended_offset = logged.offset
     row.ended_at = Millis(header.recorded_at)
     row.duration_ms = logged.payload.duration_ms
-    row.input_tokens, row.output_tokens = usage.input_tokens, usage.output_tokens
-    row.model_calls, row.last_input_tokens = usage.model_calls, usage.last_input_tokens
+    row.usage = usage
     if session.running_turn_id == row.turn_id:
         session.running_turn_id = None
-    if usage.last_input_tokens > 0 and row.answer_seq:  # as ``streams.session`` measures
+    measured = usage.last_input_tokens > 0 and status != "cancelled"
+    if measured and row.answer_seq:  # as ``streams.session`` measures
         session.measured_tokens, session.measured_through_seq = usage.last_input_tokens, row.answer_seq - 1
     session.input_tokens += usage.input_tokens
     session.output_tokens += usage.output_tokens

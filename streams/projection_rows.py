@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from typing import NamedTuple
 
+from schemas.parts import Usage
 from streams.projection_columns import Blob, Json, Millis, Table
 from streams.projection_history_rows import COMPACTION_REQUESTS, COMPACTIONS
 
 #: Raised whenever the same log leads to other rows: files of another version are rebuilt.
-PROJECTION_VERSION = 3
+PROJECTION_VERSION = 4
 _NOTHING = Json("{}")
 
 
@@ -88,7 +89,7 @@ class TurnRow:
     started_at: Millis | None = None
     ended_at: Millis | None = None
     duration_ms: int | None = None
-    input_tokens: int | None = None
+    input_tokens: int | None = None  #: of all attempts, as far as they told; these four are there once one of them did
     output_tokens: int | None = None
     model_calls: int | None = None
     last_input_tokens: int | None = None
@@ -100,6 +101,21 @@ class TurnRow:
     by_framing: str | None = None
     by_traceparent: str | None = None
     by_tracestate: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What its attempts have cost, as far as they told."""
+        return Usage(
+            input_tokens=self.input_tokens or 0,
+            output_tokens=self.output_tokens or 0,
+            model_calls=self.model_calls or 0,
+            last_input_tokens=self.last_input_tokens or 0,
+        )
+
+    @usage.setter
+    def usage(self, usage: Usage) -> None:
+        self.input_tokens, self.output_tokens = usage.input_tokens, usage.output_tokens
+        self.model_calls, self.last_input_tokens = usage.model_calls, usage.last_input_tokens
 
 
 @dataclass(slots=True, kw_only=True)

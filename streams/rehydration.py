@@ -193,6 +193,7 @@ def _turn(row: TurnRow, calls_of: dict[int, list[ToolCallRow]]) -> Turn:
         takeovers_in_a_row=row.takeovers_in_a_row,
         open_calls=tuple(_call(call) for call in calls if call.result_message_seq is None),
         answer_seq=row.answer_seq or 0,
+        spent=row.usage,
     )
 
 
@@ -275,12 +276,7 @@ def _answer(row: TurnRow) -> Answer:
         code=row.code or "",
         reason=row.reason or "",
         attempt=row.attempt,
-        usage=Usage(
-            input_tokens=row.input_tokens or 0,
-            output_tokens=row.output_tokens or 0,
-            model_calls=row.model_calls or 0,
-            last_input_tokens=row.last_input_tokens or 0,
-        ),
+        usage=row.usage,
         reply=_reply(row),
     )
 

@@ -11,7 +11,7 @@ from immutables import Map
 
 from schemas import events as ev
 from schemas.direct_init import direct_init
-from schemas.parts import Usage
+from schemas.parts import Usage, added
 from streams.forwarding import NO_MARKS, Forward, delivered, pending, source_key
 from streams.history_compaction import (
     HistoryCompactionPolicy,
@@ -257,6 +257,8 @@ def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted
         runner_failures=turn.runner_failures + (event.cause == "retry"),
         takeovers_in_a_row=turn.takeovers_in_a_row + (event.cause == "takeover"),
     )
+    if event.usage is not None:
+        turn = changed(turn, spent=added(turn.spent, event.usage))
     return changed(
         session,
         version=session.version + 1,
@@ -279,6 +281,8 @@ def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> S
         turn = changed(turn, open_calls=event.tool_calls, answer_seq=event.message_seq)
     if event.role != "user" and not event.interrupted and turn.takeovers_in_a_row:
         turn = changed(turn, takeovers_in_a_row=0)
+    if event.usage is not None:
+        turn = changed(turn, spent=added(turn.spent, event.usage))
     if turn is before:
         return changed(session, version=version, messages=event.message_seq)
     return changed(session, version=version, messages=event.message_seq, turns=session.turns.set(turn.turn_id, turn))
@@ -290,7 +294,7 @@ def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usag
         session.answers[turn.request_id], kind=kind, code=code, reason=reason, usage=usage, attempt=fact.attempt
     )
     measure = session.measure
-    if usage.last_input_tokens > 0 and turn.answer_seq:
+    if usage.last_input_tokens > 0 and turn.answer_seq and kind != "cancelled":  # its text is of a later call
         # The turn's last model call wrote its last message (or a later one that was not stored).
         measure = PromptMeasure(input_tokens=usage.last_input_tokens, through_seq=turn.answer_seq - 1)
     return changed(

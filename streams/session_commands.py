@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from schemas.commands import Chat
-from schemas.parts import ContentPart, ToolCall, Usage
+from schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage
 from streams.forwarding import ReceiveForward, ReceiveReceipt
 from streams.history_view import HistorySummary
 from streams.turn import ReplyAddress
@@ -19,6 +19,7 @@ class AcceptChat:
     chat: Chat
     reply: ReplyAddress
     partial: str = ""  #: what the running turn has said since its last message: kept, if this chat interrupts it
+    usage: Usage = NO_USAGE  #: what it has cost and the log does not have yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +35,14 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """Somebody wants a turn to end. ``partial``: what the running one has said since its last message."""
+    """Somebody wants a turn to end. ``partial`` and ``usage``: of the running one, as in :class:`AcceptChat`."""
 
     request_id: str
     command_hash: str
     turn_id: str | None  #: ``None``: the running one
     reply: ReplyAddress
     partial: str = ""
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +66,12 @@ class RecordMessage:
     tool_call_id: str | None = None
     name: str | None = None
     truncated: bool = False
+    usage: Usage | None = None  #: what the attempt has cost since the last command of it that told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompleteTurn:
-    """A runner came to its end."""
+    """A runner came to its end. ``usage``: what the attempt has cost and no message of it told."""
 
     turn_id: str
     attempt: int
@@ -78,7 +81,7 @@ class CompleteTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailAttempt:
-    """A runner failed. ``retryable``: another attempt may help."""
+    """A runner failed. ``retryable``: another attempt may help. ``usage``: as in :class:`CompleteTurn`."""
 
     turn_id: str
     attempt: int

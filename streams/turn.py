@@ -10,7 +10,8 @@ Runner failures and takeovers are counted apart: an owner's death is not the tur
 
 from dataclasses import dataclass, field
 
-from schemas.parts import ContentPart, ToolCall, Usage
+from schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage, added
+from streams.records import changed
 
 INTERRUPTED_TEXT = (
     "The outcome of this tool call is unknown: it was interrupted. It may have run, may be running, or may yet run."
@@ -42,6 +43,16 @@ class Turn:
     takeovers_in_a_row: int = 0  #: since the last message that a runner produced
     open_calls: tuple[ToolCall, ...] = ()  #: stored calls without a stored result, in order
     answer_seq: int = 0  #: message_seq of the newest assistant message; 0: none yet
+    spent: Usage = NO_USAGE  #: what its attempts have cost, as far as the log has it
+
+    def cost(self, usage: Usage) -> Usage:
+        """What the whole turn cost, if its last attempt cost ``usage`` beside what is recorded.
+
+        The last prompt is the last attempt's: of an earlier one it would measure another history.
+        """
+        if self.spent == NO_USAGE:
+            return usage
+        return changed(added(self.spent, usage), last_input_tokens=usage.last_input_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

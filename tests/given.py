@@ -12,7 +12,7 @@ from typing import Self
 
 from schemas import events as ev
 from schemas.commands import Chat
-from schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
+from schemas.parts import NO_USAGE, ContentPart, NewSession, ToolCall, Usage, text_content
 from streams.decisions import decide
 from streams.forwarding import ReceiveForward, ReceiveReceipt
 from streams.policy import Policy
@@ -96,6 +96,7 @@ def chat(
     new_session: NewSession | None = None,
     content: tuple[ContentPart, ...] | None = None,
     reply: ReplyAddress | None = None,
+    usage: Usage = NO_USAGE,
 ) -> AcceptChat:
     """A chat request, its ids made of ``name``: request ``r1``, turn ``t1``, command hash ``h1``."""
     command = Chat(content=content or text_content(text), model=model, on_busy=on_busy, new_session=new_session)
@@ -106,6 +107,7 @@ def chat(
         chat=command,
         reply=reply or ReplyAddress(),
         partial=partial,
+        usage=usage,
     )
 
 
@@ -166,7 +168,14 @@ def resume(name: str = "1", attempt: int = 1) -> ResumeTurn:
     return ResumeTurn(turn_id=f"t{name}", attempt=attempt)
 
 
-def cancel(name: str = "c", turn: str | None = None, *, partial: str = "", reply: ReplyAddress | None = None) -> Cancel:
+def cancel(
+    name: str = "c",
+    turn: str | None = None,
+    *,
+    partial: str = "",
+    reply: ReplyAddress | None = None,
+    usage: Usage = NO_USAGE,
+) -> Cancel:
     """Request ``r<name>`` wants turn ``t<turn>`` to end; without one, the running turn."""
     return Cancel(
         request_id=f"r{name}",
@@ -174,6 +183,7 @@ def cancel(name: str = "c", turn: str | None = None, *, partial: str = "", reply
         turn_id=f"t{turn}" if turn else None,
         reply=reply or ReplyAddress(),
         partial=partial,
+        usage=usage,
     )
 
 

@@ -131,20 +131,23 @@ class OneSession:
 
     def tell(self, command: SessionCommand) -> None:
         """Decide, fold, and do what the serving does then."""
+        started = None
         for fact in decide(self.live.session, command, self.policy):
             self.live.note(fact)
             self.live.become(evolve(self.live.session, fact))
             self.events.append(fact.event)
-            session = self.live.session
             if isinstance(fact.event, ev.TurnCancelled) and fact.turn_id:
                 self.actor.cancel(fact.turn_id)
             if isinstance(fact.event, ev.HistoryCompactionRequested):
-                self.actor.compact(session.owed_runs[-1])
-            if isinstance(fact.event, ev.MessageStored) and fact.event.role == "user":
-                turn = session.turns[fact.turn_id or ""]
-                self.actor.start(
-                    turn.turn_id, turn.attempt, next_message_seq=session.messages + 1, failures=turn.runner_failures
-                )
+                self.actor.compact(self.live.session.owed_runs[-1])
+            if isinstance(fact.event, ev.TurnStarted):
+                started = fact.turn_id
+        session = self.live.session
+        if started is not None and session.running == started:
+            turn = session.turns[started]
+            self.actor.start(
+                turn.turn_id, turn.attempt, next_message_seq=session.messages + 1, failures=turn.runner_failures
+            )
 
     def chat(self, text: str, **fields: object) -> str:
         self.requests += 1

@@ -16,10 +16,21 @@ from streams.session import OwedRun
 from streams.session_commands import CompleteTurn, FailAttempt, FailHistoryCompaction, SessionCommand
 from workers.crash_points import crash_point
 from workers.history_compactor import HistoryCompactor
+from workers.logs import at
 from workers.runners.base import Runner, RunnerError
-from workers.runners.closing import CLOSE_TIMEOUT_S, close_runner
-from workers.tasks import describe, watched
-from workers.turn_attempt import ActorLimits, TurnAttempt, TurnHost
+from workers.runners.checked import OutputError
+from workers.runners.contained import (
+    CLOSE_TIMEOUT_S,
+    TookTooLongError,
+    UnexpectedError,
+    close_runner,
+    contained,
+    is_alive,
+    new_runner,
+)
+from workers.runners.fault_log import log_fault, texts_of
+from workers.tasks import describe, frames, watched
+from workers.turn_attempt import ActorLimits, TurnAttempt, TurnHost, UnrecordableError
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +69,11 @@ class SessionActor:
         return self._attempt.partial_text if self._turn_runs and self._attempt is not None else ""
 
     @property
+    def unrecorded_usage(self) -> Usage:
+        """What the running attempt has cost and the log does not have."""
+        return self._attempt.unrecorded_usage if self._turn_runs and self._attempt is not None else Usage()
+
+    @property
     def _turn_runs(self) -> bool:
         return self._turn_task is not None and not self._turn_task.done()
 
@@ -74,7 +90,7 @@ class SessionActor:
     @property
     def runner_is_dead(self) -> bool:
         """Does it hold a runner that takes no further turn?"""
-        return self._runner is not None and not self._runner.alive
+        return self._runner is not None and not is_alive(self._runner, self.session_id)
 
     def cancel(self, turn_id: str) -> None:
         """The log says that this turn is over: stop its attempt, and send nothing more of it."""
@@ -141,7 +157,7 @@ class SessionActor:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S + 1.0)  # a runner that does not end is left alone first
         await self.close_runner()
 
     async def close_runner(self) -> None:
@@ -151,10 +167,10 @@ class SessionActor:
             await close_runner(runner, self.session_id)
 
     async def _runner_for(self, model: str) -> Runner:
-        if self._runner is not None and (self._fresh_runner or self._model != model or not self._runner.alive):
+        if self._runner is not None and (self._fresh_runner or self._model != model or self.runner_is_dead):
             await self.close_runner()
         if self._runner is None:
-            self._runner = self._make_runner(model)
+            self._runner = new_runner(self._make_runner, model)
             self._model = model
         self._fresh_runner = False
         return self._runner
@@ -178,13 +194,23 @@ class SessionActor:
             if not isinstance(ending, CompleteTurn):
                 await self.close_runner()
             crash_point("actor.before_terminal")
-            await self._host.submit(self.session_id, [*attempt.take_held(), ending])
+            await self._record_end(attempt, ending)
             attempt.ended = True
             if isinstance(ending, CompleteTurn):  # while nobody waits for it, if it can be
                 async with self._running:
                     await self._compact_if_due()
 
-    async def _ending(self, attempt: TurnAttempt) -> SessionCommand:
+    async def _record_end(self, attempt: TurnAttempt, ending: CompleteTurn | FailAttempt) -> None:
+        """Hand in how the attempt ended; an end that cannot be recorded becomes a failure that can."""
+        try:
+            await self._host.submit(self.session_id, [*attempt.take_held(), ending])
+        except Exception as error:
+            told = describe(error), frames(error)
+            log.error("the end of a turn cannot be recorded: %s%s", *told, extra=self._place(attempt))
+            failure = attempt.failure(UnrecordableError(error), ending.duration_ms / 1000)
+            await self._host.submit(self.session_id, [failure])
+
+    async def _ending(self, attempt: TurnAttempt) -> CompleteTurn | FailAttempt:
         """Run the attempt; the command that ends it."""
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -193,26 +219,32 @@ class SessionActor:
             return CompleteTurn(
                 turn_id=attempt.turn_id,
                 attempt=attempt.attempt,
-                usage=attempt.usage,
+                usage=attempt.unrecorded_usage,
                 duration_ms=int((loop.time() - started) * 1000),
             )
         except RunnerError as error:
-            return attempt.failure(error.code, error.reason, error.retryable, loop.time() - started)
-        except TimeoutError:
+            self._tell_of(attempt, error)
+            return attempt.failure(error, loop.time() - started)
+        except TookTooLongError:
             reason = f"the turn took longer than {self._limits.turn_timeout_s:g} s"
-            return attempt.failure("turn_timeout", reason, False, loop.time() - started)
+            return attempt.failure(RunnerError("turn_timeout", reason, retryable=False), loop.time() - started)
         except Exception as error:
-            # Its text may hold anything, a secret too: it goes to the operator's log by type only.
-            log.error(
-                "a runner raised %s",
-                type(error).__name__,
-                exc_info=log.isEnabledFor(logging.DEBUG),
-                extra={"session": self.session_id, "turn": attempt.turn_id},
-            )
-            reason = f"the runner raised {type(error).__name__}"
-            return attempt.failure("runner_error", reason, True, loop.time() - started)
+            log.error("an attempt failed by a defect: %s%s", describe(error), frames(error), extra=self._place(attempt))
+            reason = f"the worker failed on it: {describe(error)}"
+            return attempt.failure(RunnerError("internal_error", reason, retryable=False), loop.time() - started)
         finally:
             attempt.deltas.close()
+
+    def _tell_of(self, attempt: TurnAttempt, error: RunnerError) -> None:
+        """The operator's log: what a runner did wrong, not what it says went wrong."""
+        if isinstance(error, UnexpectedError):
+            said = texts_of(attempt.turn, attempt.partial_text) if attempt.turn is not None else ()
+            log_fault(error, self.session_id, attempt.turn_id, said)
+        elif isinstance(error, OutputError):
+            log.error("a runner's output is not taken: %s: %s", error.code, error.reason, extra=self._place(attempt))
+
+    def _place(self, attempt: TurnAttempt) -> dict[str, Any]:
+        return at(session=self.session_id, turn=attempt.turn_id)
 
     async def _steps(self, attempt: TurnAttempt) -> None:
         """The attempt from one history compaction to the next; the time these take is not the turn's."""
@@ -223,10 +255,17 @@ class SessionActor:
             turn = self._host.turn_input(self.session_id, attempt.turn_id)
             if turn is None:
                 return
+            attempt.turn = turn
             began = loop.time()
-            async with asyncio.timeout(left_s):
-                runner = await self._runner_for(turn.model)
-                if await attempt.consume(runner, turn, self._compactor.due):
-                    return
+            runner = await self._runner_for(turn.model)
+            ended = await contained(
+                attempt.consume(runner, turn, self._compactor.due),
+                timeout_s=max(0.0, left_s - (loop.time() - began)),
+                what="the runner of a turn",
+                session_id=self.session_id,
+                stopping=attempt.stop,
+            )
+            if ended:
+                return
             await self.close_runner()
             left_s -= loop.time() - began

@@ -94,6 +94,7 @@ class Settings(BaseSettings):
 
     # ---- logging
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    library_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"  #: of Kafka clients and other libraries
     log_format: Literal["auto", "human", "json"] = "auto"
     ready_file: Path | None = None  #: touched when the process is ready
 

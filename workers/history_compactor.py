@@ -11,7 +11,7 @@ nothing behind but a request that is still owed; the next owner's plan is made o
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -31,10 +31,33 @@ from streams.session_commands import (
 from streams.summary_prompt import SummaryPrompt, UnusableSummaryError, summary_task, usable_summary
 from streams.summary_truncation import truncation_summary
 from workers.crash_points import crash_point
-from workers.runners.base import AssistantMessage, Runner, RunnerError, TextDelta, TurnInput, UsageReport
-from workers.runners.closing import close_runner
+from workers.logs import at
+from workers.runners.base import (
+    AssistantMessage,
+    Runner,
+    RunnerError,
+    RunnerOutput,
+    TextDelta,
+    TurnInput,
+    UsageReport,
+)
+from workers.runners.checked import MAX_OUTPUTS, OutputError, TextJoiner, checked
+from workers.runners.contained import (
+    TookTooLongError,
+    UnexpectedError,
+    close_outputs,
+    close_runner,
+    contained,
+    fault_of,
+    new_runner,
+    outputs_of,
+)
+from workers.runners.fault_log import log_fault
+from workers.tasks import describe, frames, was_cancelled
 
 log = logging.getLogger(__name__)
+_MAX_TEXT_BYTES = 1024 * 1024  #: that a summary model may write in one call: more is no summary
+_OUTPUTS_PER_LOOP_PASS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,8 +187,7 @@ class HistoryCompactor:
                 commands.append(run.failure())
             text = truncation_summary(run.source, run.previous, max_tokens=run.made.max_summary_tokens)
             commands.append(run.record(text, BY_TRUNCATION))
-        await self._end(commands)
-        return True
+        return await self._recorded(run, commands)
 
     async def requested(self, request: OwedRun) -> bool:
         """A run that somebody asked for. Did the assembled history change?"""
@@ -174,8 +196,10 @@ class HistoryCompactor:
             await self._end([SkipHistoryCompaction(request_id=request.request_id)])
             return False
         await self._summarise(run)
-        await self._end([run.record(run.text, BY_MODEL) if run.text is not None else run.failure()])
-        return run.text is not None
+        if run.text is None:
+            await self._recorded(run, [run.failure()])
+            return False
+        return await self._recorded(run, [run.record(run.text, BY_MODEL)])
 
     def _run(self, request: OwedRun | None, usage: Usage | None = None) -> _Run | None:
         given = self._host.compaction_input(self._session_id, usage)
@@ -186,6 +210,20 @@ class HistoryCompactor:
         if made is None:
             return None
         return _Run(given=given, made=made, request=request, began=asyncio.get_running_loop().time())
+
+    async def _recorded(self, run: _Run, commands: list[SessionCommand]) -> bool:
+        """Hand in how a run ended. False: that cannot be recorded, so it became a failure that can."""
+        try:
+            await self._end(commands)
+            return True
+        except Exception as error:
+            told = describe(error), frames(error)
+            place = at(session=self._session_id)
+            log.error("the end of a history compaction cannot be recorded: %s%s", *told, extra=place)
+            run.code = "outcome_not_recorded"
+            run.reason = f"the summary cannot be recorded ({type(error).__name__})"
+            await self._end([run.failure()])
+            return False
 
     async def _end(self, commands: list[SessionCommand]) -> None:
         crash_point("compaction.before_record")
@@ -201,19 +239,26 @@ class HistoryCompactor:
     async def _summarise(self, run: _Run) -> None:
         """Ask the summary model; never raises for what it does."""
         crash_point("compaction.before_summary")
+        summarised = self._in_parts(run)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                run.text = await self._in_parts(run)
+            run.text = await contained(
+                summarised, timeout_s=self._timeout_s, what="a summary model's runner", session_id=self._session_id
+            )
         except UnusableSummaryError as error:
             run.code, run.reason = error.code, str(error)
         except RunnerError as error:
             run.code, run.reason = error.code, error.reason
-        except TimeoutError:
+            if isinstance(error, UnexpectedError):
+                said = [content_text(message.content) or "" for message in run.source]
+                log_fault(error, self._session_id, "summary", said)
+        except TookTooLongError:
             run.code, run.reason = "summary_timeout", f"the summary took longer than {self._timeout_s:g} s"
-        except Exception as error:  # its text may hold anything, a secret too
-            run.code, run.reason = "runner_error", f"the summary model's runner raised {type(error).__name__}"
+        except Exception as error:
+            told = describe(error), frames(error)
+            log.error("a summary failed by a defect: %s%s", *told, extra=at(session=self._session_id))
+            run.code, run.reason = "internal_error", f"the worker failed on it: {describe(error)}"
         if run.text is None:
-            log.warning("no summary of the history: %s", run.code, extra={"session": self._session_id})
+            log.warning("no summary of the history: %s", run.code, extra=at(session=self._session_id))
 
     async def _in_parts(self, run: _Run) -> str:
         task = summary_task(
@@ -243,30 +288,71 @@ class HistoryCompactor:
             user_content=text_content(prompt.text),
             allow_tools=False,
         )
-        usage = Usage()
-        pieces: list[str] = []
-        message: str | None = None
-        runner = self._make_runner(model)
+        runner = new_runner(self._make_runner, model)
+        reader = _SummaryReader()
         try:
-            outputs = runner.run(turn)
+            outputs = outputs_of(runner, turn)
             try:
-                async for output in outputs:
-                    match output:
-                        case TextDelta():
-                            pieces.append(output.text)
-                        case UsageReport():
-                            usage = output.usage
-                        case AssistantMessage(tool_calls=calls) if calls:
-                            return "", True
-                        case AssistantMessage():
-                            message = content_text(output.content)
-                        case _:
-                            pass
+                await reader.read(outputs)
             finally:
-                close = getattr(outputs, "aclose", None)
-                if close is not None:
-                    await close()
+                await close_outputs(outputs, self._session_id)
         finally:
-            run.usage = added(run.usage, usage)
+            run.usage = added(run.usage, reader.usage)
             await close_runner(runner, self._session_id)
-        return message if message is not None else "".join(pieces), False
+        return reader.text, reader.called_tools
+
+
+class _SummaryReader:
+    """Takes in what a summary model's runner yields, checked."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.called_tools = False
+        self._pieces: list[str] = []
+        self._joiner = TextJoiner()
+        self._size = 0
+        self._message: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The newest whole message, or else what was streamed."""
+        if self.called_tools:
+            return ""
+        return self._message if self._message is not None else "".join(self._pieces)
+
+    async def read(self, outputs: AsyncIterator[RunnerOutput]) -> None:
+        """Until it has no more, or calls a tool. Raises :class:`RunnerError`."""
+        for count in range(MAX_OUTPUTS):
+            try:
+                output = await outputs.__anext__()
+            except StopAsyncIteration:
+                self._add(self._joiner.end())
+                return
+            except BaseException as error:
+                if was_cancelled(error):
+                    raise
+                raise fault_of(error) from error
+            if count % _OUTPUTS_PER_LOOP_PASS == 0:
+                await asyncio.sleep(0)
+            match checked(output):
+                case TextDelta() as delta:
+                    self._add(self._joiner.add(delta.text))
+                case UsageReport() as report:
+                    self.usage = report.usage
+                case AssistantMessage(tool_calls=calls) if calls:
+                    self.called_tools = True
+                    return
+                case AssistantMessage() as message:
+                    self._message = content_text(message.content)
+                    self._count(self._message or "")
+        raise OutputError("too_many_outputs", f"more than {MAX_OUTPUTS} outputs of a summary model")
+
+    def _add(self, text: str) -> None:
+        self._count(text)
+        if text:
+            self._pieces.append(text)
+
+    def _count(self, text: str) -> None:
+        self._size += len(text.encode())
+        if self._size > 2 * _MAX_TEXT_BYTES:  # the pieces, and the whole message that they make
+            raise OutputError("text_too_long", f"more than {_MAX_TEXT_BYTES} bytes of a summary")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from schemas import commands as cmd
 from schemas import frames as fr
 from schemas.events import CHANNEL, SESSION, MessageStored
-from schemas.parts import Usage
+from schemas.parts import NO_USAGE, Usage
 from streams.channel import Channel, decide_channel, evolve_channel, known_channel_answer
 from streams.decisions import decide, known_answer
 from streams.forwarding import Forward, ReceiveForward, ReceiveReceipt
@@ -158,6 +158,10 @@ class LiveSession:
     def partial_text(self) -> str:
         """What the running turn has said since its last message."""
         return self.actor.partial_text if self.actor is not None else ""
+
+    def unrecorded_usage(self) -> Usage:
+        """What the running turn has cost and the log does not have."""
+        return self.actor.unrecorded_usage if self.actor is not None else NO_USAGE
 
     def cancel_turn(self, turn_id: str) -> None:
         """Stop the turn's runner, if it is the one at work."""

@@ -17,6 +17,7 @@ from workers.config import Settings
 
 _REDACTED = "[secret]"
 _FIELDS = ("session", "turn", "topic", "partition", "offset")
+_OURS = ("schemas", "streams", "workers", "turnlog")
 #: Libraries that tell their own story at INFO; ours says what matters.
 _TALKATIVE = ("aiokafka", "kafka", "faust", "mode", "asyncio")
 _ALIKE_CHARACTERS = 40
@@ -24,12 +25,13 @@ _MAX_KINDS = 1000
 #: Warns of each step of its own loop that takes 0.1 s, as the first connection of every process does.
 _NERVOUS = "kafka.net.selector"
 _NAMED_SECRET = re.compile(
-    r"((?:[\w-]*(?:password|passwd|secret|api[_-]?key)|(?:access|auth|bearer)[_-]token|authorization)[\"']?\s*[=:]\s*"
+    r"((?:(?:password|passwd|secret|api[_-]?key)|(?:access|auth|bearer)[_-]token|authorization)[\"']?\s*[=:]\s*"
     r"(?:(?:bearer|basic)\s+)?)(\"[^\"]*\"|'[^']*'|[^\s,;)}\]]+)",
     re.IGNORECASE,
 )
 _URL_CREDENTIALS = re.compile(r"(\w://)[^/\s:@]+:[^/\s@]+@")
 _MODEL_KEY = re.compile(r"\bsk-[A-Za-z0-9_-]{16,}")
+_BEARER = re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/-]{8,}=*", re.IGNORECASE)
 
 
 def at(
@@ -66,6 +68,7 @@ class SecretFilter(logging.Filter):
             text = text.replace(secret, _REDACTED)
         text = _NAMED_SECRET.sub(rf"\g<1>{_REDACTED}", text)
         text = _URL_CREDENTIALS.sub(rf"\g<1>{_REDACTED}@", text)
+        text = _BEARER.sub(rf"\g<1>{_REDACTED}", text)
         return _MODEL_KEY.sub(_REDACTED, text)
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -81,6 +84,14 @@ class SecretFilter(logging.Filter):
         if record.stack_info:
             record.stack_info = self.redact(record.stack_info)
         return True
+
+
+_in_force = SecretFilter()
+
+
+def redacted(text: str) -> str:
+    """A text without the secrets that the log knows of: to be called before a text is cut, else half a secret stays."""
+    return _in_force.redact(text)
 
 
 class HumanFormatter(logging.Formatter):
@@ -181,19 +192,27 @@ class SeldomFilter(logging.Filter):
 def set_up(settings: Settings, stream: TextIO | None = None) -> None:
     """Send all logging to ``stream`` (default: standard error) in the form that ``settings.log_format`` asks for.
 
+    ``settings.log_level`` is that of our own loggers. Libraries stay above it unless ``settings.library_log_level``
+    asks for more: at DEBUG a Kafka client drowns everything, and a model's client may write whole prompts.
     Replaces what was set up before, so it may be called again.
     """
+    global _in_force
     stream = stream or sys.stderr
     on_terminal = stream.isatty()
     human = settings.log_format == "human" or (settings.log_format == "auto" and on_terminal)
     handler = logging.StreamHandler(stream)
     colours = on_terminal and not os.environ.get("NO_COLOR")
     handler.setFormatter(HumanFormatter(colours=colours) if human else JsonFormatter())
-    handler.addFilter(SecretFilter(secrets_of(settings)))
+    _in_force = SecretFilter(secrets_of(settings))
+    handler.addFilter(_in_force)
     handler.addFilter(SeldomFilter(_TALKATIVE))
-    level = logging.getLevelNamesMapping()[settings.log_level]
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    levels = logging.getLevelNamesMapping()
+    ours, theirs = levels[settings.log_level], levels[settings.library_log_level]
+    asked_for = theirs < logging.WARNING
+    logging.basicConfig(handlers=[handler], level=theirs if asked_for else max(ours, logging.INFO), force=True)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(ours)
     for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(level if level <= logging.DEBUG else max(level, logging.WARNING))
-    logging.getLogger(_NERVOUS).setLevel(level if level <= logging.DEBUG else logging.ERROR)
+        logging.getLogger(name).setLevel(theirs if asked_for else max(ours, theirs))
+    logging.getLogger(_NERVOUS).setLevel(theirs if theirs == logging.DEBUG else max(ours, logging.ERROR))
     logging.captureWarnings(True)

@@ -126,7 +126,7 @@ class ServedRequests:
             live.last_used = self._parts.now()
             for last_try in (False, True):
                 try:
-                    self._decide(offset, live, item.command)
+                    self._decide(offset, live, item.command, with_partial=not last_try)
                     self._decider.note(Decision(partial(self.decide, request), partial(self._unstorable, request)))
                     return
                 except Exception as error:
@@ -137,13 +137,15 @@ class ServedRequests:
                     reason = f"deciding it failed twice: {type(error).__name__}"
                     await self._park(record, "undecidable", reason, refused_command(item, "undecidable", reason))
 
-    def _decide(self, offset: int, live: Live, command: StreamCommand) -> None:
+    def _decide(self, offset: int, live: Live, command: StreamCommand, *, with_partial: bool) -> None:
+        """``with_partial``: what the running turn has said goes into the decision; a cancel must not fail of it."""
         closed = closed_to_decisions(live)
         if closed is not None:
             self._decider.refuse(offset, live, command, *closed)
             return
         if isinstance(live, LiveSession) and isinstance(command, AcceptChat | Cancel):
-            command = replace(command, partial=live.partial_text())
+            text = live.partial_text() if with_partial else ""
+            command = replace(command, partial=text, usage=live.unrecorded_usage())
         self._decider.request(offset, live, command)
         done = self._decider.groups[-1].done
         if isinstance(command, ReceiveForward):

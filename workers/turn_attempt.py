@@ -5,20 +5,22 @@
     message         -> RecordMessage, confirmed; then frames; only then is the runner asked for more
     end, error      -> CompleteTurn or FailAttempt (``workers.actors``)
 
-A message without tool calls waits for the next output: if the turn ends there, both go into one append.
+Each output is checked first (``workers.runners.checked``). A message without tool calls waits for the next output: if
+the turn ends there, both go into one append.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from schemas import frames as fr
-from schemas.parts import ContentPart, ToolCall, Usage, added, content_text, text_content
+from schemas.parts import ContentPart, ToolCall, Usage, added, beyond, content_text, cut_content, cut_text
 from streams.session_commands import FailAttempt, RecordMessage, SessionCommand
 from streams.turn import without_result
 from workers.crash_points import crash_point
 from workers.history_compactor import CompactionHost
+from workers.logs import at
 from workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
@@ -30,9 +32,17 @@ from workers.runners.base import (
     TurnInput,
     UsageReport,
 )
+from workers.runners.checked import MAX_OUTPUTS, OutputError, TextJoiner, checked, one_line
+from workers.runners.contained import close_outputs, fault_of, outputs_of
+from workers.streamed_text import DeltaBuffer, DeltaHost, PartialText
+from workers.tasks import describe, frames, was_cancelled
+
+log = logging.getLogger(__name__)
+_OUTPUTS_PER_LOOP_PASS = 32  #: of a runner that never waits: the others have their turns in between
+_HARD_FACTOR = 4  #: so many times the size at which a text is cut, it is no answer any more
 
 
-class TurnHost(CompactionHost, Protocol):
+class TurnHost(CompactionHost, DeltaHost, Protocol):
     """What an actor needs from its shard."""
 
     def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
@@ -45,10 +55,6 @@ class TurnHost(CompactionHost, Protocol):
 
     async def confirm_ownership(self) -> None:
         """Make sure that no other owner claimed meanwhile, if the last confirmation is old."""
-        ...
-
-    def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
-        """Send an ephemeral frame."""
         ...
 
 
@@ -65,56 +71,12 @@ class ActorLimits:
     summary_timeout_s: float = 120.0
 
 
-class DeltaBuffer:
-    """The first piece goes out at once, then at most one frame per interval; pieces in between are joined.
+class UnrecordableError(RunnerError):
+    """An outcome that the shard could neither decide nor encode."""
 
-    It knows nothing of its attempt: in a cycle, both would keep their history until the collector comes by.
-    """
-
-    def __init__(self, interval_s: float, host: TurnHost) -> None:
-        self._interval_s = interval_s
-        self._host = host
-        self._turn: TurnInput | None = None
-        self._text = ""
-        self._reasoning = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._next_at = 0.0
-
-    def begin(self, turn: TurnInput) -> None:
-        """What comes from here on is said in this turn."""
-        self._turn = turn
-
-    def add(self, text: str, *, reasoning: bool) -> None:
-        """Take a piece."""
-        if not text:
-            return
-        if self._text and reasoning != self._reasoning:
-            self.flush()
-        self._text += text
-        self._reasoning = reasoning
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        if self._interval_s <= 0 or now >= self._next_at:
-            self.flush()
-        elif self._timer is None:
-            self._timer = loop.call_at(self._next_at, self.flush)
-
-    def flush(self) -> None:
-        """Send what waits."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._text and self._turn is not None:
-            text, self._text = self._text, ""
-            self._next_at = asyncio.get_running_loop().time() + self._interval_s
-            frame = fr.ReasoningDelta(text=text) if self._reasoning else fr.TextDelta(text=text)
-            self._host.send_delta(self._turn, frame)
-
-    def close(self) -> None:
-        """Drop what waits: its turn goes on elsewhere."""
-        self._text = ""
-        if self._timer is not None:
-            self._timer.cancel()
+    def __init__(self, error: Exception) -> None:
+        reason = f"an outcome of the turn cannot be recorded ({type(error).__name__})"
+        super().__init__(code="outcome_not_recorded", reason=reason, retryable=False)
 
 
 class TurnAttempt:
@@ -131,30 +93,51 @@ class TurnAttempt:
     ) -> None:
         self.turn_id = turn_id
         self.attempt = attempt
-        self.partial_text = ""
         self.ended = False  #: the log has confirmed its end
+        self.stopped = False  #: nothing more is taken from its runner, whatever that still yields
+        self.turn: TurnInput | None = None  #: what its runner was given
+        self._partial = PartialText(limits.max_text_bytes)
         self._session_id = session_id
         self._next_seq = next_message_seq
         self._last_seq: int | None = None
         self._open_calls: tuple[ToolCall, ...] = ()
         self._earlier = Usage()  # of the runners before a history compaction
+        self._recorded = Usage()  # what the log has of ``usage``
         self.usage = Usage()
         self._host = host
         self._limits = limits
+        self._hard_text_bytes = _HARD_FACTOR * limits.max_text_bytes
         self._held: RecordMessage | None = None
+        self._text, self._reasoning = TextJoiner(), TextJoiner()
+        self._said_bytes = self._thought_bytes = 0  # since the last message
+        self._outputs = 0
         self.deltas = DeltaBuffer(limits.delta_interval_s, host)
 
-    def failure(self, code: str, reason: str, retryable: bool, seconds: float) -> FailAttempt:
+    @property
+    def partial_text(self) -> str:
+        """What was streamed since the last message, up to the size at which it is cut and a little more."""
+        return self._partial.text
+
+    @property
+    def unrecorded_usage(self) -> Usage:
+        """What the runner reported, less what the log has of it."""
+        return beyond(self.usage, self._recorded)
+
+    def stop(self) -> None:
+        """Take nothing more from its runner."""
+        self.stopped = True
+
+    def failure(self, error: RunnerError, seconds: float) -> FailAttempt:
         """The command that ends this attempt."""
         self._held = None  # the failed attempt's last words are not part of the history
         self.deltas.flush()
         return FailAttempt(
             turn_id=self.turn_id,
             attempt=self.attempt,
-            code=code,
-            reason=reason[:1000],
-            retryable=retryable,
-            usage=self.usage,
+            code=error.code,
+            reason=one_line(error.reason, 1000),
+            retryable=error.retryable,
+            usage=self.unrecorded_usage,
             duration_ms=int(seconds * 1000),
         )
 
@@ -162,28 +145,40 @@ class TurnAttempt:
         """The message that waits for the end of its turn."""
         held, self._held = self._held, None
         if held is not None:
-            self.partial_text = ""  # from here on it is the log's
+            self._partial.clear()  # from here on it is the log's
         return [held] if held is not None else []
 
     async def consume(self, runner: Runner, turn: TurnInput, due: Callable[[Usage], bool]) -> bool:
-        """Ask for outputs until the runner has no more. False: between two tool steps, ``due`` said to stop."""
+        """Ask for outputs until the runner has no more. False: between two tool steps, ``due`` said to stop.
+
+        Raises :class:`RunnerError` for everything that the runner does wrong.
+        """
         self._begin(turn)
         await self._host.confirm_ownership()
-        outputs = runner.run(turn)
+        outputs = outputs_of(runner, turn)
         try:
-            async for output in outputs:
-                await self._take(output)
-                if isinstance(output, ToolResult) and not self._open_calls and due(self.usage):
+            while True:
+                try:
+                    output = await outputs.__anext__()
+                except StopAsyncIteration:
+                    break
+                except BaseException as error:
+                    if was_cancelled(error):
+                        raise
+                    raise fault_of(error) from error
+                if self.stopped:
+                    raise asyncio.CancelledError
+                if await self._take(output) and not self._open_calls and due(self.usage):
                     return False
         finally:
-            close = getattr(outputs, "aclose", None)  # a plug-in may return an iterator that cannot be closed
-            if close is not None:
-                await close()
+            await close_outputs(outputs, self._session_id)
+        self._finish_pieces()
         self.deltas.flush()
         return True
 
     def _begin(self, turn: TurnInput) -> None:
         """Where the runner goes on, and how much it may add."""
+        self.turn = turn
         self.deltas.begin(turn)
         self._earlier = self.usage
         if self._last_seq is None:
@@ -195,28 +190,65 @@ class TurnAttempt:
             else:
                 self._open_calls = without_result(self._open_calls, message.tool_call_id)
 
-    async def _take(self, output: RunnerOutput) -> None:
+    async def _take(self, output: RunnerOutput) -> bool:
+        """Check an output and do what it asks for. Was it a tool result?"""
+        self._outputs += 1
+        if self._outputs % _OUTPUTS_PER_LOOP_PASS == 0:
+            if self._outputs > MAX_OUTPUTS:
+                raise OutputError("too_many_outputs", f"more than {MAX_OUTPUTS} outputs without a whole message")
+            await asyncio.sleep(0)
+        if type(output) is not TextDelta or type(output.text) is not str:
+            output = checked(output)
+        if self._held is not None:
+            await self._store_held()
         match output:
             case TextDelta():
-                await self._store_held()
-                self.partial_text += output.text
-                self.deltas.add(output.text, reasoning=False)
+                self._say(self._text.add(output.text))
                 crash_point("actor.mid_stream")
             case ReasoningDelta():
-                await self._store_held()
-                self.deltas.add(output.text, reasoning=True)
+                self._think(self._reasoning.add(output.text))
             case UsageReport():
                 self.usage = added(self._earlier, output.usage)
             case AssistantMessage():
-                await self._store_held()
                 await self._assistant(output)
             case ToolResult():
-                await self._store_held()
                 await self._tool_result(output)
+                return True
+        return False
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._said_bytes += self._partial.add(text)
+            if self._said_bytes > self._hard_text_bytes:
+                self._too_long("text_too_long", "text in one message")
+            self.deltas.add(text, reasoning=False)
+
+    def _think(self, text: str) -> None:
+        if text:
+            self._thought_bytes += len(text) if text.isascii() else len(text.encode())
+            if self._thought_bytes > self._hard_text_bytes:
+                self._too_long("reasoning_too_long", "reasoning before one message")
+            self.deltas.add(text, reasoning=True)
+
+    def _too_long(self, code: str, what: str) -> None:
+        raise OutputError(code, f"more than {self._hard_text_bytes} bytes of {what}")
+
+    def _finish_pieces(self) -> None:
+        """No more pieces of this message: half a character at its end stays half."""
+        self._think(self._reasoning.end())
+        self._say(self._text.end())
+
+    def _message_begins(self) -> None:
+        self._finish_pieces()
+        self.deltas.flush()
+        self._said_bytes = self._thought_bytes = self._outputs = 0
 
     async def _assistant(self, output: AssistantMessage) -> None:
-        self.deltas.flush()
-        content, truncated = _cut(output.content, self._limits.max_text_bytes)
+        self._message_begins()
+        if self._open_calls:
+            missing = len(self._open_calls)
+            raise OutputError("open_tool_calls", f"a message while {missing} tool calls had no result")
+        content, truncated = self._cut_answer(output.content)
         arguments = sum(len(call.arguments.encode()) for call in output.tool_calls)
         if arguments > self._limits.max_tool_result_bytes:
             raise RunnerError(
@@ -231,9 +263,18 @@ class TurnAttempt:
             await self._host.confirm_ownership()
             crash_point("actor.after_tool_call_stored")
 
+    def _cut_answer(self, content: tuple[ContentPart, ...] | None) -> tuple[tuple[ContentPart, ...] | None, bool]:
+        text = content_text(content) or ""
+        if len(cut_text(text, self._hard_text_bytes)) < len(text):
+            self._too_long("text_too_long", "text in one message")
+        return cut_content(content, self._limits.max_text_bytes)
+
     async def _tool_result(self, output: ToolResult) -> None:
-        self.deltas.flush()
-        content, truncated = _cut(output.content, self._limits.max_tool_result_bytes)
+        self._message_begins()
+        if all(call.call_id != output.call_id for call in self._open_calls):
+            call_id = one_line(output.call_id, 60)
+            raise OutputError("unexpected_tool_result", f"a result of {call_id!r}, which is no call without a result")
+        content, truncated = cut_content(output.content, self._limits.max_tool_result_bytes)
         crash_point("actor.before_tool_result")
         self._hold("tool", content, truncated, tool_call_id=output.call_id, name=output.name)
         self._open_calls = without_result(self._open_calls, output.call_id)
@@ -268,17 +309,17 @@ class TurnAttempt:
         self._next_seq += 1
 
     async def _store_held(self) -> None:
+        """In the middle of a turn: with it goes what the runner reported until now, for whoever takes the turn over."""
         held = self.take_held()
-        if held:
+        if not held:
+            return
+        usage = self.usage
+        if usage is not self._recorded and usage != self._recorded:
+            held = [replace(held[0], usage=self.unrecorded_usage)]
+        try:
             await self._host.submit(self._session_id, held)
-
-
-def _cut(content: tuple[ContentPart, ...] | None, limit_bytes: int) -> tuple[tuple[ContentPart, ...] | None, bool]:
-    """The content within the limit, and whether it was cut (at a whole character)."""
-    text = content_text(content)
-    if text is None:
-        return content, False
-    raw = text.encode()
-    if len(raw) <= limit_bytes:
-        return content, False
-    return text_content(raw[:limit_bytes].decode(errors="ignore")), True
+        except Exception as error:
+            place = at(session=self._session_id, turn=self.turn_id)
+            log.error("a message cannot be recorded: %s%s", describe(error), frames(error), extra=place)
+            raise UnrecordableError(error) from error
+        self._recorded = usage

@@ -93,13 +93,19 @@ def stored_messages(events: Sequence[LoggedEvent]) -> list[HistoryMessage]:
 
 def view_of(stored: Sequence[HistoryMessage], summary: ev.HistoryCompacted | None) -> list[HistoryMessage]:
     """What a model is to see. Said once more on purpose: here every call has its result, so nothing is repaired."""
+    stored = [message for message in stored if message.role != "assistant" or message.tool_calls or _text_of(message)]
     if summary is None:
         return list(stored)
-    covered, tail = stored[: summary.to_seq], list(stored[summary.to_seq :])
+    covered = [message for message in stored if message.message_seq <= summary.to_seq]
+    tail = [message for message in stored if message.message_seq > summary.to_seq]
     said = HistoryMessage(message_seq=summary.to_seq, turn_id="", role="summary", content=text_content(summary.summary))
     questions = [message for message in covered if message.role == "user"]
     answered = any(message.role == "user" for message in tail)
     return [said, *([] if answered else questions[-1:]), *tail]
+
+
+def _text_of(message: HistoryMessage) -> str:
+    return (content_text(message.content) or "").strip()
 
 
 def open_calls(turn: TurnInput) -> tuple[ToolCall, ...]:

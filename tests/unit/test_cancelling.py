@@ -40,6 +40,24 @@ def test_the_running_turn_ends_and_what_it_said_is_kept() -> None:
     assert not scenario.session.turns
 
 
+def test_its_text_is_cut_and_marked_like_any_other() -> None:
+    scenario = running(policy=Policy(max_text_bytes=5)).when(cancel(partial="ab日本"))
+    stored = scenario.facts[0].event
+    assert isinstance(stored, ev.MessageStored)
+    assert (stored.content, stored.truncated, stored.interrupted) == (text_content("ab日"), True, True)
+
+
+def test_what_a_cancelled_turn_cost_counts() -> None:
+    usage = Usage(input_tokens=7, output_tokens=3, model_calls=1, last_input_tokens=7)
+    for ends in (cancel(usage=usage), chat("2", on_busy="interrupt", usage=usage)):
+        scenario = running().when(ends)
+        (ended,) = [fact.event for fact in scenario.facts if isinstance(fact.event, ev.TurnCancelled)]
+        assert ended.usage == usage
+        assert scenario.session.measure is None, "the prompt of that call is not the one before the partial text"
+    queued = running().when(chat("2")).when(cancel("c", "2", usage=usage))
+    assert [fact.event.usage for fact in queued.facts if isinstance(fact.event, ev.TurnCancelled)] == [Usage()]
+
+
 def test_without_partial_text_no_message_is_made_up() -> None:
     running().when(cancel()).then(Fact(event=cancelled("c"), turn_id="t1", attempt=1))
 

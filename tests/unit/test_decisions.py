@@ -299,17 +299,47 @@ def test_a_message_for_a_later_position_is_a_mistake_that_is_not_hidden() -> Non
         running().when(message(3))
 
 
+def spent(attempts: int) -> Usage:
+    """What so many attempts of the scenario's cost."""
+    return replace(
+        USAGE,
+        input_tokens=attempts * USAGE.input_tokens,
+        output_tokens=attempts * USAGE.output_tokens,
+        model_calls=attempts * USAGE.model_calls,
+    )
+
+
+def test_a_turn_costs_what_all_its_attempts_cost() -> None:
+    """Also what only a message told of one whose owner was lost, and once each."""
+    told = replace(message(2, None, calls=(call(),)), usage=USAGE)
+    scenario = running().when(told).when(resume()).when(fail(attempt=2))
+    assert scenario.session.turns["t1"].spent == spent(2)
+    scenario.when(complete(attempt=3))
+    (ended,) = [fact.event for fact in scenario.facts if isinstance(fact.event, ev.TurnCompleted)]
+    assert ended.usage == spent(3)
+    assert scenario.session.answers["r1"].usage == spent(3)
+
+
+def test_the_last_prompt_is_the_last_attempt_s() -> None:
+    """It measures the history, and that of an attempt before is another one."""
+    scenario = running().when(fail(attempt=1)).when(replace(complete(attempt=2), usage=Usage(output_tokens=3)))
+    (ended,) = [fact.event for fact in scenario.facts if isinstance(fact.event, ev.TurnCompleted)]
+    assert (ended.usage.input_tokens, ended.usage.last_input_tokens) == (5, 0)
+
+
 def test_runner_failures_are_retried_up_to_the_limit() -> None:
     scenario = running(policy=Policy(max_runner_attempts=3)).when(fail(attempt=1))
     scenario.then(
         Fact(
-            event=ev.TurnStarted(model="echo:", cause="retry", error="model_error: it broke"), turn_id="t1", attempt=2
+            event=ev.TurnStarted(model="echo:", cause="retry", error="model_error: it broke", usage=USAGE),
+            turn_id="t1",
+            attempt=2,
         ),
     )
     scenario.when(fail(attempt=2)).then_types(ev.TurnStarted)
     scenario.when(fail(attempt=3)).then(
         Fact(
-            event=ev.TurnFailed(code="model_error", reason="it broke", usage=USAGE, duration_ms=9),
+            event=ev.TurnFailed(code="model_error", reason="it broke", usage=spent(3), duration_ms=9),
             turn_id="t1",
             attempt=3,
         ),
@@ -373,7 +403,9 @@ def interrupted(seq: int, call_id: str = "c", *, attempt: int = 2, name: str = "
 
 
 def started_again(attempt: int = 2, cause: str = "takeover", error: str | None = None) -> Fact:
-    return Fact(event=ev.TurnStarted(model="echo:", cause=cause, error=error), turn_id="t1", attempt=attempt)
+    usage = USAGE if cause == "retry" else None
+    event = ev.TurnStarted(model="echo:", cause=cause, error=error, usage=usage)
+    return Fact(event=event, turn_id="t1", attempt=attempt)
 
 
 def test_a_call_without_a_result_is_closed_as_interrupted() -> None:

@@ -246,7 +246,8 @@ def test_frames_are_as_they_are_sent_and_none_is_missing() -> None:
 
 #: How a code is written where it is raised or returned; the last two are bases that nobody sees.
 CODE = re.compile(
-    r'(?:InvalidCommandError|RunnerError|UnreadableRecording|UnusableSummaryError)\(\s*"(\w+)"|(?<!-)\bcode ?= ?"(\w+)"'
+    r"(?:InvalidCommandError|RunnerError|OutputError|_too_long|"
+    r'UnreadableRecording|UnusableSummaryError)\(\s*"(\w+)"|(?<!-)\bcode ?= ?"(\w+)"'
     r'|return "(\w+)", f?"|\.failure\(\s*"(\w+)"|_park\(record, "(\w+)"|refusal\(\w+, "(\w+)"'
 )
 NOT_SEEN = {"malformed", "cancelled"}

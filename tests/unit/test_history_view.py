@@ -34,7 +34,7 @@ def ids(view: HistoryView) -> list[str | None]:
 
 
 def test_without_a_summary_everything_is_shown_as_it_is() -> None:
-    messages = History().user().assistant("", ["a"]).result("a", None).assistant(None).messages
+    messages = History().user().assistant("", ["a"]).result("a", None).assistant("Yes").messages
     assert assemble(messages).messages == tuple(messages)
 
 
@@ -179,9 +179,30 @@ def test_text_and_calls_in_one_message_stay_together() -> None:
 
 
 def test_missing_content_stays_missing_and_the_format_gets_what_it_takes() -> None:
-    view = assemble(History().user(None).assistant(None, ["a"]).result("a", None).assistant(None).messages)
-    assert [message.content for message in view.messages] == [None] * 4
-    assert [message["content"] for message in openai_messages(None, view.messages)] == ["", None, "", ""]
+    view = assemble(History().user(None).assistant(None, ["a"]).result("a", None).messages)
+    assert [message.content for message in view.messages] == [None] * 3
+    assert [message["content"] for message in openai_messages(None, view.messages)] == ["", None, ""]
+
+
+@pytest.mark.parametrize("empty", [None, "", " \n"])
+def test_an_assistant_message_that_says_nothing_is_left_out(empty: str | None) -> None:
+    """Providers refuse it, or take it for an answer. The log keeps it."""
+    messages = History().user("One").assistant(empty).user("Two").assistant(empty, ["a"]).result("a").messages
+    view = valid(assemble(messages))
+    assert [message.role for message in view.messages] == ["user", "user", "assistant", "tool"]
+    assert view.messages == (messages[0], *messages[2:])
+
+
+def test_a_question_that_got_no_answer_and_the_next_one_are_one_message_to_a_provider() -> None:
+    view = assemble(History().user("One").user("Two").assistant("2").user("Three").user("Four").user("Five").messages)
+    assert len(view.messages) == 6, "as the log has them"
+    rendered = openai_messages("Be kind.", view.messages)
+    validate_openai(rendered)
+    assert [(message["role"], message["content"]) for message in rendered[1:]] == [
+        ("user", "One\n\nTwo"),
+        ("assistant", "2"),
+        ("user", "Three\n\nFour\n\nFive"),
+    ]
 
 
 # ---- the validator itself

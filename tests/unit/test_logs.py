@@ -24,6 +24,8 @@ def _restore_logging() -> Iterator[None]:
     yield
     root.handlers[:] = before
     root.setLevel(level)
+    for name in ("schemas", "streams", "workers", "turnlog"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
     logging.captureWarnings(False)
 
 
@@ -80,10 +82,28 @@ def test_the_level_holds_and_libraries_are_quieter() -> None:
     assert stream.getvalue() == ""
     logging.getLogger("aiokafka.consumer").warning("yes")
     assert "yes" in stream.getvalue()
+
+
+def test_our_debug_lines_do_not_drown_in_those_of_libraries() -> None:
+    stream = io.StringIO()
     logs.set_up(Settings(log_level="DEBUG"), stream)
-    for name in ("aiokafka.consumer", "kafka.net.selector"):
+    logging.getLogger("workers.shard").debug("ours")
+    for name in ("aiokafka.consumer", "faust.app", "kafka.net.selector", "openai._base_client", "some_plug_in"):
+        logging.getLogger(name).debug("theirs")
+    assert "ours" in stream.getvalue()
+    assert "theirs" not in stream.getvalue()
+    logging.getLogger("some_plug_in").info("said at INFO")
+    assert "said at INFO" in stream.getvalue()
+
+
+def test_libraries_are_heard_where_somebody_asks_for_them() -> None:
+    stream = io.StringIO()
+    logs.set_up(Settings(log_level="WARNING", library_log_level="DEBUG"), stream)
+    for name in ("aiokafka.consumer", "kafka.net.selector", "some_plug_in"):
         logging.getLogger(name).debug("now yes, %s", name)
         assert f"now yes, {name}" in stream.getvalue()
+    logging.getLogger("workers.shard").info("not ours")
+    assert "not ours" not in stream.getvalue()
 
 
 def test_only_the_named_fields_are_written() -> None:
@@ -119,6 +139,8 @@ def test_a_planted_secret_stands_in_no_line(log_format: str) -> None:
         ("{'sasl_plain_password': 'hun ter'}", "{'sasl_plain_password': [secret]}"),
         ('{"api_key": "hunter2"}', '{"api_key": [secret]}'),
         ("Authorization: Bearer hunter2", "Authorization: Bearer [secret]"),
+        ("sent bearer abcdef.ghijkl-mnop==", "sent bearer [secret]"),
+        ("the bearer of this", "the bearer of this"),
         ("https://me:hunter2@host/x", "https://[secret]@host/x"),
         ("key sk-abcdefghijklmnopqrstuvwx", "key [secret]"),
         ("fencing_token=17 epoch=17", "fencing_token=17 epoch=17"),

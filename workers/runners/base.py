@@ -3,6 +3,9 @@
 A runner gets the history and the user's message and yields typed outputs. The session asks for the next output only
 after a message with tool calls is confirmed in the log, so a runner that runs tools itself starts them right after
 that ``yield``: a tool never starts before its call is stored. The end of the iteration is the end of the turn.
+
+All that a runner yields and raises is checked (``workers.runners.checked``, ``.contained``): what is wrong ends its own
+turn. One thing cannot be contained: code that blocks the event loop (a factory, too) stops the whole worker meanwhile.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,7 +31,8 @@ class TurnInput:
     history: Sequence[HistoryMessage] = ()  #: assembled, everything before this turn's user message
     turn_messages: Sequence[HistoryMessage] = ()  #: stored in this turn so far, after the user message
     assembled: Sequence[HistoryMessage] = ()  #: all that a model is to see: a summary (role ``summary``) and what it
-    #: does not cover, this turn's messages included; ``streams.openai_format`` renders it
+    #: does not cover, this turn's messages included, without those of a model that say nothing. After a failed turn two
+    #: messages of the user may follow each other; ``streams.openai_format`` renders it and joins them
     metadata: Mapping[str, str] = field(default_factory=dict)
     allow_tools: bool = True  #: false: the model must write, it is not told of any tool
 
@@ -57,7 +61,7 @@ class AssistantMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:
-    """The result of an open tool call."""
+    """The result of an open tool call: ``call_id`` is that of one."""
 
     call_id: str
     content: tuple[ContentPart, ...] | None
@@ -66,7 +70,10 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
-    """What the turn has cost so far, as a total; the last one counts."""
+    """What this ``run()`` has cost so far, as a total; the last one counts.
+
+    The session adds up the attempts. What was not reported before a crash is lost, so report after each model call.
+    """
 
     usage: Usage
 
@@ -93,7 +100,11 @@ class Runner(Protocol):
         ...
 
     def run(self, turn: TurnInput) -> AsyncIterator[RunnerOutput]:
-        """Run one turn (or go on with it after ``turn.turn_messages``). Raises :class:`RunnerError`."""
+        """Run one turn (or go on with it after ``turn.turn_messages``). Raises :class:`RunnerError`.
+
+        It may be cancelled at each ``await``, and closed at each ``yield``; one that does not end within seconds then
+        is left alone.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from schemas import commands as cmd
 from schemas.events import CHANNEL, SESSION
-from schemas.parts import NewSession
+from schemas.parts import NewSession, Usage
 from streams.channel import Channel, DecideLifecycle
 from streams.forwarding import ReceiveForward
 from streams.session import Session
@@ -107,5 +107,6 @@ def _cancel(writer: Writer) -> None:
         turn_id=rng.choice([None, *sorted(writer.sessions[session_id].turns)]),
         reply=rng.choice(ADDRESSES),
         partial=rng.choice(["", "Half an ans"]),
+        usage=Usage(input_tokens=rng.randrange(3), output_tokens=1, model_calls=1, last_input_tokens=rng.randrange(3)),
     )
     writer.tell(session_id, cancel)

@@ -310,7 +310,7 @@ def _run(writer: LogWriter, session_id: str) -> None:
             tool_call_id=f"call-{rng.randrange(3)}" if role == "tool" else None,
             name=rng.choice([None, "look_up"]),
             truncated=rng.random() < 0.1,
-            usage=usage if rng.random() < 0.3 else None,
+            usage=usage if session.messages % 3 == 0 else None,
         )
         writer.tell(session_id, message)
     elif kind < 0.85:

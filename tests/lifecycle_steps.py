@@ -107,6 +107,6 @@ def _cancel(writer: Writer) -> None:
         turn_id=rng.choice([None, *sorted(writer.sessions[session_id].turns)]),
         reply=rng.choice(ADDRESSES),
         partial=rng.choice(["", "Half an ans"]),
-        usage=Usage(input_tokens=rng.randrange(3), output_tokens=1, model_calls=1, last_input_tokens=rng.randrange(3)),
+        usage=Usage(input_tokens=2, output_tokens=1, model_calls=1, last_input_tokens=2),
     )
     writer.tell(session_id, cancel)

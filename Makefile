@@ -13,7 +13,7 @@ ARGS ?=
 # Most tests wait most of the time. One process at a time has a file, so that what a file starts serves its tests only once.
 PROCESSES ?= 2
 
-.PHONY: help setup demo test check format bench faults lock clean
+.PHONY: help setup demo test check format bench faults model lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(READY) ## Measure throughput and latency on this machine
 
 faults: $(READY) ## Run the long fault scenarios: kills, pauses, broker restarts
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+model: $(READY) ## Search the ownership protocol for what must not be, in larger cases than the tests do
+	@$(BIN)/python -m tests.model $(ARGS)
 
 lock: ## Re-make both lock files from pyproject.toml (ARGS=--upgrade takes newer versions)
 	scripts/lock.sh $(ARGS)

@@ -197,3 +197,21 @@ async def test_two_unnamed_workers_of_one_directory_have_names_of_their_own(
     again = deployment.worker("a", worker_name="")
     await eventually(lambda: again.ready, "it is ready", START_S)
     assert await eventually_async(two, "its old name") == names
+
+
+async def test_a_worker_that_keeps_dying_disturbs_nobody_else(deployment: Deployment, group: Group) -> None:
+    """Killed as soon as it serves, again and again: every chat is answered, and the other one keeps its claims."""
+    deployment.ready_worker("one")
+    dying = deployment.ready_worker("two")
+    await asyncio.to_thread(stable, group, "one", "two")
+    async with deployment.wire() as wire:
+        await answered(wire, "before")
+        claimed = [c for c in await claims(deployment) if c.owner == "one"]
+        for number in range(3):
+            dying.kill()
+            dying = deployment.worker("two")
+            await eventually(lambda worker=dying: worker.ready, "it is back", START_S)  # type: ignore[misc]
+            await answered(wire, f"round-{number}")
+        terminal = [frame.header.request_id for frame in wire.frames if frame.terminal]
+    assert len(set(terminal)) == 4 * PARTITIONS
+    assert [c for c in await claims(deployment) if c.owner == "one"] == claimed

@@ -87,6 +87,8 @@ class MemoryOutbox:
     parked: list[tuple[int, str, str]] = field(default_factory=list)
     making: Callable[[Any], None] = lambda frame: None
     state: bool | None = True  #: of what is sent from now on
+    broken: bool = False  #: dead letters cannot be stored
+    tries: int = 0
 
     def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> Way:
         self.making(reply.frame)
@@ -106,6 +108,9 @@ class MemoryOutbox:
 
     async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
         reason.encode()
+        self.tries += 1
+        if self.broken:
+            raise LogError("the dead letters' topic is not there")
         self.parked.append((record.offset, code, reason))
 
     async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:

@@ -110,6 +110,13 @@ class WorkerParts:
             for call in waiting:
                 call()
 
+    def read_at_once(self, record: RequestRecord) -> Incoming | None:
+        """The verdict on a request; ``None``: somebody has to look first (:meth:`read`)."""
+        try:
+            return self._read(record)
+        except (UnknownFingerprintError, UnknownReplyTopicError):
+            return None
+
     async def read(self, record: RequestRecord, there_since: float) -> Incoming:
         """The verdict on a request, after a look at new schemas and new reply topics where it names any.
 

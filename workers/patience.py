@@ -3,11 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from workers.ports import AppendUncertainError
+from workers.ports import AppendUncertainError, LogAuthorizationError, LogBrokenError, LogError, RecordsRefusedError
 
 log = logging.getLogger(__name__)
 _PAUSES_S = (0.2, 1.0, 3.0)
+_MAX_PAUSE_S = 5.0
+T = TypeVar("T")
 
 
 async def patiently(store: Callable[[], Awaitable[None]]) -> None:
@@ -23,3 +26,21 @@ async def patiently(store: Callable[[], Awaitable[None]]) -> None:
             log.warning("again in %s s: %s", pause_s, error)
             await asyncio.sleep(pause_s)
     return await store()
+
+
+async def persistently(step: Callable[[], Awaitable[T]]) -> T:
+    """Take a step until the broker lets us, however long: only what cannot be decided without it waits.
+
+    Doing it twice must do no harm. What waiting cannot help is raised at once: :class:`RecordsRefusedError`,
+    :class:`LogAuthorizationError` and :class:`LogBrokenError`.
+    """
+    pause_s = _PAUSES_S[0]
+    while True:
+        try:
+            return await step()
+        except (RecordsRefusedError, LogAuthorizationError, LogBrokenError):
+            raise
+        except LogError as error:
+            log.warning("again in %g s: %s", pause_s, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)

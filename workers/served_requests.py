@@ -1,5 +1,6 @@
 """The requests of a partition while it is served: taken in offset order, read, and decided, parked or sent on."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,13 +21,14 @@ from workers.inbox import Inbox
 from workers.live import Live, LiveSession, closed_to_decisions
 from workers.logs import at
 from workers.parts import WorkerParts
-from workers.patience import patiently
+from workers.patience import persistently
 from workers.ports import RecordsRefusedError, RequestRecord, UnreadableRange
 from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, Unreadable
 from workers.resident import Resident
-from workers.tasks import describe, frames
+from workers.tasks import describe, end, frames
 
 log = logging.getLogger(__name__)
+Found = RequestRecord | UnreadableRange | None
 
 
 class TakenRequest(NamedTuple):
@@ -50,6 +52,7 @@ class ServedRequests:
         decider: Decider,
         resident: Resident,
         forwarder: Forwarder,
+        wake: Callable[[], None],
     ) -> None:
         self._parts = parts
         self._partition = partition
@@ -59,6 +62,8 @@ class ServedRequests:
         self._decider = decider
         self._resident = resident
         self._forwarder = forwarder
+        self._wake = wake
+        self._preparing: asyncio.Task[list[TakenRequest]] | None = None
 
     def notice(self, requests_end: int, patience_s: float) -> bool:
         """The topic ends there. Is there a request that nobody delivers? It is then read from the topic."""
@@ -69,15 +74,56 @@ class ServedRequests:
         return True
 
     async def take(self) -> list[TakenRequest]:
-        """The next requests, a bounded number, with the verdicts on them."""
-        taken: list[TakenRequest] = []
-        for offset, found in await self._next_requests():
-            if isinstance(found, RequestRecord):
-                verdict = await self._parts.read(found, self._there_since(offset))
-                taken.append(TakenRequest(offset, found, verdict))
-            else:
-                taken.append(TakenRequest(offset, item=found))
-        return taken
+        """The next requests, a bounded number, with the verdicts on them.
+
+        None while some wait for the broker, for however long: what runs in the partition does not wait with them.
+        """
+        if self._preparing is not None:
+            if not self._preparing.done():
+                return []
+            prepared, self._preparing = self._preparing.result(), None
+            return prepared
+        found = await self._next_requests()
+        taken = [self._at_once(offset, each) for offset, each in found]
+        ready = [each for each in taken if each is not None]
+        if len(ready) == len(taken):
+            return ready
+        name = f"preparing requests of partition {self._partition}"
+        self._preparing = asyncio.create_task(self._prepared(found, taken), name=name)
+        self._preparing.add_done_callback(lambda _: self._wake())
+        return []
+
+    async def close(self) -> None:
+        """Prepare no more; the next claim does it again."""
+        await end(self._preparing)
+
+    def _at_once(self, offset: int, found: Found) -> TakenRequest | None:
+        """What can be decided at once; ``None``: something has to be asked or stored before."""
+        if not isinstance(found, RequestRecord):
+            return TakenRequest(offset, item=found)
+        item = self._parts.read_at_once(found)
+        return TakenRequest(offset, found, item) if isinstance(item, ForStream) else None
+
+    async def _prepared(self, found: list[tuple[int, Found]], taken: list[TakenRequest | None]) -> list[TakenRequest]:
+        return [
+            each if each is not None else await self._prepare(offset, record)
+            for (offset, record), each in zip(found, taken, strict=True)
+        ]
+
+    async def _prepare(self, offset: int, record: Found) -> TakenRequest:
+        """Look for what a request names, park its bytes, or send it on. Doing it again, after a crash, does no harm."""
+        assert isinstance(record, RequestRecord)
+        item = await persistently(partial(self._parts.read, record, self._there_since(offset)))
+        if isinstance(item, Misrouted):
+            try:
+                await persistently(partial(self._parts.outbox.forward, record, item.key, item.value))
+                return TakenRequest(offset, record)
+            except RecordsRefusedError as error:
+                reason = f"it is in the wrong partition, and cannot be sent on: {error}"
+                item = Unreadable(code="too_long", reason=reason, told=item.told)
+        if isinstance(item, Unreadable):
+            await self._store_letter(record, item.code, item.reason)
+        return TakenRequest(offset, record, item)
 
     def _there_since(self, offset: int) -> float:
         """A moment at which the request was in its topic for sure, the same one for as many as possible."""
@@ -85,7 +131,7 @@ class ServedRequests:
             self._seen_end, self._seen_at = max(self._inbox.known_end, offset + 1), self._parts.now()
         return self._seen_at
 
-    async def _next_requests(self) -> list[tuple[int, RequestRecord | UnreadableRange | None]]:
+    async def _next_requests(self) -> list[tuple[int, Found]]:
         while (missing_to := self._inbox.missing_from(self._next)) > self._next:
             expected = self._parts.membership.rebalancing  # then nothing is delivered
             first = await self._inbox.fill(
@@ -100,7 +146,7 @@ class ServedRequests:
                 log.error("requests %d to %d were deleted unread", *lost, extra=self._place())
                 self._lost(*lost, "the broker deleted them unread")
                 self._next = first
-        records: list[tuple[int, RequestRecord | UnreadableRange | None]] = []
+        records: list[tuple[int, Found]] = []
         while self._inbox.has(self._next) and len(records) < self._parts.limits.max_group_requests:
             found = self._inbox.get(self._next)
             records.append((self._next, found))
@@ -118,10 +164,8 @@ class ServedRequests:
         elif record is None or item is None:
             self._nothing(offset)
         elif isinstance(item, Unreadable):
-            await self._park(record, item.code, item.reason, item.told)
-        elif isinstance(item, Misrouted):
-            await self._send_on(record, item)
-        else:
+            self._parked(offset, item.code, item.reason, item.told)
+        elif isinstance(item, ForStream):
             live = self._resident.get(item.kind, item.stream_id)
             live.last_used = self._parts.now()
             for last_try in (False, True):
@@ -154,16 +198,6 @@ class ServedRequests:
         elif isinstance(command, Query) and isinstance(command.query, ResetRunner) and isinstance(live, LiveSession):
             done.append(live.reset_runner)
 
-    async def _send_on(self, record: RequestRecord, misrouted: Misrouted) -> None:
-        """To its right partition; what cannot be stored there is parked here."""
-        try:
-            await patiently(partial(self._parts.outbox.forward, record, misrouted.key, misrouted.value))
-        except RecordsRefusedError as error:
-            reason = f"it is in the wrong partition, and cannot be sent on: {error}"
-            await self._park(record, "too_long", reason, misrouted.told)
-        else:
-            self._nothing(record.offset)
-
     async def _unstorable(self, request: TakenRequest, error: RecordsRefusedError) -> None:
         """The log does not take what the request leads to. It takes a refusal, or a dead letter at least."""
         record, item = request.record, request.item
@@ -195,14 +229,16 @@ class ServedRequests:
         self._decider.note(Decision(decide_again, give_up))
 
     async def _park(self, record: RequestRecord, code: str, reason: str, told: ForStream | None = None) -> None:
-        """Bytes first, then the event: a crash in between parks them twice, never not at all."""
-        reason = reason.encode(errors="backslashreplace").decode()  # it may quote half an emoji
-        log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
-        await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
+        await self._store_letter(record, code, reason)
         self._parked(record.offset, code, reason, told)
 
-    def _parked(self, offset: int, code: str, reason: str, told: ForStream | None) -> None:
-        self._decider.dead_letter(offset, code, reason)
+    async def _store_letter(self, record: RequestRecord, code: str, reason: str) -> None:
+        """Bytes first, then the event: a crash in between parks them twice, never not at all."""
+        log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
+        await persistently(partial(self._parts.outbox.dead_letter, record, code, _printable(reason)))
+
+    def _parked(self, offset: int, code: str, reason: str, told: ForStream | None = None) -> None:
+        self._decider.dead_letter(offset, code, _printable(reason))
         if told is not None:
             self._decider.groups[-1].done.append(partial(tell, self._parts, told, self._decider.epoch))
         self._note(partial(self._parked, offset, code, reason, told))
@@ -234,3 +270,8 @@ def tell(parts: WorkerParts, refused: ForStream, epoch: int) -> None:
         epoch=epoch,
         frame_seq=0,
     )
+
+
+def _printable(reason: str) -> str:
+    """It may quote half an emoji, which no encoding takes."""
+    return reason.encode(errors="backslashreplace").decode()

@@ -96,6 +96,7 @@ class Serving:
             decider=self._decider,
             resident=self.resident,
             forwarder=self._forwarder,
+            wake=self.wake,
         )
 
     # ---- what others call
@@ -362,6 +363,7 @@ class Serving:
     async def close(self) -> None:
         """Stop every turn; whoever waits for a confirmation is cancelled."""
         self._closed = True
+        await self._requests.close()
         self._outcomes.close()
         for sure in self._doubts:
             sure.cancel()

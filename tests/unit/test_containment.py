@@ -21,12 +21,13 @@ from streams.rehydration import rehydrate
 from streams.session_commands import CompleteTurn, RecordMessage
 from tests.one_partition import OnePartition
 from tests.waiting import eventually
-from workers import shard
+from workers import patience, shard
 from workers.actors import SessionActor
 from workers.history_compactor import UnrecordableError
 from workers.live import LiveChannel, LiveSession
-from workers.runners.base import RunnerOutput, TextDelta, TurnInput
+from workers.runners.base import AssistantMessage, RunnerOutput, TextDelta, TurnInput
 from workers.serving import Serving
+from workers.shared_look import SharedLook
 from workers.store_port import StoreError, UnreadableStoreError
 from workers.testing_store import MemoryStore, MemoryStores
 from workers.turn_attempt import TurnAttempt
@@ -377,6 +378,55 @@ async def test_a_cancellation_that_nobody_asked_for_does_not_end_a_shard(monkeyp
         await world.take_over()
         world.chat("s", "s-1")
         await world.answer("s-1", fr.TurnCompleted)
+
+
+async def test_what_runs_goes_on_while_a_dead_letter_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_PAUSES_S", (0.01,))
+    monkeypatch.setattr(patience, "_MAX_PAUSE_S", 0.01)
+    go_on = asyncio.Event()
+
+    async def waits(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        yield TextDelta(text="a")
+        await go_on.wait()
+        yield AssistantMessage(content=text_content("b"))
+
+    async with OnePartition(play=waits) as world:
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnStarted)
+        world.outbox.broken = True
+        world.deliver("s", b"garbage")
+        world.chat("s", "s-2")
+        await eventually(lambda: world.outbox.tries > 6, "it is tried again and again")
+        go_on.set()
+        await world.answer("s-1", fr.TurnCompleted)
+        assert not world.outbox.to("s-2"), "requests are decided in their order"
+        world.outbox.broken = False
+        await world.answer("s-2", fr.TurnCompleted)
+        assert [offset for offset, _, _ in world.outbox.parked] == [1]
+        assert [letter.offset for letter in world.log.of(ev.RequestDeadLettered)] == [1]
+        assert world.claims == 1, "the partition was not released"
+
+
+async def test_what_runs_goes_on_while_somebody_looks_for_new_schemas() -> None:
+    go_on, looked = asyncio.Event(), asyncio.Event()
+
+    async def look() -> None:
+        looked.set()
+        await go_on.wait()
+
+    async with OnePartition() as world:
+        world.parts.schemas = SharedLook(look, known=lambda name: False, now=asyncio.get_running_loop().time)
+        world.chat("s", "s-1")
+        world.deliver("s", b"\xc3\x01" + b"12345678" + b"x" * 20)
+        world.chat("s", "s-2")
+        await looked.wait()
+        serving = world.shard.serving
+        assert serving is not None
+        await serving.submit("s", [])  # decided and confirmed, whoever looks
+        go_on.set()
+        for request_id in ("s-1", "s-2"):
+            await world.answer(request_id, fr.TurnCompleted)
+        assert [code for _, code, _ in world.outbox.parked] == ["unknown_fingerprint"]
 
 
 # ---- bounds and forwards

@@ -2,8 +2,8 @@
 reads committed records only, and what it cannot read holds up nobody.
 
 Faust ties reading committed to ``exactly_once``, and dies of a batch that aiokafka cannot parse, with every other
-partition of the worker. Here such a partition is set aside: its shard reads up to the end of now from the topic itself
-(:mod:`workers.request_log`), and Faust goes on from there.
+partition of the worker. Here such a partition is set aside: its shard reads some thousand requests from the topic
+itself (:mod:`workers.request_log`), and Faust goes on from there.
 """
 
 import asyncio

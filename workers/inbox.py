@@ -93,7 +93,7 @@ class Inbox:
         for offset in range(start, end):
             self.put(offset, found.get(offset))
         log.log(
-            log_level,
+            log_level if found else logging.DEBUG,  # a marker of a transaction is nothing to talk of
             "read %d requests that were not delivered, from %d",
             len(found),
             start,

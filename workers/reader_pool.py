@@ -19,11 +19,17 @@ _STOP_TIMEOUT_S = 5.0
 class ReaderPool:
     """At most ``size`` consumers for one use; who asks first is served first."""
 
-    def __init__(self, settings: Settings, use: str, *, size: int, committed: bool = False) -> None:
-        """``committed``: records of transactions count once those are committed. ``use`` is for sentences."""
+    def __init__(
+        self, settings: Settings, use: str, *, size: int, committed: bool = False, fetch_bytes: int = 8 * MIB
+    ) -> None:
+        """``committed``: records of transactions count once those are committed. ``use`` is for sentences.
+
+        ``fetch_bytes``: asked for at once; a batch that is larger comes all the same.
+        """
         self._settings = settings
         self._use = use
         self._size = size
+        self._fetch_bytes = fetch_bytes
         self._isolation = "read_committed" if committed else "read_uncommitted"
         self._free = asyncio.Semaphore(size)
         self._idle: list[AIOKafkaConsumer] = []
@@ -88,7 +94,7 @@ class ReaderPool:
             isolation_level=self._isolation,
             fetch_max_wait_ms=100,
             max_poll_records=MAX_RECORDS,
-            max_partition_fetch_bytes=8 * MIB,
+            max_partition_fetch_bytes=self._fetch_bytes,
             request_timeout_ms=int(self._settings.append_timeout_s * 1000),
         )
         try:

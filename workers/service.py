@@ -41,6 +41,7 @@ from workers.turn_attempt import ActorLimits
 log = logging.getLogger(__name__)
 _RELEASE_LIMIT_S = 10.0  #: of all partitions, at the end
 _STEP_LIMIT_S = 5.0
+_READ_PAST_REQUESTS = 5_000  #: what is behind them Faust tries again
 
 
 class WorkerService:
@@ -291,7 +292,7 @@ class WorkerService:
         return not taker.inbox.full
 
     async def read_past(self, partition: int, position: int) -> int | None:
-        """Faust cannot read on from ``position``: the shard reads from there on, to where the topic ends now.
+        """Faust cannot read on from ``position``: the shard reads from there on, so many requests as there are now.
 
         Where Faust goes on; ``None``: the partition is not ours now. Raises :class:`LogError`.
         """
@@ -299,6 +300,7 @@ class WorkerService:
         if self._parts is None or taker is None:
             return None
         end = (await self._parts.request_log.stable_ends([partition]))[partition]
+        end = min(end, position + _READ_PAST_REQUESTS)
         if self._taker(partition) is not taker:
             return None
         taker.skip(position, end)

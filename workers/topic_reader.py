@@ -30,7 +30,7 @@ from workers.reader_pool import MAX_RECORDS, ReaderPool
 from workers.record_batches import FetchedBatches, take_apart
 
 log = logging.getLogger(__name__)
-_POLL_MS = 500
+_POLL_MS = 50  #: aiokafka does not tell of a fetch that had markers only: the position is looked at so often
 _LONG_RANGE = 2_000  #: records; what is longer must not keep short reads waiting
 _TURN_S = 2.0  #: then a long read lets those go first who wait
 _RAW_FETCH_BYTES = 8 * MIB
@@ -68,7 +68,7 @@ class TopicReader:
         self._settings = settings
         self._long = ReaderPool(settings, "catching up", size=3)
         self._short = ReaderPool(settings, "looking into gaps", size=2)
-        self._committed = ReaderPool(settings, "requests", size=3, committed=True)
+        self._committed = ReaderPool(settings, "requests", size=3, committed=True, fetch_bytes=MIB)
         self._ends = ReaderPool(settings, "asking where topics end", size=1)
         self._stable_ends = ReaderPool(settings, "asking where requests end", size=1, committed=True)
 

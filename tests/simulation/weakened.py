@@ -24,6 +24,7 @@ from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.ports import SimStore
 from tests.simulation.run import Plan
+from tests.simulation.world import Topic
 from workers.actors import SessionActor
 from workers.decider import Decider, Effect, Group
 from workers.epoch import CaughtUp, Claim, Epoch, FencedError
@@ -275,12 +276,22 @@ def _group_position() -> list[Any]:
 
 @_weakness("gaps are not read", faults.deliveries_are_skipped, faults.wrong_start)
 def _no_gap_reading() -> list[Any]:
-    async def fill(self: Inbox, requests: RequestLog, partition: int, start: int, end: int) -> int:
+    async def fill(self: Inbox, requests: RequestLog, partition: int, start: int, end: int, **_: object) -> int:
         for offset in range(start, end):
             self.put(offset, None)
         return start
 
     return [patch.object(Inbox, "fill", fill)]
+
+
+@_weakness("requests are read before their transaction is committed", faults.transactions_are_aborted)
+def _uncommitted() -> list[Any]:
+    return [patch.object(Topic, "stable_end", property(lambda topic: len(topic.records)))]
+
+
+@_weakness("what cannot be taken apart is passed over", faults.requests_are_damaged)
+def _no_word() -> list[Any]:
+    return [patch.object(Decider, "lost", lambda self, first, last, reason: self.nothing(last))]
 
 
 @_weakness("decisions in pieces", faults.crash, faults.batches_are_rejected)

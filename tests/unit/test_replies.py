@@ -6,11 +6,12 @@ import pytest
 
 from schemas import events as ev
 from schemas import frames as fr
-from schemas.parts import ToolCall, content_text, text_content
+from schemas.codec import encoded_bytes
+from schemas.parts import HistoryEntry, ToolCall, Usage, content_text, text_content
 from streams.decisions import known_answer
 from streams.history import HistoryMessage, final_text, history_message, of_turn
 from streams.policy import Policy
-from streams.replies import Reply, replies_to, reply_again
+from streams.replies import Reply, replies_to, reply_again, shortened
 from streams.session import Fact, Session, evolve
 from streams.turn import Answer, ReplyAddress
 from tests.given import SESSION_ID, USAGE, Scenario, call, chat, complete, fail, given, message, refuse, resume, running
@@ -229,3 +230,41 @@ def test_a_history_message_is_the_event_and_its_turn() -> None:
     )
     kept = history_message("t", event)
     assert (kept.turn_id, kept.message_seq, content_text(kept.content), kept.interrupted) == ("t", 3, "x", True)
+
+
+# ---- for a topic that takes little
+
+
+@pytest.mark.parametrize("framing", ["avro", "json"])
+@pytest.mark.parametrize("limit", [64 * 1024, 4 * 1024, 0])
+@pytest.mark.parametrize("character", ["x", "ö", "\x01", "\U0001f600"])
+def test_a_shortened_text_fits_and_says_so(framing: str, limit: int, character: str) -> None:
+    text = character * 100_000
+    for frame in (fr.TurnCompleted(text=text, usage=Usage()), fr.TurnCancelled(reason="r", text=text, usage=Usage())):
+        cut = shortened(frame, limit, framing)
+        assert isinstance(cut, fr.TurnCompleted | fr.TurnCancelled)
+        assert cut.truncated
+        assert text.startswith(cut.text)
+        assert encoded_bytes(cut, framing) <= limit + 300
+
+
+def test_a_shortened_page_goes_on_where_it_was_cut() -> None:
+    entries = tuple(
+        HistoryEntry(message_seq=n, turn_id="t", role="user", content=text_content("x" * 1000)) for n in range(1, 9)
+    )
+    cut = shortened(fr.HistoryPage(messages=entries), 4096, "avro")
+    assert isinstance(cut, fr.HistoryPage)
+    assert cut.messages == entries[:3]
+    assert cut.next_after == 3
+    assert isinstance(shortened(fr.HistoryPage(messages=entries), 10, "avro"), fr.RequestRefused)
+
+
+def test_what_would_be_wrong_in_part_is_told_of_instead() -> None:
+    for frame in (
+        fr.SessionInfo(instructions="x" * 100_000),
+        fr.HistoryCompacted(summary="x" * 100_000),
+        fr.HistoryPage(messages=(), summary="x" * 100_000),
+    ):
+        told = shortened(frame, 4096, "json")
+        assert isinstance(told, fr.RequestRefused)
+        assert told.code == "answer_too_long"

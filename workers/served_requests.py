@@ -15,7 +15,7 @@ from streams.session import Session
 from streams.session_commands import AcceptChat, Cancel, Refuse
 from streams.topics import partition_of
 from workers.crash_points import crash_point
-from workers.decider import Decider, Decision
+from workers.decider import Decider, Decision, DecisionTooLargeError
 from workers.forwarder import Forwarder
 from workers.inbox import Inbox
 from workers.live import Live, LiveSession, closed_to_decisions
@@ -176,6 +176,9 @@ class ServedRequests:
                 except Exception as error:
                     if not last_try:
                         continue
+                    if isinstance(error, DecisionTooLargeError):
+                        await self._unstorable(request, RecordsRefusedError(str(error)))
+                        return
                     told = describe(error), frames(error)
                     log.error("a request cannot be decided: %s%s", *told, extra=self._place(offset))
                     reason = f"deciding it failed twice: {type(error).__name__}"

@@ -50,8 +50,19 @@ def check_setting(name: str, value: str | None) -> None:
         raise UnknownSettingError(f"{name}: the value has 1 to {_MAX_VALUE_CHARS} characters")
 
 
+def names_model(name: str) -> bool:
+    """Is the value of this setting a model?"""
+    return name in (DEFAULT_MODEL, FAST_MODEL) or name.startswith(_PER_CHANNEL)
+
+
+def forbidden(policy: Policy, values: Mapping[str, str]) -> dict[str, str]:
+    """The settings among these whose model is not allowed."""
+    return {name: value for name, value in values.items() if names_model(name) and not policy.allows(value)}
+
+
 def with_run_settings(policy: Policy, values: Mapping[str, str]) -> Policy:
-    """The policy under these settings; a setting that is not set leaves what the deployment says."""
+    """The policy under these settings; one that is not set, or forbidden, leaves what the deployment says."""
+    values = {name: value for name, value in values.items() if name not in forbidden(policy, values)}
     channels = {name[len(_PER_CHANNEL) :]: value for name, value in values.items() if name.startswith(_PER_CHANNEL)}
     return changed(
         policy,

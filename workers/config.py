@@ -1,17 +1,23 @@
 """One class for every setting, read from the environment (``TURNLOG_...``). Each bound has its unit in its name."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from streams.history_compaction import HistoryCompactionPolicy
 from streams.policy import Policy
 from streams.topics import Topics
+from workers.settings_check import conflicts
 
 KIB = 1024
 MIB = 1024 * KIB
+#: With what a batch costs beside its records it fits into the event log as ``turnlog topics init`` makes it: 8 MiB.
+LARGEST_BATCH_BYTES = 7 * MIB
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/,\[\]]+)(:\d{1,5})?")
+_TOPIC = r"[A-Za-z0-9._-]"
 
 
 class Settings(BaseSettings):
@@ -21,8 +27,8 @@ class Settings(BaseSettings):
 
     # ---- where things are
     bootstrap_server: str = "localhost:9092"  #: comma-separated host:port
-    prefix: str = "chat"  #: of every topic
-    group: str = ""  #: consumer group of the workers; empty: ``<prefix>.workers``
+    prefix: str = Field(default="chat", pattern=rf"^{_TOPIC}{{1,200}}$")  #: of every topic
+    group: str = Field(default="", max_length=200)  #: consumer group of the workers; empty: ``<prefix>.workers``
     data_dir: Path = Path("turnlog-data")
     snapshot_path: Path | None = None  #: published analysts' file; absent: ``<data_dir>/snapshot.duckdb``
     worker_name: str = Field(default="", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]{0,199})?$")  #: empty: from the host's
@@ -37,60 +43,62 @@ class Settings(BaseSettings):
     ssl_key_file: Path | None = None
 
     # ---- topics
-    partitions: int = Field(default=12, ge=1)
-    replication_factor: int = Field(default=1, ge=1)
-    reply_topic_prefix: str = ""  #: what a request's ``reply_to`` must start with; empty: ``<prefix>.replies``
+    partitions: int = Field(default=12, ge=1, le=10_000)
+    replication_factor: int = Field(default=1, ge=1, le=100)
+    reply_topic_prefix: str = Field(default="", pattern=rf"^{_TOPIC}{{0,249}}$")  #: empty: ``<prefix>.replies``
 
     # ---- models
-    default_model: str = "echo:"
-    fast_model: str = ""  #: for summaries and other small tasks; empty: the default model
-    allow_models: Annotated[tuple[str, ...], NoDecode] = ("echo:*",)  #: comma-separated shell-style patterns
+    default_model: str = Field(default="echo:", min_length=1, max_length=1000)
+    fast_model: str = Field(default="", max_length=1000)  #: of small tasks; empty: the default model
+    allow_models: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = (
+        "echo:*",
+    )  #: shell-style patterns, commas
 
     # ---- group membership
-    session_timeout_s: float = 10.0  #: how long a dead worker keeps its partitions
-    rebalance_timeout_s: float = 5.0  #: how long others wait for a worker that does not answer when somebody joins
-    heartbeat_interval_s: float = 1.0  #: also how late the others notice who joins or leaves
-    commit_interval_s: float = 1.0
+    session_timeout_s: float = Field(default=10.0, ge=1, le=1800)  #: how long a dead worker keeps its partitions
+    rebalance_timeout_s: float = Field(default=5.0, ge=0.5, le=300)  #: for a worker that does not answer
+    heartbeat_interval_s: float = Field(default=1.0, ge=0.05, le=300)  #: also how late others notice a join
+    commit_interval_s: float = Field(default=1.0, ge=0.05, le=300)
 
     # ---- the log
-    append_linger_ms: float = 3.0  #: between two appends to a partition: what arrives meanwhile shares the second
-    append_timeout_s: float = 10.0  #: then the partition is released and claimed again
-    max_batch_bytes: int = 4 * MIB
-    tail_check_interval_s: float = 1.0  #: how often an idle owner looks for foreign claims and missed requests
-    stalled_delivery_s: float = 5.0  #: requests that are not delivered for so long are read from the topic directly
-    startup_timeout_s: float = 30.0
+    append_linger_ms: float = Field(default=3.0, ge=0, le=500)  #: what arrives meanwhile shares the next append
+    append_timeout_s: float = Field(default=10.0, ge=1, le=300)  #: then the partition is released and claimed again
+    max_batch_bytes: int = Field(default=4 * MIB, ge=64 * KIB, le=LARGEST_BATCH_BYTES)
+    tail_check_interval_s: float = Field(default=1.0, ge=0.05, le=300)  #: for foreign claims, missed requests
+    stalled_delivery_s: float = Field(default=5.0, ge=0.1, le=3600)  #: then requests are read from the topic
+    startup_timeout_s: float = Field(default=30.0, ge=1, le=600)
 
     # ---- turns
-    max_request_bytes: int = Field(default=MIB, ge=16 * KIB)  #: of a request record, unpacked and with its headers
-    max_text_bytes: int = 256 * KIB
-    max_tool_result_bytes: int = 512 * KIB
-    max_running_turns: int = 10_000  #: of one worker
-    max_queued_turns_per_session: int = 100
-    max_queued_turns: int = 50_000  #: of one worker; then the intake waits
-    max_inbox_requests: int = 10_000  #: of one partition; then the intake waits
-    max_runner_attempts: int = 3
-    max_takeovers: int = 20
-    retry_delay_s: float = 0.5  #: before the second attempt; doubles
-    turn_timeout_s: float = 600.0
-    max_turn_messages: int = 200  #: that a runner may produce in one turn
-    idle_timeout_s: float = 600.0  #: of a session and its runner
-    drain_timeout_s: float = 10.0
-    delta_interval_ms: int = 25  #: at most one text frame per so long and turn; 0: each piece
-    reply_linger_ms: float = 3.0
-    max_pending_replies: int = 100_000  #: frames of one worker that the broker has not acknowledged
+    max_request_bytes: int = Field(default=MIB, ge=16 * KIB, le=4 * MIB)  #: of a record, unpacked
+    max_text_bytes: int = Field(default=256 * KIB, ge=1024, le=4 * MIB)
+    max_tool_result_bytes: int = Field(default=512 * KIB, ge=1024, le=4 * MIB)
+    max_running_turns: int = Field(default=10_000, ge=1, le=1_000_000)  #: of one worker
+    max_queued_turns_per_session: int = Field(default=100, ge=1, le=100_000)
+    max_queued_turns: int = Field(default=50_000, ge=1, le=10_000_000)  #: of one worker; then the intake waits
+    max_inbox_requests: int = Field(default=10_000, ge=1, le=1_000_000)  #: of one partition; then the intake waits
+    max_runner_attempts: int = Field(default=3, ge=1, le=100)
+    max_takeovers: int = Field(default=20, ge=1, le=10_000)
+    retry_delay_s: float = Field(default=0.5, ge=0, le=600)  #: before the second attempt; doubles
+    turn_timeout_s: float = Field(default=600.0, ge=1, le=86_400)
+    max_turn_messages: int = Field(default=200, ge=1, le=100_000)  #: that a runner may produce in one turn
+    idle_timeout_s: float = Field(default=600.0, ge=0.1, le=604_800)  #: of a session and its runner
+    drain_timeout_s: float = Field(default=10.0, ge=0, le=3600)
+    delta_interval_ms: int = Field(default=25, ge=0, le=10_000)  #: between text frames; 0: each piece
+    reply_linger_ms: float = Field(default=3.0, ge=0, le=1000)
+    max_pending_replies: int = Field(default=100_000, ge=100, le=10_000_000)  #: not acknowledged, of one worker
 
     # ---- history compaction
-    history_max_tokens: int = 0  #: of an assembled history; above it is compacted; 0: 80,000; negative: on request only
-    history_keep_tail: int = Field(default=20, ge=0)  #: newest messages that stay word for word
-    summary_max_tokens: int = Field(default=4_000, ge=64)  #: of a summary; also at most an eighth of the limit
-    summary_window_tokens: int = Field(default=32_768, ge=1_024)  #: of the fast model: prompt and answer of one call
-    summary_timeout_s: float = 120.0  #: then the history is cut short without a model
+    history_max_tokens: int = Field(default=0, ge=-1, le=100_000_000)  #: 0: 80,000; -1: on request
+    history_keep_tail: int = Field(default=20, ge=0, le=10_000)  #: newest messages that stay word for word
+    summary_max_tokens: int = Field(default=4_000, ge=64, le=1_000_000)  #: also at most an eighth of the limit
+    summary_window_tokens: int = Field(default=32_768, ge=1_024, le=10_000_000)  #: one call: prompt, answer
+    summary_timeout_s: float = Field(default=120.0, ge=1, le=3600)  #: then the history is cut short without a model
 
     # ---- stores
-    store_commit_interval_s: float = 5.0  #: a commit costs about 15 ms of CPU, for each partition
-    store_batch_events: int = 5_000
-    store_memory_mb: int = Field(default=256, ge=64)  #: that DuckDB may use in a worker, for all partitions together
-    publish_interval_s: float = 2.0  #: of the analysts' snapshot
+    store_commit_interval_s: float = Field(default=5.0, ge=0.05, le=300)  #: some 15 ms of CPU for each partition
+    store_batch_events: int = Field(default=5_000, ge=1, le=1_000_000)
+    store_memory_mb: int = Field(default=256, ge=64, le=1_048_576)  #: of DuckDB, all partitions together
+    publish_interval_s: float = Field(default=2.0, ge=0.05, le=3600)  #: of the analysts' snapshot
 
     # ---- logging
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -104,6 +112,20 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("bootstrap_server")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for address in value.split(","):
+            if not _ADDRESS.fullmatch(address.strip()):
+                raise ValueError(f"{address.strip()!r} is no host:port (several with commas, without a scheme)")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if problems := list(conflicts(self)):
+            raise ValueError("; ".join(problems))
+        return self
 
     @property
     def topics(self) -> Topics:

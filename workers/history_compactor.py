@@ -261,6 +261,10 @@ class HistoryCompactor:
             log.warning("no summary of the history: %s", run.code, extra=at(session=self._session_id))
 
     async def _in_parts(self, run: _Run) -> str:
+        model = run.given.policy.summary_model
+        if not run.given.policy.allows(model):
+            reason = f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
+            raise RunnerError("model_not_allowed", reason, retryable=False)
         task = summary_task(
             run.source,
             run.previous,

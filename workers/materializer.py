@@ -27,6 +27,7 @@ from workers.log_follower import OPTIONS, LogFollower, OtherLogError, Unreadable
 from workers.ports import LogBrokenError, LogError
 from workers.ready import mark_ready
 from workers.schema_topic import read_schemas
+from workers.settings_check import unknown_variables
 from workers.store_port import StoreError
 from workers.topics_admin import TopicFound, TopicsError, list_topics
 
@@ -48,6 +49,8 @@ def run_materializer(settings: Settings) -> int:
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
 
+    for sentence in unknown_variables(settings):
+        log.warning("%s", sentence)
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return Materializer(settings, stop).run()

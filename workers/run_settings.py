@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from kafka import KafkaProducer
 
-from streams.run_settings import UnknownSettingError, check_setting
+from streams.run_settings import UnknownSettingError, check_setting, forbidden
 from workers.config import Settings
 from workers.kafka_python import connected
 from workers.ports import LogError, UnreadableRange
@@ -73,9 +73,17 @@ class RunSettings:
 def write_setting(settings: Settings, name: str, value: str | None, *, timeout_s: float = 10.0) -> None:
     """Set (or with ``None`` unset) a run-time setting; stored on return. Blocks.
 
-    Raises :class:`UnknownSettingError` or :class:`workers.kafka_python.BrokerUnreachableError`.
+    A model is compared with the allow list, where these settings have one that somebody set; workers pass over a model
+    that theirs forbids. Raises :class:`UnknownSettingError` or :class:`workers.kafka_python.BrokerUnreachableError`.
     """
     check_setting(name, value)
+    if (
+        value is not None
+        and "allow_models" in settings.model_fields_set
+        and forbidden(settings.policy(), {name: value})
+    ):
+        allowed = ",".join(settings.allow_models)
+        raise UnknownSettingError(f"{name}: model {value!r} is not allowed here (TURNLOG_ALLOW_MODELS={allowed})")
     options = {"acks": "all", "allow_auto_create_topics": False, "max_block_ms": int(timeout_s * 1000)}
     with connected(KafkaProducer, settings, _CLIENT_ID, timeout_s, **options) as producer:
         encoded = value.encode() if value is not None else None

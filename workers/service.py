@@ -12,7 +12,7 @@ from dataclasses import replace
 from schemas.codec import RequestCodec
 from schemas.registry import packaged
 from streams.policy import Policy
-from streams.run_settings import runner_factories, with_run_settings
+from streams.run_settings import forbidden, runner_factories, with_run_settings
 from workers import schema_topic
 from workers.config import Settings
 from workers.event_log import KafkaEventLog, LogProducer
@@ -28,6 +28,7 @@ from workers.request_log import KafkaRequestLog
 from workers.requests import RequestReader
 from workers.run_settings import RunSettings
 from workers.runners.registry import RunnerRegistry
+from workers.settings_check import check_models, unknown_variables
 from workers.shard import Shard, ShardStuckError
 from workers.shared_look import SharedLook
 from workers.store import StoreDirectory
@@ -83,8 +84,9 @@ class WorkerService:
     async def start(self) -> None:
         """Check the topics, publish our schemas, connect. Raises with a sentence when something is not right."""
         settings = self._settings
+        warnings = [*unknown_variables(settings), *check_models(settings)]
         topics = await asyncio.to_thread(check_topics, settings)
-        for problem in topics.problems:
+        for problem in (*warnings, *topics.problems):
             log.warning("%s", problem)
         await asyncio.to_thread(schema_topic.publish_schemas, settings)
         await asyncio.to_thread(schema_topic.read_schemas, settings, packaged())
@@ -177,9 +179,12 @@ class WorkerService:
     def _take_settings(self, values: Mapping[str, str]) -> None:
         """Turns that start from now on use them; live runners keep theirs until their session is reset."""
         draining = not self._policy_now.start_turns
-        policy = with_run_settings(self._settings.policy(), values)
+        own = self._settings.policy()
+        policy = with_run_settings(own, values)
         self._policy_now = replace(policy, start_turns=not draining)
         log.info("run-time settings: %s", ", ".join(sorted(values)) or "none")
+        for name, model in sorted(forbidden(own, values).items()):
+            log.warning("%s is passed over: TURNLOG_ALLOW_MODELS does not allow %.200s here", name, model)
 
     def _fatal(self, reason: str) -> None:
         log.critical("stopping: %s", reason)

@@ -12,6 +12,7 @@ from workers.broker_dir import DataDirUse
 from workers.broker_files import Say, cache_dir, ensure_jars, find_java
 from workers.broker_ports import DEFAULT_PORT, HOST, choose_ports
 from workers.config import Settings
+from workers.settings_check import check_models
 from workers.stack_dir import StackDir
 from workers.supervisor import Child, ChildFailedError, ChildSpec, Limits
 
@@ -38,11 +39,12 @@ class Stack:
         broker: ChildSpec,
         children: Sequence[ChildSpec],
         prepare: Callable[[], object] = lambda: None,
+        allow_models: str = "",
         say: Say = lambda line: None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         self._directory, self._bootstrap_server, self._snapshot_path = directory, bootstrap_server, snapshot_path
-        self._prepare, self._say = prepare, say
+        self._prepare, self._say, self._allow_models = prepare, say, allow_models
         self._broker, *self._children = (
             Child(
                 spec,
@@ -141,6 +143,7 @@ class Stack:
             bootstrap_server=self._bootstrap_server,
             snapshot_path=self._snapshot_path,
             children=children,
+            allow_models=self._allow_models,
             failing=[child.spec.name for child in self._children if child.failing],
             running=self._running,
             ready=self._running and self.ready.is_set(),
@@ -203,8 +206,10 @@ async def up(
     """Run a whole development stack in ``data_dir`` until Ctrl-C or SIGTERM.
 
     Fetches Kafka at the first time, stops what an earlier supervisor left behind, and keeps its port from start to
-    start. Raises StackInUseError and PortTakenError (usage), BrokerError and StackError, each with a sentence.
+    start. Raises SettingsError, StackInUseError and PortTakenError (usage), BrokerError and StackError, each with a
+    sentence.
     """
+    check_models(Settings(allow_models=child_environment(data_dir, "")["TURNLOG_ALLOW_MODELS"]))  # type: ignore[arg-type]
     directory = StackDir(data_dir)
     directory.take()
     try:
@@ -225,6 +230,7 @@ async def up(
             broker=broker,
             children=children,
             prepare=lambda: init_topics(env),
+            allow_models=env["TURNLOG_ALLOW_MODELS"],
             say=say,
             limits=limits,
         )

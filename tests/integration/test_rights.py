@@ -102,7 +102,12 @@ async def write(settings: Settings, topic: str) -> Any:
 async def test_each_role_with_its_rights(secured: tuple[DevBroker, str], tmp_path: Path) -> None:
     broker, address = secured
     grant(broker)
-    everybody = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "prefix": PREFIX}
+    everybody = {
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "PLAIN",
+        "prefix": PREFIX,
+        **as_user("program"),
+    }
     with Deployment(address, tmp_path, partitions=2, **everybody) as deployment:
         init = deployment.start("init", "topics", "init", **as_user("init"))
         assert await asyncio.to_thread(init.wait) == 0, init.log
@@ -111,9 +116,7 @@ async def test_each_role_with_its_rights(secured: tuple[DevBroker, str], tmp_pat
         for process in (worker, materializer):
             await eventually(lambda process=process: process.ready, f"{process.name} is ready", START_S)
 
-        program = deployment.settings.model_copy(
-            update=Settings(**as_user("program")).model_dump(include={*as_user("")})
-        )
+        program = deployment.settings
         async with Client(program) as client:
             assert (await client.chat("web-1", "Hello").result(timeout_s=START_S)).text == "Hello"
         with pytest.raises(TopicAuthorizationFailedError):

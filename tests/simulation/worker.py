@@ -60,7 +60,7 @@ def sim_settings(bounds: Bounds = Bounds()) -> Settings:
 def _settings() -> Settings:
     return Settings(
         data_dir=Path("unused"),
-        allow_models=("script:*",),
+        allow_models=("script:*", "summary:*"),
         default_model="script:1",
         fast_model=SUMMARY_MODEL,
         session_timeout_s=3.0,

@@ -36,4 +36,5 @@ def test_options_of_every_protocol() -> None:
     ],
 )
 def test_what_to_check(protocol: str, error: Exception, told: str) -> None:
-    assert told in what_to_check(settings(security_protocol=protocol), error)
+    given = settings(security_protocol=protocol, sasl_username="u", sasl_password="p")
+    assert told in what_to_check(given, error)

@@ -156,6 +156,7 @@ async def test_what_is_not_delivered_is_read_from_the_topic(world: World) -> Non
 
 
 async def test_deleted_requests_are_named_and_hold_nobody_up(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     world.begin = 7
     for offset in range(7):
         del world.topic[offset]
@@ -168,6 +169,7 @@ async def test_deleted_requests_are_named_and_hold_nobody_up(world: World, caplo
 async def test_what_nobody_can_take_apart_is_named_and_passed_by(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     world.topic[4] = UnreadableRange(first=4, last=6, reason="its checksum is wrong")
     del world.topic[5], world.topic[6]
     await world.surplus.assigned([PARTITION])
@@ -248,6 +250,7 @@ async def test_growth_is_said_once_and_a_changed_log_is_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(workers.surplus, "_LOOK_S", 0.001)
+    caplog.set_level(logging.INFO)
     counts = {TOPICS.requests: 3, TOPICS.events: 3, TOPICS.replies: 3}
     looks = 0
 

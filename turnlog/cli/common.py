@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from turnlog.cli import output
 from turnlog.errors import UsageError
 
 if TYPE_CHECKING:
@@ -115,11 +116,13 @@ def resolve_settings(
     data_dir: Path | None = None,
     prefix: str | None = None,
     environ: Mapping[str, str] = os.environ,
+    as_the_stack: bool = False,
 ) -> "Settings":
     """The settings of a command: flag, else ``TURNLOG_*``, else the ``stack.json`` that ``turnlog up`` leaves in the
     data directory, else the default. Raises ``pydantic.ValidationError`` for a value that cannot be used.
 
     The file counts only for the stack it describes: when another broker is named, its snapshot is not that broker's.
+    ``as_the_stack``: which models its workers allow counts, too.
     """
     from workers.config import Settings
     from workers.json_file import read_json
@@ -130,7 +133,7 @@ def resolve_settings(
     stack = read_json(directory / "stack.json") if directory.is_dir() else {}
     broker = bootstrap_server or environ.get("TURNLOG_BOOTSTRAP_SERVER")
     if broker is None or broker == stack.get("bootstrap_server"):
-        for name in ("bootstrap_server", "snapshot_path"):
+        for name in ("bootstrap_server", "snapshot_path", *(["allow_models"] if as_the_stack else [])):
             if name not in values and not environ.get(f"TURNLOG_{name.upper()}") and stack.get(name):
                 values[name] = stack[name]
     return Settings(**values)  # type: ignore[arg-type]
@@ -140,9 +143,18 @@ def client_settings(
     bootstrap_server: str | None, data_dir: Path | None, prefix: str | None, *, verbose: bool
 ) -> "Settings":
     """:func:`resolve_settings` for a command that talks to a stack, with the libraries' logs kept off its output."""
-    settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
+    settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix, as_the_stack=True)
     silence_libraries(settings, verbose=verbose)
+    say_unknown_variables(settings)
     return settings
+
+
+def say_unknown_variables(settings: "Settings") -> None:
+    """Name the ``TURNLOG_...`` variables that nobody reads, on standard error."""
+    from workers.settings_check import unknown_variables
+
+    for sentence in unknown_variables(settings):
+        output.say(sentence)
 
 
 def silence_libraries(settings: "Settings", *, verbose: bool) -> None:

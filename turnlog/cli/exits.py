@@ -21,6 +21,7 @@ _CODES: tuple[tuple[str, str, int], ...] = (
     ("workers.broker_files", "BrokerError", EXIT_UNREACHABLE),
     ("workers.kafka_python", "BrokerUnreachableError", EXIT_UNREACHABLE),
     ("workers.topics_admin", "TopicsError", EXIT_NOT_FOUND),
+    ("workers.settings_check", "SettingsError", EXIT_USAGE),
     ("workers.worker_name", "NameTakenError", EXIT_USAGE),
 )
 
@@ -56,5 +57,6 @@ def _settings_sentence(error: BaseException) -> str:
     problems = []
     for problem in error.errors(include_url=False):  # type: ignore[attr-defined]
         name = ".".join(str(part) for part in problem["loc"])
-        problems.append(f"TURNLOG_{name.upper()}: {problem['msg']}")
+        what = problem["msg"].removeprefix("Value error, ")
+        problems.append(f"TURNLOG_{name.upper()}: {what}" if name else what)
     return "A setting cannot be used. " + "; ".join(problems)

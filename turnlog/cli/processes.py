@@ -20,6 +20,7 @@ from turnlog.cli.common import (
     Verbose,
     client_settings,
     resolve_settings,
+    say_unknown_variables,
     silence_libraries,
 )
 from turnlog.errors import EXIT_FAILED, EXIT_OK
@@ -34,6 +35,7 @@ def demo(data_dir: DataDir = None, verbose: Verbose = False) -> None:
     """
     settings = resolve_settings(data_dir=data_dir)
     silence_libraries(settings, verbose=verbose)
+    say_unknown_variables(settings)
     from turnlog.demo import run_demo
 
     fetch_kafka()
@@ -70,6 +72,7 @@ def up(
     """
     settings = resolve_settings(data_dir=data_dir)
     silence_libraries(settings, verbose=verbose)
+    say_unknown_variables(settings)
     import asyncio
 
     from workers import stack

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NewType
 
-Millis = NewType("Millis", int)  #: milliseconds since 1970; a TIMESTAMP (UTC) in tables
+Millis = NewType("Millis", int)  #: milliseconds since 1970; a moment in tables, the same in every time zone
 Json = NewType("Json", str)  #: JSON text
 Blob = NewType("Blob", bytes)
+
+#: The SQL type of :data:`Millis`. A plain TIMESTAMP would compare with now() as if it were the reader's local time.
+MOMENT = "TIMESTAMPTZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ _SQL_TYPES: dict[Any, str] = {
     int: "BIGINT",
     bool: "BOOLEAN",
     Blob: "BLOB",
-    Millis: "TIMESTAMP",
+    Millis: MOMENT,
     Json: "JSON",
 }
 

@@ -114,7 +114,7 @@ def list_sessions(
 
 
 def _listed(record: Mapping[str, Any]) -> ListedSession:
-    times = {name: record[name].replace(tzinfo=UTC) for name in ("created_at", "last_active_at")}
+    times = {name: record[name].astimezone(UTC) for name in ("created_at", "last_active_at")}
     return ListedSession(**{**record, **times})
 
 
@@ -136,19 +136,19 @@ def _conditions(which: SessionFilter) -> tuple[str, list[object]]:
 
 
 def _utc(moment: datetime) -> datetime:
-    """As the snapshot writes times: in UTC, without saying so."""
-    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    """A time without a zone is UTC, whatever the machine's zone."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _key(session: ListedSession) -> str:
     """Where a page ends: what it is ordered by."""
-    return f"{_utc(session.last_active_at).isoformat()}/{session.session_id}"
+    return f"{_utc(session.last_active_at).replace(tzinfo=None).isoformat()}/{session.session_id}"
 
 
 def _behind(key: str) -> tuple[str, Sequence[object]]:
     moment_text, slash, session_id = key.partition("/")
     try:
-        moment = datetime.fromisoformat(moment_text)
+        moment = _utc(datetime.fromisoformat(moment_text))
     except ValueError:
         slash = ""
     if not slash:

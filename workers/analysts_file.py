@@ -1,6 +1,7 @@
 """The analysts' DuckDB file: all partitions, written by the materializer alone."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,13 +13,15 @@ from streams.reader_rule import LoggedEvent, LogPosition
 from workers import duck_files
 from workers.duck_files import FileKind
 from workers.duck_writer import BatchWriter
-from workers.snapshot import SnapshotError, publish
+from workers.publications import Publications
+from workers.snapshot import Mark, SnapshotError, is_untouched, publish
 from workers.store_port import StoreError
 
 log = logging.getLogger(__name__)
 
 _ALIAS = "analytics"
 _MAX_CACHED_SESSIONS = 20_000
+_SLOW_COPY_S = 120.0
 RequestPlace = tuple[int, int]  #: partition and offset of a request
 
 
@@ -43,9 +46,13 @@ class AnalystsFile:
                 "wal_autocheckpoint": "100GB",
             },
         )
+        self.publications = Publications(path.parent)
         self._copying = ThreadPoolExecutor(max_workers=1, thread_name_prefix="turnlog-snapshot")
-        self._copy: Future[None] | None = None
+        self._copy: Future[Mark] | None = None
+        self._copy_target = path
+        self._copy_began = 0.0
         self._published: Mapping[int, LogPosition] | None = None
+        self._mark: Mark | None = None  #: of the file that was published last
         self._bytes_changed = False
         self._attached = False
         try:
@@ -108,34 +115,48 @@ class AnalystsFile:
         self._writer.tolerant = tolerant
 
     def publish(self, target: Path) -> bool:
-        """Begin to publish a snapshot, if something changed and none is being copied; whether it did."""
+        """Begin to publish a snapshot, if there is something new and none is being copied; whether it did.
+
+        After a failure not at once. Raises :class:`StoreError`.
+        """
         if self._copy is not None and not self._copy.done():
+            took_s = time.monotonic() - self._copy_began
+            if took_s > _SLOW_COPY_S and self.publications.may_try:
+                self.publications.failed(target, f"the snapshot {target} is still being copied: does its disk answer?")
             return False
         self._wait_for_copy()
-        if self._published == self.positions and not self._bytes_changed and target.exists():
+        return self.publications.may_try and self._begin(target)
+
+    def _begin(self, target: Path) -> bool:
+        current = self._published == self.positions and not self._bytes_changed
+        if current and is_untouched(target, self._mark):
             return False
         try:
             self._cursor.execute(f"CHECKPOINT {_ALIAS}")
         except duckdb.Error as error:
             raise self._failed(error) from error
         self._published, self._bytes_changed = self.positions, False
+        self._copy_target, self._copy_began = target, time.monotonic()
         self._copy = self._copying.submit(publish, self._source, target, self.positions)
         return True
 
     def _wait_for_copy(self) -> None:
         """A copy that failed is tried again with the next."""
         copy, self._copy = self._copy, None
-        if copy is not None:
-            try:
-                copy.result()
-            except SnapshotError as error:
-                log.error("%s", error)
-                self._published = None
+        if copy is None:
+            return
+        try:
+            self._mark = copy.result()
+        except SnapshotError as error:
+            self._published = self._mark = None
+            self.publications.failed(self._copy_target, str(error))
+        else:
+            self.publications.succeeded(self._copy_target)
 
     def publish_now(self, target: Path) -> None:
-        """Publish what is committed, and wait for it."""
+        """Publish what is committed, and wait for it. A failure is told by :attr:`publications`."""
         self._wait_for_copy()
-        if self.publish(target):
+        if self._begin(target):
             self._wait_for_copy()
 
     def _detach(self) -> None:

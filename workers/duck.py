@@ -4,6 +4,7 @@ Every function works on the connection's current database. Only built-in DuckDB 
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
@@ -12,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from streams.projection_columns import Column, Table
+from streams.projection_columns import MOMENT, Column, Table
 from streams.projection_history_rows import COMPACTION_REQUESTS, COMPACTIONS
 from streams.projection_rows import (
     CHANNEL_EVENTS,
@@ -38,10 +39,14 @@ _ARROW_TYPES = {
     "VARCHAR": pa.string(),
     "BIGINT": pa.int64(),
     "BOOLEAN": pa.bool_(),
-    "TIMESTAMP": pa.timestamp("ms"),
+    MOMENT: pa.timestamp("ms", tz="UTC"),
     "JSON": pa.string(),
     "BLOB": pa.binary(),
 }
+_MOMENT_COMMENT = (
+    "A moment, stored as UTC: the same for every reader, whatever their zone. It is shown, and cut to days, in the "
+    "connection's time zone (SET TimeZone = 'UTC'). From a worker's clock: order by log_offset, not by this."
+)
 _POSITION_FIELDS = tuple(field.name for field in fields(LogPosition))
 #: Not a function of the event log: the dead letters' bytes come from a topic that forgets.
 NOT_HASHED = {DEAD_LETTERS.name: ("bytes",)}
@@ -70,9 +75,26 @@ def create_tables(connection: duckdb.DuckDBPyConnection, *, analysts: bool) -> N
     for table in tables_of(analysts=analysts):
         columns = ", ".join(_definition(column) for column in table.columns)
         connection.execute(f"CREATE TABLE {table.name} ({columns})")
-    if not analysts:
+    if analysts:
+        _comment(connection)
+    else:
         # Messages are only ever inserted: none of the traps of changing an indexed row within a transaction.
         connection.execute("CREATE INDEX messages_of_session ON messages (session_offset)")
+
+
+def _comment(connection: duckdb.DuckDBPyConnection) -> None:
+    """What analysts find with ``SELECT comment FROM duckdb_columns()`` (or ``duckdb_tables()``), in any tool."""
+    for table in TABLES:
+        about = inspect.cleandoc(table.row.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("``", "")
+        connection.execute(f"COMMENT ON TABLE {table.name} IS '{quoted(about)}'")
+        for column in table.columns:
+            if column.sql_type == MOMENT:
+                connection.execute(f"COMMENT ON COLUMN {table.name}.{column.name} IS '{quoted(_MOMENT_COMMENT)}'")
+
+
+def quoted(text: object) -> str:
+    """For a text between single quotes in a statement that takes no parameters."""
+    return str(text).replace("'", "''")
 
 
 def _definition(column: Column) -> str:
@@ -178,8 +200,13 @@ def table_hashes(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
 
 def _table_hash(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
     key = ", ".join(table.key)
-    left_out = ", ".join(NOT_HASHED.get(table.name, ()))
-    columns = f"* EXCLUDE ({left_out})" if left_out else "*"
+    left_out = NOT_HASHED.get(table.name, ())
+    # A moment's text depends on the connection's time zone.
+    columns = ", ".join(
+        f"epoch_ms({column.name}) AS {column.name}" if column.sql_type == MOMENT else column.name
+        for column in table.columns
+        if column.name not in left_out
+    )
     # JSON text tells NULL from the empty text, and one column from the next.
     row = connection.execute(
         f"SELECT count(*), md5(coalesce(string_agg(md5(to_json(r)::VARCHAR), '' ORDER BY {key}), '')) "

@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 
 from streams.projection_rows import PROJECTION_VERSION
-from workers.duck import create_tables, insert_positions, read_positions, transaction
+from workers.duck import create_tables, insert_positions, quoted, read_positions, transaction
 from workers.store_port import StoreError
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind:
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise StoreError(f"{path} may not be read or written by this user: change its rights, or remove it")
     try:
-        connection.execute(f"ATTACH '{_quoted(path)}' AS {alias} (BLOCK_SIZE {kind.block_bytes})")
+        connection.execute(f"ATTACH '{quoted(path)}' AS {alias} (BLOCK_SIZE {kind.block_bytes})")
     except duckdb.Error as error:
         if "Could not set lock" in str(error):
             raise FileLockedError(f"{path} is open in another process") from error
@@ -175,10 +175,6 @@ def is_open_here(path: Path) -> bool:
     """Is the file open in this process?"""
     with _open_files_lock:
         return path.resolve() in _open_files
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
 
 
 def _first_line(error: BaseException) -> str:

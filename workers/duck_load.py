@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from schemas.events import CHANNEL, SESSION
-from streams.projection_columns import Table
+from streams.projection_columns import MOMENT, Table
 from streams.projection_history_rows import COMPACTION_REQUESTS, COMPACTIONS, CompactionRequestRow, CompactionRow
 from streams.projection_rows import (
     CHANNEL_EVENTS,
@@ -275,8 +275,7 @@ def _select(
 ) -> list[tuple[Any, ...]]:
     """Rows as tuples in the order of the table's columns, times in milliseconds."""
     columns = ", ".join(
-        f"epoch_ms(t.{column.name})" if column.sql_type == "TIMESTAMP" else f"t.{column.name}"
-        for column in table.columns
+        f"epoch_ms(t.{column.name})" if column.sql_type == MOMENT else f"t.{column.name}" for column in table.columns
     )
     select = f"SELECT {columns} FROM {table.name} t"
     if wanted.lifetime is not None:

@@ -25,7 +25,7 @@ from workers.duck_files import FileKind, FileLockedError
 from workers.kafka_python import BrokerUnreachableError, connected
 from workers.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
 from workers.ports import LogBrokenError, LogError
-from workers.ready import mark_ready
+from workers.ready import mark_ready, mark_unready
 from workers.schema_topic import read_schemas
 from workers.settings_check import unknown_variables
 from workers.store_port import StoreError
@@ -73,6 +73,7 @@ class Materializer:
         self._file: AnalystsFile | None = None
         self._ready = False
         self._dead_letters = True  #: are their bytes followed?
+        self._told_healthy = True
         self._waiting: OrderedDict[RequestPlace, bytes] = OrderedDict()  #: bytes whose event is not read yet
         self._pending: list[LoggedEvent] = []
 
@@ -184,6 +185,7 @@ class Materializer:
             if now >= published_at + settings.publish_interval_s:
                 file.publish(target)
                 published_at = now
+                self._tell_health(file)
             if behind and follower.has_reached(ends):
                 behind = False
                 self._caught_up(follower, file)
@@ -200,6 +202,19 @@ class Materializer:
             self._ready = True
             mark_ready()
             log.info("caught up; the snapshot is %s", self._settings.snapshot)
+
+    def _tell_health(self, file: AnalystsFile) -> None:
+        """Ready is: caught up once, and snapshots do not fail for long."""
+        if not self._ready or file.publications.healthy == self._told_healthy:
+            return
+        self._told_healthy = file.publications.healthy
+        try:
+            if self._told_healthy:
+                mark_ready()
+            else:
+                mark_unready()
+        except OSError as error:
+            log.warning("the readiness file cannot be changed: %s", error)
 
     def _commit(self, follower: LogFollower, file: AnalystsFile) -> None:
         events, self._pending = self._pending, []

@@ -19,3 +19,10 @@ def mark_ready(environ: Mapping[str, str] = os.environ) -> None:
     path = environ.get(READY_FILE_VARIABLE)
     if path:
         Path(path).touch()
+
+
+def mark_unready(environ: Mapping[str, str] = os.environ) -> None:
+    """Take the readiness file away: the process runs, and does not do all of what it is for."""
+    path = environ.get(READY_FILE_VARIABLE)
+    if path:
+        Path(path).unlink(missing_ok=True)

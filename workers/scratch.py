@@ -14,15 +14,19 @@ _LOCK = "in-use"
 
 
 class ScratchFolder:
-    """``parent/PID-RANDOM``, held by a lock until it is removed. Folders of processes that died are cleared away."""
+    """``parent/PREFIXPID-RANDOM``, held by a lock until it is removed. Folders of processes that died are cleared away.
 
-    def __init__(self, parent: Path) -> None:
-        """Raises ``OSError`` when it cannot be made."""
+    Nobody else may look into it: it holds what people said.
+    """
+
+    def __init__(self, parent: Path, *, prefix: str = "") -> None:
+        """``prefix`` tells ours from others, where ``parent`` is shared. Raises ``OSError`` when it cannot be made."""
         parent.mkdir(parents=True, exist_ok=True)
         for other in parent.iterdir():
-            _remove_if_left(other)
-        self.path = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.path.mkdir()
+            if other.name.startswith(prefix):
+                _remove_if_left(other)
+        self.path = parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+        self.path.mkdir(mode=0o700)
         self._lock = _locked(self.path / _LOCK)
 
     def remove(self) -> None:
@@ -35,7 +39,7 @@ class ScratchFolder:
 
 def _locked(path: Path) -> int | None:
     """A descriptor that holds the lock; ``None``: somebody else has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -48,7 +52,7 @@ def _remove_if_left(folder: Path) -> None:
     """Nobody holds the lock of a process that died. One without a lock is being made just now."""
     lock = folder / _LOCK
     with contextlib.suppress(OSError):  # another process clears it away at the same time
-        if not lock.exists():
+        if folder.is_symlink() or not lock.exists() or folder.stat().st_uid != os.getuid():
             return
         descriptor = _locked(lock)
         if descriptor is not None:

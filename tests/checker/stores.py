@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from schemas import events as ev
@@ -97,10 +97,9 @@ def _partition_row(partition: int, log: Sequence[LoggedEvent], events: Sequence[
 
 
 def _value(value: Any) -> Any:
-    """DuckDB gives times as ``datetime`` (UTC, without saying so)."""
+    """DuckDB gives times as ``datetime`` with a zone."""
     if isinstance(value, datetime):
-        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return round(aware.timestamp() * 1000)
+        return round(value.timestamp() * 1000)
     return value
 
 

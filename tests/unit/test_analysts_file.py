@@ -1,11 +1,16 @@
 """The analysts' file and its published snapshots."""
 
+import errno
+import fcntl
+import json
 import logging
+import mmap
+import os
 import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -13,12 +18,29 @@ import pytest
 
 from streams.reader_rule import LogPosition
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
+from tests.waiting import until
+from workers import snapshot
 from workers.analysts_file import AnalystsFile
 from workers.duck import read_positions, table_hashes
 from workers.duck_files import FileKind, FileLockedError
+from workers.publications import read_state
 from workers.snapshot import SnapshotError, publish
 
 KIND = FileKind(deployment="chat.events id", analysts=True, partitions=(0, 1))
+SPILL = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1], read_only=True, config={"memory_limit": "40MB", "threads": 1})
+connection.execute("SET enable_progress_bar = false")
+connection.execute("CREATE TEMP TABLE big AS SELECT random() AS a, md5(range::VARCHAR) AS b FROM range(1000000)")
+print("spilled", flush=True)
+sys.stdin.read()
+"""
+WRITE_AND_DIE = """
+import os, signal, sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+connection.execute("INSERT INTO about VALUES ('a', 'row that no log has')")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 OPEN_TO_WRITE = "import sys, duckdb; duckdb.connect(sys.argv[1])"
 
 
@@ -114,7 +136,154 @@ def test_a_copy_of_another_state_is_not_published(file: AnalystsFile, tmp_path: 
     with torn.open("rb") as source, pytest.raises(SnapshotError, match="was not published"):
         publish(source, target, file.positions)
     assert target.stat().st_ino == before
-    assert not (tmp_path / "snapshot.duckdb.tmp").exists()
+    assert {path.name for path in tmp_path.iterdir() if "snapshot" in path.name} == {target.name}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_reader_that_ran_out_of_memory_does_not_stand_in_the_way(
+    file: AnalystsFile, tmp_path: Path, killed: bool
+) -> None:
+    """DuckDB moves a reader's pages into a folder beside the file, which stays when the reader is killed."""
+    target = tmp_path / "snapshot.duckdb"
+    file.publish_now(target)
+    argv = [sys.executable, "-c", SPILL, str(target)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "spilled\n"
+        spilled = target.with_name("snapshot.duckdb.tmp")
+        assert list(spilled.iterdir())
+        if killed:
+            reader.kill()
+            reader.wait()
+        log = random_log(1, 100)
+        write(file, log)
+        file.publish_now(target)
+        assert state(target)[0][0].next_offset == len(log.records)
+        assert list(spilled.iterdir()), "whoever uses them keeps them"
+        reader.communicate()
+
+
+def test_a_reader_that_maps_the_file_keeps_what_it_has(file: AnalystsFile, tmp_path: Path) -> None:
+    target = tmp_path / "snapshot.duckdb"
+    file.publish_now(target)
+    before = target.read_bytes()
+    with target.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        write(file, random_log(1, 100))
+        file.publish_now(target)
+        assert mapped[:] == before
+    assert target.read_bytes() != before
+
+
+def test_what_somebody_wrote_into_a_snapshot_is_not_kept(
+    file: AnalystsFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write-ahead log beside the file would be read into every later snapshot."""
+    target = tmp_path / "snapshot.duckdb"
+    for number in range(2):
+        file.publish_now(target)
+        assert target.stat().st_mode & 0o222 == 0, "who does not insist cannot"
+        target.chmod(0o644)
+        subprocess.run([sys.executable, "-c", WRITE_AND_DIE, str(target)], timeout=60, check=False)
+        assert target.with_name("snapshot.duckdb.wal").exists()
+        if number:
+            write(file, random_log(1, 100))
+        assert file.publish(target), "it is not what was published, even with nothing new"
+        file.publish_now(target)
+        assert not target.with_name("snapshot.duckdb.wal").exists()
+        connection = duckdb.connect(str(shutil.copy(target, tmp_path / f"copy-{number}")), read_only=True)
+        assert connection.execute("SELECT count(*) FROM about WHERE name = 'a'").fetchone() == (0,)
+        connection.close()
+    assert "Open it read-only" in caplog.text
+
+
+def test_half_copies_of_the_dead_are_removed_and_nothing_else(file: AnalystsFile, tmp_path: Path) -> None:
+    target = tmp_path / "snapshot.duckdb"
+    half = tmp_path / ".snapshot.duckdb.1-abc.publishing"
+    in_use = tmp_path / ".snapshot.duckdb.2-abc.publishing"
+    others = [tmp_path / name for name in (".snapshot.duckdb.notes", "snapshot.duckdb.old", ".other.1-abc.publishing")]
+    for path in (half, in_use, *others):
+        path.write_bytes(b"something")
+    earlier = tmp_path / "snapshot.duckdb.tmp"  # what versions before this one left
+    earlier.write_bytes(file.path.read_bytes()[:5000])
+    with in_use.open("rb") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        file.publish_now(target)
+        assert not half.exists()
+        assert not earlier.exists()
+        assert all(path.exists() for path in (target, in_use, *others))
+    earlier.write_bytes(b"somebody's own")
+    target.unlink()
+    file.publish_now(target)
+    assert not in_use.exists()
+    assert earlier.exists()
+
+
+def failing_disk(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def copy(*_: object) -> None:
+        raise OSError(code, os.strerror(code), "copy")
+
+    monkeypatch.setattr(snapshot.shutil, "copyfileobj", copy)
+
+
+def folder_at(target: Path) -> Callable[[], None]:
+    (target / "inside").mkdir(parents=True)
+    return lambda: shutil.rmtree(target)
+
+
+def file_as_parent(target: Path) -> Callable[[], None]:
+    target.parent.write_text("a file where a folder should be")
+    return target.parent.unlink
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "Free disk space"),
+        (errno.EROFS, "right to write"),
+        (errno.EIO, "Check"),
+        (0, "Remove it, or set TURNLOG_SNAPSHOT_PATH"),
+        (1, "was not published"),
+    ],
+)
+def test_a_failure_is_said_once_and_kept_for_the_doctor_and_mended(
+    file: AnalystsFile,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    advice: str,
+) -> None:
+    target = tmp_path / "folder" / "snapshot.duckdb"
+    if code > 1:
+        failing_disk(monkeypatch, code)
+        mend: Callable[[], None] = monkeypatch.undo
+    else:
+        mend = folder_at(target) if code == 0 else file_as_parent(target)
+    for _ in range(3):
+        file.publish_now(target)
+    assert caplog.text.count("was not published") == 1
+    assert advice in caplog.text
+    assert not file.publish(target), "not at once again"
+    found = read_state(tmp_path)
+    assert found is not None
+    assert (found.failures, found.published_at) == (3, None)
+    assert advice in found.describe(found.failing_since or 0)
+    mend()
+    until(lambda: file.publish(target), "the next try")
+    file.publish_now(target)
+    assert state(target)[0] == file.positions
+    found = read_state(tmp_path)
+    assert found is not None
+    assert found.describe(0) == ""
+    assert found.published_at is not None
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_lost_state_file_is_no_state(tmp_path: Path) -> None:
+    assert read_state(tmp_path) is None
+    for text in ("", "[]", "{", json.dumps({"snapshot": "s", "published_at": 5, "failing_since": None})):
+        (tmp_path / "publication.json").write_text(text)
+        assert read_state(tmp_path) is None
 
 
 def test_starting_anew_keeps_the_old_file_aside(file: AnalystsFile, tmp_path: Path) -> None:

@@ -351,7 +351,7 @@ def test_a_store_may_be_behind_and_may_give_times_as_datetimes() -> None:
     early.log = draft.log[:12]
     tables = early.tables()
     for session in tables["sessions"]:
-        session["created_at"] = datetime.fromtimestamp(session["created_at"] / 1000, UTC).replace(tzinfo=None)
+        session["created_at"] = datetime.fromtimestamp(session["created_at"] / 1000, UTC)
     draft.stores = [StoreContent(name="behind", tables=tables)]
     assert check(draft.history()) == []
 

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from streams.projection_columns import Table
+from streams.projection_columns import MOMENT, Table
 from streams.projection_rows import MESSAGES, SESSIONS, TOOL_CALLS, TURNS
 from turnlog.cli.app import app
 from workers.duck import create_tables, tables_of
@@ -18,7 +18,7 @@ from workers.duck import create_tables, tables_of
 
 def insert(connection: duckdb.DuckDBPyConnection, table: Table, **values: Any) -> None:
     """A row: the given values, defaults of the row's class, else something of the column's type."""
-    fillers = {"VARCHAR": "", "BIGINT": 0, "BOOLEAN": False, "TIMESTAMP": datetime(2026, 1, 1), "JSON": "{}"}
+    fillers = {"VARCHAR": "", "BIGINT": 0, "BOOLEAN": False, MOMENT: datetime(2026, 1, 1, tzinfo=UTC), "JSON": "{}"}
     defaults = (
         {f.name: f.default for f in fields(table.row) if f.default is not MISSING} if is_dataclass(table.row) else {}
     )
@@ -45,8 +45,8 @@ def data_dir(tmp_path: Path) -> Path:
             output_tokens=20,
             instructions="Be kind.",
             metadata='{"k": "v"}',
-            created_at=datetime(2026, 1, 1),
-            last_active_at=datetime(2026, 1, 1, 12, number),
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+            last_active_at=datetime(2026, 1, 1, 12, number, tzinfo=UTC),
         )
     turn = {"session_id": "web-1", "session_offset": 1}
     insert(connection, TURNS, **turn, turn_id="t1", request_id="r1", status="completed", attempt=1, text="Look")

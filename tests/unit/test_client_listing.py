@@ -31,8 +31,8 @@ def snapshot(tmp_path: Path) -> Path:
             channel="web" if number % 2 else "mail",
             metadata=f'{{"team": "{"ab"[number % 2]}", "odd name.\\"x\\"": "{number}"}}',
             archived=number % 3 == 0,
-            created_at=datetime(2026, 1, 1),
-            last_active_at=datetime(2026, 1, 1, 12, number // 2),
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+            last_active_at=datetime(2026, 1, 1, 12, number // 2, tzinfo=UTC),
         )
     for partition, next_offset in ((0, 10), (1, 20)):
         insert(connection, PARTITIONS, partition=partition, next_offset=next_offset)

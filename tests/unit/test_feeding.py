@@ -24,7 +24,7 @@ from schemas.frames import (
     TurnStarted,
 )
 from schemas.parts import ContentPart, NewSession, ToolCall, Usage
-from streams.projection_columns import Json, Millis, Table, columns_of
+from streams.projection_columns import MOMENT, Json, Millis, Table, columns_of
 from streams.projection_rows import (
     MESSAGES,
     SESSIONS,
@@ -462,7 +462,7 @@ def insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: Sequence[o
     columns = columns_of(table.row)
     definition = ", ".join(f'"{column.name}" {column.sql_type}' for column in columns)
     connection.execute(f"CREATE TABLE IF NOT EXISTS {table.name} ({definition})")
-    marks = ", ".join("make_timestamp(?)" if column.sql_type == "TIMESTAMP" else "?" for column in columns)
+    marks = ", ".join("make_timestamptz(?)" if column.sql_type == MOMENT else "?" for column in columns)
     for row in rows:
         values = [getattr(row, column.name) for column in columns]
         connection.execute(f"INSERT INTO {table.name} VALUES ({marks})", values)

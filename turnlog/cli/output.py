@@ -1,8 +1,6 @@
 """What commands print: data on standard output, everything else on standard error."""
 
 import base64
-import csv
-import io
 import json
 import math
 import sys
@@ -95,22 +93,6 @@ def print_json(document: object) -> None:
     print(line, flush=True)
 
 
-def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """The rows as CSV with a header line; NULL is an empty field."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow(["" if value is None else _csv_cell(value) for value in row])
-    sys.stdout.write(buffer.getvalue())
-    sys.stdout.flush()
-
-
-def _csv_cell(value: object) -> object:
-    value = plain(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-
-
 def _cell(value: object, max_length: int) -> str:
     if value is None:
         return ""
@@ -120,11 +102,17 @@ def _cell(value: object, max_length: int) -> str:
     return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever reads has enough: for the command to know, not the end of the process."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output: with colours and the window's width on a terminal, plain and as wide as needed elsewhere."""
     if is_terminal(sys.stdout):
-        return Console(file=sys.stdout, highlight=False)
-    return Console(file=sys.stdout, highlight=False, width=_NO_WIDTH_LIMIT, no_color=True, force_terminal=False)
+        return _Console(file=sys.stdout, highlight=False)
+    return _Console(file=sys.stdout, highlight=False, width=_NO_WIDTH_LIMIT, no_color=True, force_terminal=False)
 
 
 def print_table(
@@ -149,11 +137,11 @@ def print_table(
     to.print(table)
 
 
-def print_records(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows one below the other, a line for each column: for more columns than a window holds."""
+def print_records(columns: Sequence[str], rows: Iterable[Sequence[object]], *, first: int = 1) -> None:
+    """Rows one below the other, a line for each column: for more columns than a window holds. ``first``: its number."""
     to = console()
     wide = max((cell_len(printable(column)) for column in columns), default=0)
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows, start=first):
         to.print(Text(f"{'' if number == 1 else chr(10)}row {number}"))
         for column, value in zip(columns, row, strict=True):
             to.print(Text(f"  {printable(column):<{wide}}  {_cell(value, _MAX_CELL)}"))

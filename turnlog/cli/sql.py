@@ -1,6 +1,13 @@
 """``turnlog sql``: a question to the published snapshot."""
 
-from typing import Annotated
+import json as json_module
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Annotated, Any
 
 import typer
 
@@ -8,6 +15,7 @@ from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, snapshot_or_fail
 
 _TABLE_ROWS = 200
+_LONGER_THAN_A_CELL = 1000  #: characters: tables cut cells by themselves
 
 
 def sql(
@@ -22,6 +30,30 @@ def sql(
     ] = None,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.", show_default=False)] = False,
+    null: Annotated[
+        str,
+        typer.Option(
+            "--null", metavar="TEXT", help='What --csv has for NULL; a text that equals it is in quotes, as "" is.'
+        ),
+    ] = "",
+    timeout_s: Annotated[
+        float,
+        typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="End the query (exit code 6) then; 0: never."),
+    ] = 30.0,
+    memory_mb: Annotated[
+        int, typer.Option("--memory-mb", metavar="MB", min=128, help="End the query when it needs more memory.")
+    ] = 512,
+    batch_rows: Annotated[
+        int,
+        typer.Option(
+            "--batch-rows",
+            metavar="ROWS",
+            min=1,
+            max=100_000,
+            help="Rows that are in memory at a time: output begins before the query ends, and a long table has its "
+            "header so often.",
+        ),
+    ] = 1000,
     bootstrap_server: Bootstrap = None,
     data_dir: DataDir = None,
     prefix: Prefix = None,
@@ -30,32 +62,76 @@ def sql(
     """Query all sessions with SQL (DuckDB), read-only.
 
     Reads the snapshot that the materializer publishes every few seconds. `turnlog sql "SHOW TABLES"` lists the tables.
+    Times are UTC. --json and --csv give every value back: docs/analysts.md says how.
     """
     if json and csv:
         raise typer.BadParameter("Use --json or --csv, not both.")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     path = snapshot_or_fail(settings)
-    from turnlog.snapshot_sql import open_snapshot, run
+    from turnlog.snapshot_query import Bounds, SnapshotQuery
 
     max_rows = limit if limit is not None else (0 if json or csv else _TABLE_ROWS)
-    with open_snapshot(path) as connection:
-        result = run(connection, statement, max_rows=max_rows)
-    if json:
-        output.print_json(result.records())
-    elif csv:
-        output.print_csv(result.columns, result.rows)
-    elif statement.lstrip()[:7].lower() == "explain":
-        for row in result.rows:
-            output.print_text(str(row[-1]))
-    elif output.too_wide(result.columns):
-        output.print_records(result.columns, result.rows)
-    else:
-        first = result.rows[0] if result.rows else ()
-        numbers = {name for name, value in zip(result.columns, first, strict=False) if _is_number(value)}
-        output.print_table(result.columns, result.rows, right=numbers)
-    if result.more:
+    explain = statement.lstrip()[:7].lower() == "explain"
+    query = SnapshotQuery(
+        path,
+        statement,
+        form="json" if json else "csv" if csv else "rows",
+        bounds=Bounds(timeout_s=timeout_s, memory_mb=memory_mb, batch_rows=batch_rows, max_rows=max_rows),
+        null=null,
+        max_cell=0 if explain else _LONGER_THAN_A_CELL,
+    )
+    try:
+        with _ended_by_sigterm(), query:
+            if json or csv:
+                _pass_on(query)
+            elif explain:
+                for row in islice(_lines(query), 1, None):
+                    output.print_text(str(row[-1]))
+            else:
+                _print_tables(_lines(query), batch_rows)
+    except BrokenPipeError:
+        # Whoever reads has enough. Python would complain of what is left in its buffer.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+    for note in query.notes:
+        output.say(f"note: {note}")
+    if query.more:
         output.say(f"There are more than {max_rows} rows: --limit 0 shows all.")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """As any error would: the query's process and what it has on disk go, too."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _pass_on(pieces: Iterable[bytes]) -> None:
+    """UTF-8 whatever the terminal's encoding: that is what JSON is in, and CSV has no other place to say."""
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[Any]:
+    left = b""
+    for piece in pieces:
+        *lines, left = (left + piece).split(b"\n")
+        yield from map(json_module.loads, lines)
+
+
+def _print_tables(lines: Iterator[Any], batch_rows: int) -> None:
+    described: list[Any] = next(lines, [])
+    columns = [str(name) for name, _ in described]
+    numbers = {name for name, numeric in described if numeric}
+    wide = output.too_wide(columns)
+    number = 0
+    while (rows := list(islice(lines, batch_rows))) or not number:
+        if wide:
+            output.print_records(columns, rows, first=number + 1)
+        else:
+            output.print_table(columns, rows, right=numbers)
+        number += len(rows) or 1

@@ -112,6 +112,10 @@ async def _examine(settings: "Settings", model: str | None, timeout_s: float) ->
     yield check
     if check.ok:
         yield await _snapshot(settings, request_id, timeout_s)
+    elif settings.snapshot.exists():
+        age, failing = publication(settings)  # nothing was said that it could have: this is all that can be told
+        detail = f"{settings.snapshot} ({age}). {failing}".rstrip(". ")
+        yield Check(name="snapshot", ok=not failing, detail=detail, needed=False)
 
 
 async def _broker(settings: "Settings") -> Check:
@@ -200,15 +204,38 @@ async def _snapshot(settings: "Settings", request_id: str, timeout_s: float) -> 
     path = settings.snapshot
     started = time.monotonic()
     deadline = started + min(timeout_s, max(_SNAPSHOT_WAIT_S, 3 * settings.publish_interval_s))
+    problem = ""
     while True:
-        if path.is_file() and await asyncio.to_thread(_has_turn, settings, request_id):
-            took_s = time.monotonic() - started
-            return Check(name="snapshot", ok=True, detail=f"{path} has that chat after {took_s:.1f} s")
+        if path.is_file():
+            try:
+                if await asyncio.to_thread(_has_turn, settings, request_id):
+                    took_s = time.monotonic() - started
+                    age, _ = publication(settings)
+                    return Check(name="snapshot", ok=True, detail=f"{path} has that chat after {took_s:.1f} s ({age})")
+                problem = "does not have that chat yet: it is out of date"
+            except TurnlogError as error:
+                problem = f"cannot be asked: {error}"
+        else:
+            problem = "is a folder" if path.is_dir() else "is not there"
         if time.monotonic() > deadline:
-            state = "does not have that chat yet: it is out of date" if path.is_file() else "is not there"
-            detail = f"{path} {state}. SQL needs it: run `turnlog materialize`, or name another with --data-dir."
+            age, failing = publication(settings)
+            advice = failing or "SQL needs it: run `turnlog materialize`, or name another with --data-dir"
+            detail = f"{path} {problem} ({age}). {advice}"
             return Check(name="snapshot", ok=False, detail=detail, needed=False)
         await asyncio.sleep(_SNAPSHOT_POLL_S)
+
+
+def publication(settings: "Settings") -> tuple[str, str]:
+    """How old the snapshot is, and what its materializer said of a publication that fails; empty: nothing."""
+    from workers.publications import read_state
+
+    now = time.time()
+    try:
+        age = f"published {max(0.0, now - settings.snapshot.stat().st_mtime):.0f} s ago"
+    except OSError:
+        age = "never published here"
+    state = read_state(settings.data_dir)
+    return age, state.describe(now) if state is not None else ""
 
 
 def _has_turn(settings: "Settings", request_id: str) -> bool:

@@ -18,42 +18,47 @@ _TABLE_ROWS = 200
 _LONGER_THAN_A_CELL = 1000  #: characters: tables cut cells by themselves
 
 
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help=f"At most so many rows, 0 for all. Default: {_TABLE_ROWS} in a table, all with --json and --csv.",
+        show_default=False,
+    ),
+]
+Null = Annotated[
+    str,
+    typer.Option(
+        "--null", metavar="TEXT", help='What --csv has for NULL; a text that equals it is in quotes, as "" is.'
+    ),
+]
+TimeoutS = Annotated[
+    float, typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="End the query (exit code 6) then; 0: never.")
+]
+MemoryMb = Annotated[
+    int, typer.Option("--memory-mb", metavar="MB", min=128, help="End the query when it needs more memory.")
+]
+BatchRows = Annotated[
+    int,
+    typer.Option(
+        "--batch-rows",
+        metavar="ROWS",
+        min=1,
+        max=100_000,
+        help="Rows in memory at a time: output begins before the query ends; a long table has its header so often.",
+    ),
+]
+
+
 def sql(
     statement: Annotated[str, typer.Argument(metavar="STATEMENT", help='For example "SELECT * FROM sessions".')],
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help=f"At most so many rows, 0 for all. Default: {_TABLE_ROWS} in a table, all with --json and --csv.",
-            show_default=False,
-        ),
-    ] = None,
+    limit: Limit = None,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.", show_default=False)] = False,
-    null: Annotated[
-        str,
-        typer.Option(
-            "--null", metavar="TEXT", help='What --csv has for NULL; a text that equals it is in quotes, as "" is.'
-        ),
-    ] = "",
-    timeout_s: Annotated[
-        float,
-        typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="End the query (exit code 6) then; 0: never."),
-    ] = 30.0,
-    memory_mb: Annotated[
-        int, typer.Option("--memory-mb", metavar="MB", min=128, help="End the query when it needs more memory.")
-    ] = 512,
-    batch_rows: Annotated[
-        int,
-        typer.Option(
-            "--batch-rows",
-            metavar="ROWS",
-            min=1,
-            max=100_000,
-            help="Rows that are in memory at a time: output begins before the query ends, and a long table has its "
-            "header so often.",
-        ),
-    ] = 1000,
+    null: Null = "",
+    timeout_s: TimeoutS = 30.0,
+    memory_mb: MemoryMb = 512,
+    batch_rows: BatchRows = 1000,
     bootstrap_server: Bootstrap = None,
     data_dir: DataDir = None,
     prefix: Prefix = None,

@@ -377,7 +377,7 @@ def test_an_event_of_a_newer_version_is_kept_raw(settings: Settings, start: Call
             "SELECT unknown_events FROM sessions WHERE session_id = $1", [session_id]
         ).fetchone() == (1,)
         assert connection.execute("SELECT type, body FROM unknown_events").fetchall() == [
-            ("SessionDreamt", '{"from_offset":4,"to_offset":5}')
+            ("SessionDreamt", '{"from_offset":4,"to_offset":5,"reason":null}')
         ]
         assert load_sessions(connection, 0, [session_id])[session_id] == log.expected()[session_id]
     assert process.stop() == 0

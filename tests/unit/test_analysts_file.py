@@ -178,6 +178,7 @@ def test_what_somebody_wrote_into_a_snapshot_is_not_kept(
     file: AnalystsFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A write-ahead log beside the file would be read into every later snapshot."""
+    caplog.set_level(logging.WARNING)
     target = tmp_path / "snapshot.duckdb"
     for number in range(2):
         file.publish_now(target)
@@ -253,6 +254,7 @@ def test_a_failure_is_said_once_and_kept_for_the_doctor_and_mended(
     code: int,
     advice: str,
 ) -> None:
+    caplog.set_level(logging.INFO)
     target = tmp_path / "folder" / "snapshot.duckdb"
     if code > 1:
         failing_disk(monkeypatch, code)

@@ -67,6 +67,7 @@ def test_health_suffers_when_it_lasts(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
     publications = Publications(tmp_path / "nowhere")
     for _ in range(3):
         publications.succeeded(TARGET)

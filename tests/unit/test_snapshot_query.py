@@ -15,7 +15,7 @@ import pytest
 
 from tests.waiting import until
 from turnlog.errors import TurnlogError
-from turnlog.snapshot_query import Bounds, QueryTimedOutError, QueryTooLargeError, SnapshotQuery
+from turnlog.snapshot_query import Bounds, QueryTimedOutError, SnapshotQuery
 
 ENDLESS = "SELECT count(*) AS n FROM range(1000000000) a, range(1000000000) b"
 MEASURED = """
@@ -128,11 +128,18 @@ def test_what_does_not_fit_goes_to_a_private_folder(snapshot: Path, temporary: P
     assert set(spilled) == {0o700}
 
 
-def test_what_is_moved_out_of_memory_is_bounded(snapshot: Path) -> None:
-    statement = "SELECT last(b) AS n FROM (SELECT md5(range::VARCHAR) AS b FROM range(4000000) ORDER BY b)"
-    bounds = Bounds(memory_mb=256, spill_mb=1, timeout_s=0)
-    with pytest.raises(QueryTooLargeError), SnapshotQuery(snapshot, statement, bounds=bounds) as query:
-        assert list(query) == []
+def test_duckdb_knows_the_bounds_and_nobody_changes_them(snapshot: Path, temporary: Path) -> None:
+    names = ("max_temp_directory_size", "memory_limit", "enable_external_access", "lock_configuration", "TimeZone")
+    statement = "SELECT " + ", ".join(f"current_setting('{name}') AS {name}" for name in names)
+    with SnapshotQuery(snapshot, statement, bounds=Bounds(memory_mb=512, spill_mb=100)) as query:
+        (row,) = json.loads(b"".join(query))
+    assert row == {
+        "max_temp_directory_size": "95.3 MiB",
+        "memory_limit": "213.6 MiB",
+        "enable_external_access": False,
+        "lock_configuration": True,
+        "TimeZone": "UTC",
+    }
 
 
 def test_a_process_that_dies_is_an_error(snapshot: Path) -> None:

@@ -13,7 +13,7 @@ ARGS ?=
 # Most tests wait most of the time. One process at a time has a file, so that what a file starts serves its tests only once.
 PROCESSES ?= 2
 
-.PHONY: help setup demo test check format bench faults fuzz model lock clean
+.PHONY: help setup demo test clients check format bench faults fuzz model lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: $(READY) ## Run real conversations through Kafka, kill a worker, prove tha
 
 test: $(READY) ## Run every test, a real broker included
 	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+clients: $(READY) ## Try every Kafka client that we know (needs go), and write docs/clients.md
+	@$(BIN)/python -m tests.clients $(ARGS)
 
 check: $(READY) ## Lint, format, types and layers
 	$(BIN)/ruff check .

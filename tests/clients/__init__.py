@@ -1,0 +1,1 @@
+"""Does Turnlog understand other people's Kafka clients? See docs/clients.md."""

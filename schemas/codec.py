@@ -68,6 +68,11 @@ def encoded_bytes(record: Any, framing: str) -> int:
     return len(record_writer(cls)(record))
 
 
+def is_foreign(value: bytes) -> bool:
+    """Is this no record of any version of ours? Where only Avro is written (events), its framing tells."""
+    return value[:2] != AVRO_MAGIC
+
+
 class Codec:
     """Encodes and decodes the records of one family (``avro`` is the authority, in the tests)."""
 

@@ -16,6 +16,17 @@ from streams.records import changed
 NO_EPOCH = -1
 
 
+class ForeignRecord:
+    """The payload of a record that nobody of ours wrote: not in our framing. It is inert, for every reader."""
+
+
+#: Its header: no rule accepts it.
+FOREIGN_HEADER = EventHeader(
+    stream_kind="foreign", stream_id="", stream_version=0, epoch=-1, n=-1, accepted=-1, replied=-1, recorded_at=0
+)
+FOREIGN = FOREIGN_HEADER, ForeignRecord()
+
+
 @direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedEvent:

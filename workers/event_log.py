@@ -14,11 +14,11 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from schemas.codec import Codec
+from schemas.codec import Codec, is_foreign
 from schemas.errors import UnknownFingerprintError, WireError
 from schemas.events import EventHeader
 from schemas.registry import EVENTS
-from streams.reader_rule import LoggedEvent
+from streams.reader_rule import FOREIGN, LoggedEvent
 from workers.cloudevents import Envelope
 from workers.config import Settings
 from workers.connections import REFUSALS, REFUSED_RECORDS, client_options
@@ -225,8 +225,12 @@ class KafkaEventLog:
         if expected < end:
             raise LogBrokenError(f"{self._topic}[{partition}]: offsets {expected} to {end - 1} are missing")
 
-    async def _decode(self, partition: int, offset: int, value: bytes) -> tuple[EventHeader, Any]:
+    async def _decode(self, partition: int, offset: int, value: bytes | None) -> tuple[EventHeader, Any]:
         where = f"{self._topic}[{partition}]@{offset}"
+        value = value or b""
+        if is_foreign(value):
+            log.warning("%s is passed over: nobody of ours wrote it", where)
+            return FOREIGN
         try:
             try:
                 return self._codec.decode(value)

@@ -11,10 +11,10 @@ from kafka.errors import (
     UnsupportedCodecError,
 )
 
-from schemas.codec import Codec
+from schemas.codec import Codec, is_foreign
 from schemas.errors import UnknownFingerprintError, WireError
 from schemas.events import EventHeader
-from streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted, record_id
+from streams.reader_rule import FOREIGN, LoggedEvent, LogPosition, advance, is_accepted, record_id
 from workers.ports import LogAuthorizationError, LogBrokenError
 
 #: How a consumer for this must be made.
@@ -175,6 +175,8 @@ class LogFollower:
 
     def _decode(self, record: Any) -> tuple[EventHeader, Any]:
         value = record.value or b""
+        if is_foreign(value):
+            return FOREIGN
         try:
             try:
                 return self._codec.decode(value)

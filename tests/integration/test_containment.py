@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from schemas.events import RequestDeadLettered
@@ -102,3 +104,26 @@ async def test_a_reply_topic_that_goes_away_delays_nobody_and_pins_nothing(deplo
             assert (await wire.terminal("m2")).kind == "TurnCompleted", "who asks again is answered"
     finally:
         await admin.close()
+
+
+async def test_what_somebody_else_writes_to_the_event_log_stops_nobody(broker: DevBroker, tmp_path: Path) -> None:
+    """A tool that was given the wrong topic. Every reader passes it over: also the next owner, and the materializer."""
+    with Deployment(broker.bootstrap_server, tmp_path, partitions=2) as deployment:
+        deployment.make_topics()
+        worker = deployment.ready_worker()
+        foreign = AIOKafkaProducer(bootstrap_servers=deployment.settings.bootstrap_server)
+        await foreign.start()
+        try:
+            async with deployment.wire() as wire:
+                for number in range(6):
+                    for partition in (0, 1):
+                        for value in (b"random bytes", None, b"{}"):
+                            await foreign.send_and_wait(deployment.topics.events, value, key=b"k", partition=partition)
+                    await wire.chat_json(f"web-{number}", "Hi", request_id=f"r{number}")
+                    assert (await wire.terminal(f"r{number}")).kind == "TurnCompleted"
+                worker.kill()
+                deployment.ready_worker("next")
+                await wire.chat_json("web-0", "Hi again", request_id="again")
+                assert (await wire.terminal("again")).kind == "TurnCompleted"
+        finally:
+            await foreign.stop()

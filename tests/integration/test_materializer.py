@@ -392,12 +392,14 @@ def test_a_record_that_nobody_can_read_stops_it_with_a_sentence(
 ) -> None:
     producer = KafkaProducer(bootstrap_servers=settings.bootstrap_server)
     try:
-        producer.send(settings.topics.events, value=b"random bytes", partition=2).get(timeout=20)
+        for foreign in (b"random bytes", None):
+            producer.send(settings.topics.events, value=foreign, key=b"k", partition=2).get(timeout=20)
+        producer.send(settings.topics.events, value=b"\xc3\x01" + b"a newer version's?", partition=2).get(timeout=20)
     finally:
         producer.close()
     process = start(settings)
     assert process.process.wait(60) == 1
-    assert f"{settings.topics.events}[2]@0 cannot be read as an event" in process.log
+    assert f"{settings.topics.events}[2]@2 cannot be read as an event" in process.log
 
 
 def test_missing_topics_and_a_second_materializer_are_errors(

@@ -52,6 +52,8 @@ class WorkerName:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(file)
+            if not isinstance(error, BlockingIOError):  # a file system without locks, perhaps
+                raise
             raise NameTakenError(
                 f"another process on this data directory is the worker {self.name!r} ({self._path} is locked): "
                 "stop it, or give each worker a TURNLOG_WORKER_NAME of its own"

@@ -1,5 +1,6 @@
 """Names of workers: no two that live have the same, and one that comes back has its own."""
 
+import errno
 import os
 import re
 import subprocess
@@ -53,6 +54,17 @@ def test_a_given_name_is_held_by_one_process_of_a_directory(tmp_path: Path) -> N
     first.release()
     second.hold()
     assert second.client_id == first.client_id
+
+
+def test_a_file_system_without_locks_is_an_error_not_a_name_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(worker_name.fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="no locks available"):
+        take_name(settings(tmp_path))
 
 
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:

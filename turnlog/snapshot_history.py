@@ -15,8 +15,12 @@ ENDED = ("completed", "failed", "cancelled")
 
 @contextmanager
 def _opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = duckdb.connect(str(path), read_only=True)
+    # Attached, as in turnlog.snapshot_sql: opened, it would be the same old file while another thread has it open.
+    connection = duckdb.connect(":memory:")
     try:
+        quoted = str(path).replace("'", "''")
+        connection.execute(f"ATTACH '{quoted}' AS snapshot (READ_ONLY)")
+        connection.execute("USE snapshot")
         yield connection
     finally:
         connection.close()

@@ -227,6 +227,24 @@ def test_follows_the_log_and_comes_back_to_its_checkpoint(settings: Settings, st
     assert hashes(settings) == live
 
 
+def test_a_snapshot_that_cannot_be_published_stops_nothing_and_comes_when_it_can(
+    settings: Settings, start: Callable[..., Process]
+) -> None:
+    (settings.snapshot / "folder").mkdir(parents=True)
+    spilled = settings.snapshot.with_name("snapshot.duckdb.tmp")  # as a reader leaves it that was killed
+    spilled.mkdir()
+    process = start(settings)
+    process.wait_ready()
+    until(lambda: "there is a folder of that name" in process.log, "it says so", 60)
+    (settings.snapshot / "folder").rmdir()
+    settings.snapshot.rmdir()
+    until(lambda: settings.snapshot.is_file(), "the snapshot is published", 60)
+    assert process.stop() == 0
+    assert process.log.count("there is a folder of that name") == 1
+    assert spilled.is_dir()
+    assert offsets(settings) == dict.fromkeys(range(PARTITIONS), 0)
+
+
 def test_kill_in_the_middle_of_commits(settings: Settings, start: Callable[..., Process]) -> None:
     written = logs(11, 150)
     produce(settings, [record for log in written for record in log.records])

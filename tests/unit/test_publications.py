@@ -1,10 +1,15 @@
 """How publishing is told of: in the log seldom, in its file always, in health after a while."""
 
 import logging
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from workers.config import Settings
+from workers.materializer import Materializer
 from workers.publications import Publications, read_state
 
 TARGET = Path("snapshot.duckdb")
@@ -72,3 +77,30 @@ def test_a_file_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pyte
     for _ in range(3):
         publications.succeeded(TARGET)
     assert caplog.text.count("cannot be written") == 1
+
+
+def test_the_readiness_file_goes_with_health_once_it_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = tmp_path / "ready"
+    monkeypatch.setenv("TURNLOG_READY_FILE", str(ready))
+    clock = Clock()
+    publications = Publications(tmp_path, clock=clock, now=clock)
+    file = cast(Any, SimpleNamespace(publications=publications))
+    materializer = Materializer(Settings(data_dir=tmp_path), threading.Event())
+
+    def seen() -> bool:
+        materializer._tell_health(file)
+        return ready.exists()
+
+    publications.failed(TARGET, "no room")
+    clock.now += 60
+    assert not seen()
+    publications.succeeded(TARGET)
+    assert not seen(), "it has not caught up"
+    materializer._ready = True
+    ready.touch()
+    publications.failed(TARGET, "no room")
+    assert seen()
+    clock.now += 60
+    assert not seen()
+    publications.succeeded(TARGET)
+    assert seen()

@@ -77,6 +77,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run[Any]]:
         return
     broker: DevBroker = request.getfixturevalue("broker")
     quick = {"append_timeout_s": "5", "startup_timeout_s": "3", "max_batch_bytes": str(MAX_BATCH_BYTES)}
+    quick |= dict.fromkeys(("max_request_bytes", "max_text_bytes", "max_tool_result_bytes"), str(MAX_BATCH_BYTES // 5))
     with Deployment(broker.bootstrap_server, tmp_path, partitions=3, **quick) as deployment:
         deployment.make_topics()
         yield on_kafka(deployment)

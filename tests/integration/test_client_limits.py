@@ -17,7 +17,8 @@ MIB = 1024 * 1024
 @pytest.fixture(scope="module")
 def deployment(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("limits")
-    with Deployment(broker.bootstrap_server, folder, partitions=1, max_request_bytes=str(4 * MIB)) as deployment:
+    sizes = {"max_request_bytes": str(4 * MIB), "max_batch_bytes": str(6 * MIB)}
+    with Deployment(broker.bootstrap_server, folder, partitions=1, **sizes) as deployment:
         deployment.make_topics()
         deployment.limit_topic(deployment.topics.requests, MIB)
         yield deployment

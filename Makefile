@@ -13,7 +13,7 @@ ARGS ?=
 # Most tests wait most of the time. One process at a time has a file, so that what a file starts serves its tests only once.
 PROCESSES ?= 2
 
-.PHONY: help setup demo test clients check format bench faults fuzz model lock clean
+.PHONY: help setup demo test clients check format bench faults fuzz fuzz-runners model lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ model: $(READY) ## Search the ownership protocol for what must not be, in larger
 
 fuzz: $(READY) ## Long random runs: any bytes as requests, 100,000 of them
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+fuzz-runners: $(READY) ## Fuzz what runners yield: 100,000 outputs beside innocent turns
+	@$(BIN)/python -m tests.simulation.odd $(ARGS)
 
 lock: ## Re-make both lock files from pyproject.toml (ARGS=--upgrade takes newer versions)
 	scripts/lock.sh $(ARGS)

@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from workers.runners.base import (
 )
 from workers.runners.contained import _ABANDONED
 
+PREFIX = "odd:"  #: of their model names
+ANY_CODE = "any"
 COMPLETED = ""  #: in place of a code
 RETRIED = {"runner_error", "tool_call_too_large"}  #: codes of which another attempt is made
 MIB = 1024 * 1024
@@ -448,9 +451,92 @@ ODD: dict[str, Odd] = {
 CODES = sorted({odd.code for odd in ODD.values()} - {COMPLETED})
 
 
+FUZZ = "fuzz "  #: begins the name of a kind that is made of chance: ``fuzz SEED``
+_VALUES: tuple[Any, ...] = (
+    *(None, True, 0, -1, 5, 10**30, 1.5, float("nan"), b"x", "", "x", "\ud83d", "\ude00é", "🙂" * 50, "c1", "c1"),
+    *((), [], {}, ("x",), object(), ContentPart, text_content("some text"), text_content("some text")),
+    *((ContentPart(text=5),), [ContentPart(text="a\udc00")], call(), (call(),), (call(), call()), Usage()),
+    *(Usage(input_tokens=3, model_calls=1), "y" * 100_000, Sly("sly"), with_fields(Unreadable)),
+)
+_FIELDS: dict[type, tuple[str, ...]] = {
+    TextDelta: ("text",),
+    ReasoningDelta: ("text",),
+    AssistantMessage: ("content", "tool_calls"),
+    ToolResult: ("call_id", "content", "name"),
+    UsageReport: ("usage",),
+    ToolCall: ("call_id", "name", "arguments", "idempotent", "idempotency_key"),
+    Usage: ("input_tokens", "output_tokens", "model_calls", "last_input_tokens"),
+    ContentPart: ("kind", "text", "ref"),
+}
+_GOOD: tuple[Callable[[], Any], ...] = (
+    lambda: TextDelta(text="some "),
+    lambda: ReasoningDelta(text="thought "),
+    lambda: says("some text"),
+    lambda: calls(call()),
+    result,
+    lambda: reports(input_tokens=1, output_tokens=1, model_calls=1, last_input_tokens=1),
+)
+_ERRORS: tuple[Callable[[], BaseException], ...] = (
+    *(
+        ValueError,
+        SystemExit,
+        KeyboardInterrupt,
+        GeneratorExit,
+        asyncio.CancelledError,
+        TimeoutError,
+        StopAsyncIteration,
+    ),
+    *(Mute, strange_error, bare_error, lambda: RunnerError("overloaded", "later", retryable=False)),
+)
+
+
+def some_output(rng: random.Random) -> Any:
+    """An output of chance: right, or wrong in a field or two, or none at all."""
+    kind = rng.random()
+    if kind < 0.8:
+        return rng.choice(_GOOD)()
+    if kind < 0.83:
+        return rng.choice(_VALUES)
+    return _some_record(rng, rng.choice(tuple(_FIELDS)[:5]))
+
+
+def _some_record(rng: random.Random, cls: type) -> Any:
+    fields: dict[str, Any] = {name: rng.choice(_VALUES) for name in _FIELDS[cls]}
+    if cls is AssistantMessage and rng.random() < 0.5:
+        fields = {"content": None, "tool_calls": (_some_record(rng, ToolCall),)}
+    if cls is UsageReport and rng.random() < 0.7:
+        fields = {"usage": _some_record(rng, Usage)}
+    return with_fields(cls, **fields)
+
+
+def fuzz_runner(seed: str) -> OddRunner:
+    """A runner of chance: in each attempt it yields a few outputs, and may raise."""
+
+    async def play(turn: TurnInput) -> AsyncIterator[Any]:
+        rng = random.Random(f"{seed} {turn.attempt}")
+        for _ in range(rng.randint(1, 30)):
+            YIELDED[0] += 1
+            yield some_output(rng)
+        if rng.random() < 0.3:
+            raise rng.choice(_ERRORS)()
+
+    return OddRunner(play)
+
+
+YIELDED = [0]  #: outputs of chance in this process
+
+
+def odd_of(model: str) -> Odd:
+    """The kind that a model name ``odd:NAME`` means."""
+    name = model.removeprefix(PREFIX)
+    if name.startswith(FUZZ):
+        return Odd(name=name, make=lambda model: fuzz_runner(name), code=ANY_CODE)
+    return ODD[name]
+
+
 def factory(model: str) -> Any:
     """A runner for ``odd:NAME``."""
-    return ODD[model.partition(":")[2]].make(model)
+    return odd_of(model).make(model)
 
 
 async def end_the_stubborn() -> None:

@@ -15,7 +15,7 @@ from streams.history_compaction import MANUAL
 from streams.session import OwedRun
 from streams.session_commands import CompleteTurn, FailAttempt, FailHistoryCompaction, SessionCommand
 from workers.crash_points import crash_point
-from workers.history_compactor import HistoryCompactor
+from workers.history_compactor import HistoryCompactor, UnrecordableError
 from workers.logs import at
 from workers.runners.base import Runner, RunnerError
 from workers.runners.checked import OutputError
@@ -30,7 +30,7 @@ from workers.runners.contained import (
 )
 from workers.runners.fault_log import log_fault, texts_of
 from workers.tasks import describe, frames, watched
-from workers.turn_attempt import ActorLimits, TurnAttempt, TurnHost, UnrecordableError
+from workers.turn_attempt import ActorLimits, NotRecordedError, TurnAttempt, TurnHost
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class SessionActor:
     @property
     def runner_is_dead(self) -> bool:
         """Does it hold a runner that takes no further turn?"""
-        return self._runner is not None and not is_alive(self._runner, self.session_id)
+        return self._runner is not None and not is_alive(self._runner, self.session_id, say=False)
 
     def cancel(self, turn_id: str) -> None:
         """The log says that this turn is over: stop its attempt, and send nothing more of it."""
@@ -167,8 +167,11 @@ class SessionActor:
             await close_runner(runner, self.session_id)
 
     async def _runner_for(self, model: str) -> Runner:
-        if self._runner is not None and (self._fresh_runner or self._model != model or self.runner_is_dead):
-            await self.close_runner()
+        runner = self._runner
+        if runner is not None:
+            stale = self._fresh_runner or self._model != model
+            if stale or not is_alive(runner, self.session_id, say=True):
+                await self.close_runner()
         if self._runner is None:
             self._runner = new_runner(self._make_runner, model)
             self._model = model
@@ -204,10 +207,8 @@ class SessionActor:
         """Hand in how the attempt ended; an end that cannot be recorded becomes a failure that can."""
         try:
             await self._host.submit(self.session_id, [*attempt.take_held(), ending])
-        except Exception as error:
-            told = describe(error), frames(error)
-            log.error("the end of a turn cannot be recorded: %s%s", *told, extra=self._place(attempt))
-            failure = attempt.failure(UnrecordableError(error), ending.duration_ms / 1000)
+        except UnrecordableError as error:
+            failure = attempt.failure(NotRecordedError(error), ending.duration_ms / 1000)
             await self._host.submit(self.session_id, [failure])
 
     async def _ending(self, attempt: TurnAttempt) -> CompleteTurn | FailAttempt:

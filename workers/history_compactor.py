@@ -216,12 +216,9 @@ class HistoryCompactor:
         try:
             await self._end(commands)
             return True
-        except Exception as error:
-            told = describe(error), frames(error)
-            place = at(session=self._session_id)
-            log.error("the end of a history compaction cannot be recorded: %s%s", *told, extra=place)
+        except UnrecordableError as error:
             run.code = "outcome_not_recorded"
-            run.reason = f"the summary cannot be recorded ({type(error).__name__})"
+            run.reason = f"the summary cannot be recorded: {error}"
             await self._end([run.failure()])
             return False
 

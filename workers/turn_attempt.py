@@ -10,7 +10,6 @@ the turn ends there, both go into one append.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,8 +18,7 @@ from schemas.parts import ContentPart, ToolCall, Usage, added, beyond, content_t
 from streams.session_commands import FailAttempt, RecordMessage, SessionCommand
 from streams.turn import without_result
 from workers.crash_points import crash_point
-from workers.history_compactor import CompactionHost
-from workers.logs import at
+from workers.history_compactor import CompactionHost, UnrecordableError
 from workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
@@ -35,9 +33,8 @@ from workers.runners.base import (
 from workers.runners.checked import MAX_OUTPUTS, OutputError, TextJoiner, checked, one_line
 from workers.runners.contained import close_outputs, fault_of, outputs_of
 from workers.streamed_text import DeltaBuffer, DeltaHost, PartialText
-from workers.tasks import describe, frames, was_cancelled
+from workers.tasks import was_cancelled
 
-log = logging.getLogger(__name__)
 _OUTPUTS_PER_LOOP_PASS = 32  #: of a runner that never waits: the others have their turns in between
 _HARD_FACTOR = 4  #: so many times the size at which a text is cut, it is no answer any more
 
@@ -71,11 +68,11 @@ class ActorLimits:
     summary_timeout_s: float = 120.0
 
 
-class UnrecordableError(RunnerError):
-    """An outcome that the shard could neither decide nor encode."""
+class NotRecordedError(RunnerError):
+    """What a runner produced cannot be recorded: its turn fails of it."""
 
-    def __init__(self, error: Exception) -> None:
-        reason = f"an outcome of the turn cannot be recorded ({type(error).__name__})"
+    def __init__(self, error: UnrecordableError) -> None:
+        reason = f"an outcome of the turn cannot be recorded: {error}"
         super().__init__(code="outcome_not_recorded", reason=reason, retryable=False)
 
 
@@ -318,8 +315,6 @@ class TurnAttempt:
             held = [replace(held[0], usage=self.unrecorded_usage)]
         try:
             await self._host.submit(self._session_id, held)
-        except Exception as error:
-            place = at(session=self._session_id, turn=self.turn_id)
-            log.error("a message cannot be recorded: %s%s", describe(error), frames(error), extra=place)
-            raise UnrecordableError(error) from error
+        except UnrecordableError as error:
+            raise NotRecordedError(error) from error
         self._recorded = usage

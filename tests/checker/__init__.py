@@ -6,6 +6,7 @@ from tests.checker.history import Anomaly, GroupCommit, History, SeenFrame, Sent
 from tests.checker.history_compactions import check_history_compactions
 from tests.checker.lifecycle import check_lifecycle
 from tests.checker.log_view import LogView, accepted_events
+from tests.checker.neighbours import check_neighbours
 from tests.checker.requests import check_requests
 from tests.checker.stores import check_stores
 from tests.checker.streams import check_log
@@ -21,6 +22,7 @@ def check(history: History) -> list[Anomaly]:
         *check_frames(view),
         *check_tools(view),
         *check_forwards(view),
+        *check_neighbours(view),
         *check_stores(view),
     ]
 

@@ -31,6 +31,7 @@ class Draft:
     stores: list[StoreContent] | None = None  #: ``None``: one that equals the log
     deleted_below: int = 0
     unreadable: list[tuple[int, int]] = field(default_factory=list)
+    quiet: bool = False
     frames_may_be_lost: bool = False
     drained: bool = True
     epoch: int = -1
@@ -59,6 +60,7 @@ class Draft:
             parked=self.parked,
             deleted_below={0: self.deleted_below} if self.deleted_below else {},
             unreadable=self.unreadable,
+            quiet=self.quiet,
             frames_may_be_lost=self.frames_may_be_lost,
             drained=self.drained,
         )

@@ -89,6 +89,7 @@ class History:
     unreadable: Collection[tuple[int, int]] = ()  #: partition and offset of requests that nobody can take apart
     requests_topic: str = "chat.requests"
     drained: bool = True
+    quiet: bool = False  #: neither workers nor the broker failed, whatever runners did
     frames_may_be_lost: bool = False  #: the broker failed: ephemeral frames may be missing
 
 

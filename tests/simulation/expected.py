@@ -9,6 +9,7 @@ from streams.reader_rule import LoggedEvent
 from streams.tokens import prompt_tokens, with_margin
 from tests.checker import Anomaly, History, accepted_events
 from tests.checker.log_view import LogView, TurnLog
+from tests.odd_runners import ANY_CODE, CODES, COMPLETED, PREFIX, Odd, odd_of
 from tests.simulation.inputs import stored_messages, view_of
 from tests.simulation.summaries import BEGINNING, SUMMARY_MODEL
 from tests.simulation.summaries import FAILURES as SUMMARY_FAILURES
@@ -18,6 +19,8 @@ from workers.runners.script import plan_turn
 
 #: Failures that a script asks for, and those that bounds of the worker bring about.
 FAILURES = {"scripted_failure", "suspected_poison", "turn_timeout"}
+#: Of odd runners, too; and batches of a few kilobytes do not hold all that a runner may yield.
+ODD_FAILURES = {"suspected_poison", "turn_timeout", "outcome_not_recorded"}
 
 
 def check_turns(history: History) -> Iterator[Anomaly]:
@@ -30,9 +33,27 @@ def check_turns(history: History) -> Iterator[Anomaly]:
         if turn.turn_id not in numbers or not turn.ends:
             continue
         end = turn.ends[0].payload
+        model = turn.starts[0].payload.model
+        if model.startswith(PREFIX):
+            yield from _as_odd(turn, odd_of(model))
+            continue
         if isinstance(end, ev.TurnFailed) and end.code not in FAILURES:
             yield Anomaly(kind="turn failed", where=turn.where, text=f"{end.code}: {end.reason}")
         yield from _as_planned(turn, numbers[turn.turn_id], whole=isinstance(end, ev.TurnCompleted))
+
+
+def _as_odd(turn: TurnLog, odd: Odd) -> Iterator[Anomaly]:
+    """Turns of odd runners end with the code of their kind, whoever runs them."""
+    end = turn.ends[0].payload
+    code = end.code if isinstance(end, ev.TurnFailed) else COMPLETED
+    if not isinstance(end, ev.TurnCancelled) and code not in _codes_of(odd):
+        yield Anomaly(kind="turn ended otherwise", where=turn.where, text=f"{odd.name}: {code!r}, not {odd.code!r}")
+
+
+def _codes_of(odd: Odd) -> set[str]:
+    if odd.code == ANY_CODE:
+        return {COMPLETED, "overloaded", *CODES, *ODD_FAILURES}
+    return {odd.code, *ODD_FAILURES}
 
 
 def _turn_numbers(events: Sequence[LoggedEvent]) -> dict[str, int]:

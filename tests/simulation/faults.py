@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from streams.topics import partition_of
+from tests.odd_runners import ODD, PREFIX
+from tests.simulation.workload import Planned, session_ids
 from workers.ports import RequestRecord
 
 if TYPE_CHECKING:
@@ -254,6 +256,20 @@ def requests_are_deleted(sim: "Simulation", at_s: float) -> None:
     sim.at(at_s, delete)
 
 
+def odd_runners(sim: "Simulation", at_s: float) -> None:
+    """Some turns get runners as nobody should write them."""
+    rng, world = sim.rng, sim.world
+    names = [name for name, odd in ODD.items() if not odd.slow]
+    for _ in range(rng.randint(1, 5)):
+        partition = rng.randrange(world.partition_count)
+        session_id = rng.choice(session_ids(partition, world.partition_count))
+        model = PREFIX + rng.choice(names)
+        planned = Planned.chat(session_id, text="What is odd?", model=model, at_s=at_s, partition=partition)
+        world.trace(f"{session_id} gets {model}")
+        sim.send_later(planned)
+        at_s += rng.choice((0.0, 0.1, 1.0))
+
+
 #: The heavier ones more often.
 FAULTS: tuple[Fault, ...] = (
     *[crash] * 3,
@@ -285,4 +301,7 @@ FAULTS: tuple[Fault, ...] = (
     requests_are_deleted,
     leave_and_come_back,
     generations_start_over,
+    *[odd_runners] * 2,
 )
+#: What disturbs neither workers nor the broker: in a run with these alone, nobody has a reason to claim twice.
+QUIET = {"odd_runners", "frames_are_lost"}

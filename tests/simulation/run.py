@@ -14,7 +14,7 @@ from tests.checker import Anomaly, History, StoreContent, accepted_events, check
 from tests.checker.history import SentRequest
 from tests.checker.log_view import RUN_ENDS
 from tests.simulation.expected import check_history_compactions, check_turns
-from tests.simulation.faults import FAULTS, Fault
+from tests.simulation.faults import FAULTS, QUIET, Fault
 from tests.simulation.group import Group
 from tests.simulation.loop import SimLoop, StuckError
 from tests.simulation.ports import Disk
@@ -142,6 +142,10 @@ class Simulation:
     def only_request(self, planned: Planned) -> None:
         """Send this one instead of what the seed chose."""
         self.workload.plan = [planned]
+
+    def send_later(self, planned: Planned) -> None:
+        """Send this one, too."""
+        self.workload.send_later(self.world, planned, self.sent)
 
     def _tell_all(self) -> None:
         for worker in self.workers:
@@ -291,6 +295,7 @@ class Simulation:
             parked=list(world.parked),
             deleted_below=dict(self.deleted_below),
             unreadable=[(p, offset) for p, topic in enumerate(world.requests) for offset in topic.unreadable],
+            quiet=QUIET.issuperset(self.faults),
             frames_may_be_lost=any(name == "frames_are_lost" for name in self.faults),
         )
 

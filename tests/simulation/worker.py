@@ -11,6 +11,8 @@ from unittest.mock import patch
 import workers.service
 from schemas.codec import RequestCodec
 from streams.history_compaction import HistoryCompactionPolicy
+from tests.odd_runners import PREFIX as ODD_PREFIX
+from tests.odd_runners import factory as odd_runner
 from tests.simulation.group import Group
 from tests.simulation.inputs import WatchedRunner
 from tests.simulation.ports import Disk, SimEventLog, SimJournal, SimOutbox, SimRequestLog, SimStores
@@ -60,7 +62,7 @@ def sim_settings(bounds: Bounds = Bounds()) -> Settings:
 def _settings() -> Settings:
     return Settings(
         data_dir=Path("unused"),
-        allow_models=("script:*", "summary:*"),
+        allow_models=("script:*", "summary:*", f"{ODD_PREFIX}*"),
         default_model="script:1",
         fast_model=SUMMARY_MODEL,
         session_timeout_s=3.0,
@@ -181,6 +183,9 @@ class SimService(WorkerService):
     def _make_runner(self, model: str) -> Runner:
         if model == SUMMARY_MODEL:
             return SummaryRunner(self._world)
+        if model.startswith(ODD_PREFIX):
+            runner: Runner = odd_runner(model)
+            return runner
         seed, options = script_of(model)
         return WatchedRunner(ScriptRunner(seed, options, self._journal), self._world)  # type: ignore[arg-type]
 

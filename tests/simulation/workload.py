@@ -259,8 +259,12 @@ class Workload:
         """Schedule all of it; the list fills up as the broker acknowledges."""
         sent: list[SentRequest] = []
         for planned in self.plan:
-            world.loop.in_world(planned.at_s, self._send, world, planned, sent)
+            self.send_later(world, planned, sent)
         return sent
+
+    def send_later(self, world: World, planned: Planned, sent: list[SentRequest]) -> None:
+        """Schedule one."""
+        world.loop.in_world(planned.at_s, self._send, world, planned, sent)
 
     def _send(self, world: World, planned: Planned, sent: list[SentRequest]) -> None:
         if planned.value is None:

@@ -18,6 +18,7 @@ from schemas.registry import EVENTS
 from streams.session_commands import SessionCommand
 from tests.odd_runners import CODES, COMPLETED, ODD, end_the_stubborn, factory, plays, says
 from tests.one_session import LIMITS, OneSession
+from workers.history_compactor import UnrecordableError
 from workers.runners.base import RunnerOutput, TextDelta, TurnInput
 
 KINDS = [name for name, odd in ODD.items() if not odd.slow]
@@ -117,7 +118,7 @@ class Unwilling(OneSession):
 
     async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
         if any(isinstance(command, self.refuses) for command in commands):
-            raise ValueError("it does not fit")
+            raise UnrecordableError("it does not fit")
         await super().submit(session_id, commands)
 
 

@@ -81,14 +81,15 @@ def new_runner(make_runner: Callable[[str], Runner], model: str) -> Runner:
     return runner
 
 
-def is_alive(runner: Runner, session_id: str) -> bool:
-    """Does it take another turn? One that does not say so is replaced."""
+def is_alive(runner: Runner, session_id: str, *, say: bool) -> bool:
+    """Does it take another turn? One that does not answer is replaced; ``say``: and told of in the log."""
     try:
         alive = runner.alive
     except BaseException as error:
-        log.warning("'alive' of a runner raised %s", type_name(error), extra=at(session=session_id))
+        if say:
+            log.warning("'alive' of a runner raised %s", type_name(error), extra=at(session=session_id))
         return False
-    if type(alive) is not bool:
+    if say and type(alive) is not bool:
         log.warning("'alive' of a runner is %s, not a bool", described(alive), extra=at(session=session_id))
     return alive is True
 
@@ -204,6 +205,7 @@ async def _stopped(task: asyncio.Task[Any], what: str, session_id: str) -> None:
             *(what, CLOSE_TIMEOUT_S),
             extra=at(session=session_id),
         )
+        asyncio._unregister_task(task)  # else whoever ends the loop waits for it, and the process with it
 
 
 def _heard(task: asyncio.Task[Any]) -> None:

@@ -46,7 +46,7 @@ class OddSession(OneSession):
 async def turn_of(name: str) -> tuple[OddSession, Any]:
     """A session in which it had its turn, and the end of that."""
     odd = ODD[name]
-    session = OddSession(limits=QUICK)
+    session = OddSession(limits=QUICK if odd.slow else replace(QUICK, turn_timeout_s=60.0))
     session.chat("What is odd?", model=f"odd:{name}")
     await session.settle()
     (end,) = session.of(ev.TurnCompleted if odd.code == COMPLETED else ev.TurnFailed)

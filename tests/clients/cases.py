@@ -180,7 +180,11 @@ ODD_KEYS: tuple[bytes, ...] = (
 )
 
 COMPRESSED = tuple(
-    Case(name=f"codec {codec}", what=f"{BULK} chats compressed with {codec}, all answered", steps=(Bulk(codec=codec),))
+    Case(
+        name=f"codec {codec}",
+        what=f"{BULK} chats {'without compression' if codec == 'none' else f'compressed with {codec}'}, all answered",
+        steps=(Bulk(codec=codec),),
+    )
     for codec in CODECS
 )
 
@@ -229,7 +233,7 @@ CASES: tuple[Case, ...] = (
     answered("no key", "a chat without a key is answered", Request(key="none"), NULL_KEY),
     comes_to(
         "empty key",
-        "a key that is empty is not the session's",
+        "a dead letter: it is not the session's key",
         Request(key="empty"),
         parked("key_mismatch"),
         needs=(EMPTY_KEY,),

@@ -42,6 +42,9 @@ FRAMING_JSON = "json"
 CONTENT_TYPES = {FRAMING_AVRO: "application/avro", FRAMING_JSON: "application/json"}
 _ID = re.compile(ID_PATTERN)
 _ADDRESS = frozenset({"session_id", "channel", "request_id", "reply_to"})  #: what an answer needs
+_EASY_BYTES = 64 * 1024  #: a request below takes no time, whatever is in it
+#: Of a longer one, by the Avro reader: some 20 ms. A chat of as many parts as it may have takes half of them.
+_MAX_READS = 100_000
 _MAX_START_BYTES = 64 * 1024  #: the common fields of a record that is too long are in these, or nobody is answered
 _to_json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # one encoder: it is costly to make
 
@@ -172,12 +175,27 @@ def _read_start(data: bytes, schema: Schema, reader: Any) -> Any:
         raise UndecodableError(f"{schema.name}: no common fields ({type(error).__name__})") from error
 
 
+class _BoundedBytes(io.BytesIO):
+    """Bytes that stop a reader who takes too many values out of them."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > _MAX_READS:
+            raise TooManyValuesError("more values than the largest request has")
+        return super().read(size)
+
+
 def _read_body(data: bytes, schema: Schema, reader: Any) -> Any:
     """The fields of a single-object record, all of its bytes used. Raises :class:`UndecodableError`."""
-    buffer = io.BytesIO(data)
+    bounded = schema.family == COMMANDS.name and len(data) > _EASY_BYTES
+    buffer = _BoundedBytes(data) if bounded else io.BytesIO(data)
     buffer.seek(10)
     try:
         plain = schemaless_reader(buffer, schema.parsed, reader)
+    except TooManyValuesError:
+        raise
     except Exception as error:  # the reader raises whatever bytes drive it into; all of it means the same
         raise UndecodableError(f"{schema.name}: the Avro body cannot be read ({type(error).__name__})") from error
     if buffer.tell() != len(data):
@@ -203,7 +221,10 @@ class RequestCodec(Codec):
             header, command = self._decode_json(data)
             framing = FRAMING_JSON
         elif data[:2] == AVRO_MAGIC:
-            header, command = self.decode(data)
+            try:
+                header, command = self.decode(data)
+            except TooManyValuesError as error:
+                raise self._refused_unread(data, str(error)) from error
             framing = FRAMING_AVRO
         else:
             raise _of_no_framing(data)

@@ -262,6 +262,21 @@ def test_a_json_request_of_too_many_values_is_not_even_parsed() -> None:
     assert isinstance(item, Unreadable)
 
 
+@pytest.mark.parametrize("part", [ContentPart(kind=""), ContentPart(text="x")])
+def test_an_avro_request_of_too_many_values_is_not_read_to_its_end(part: ContentPart) -> None:
+    header = cmd.RequestHeader(session_id="web-1", request_id="r")
+    most = CODEC.encode(header, cmd.Chat(content=(ContentPart(text="x" * 30),) * limits.MAX_CONTENT_PARTS))
+    assert len(most) > 100_000
+    assert isinstance(read(most), ForStream)
+    assert CODEC.decode_request(most)[0] == header
+    value = CODEC.encode(header, cmd.Chat(content=(part,) * 100_000))
+    assert refused(read(value)).reason == "more values than the largest request has"
+    metadata = {f"{n:x}": "" for n in range(100_000)}
+    value = CODEC.encode(cmd.RequestHeader(session_id="web-1", metadata=metadata), cmd.GetSession())
+    item = read(value)  # whom to answer cannot be found before them
+    assert isinstance(item, Unreadable)
+
+
 def test_brackets_in_a_text_are_text() -> None:
     for text in ("[{," * 60_000, '\\",[' * 30_000, '"' * 1000 + "," * 60_000):
         assert len(in_json(text)) < MIB

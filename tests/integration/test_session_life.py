@@ -170,3 +170,17 @@ async def test_a_turn_has_so_many_steps_and_so_much_time(deployment: Deployment)
         assert (late.status, late.code) == ("failed", "turn_timeout")
         assert "2 s" in late.reason
         assert (await client.chat("late", "Hello", model="echo:").result()).text == "Hello"
+
+
+async def test_a_model_that_the_workers_do_not_allow_is_passed_over(deployment: Deployment) -> None:
+    worker = deployment.worker(allow_models="echo:*")
+    await serving(worker)
+    async with Client(deployment.settings) as client:  # its own list allows script:, the worker's does not
+        for name in ("default-model", "fast-model", "default-model/web"):
+            await client.set_setting(name, "script:1?words=1&tools=0")
+            await eventually(lambda name=name: f"{name} is passed over" in worker.log, "the worker says so")
+        turn = client.chat("web-1", "Hello")
+        assert (await turn.result()).text == "Hello"
+        assert turn.view.model == "echo:"
+        with pytest.raises(UsageError, match=r"'gpt:4' is not allowed here"):
+            await client.set_setting("fast-model", "gpt:4")

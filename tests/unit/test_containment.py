@@ -433,10 +433,21 @@ async def test_what_runs_goes_on_while_somebody_looks_for_new_schemas() -> None:
 
 
 async def test_requests_that_wait_for_turns_to_end_are_taken_then() -> None:
-    async with OnePartition(max_queued_turns=1) as world:
-        for number in range(5):
+    go_on = asyncio.Event()
+
+    async def waits(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        yield TextDelta(text="a")
+        await go_on.wait()
+        yield AssistantMessage(content=text_content("b"))
+
+    async with OnePartition(play=waits, max_queued_turns=1) as world:
+        world.chat("s0", "r0")
+        await world.answer("r0", fr.TurnStarted)
+        for number in range(1, 4):
             world.chat(f"s{number}", f"r{number}")
-        for number in range(5):
+        await eventually(lambda: world.parts.waiting_for_turns, "the shard waits")
+        go_on.set()
+        for number in range(4):
             await world.answer(f"r{number}", fr.TurnCompleted)
 
 

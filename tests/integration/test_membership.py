@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class Group:
     def __init__(self, admin: Any, group_id: str) -> None:
         self._admin, self._group_id = admin, group_id
 
+    def state(self) -> str:
+        """``Stable``, or what it waits for."""
+        return str(self._admin.describe_groups([self._group_id])[self._group_id]["group_state"])
+
     def members(self) -> dict[str, set[int]]:
         """Partitions by instance id, while nobody joins or leaves; empty otherwise."""
         group = self._admin.describe_groups([self._group_id])[self._group_id]
@@ -60,12 +65,13 @@ async def claims(deployment: Deployment) -> list[PartitionClaimed]:
     return [event.payload for event in events if isinstance(event.payload, PartitionClaimed)]
 
 
-async def answered(wire: Wire, name: str) -> None:
+async def answered(wire: Wire, name: str, partitions: Iterable[int] = range(PARTITIONS)) -> None:
     """A turn in each partition."""
     sessions = {partition_of(b"web-%d" % n, PARTITIONS): f"web-{n}" for n in range(100)}
-    for session_id in sessions.values():
+    wanted = [sessions[partition] for partition in partitions]
+    for session_id in wanted:
         await wire.chat_json(session_id, "hello", request_id=f"{name}-{session_id}", model="echo:")
-    for session_id in sessions.values():
+    for session_id in wanted:
         await wire.terminal(f"{name}-{session_id}")
 
 
@@ -215,3 +221,23 @@ async def test_a_worker_that_keeps_dying_disturbs_nobody_else(deployment: Deploy
         terminal = [frame.header.request_id for frame in wire.frames if frame.terminal]
     assert len(set(terminal)) == 4 * PARTITIONS
     assert [c for c in await claims(deployment) if c.owner == "one"] == claimed
+
+
+async def test_what_a_worker_owns_is_served_while_the_group_waits_for_one_that_does_not_answer(
+    deployment: Deployment, group: Group
+) -> None:
+    patient = {"rebalance_timeout_s": "60", "session_timeout_s": "60", "stalled_delivery_s": "60"}
+    one, two = deployment.ready_worker("one", **patient), deployment.ready_worker("two", **patient)
+    mine = (await asyncio.to_thread(stable, group, "one", "two"))["one"]
+    async with deployment.wire() as wire:
+        await answered(wire, "before")
+        heard = one.log.count("it is rebalancing")
+        two.signal(signal.SIGSTOP)
+        deployment.worker("three", **patient)
+        await eventually(lambda: one.log.count("it is rebalancing") > heard, "one hears of the join", START_S)
+        for number in range(3):
+            await answered(wire, f"meanwhile-{number}", mine)
+        assert await asyncio.to_thread(group.state) == "PreparingRebalance"
+        two.signal(signal.SIGCONT)
+        await answered(wire, "after")
+    assert set(await asyncio.to_thread(stable, group, "one", "two", "three")) == {"one", "two", "three"}

@@ -85,6 +85,25 @@ def test_there_are_many_kinds() -> None:
     assert len(CODES) >= 10
 
 
+@pytest.mark.parametrize("text", ["x", "é", ""])
+async def test_a_runner_that_never_waits_lets_others_have_their_turn(text: str) -> None:
+    passes = 0
+
+    async def others() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    session = OneSession()
+    session.main = plays(*[TextDelta(text=text)] * 3_200)("").play
+    ticking = asyncio.create_task(others())
+    session.chat("How long?")
+    await asyncio.wait(session.actor._tasks)
+    ticking.cancel()
+    assert passes >= 100
+
+
 async def test_a_piece_of_5_mb_is_never_a_frame_of_its_own() -> None:
     session, _ = await turn_of("5 MB in deltas")
     assert session.deltas

@@ -84,23 +84,23 @@ def repaired(text: str) -> str:
 class TextJoiner:
     """Puts the pieces of one text together where they were cut inside a character."""
 
-    __slots__ = ("_half",)
+    __slots__ = ("half",)
 
     def __init__(self) -> None:
-        self._half = ""
+        self.half = ""  #: that the next piece may complete
 
     def add(self, piece: str) -> str:
         """What can be said with this piece: without half a character at its end."""
-        if piece.isascii() and not self._half:
+        if piece.isascii() and not self.half:
             return piece
-        text, self._half = self._half + piece, ""
+        text, self.half = self.half + piece, ""
         if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
+            text, self.half = text[:-1], text[-1]
         return repaired(text)
 
     def end(self) -> str:
         """What is left: nothing follows."""
-        half, self._half = self._half, ""
+        half, self.half = self.half, ""
         return _REPLACEMENT if half else ""
 
 

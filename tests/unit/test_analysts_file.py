@@ -16,6 +16,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from schemas.events import SessionCreated
+from streams.projection_state import ProjectionError
 from streams.reader_rule import LogPosition
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
 from tests.waiting import until
@@ -315,3 +317,19 @@ def test_partitions_in_one_transaction_equal_partitions_one_by_one(tmp_path: Pat
         found.append(state(tmp_path / f"snapshot-{number}.duckdb"))
     assert found[0] == found[1]
     assert {"events", "usage"} <= found[0][1].keys()
+
+
+def test_a_log_in_which_one_stream_does_not_fit_is_kept_for_the_others(file: AnalystsFile) -> None:
+    """First it may be the file that lost rows; made anew from the whole log, it marks the stream and goes on."""
+    log = random_log(3, 150, zombies=False, newer=False)
+    accepted = [event for events, _ in accepted_batches(log.records, 1_000, LogPosition()) for event in events]
+    lost = next(event for event in accepted if isinstance(event.payload, SessionCreated))
+    (*_, (_, end)) = accepted_batches(log.records, 1_000, LogPosition())
+    with_a_hole = [event for event in accepted if event is not lost]
+    with pytest.raises(ProjectionError):
+        file.write(with_a_hole, {log.partition: end})
+    file.start_anew("rows are missing", tolerant=True)
+    file.write(with_a_hole, {log.partition: end})
+    marked = file._cursor.execute("SELECT DISTINCT stream_id FROM unknown_events").fetchall()
+    assert marked == [(lost.header.stream_id,)]
+    assert file.positions[log.partition] == end

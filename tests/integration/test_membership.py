@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,23 +220,3 @@ async def test_a_worker_that_keeps_dying_disturbs_nobody_else(deployment: Deploy
         terminal = [frame.header.request_id for frame in wire.frames if frame.terminal]
     assert len(set(terminal)) == 4 * PARTITIONS
     assert [c for c in await claims(deployment) if c.owner == "one"] == claimed
-
-
-async def test_what_a_worker_owns_is_served_while_the_group_waits_for_one_that_does_not_answer(
-    deployment: Deployment, group: Group
-) -> None:
-    patient = {"rebalance_timeout_s": "60", "session_timeout_s": "60", "stalled_delivery_s": "60"}
-    one, two = deployment.ready_worker("one", **patient), deployment.ready_worker("two", **patient)
-    mine = (await asyncio.to_thread(stable, group, "one", "two"))["one"]
-    async with deployment.wire() as wire:
-        await answered(wire, "before")
-        heard = one.log.count("it is rebalancing")
-        two.signal(signal.SIGSTOP)
-        deployment.worker("three", **patient)
-        await eventually(lambda: one.log.count("it is rebalancing") > heard, "one hears of the join", START_S)
-        for number in range(3):
-            await answered(wire, f"meanwhile-{number}", mine)
-        assert await asyncio.to_thread(group.state) == "PreparingRebalance"
-        two.signal(signal.SIGCONT)
-        await answered(wire, "after")
-    assert set(await asyncio.to_thread(stable, group, "one", "two", "three")) == {"one", "two", "three"}

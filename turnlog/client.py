@@ -16,9 +16,9 @@ from streams.topics import partition_of
 from turnlog.chat_turn import ChatTurn
 from turnlog.connection import Connection
 from turnlog.errors import BrokerUnreachableError, TurnlogError, UsageError
-from turnlog.kafka_client import ReplyConsumer, StartAt, after, from_beginning, from_end
 from turnlog.listing import SessionFilter, SessionList, list_sessions
 from turnlog.replies import Deduplicator, Position, ReplyFrame
+from turnlog.reply_consumer import ReplyConsumer, StartAt, after, from_beginning, from_end
 from turnlog.session_verbs import SessionVerbs
 from workers import kafka_python, run_settings
 from workers.config import Settings

@@ -14,8 +14,9 @@ from schemas.errors import WireError
 from turnlog.errors import NotFoundError, TurnlogError, UsageError
 from turnlog.exchange import Answer, Exchange
 from turnlog.frame_decoder import FrameDecoder
-from turnlog.kafka_client import PreparedRequest, ReplyConsumer, RequestSender, from_end
+from turnlog.kafka_client import PreparedRequest, RequestSender
 from turnlog.replies import Position, ReplyFrame
+from turnlog.reply_consumer import ReplyConsumer, from_end
 from workers.cloudevents import Envelope, trace_headers
 from workers.config import Settings
 

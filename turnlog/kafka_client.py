@@ -1,12 +1,12 @@
-"""The client's connections: an idempotent producer for requests, consumers at explicit positions for replies."""
+"""The client's way to the requests topic: an idempotent producer that is replaced when it is broken."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerClosed, UnknownProducerId
 
 from streams.topics import partition_of
@@ -18,9 +18,6 @@ from workers.topics_admin import max_message_bytes
 
 log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 5.0
-_POLL_TIMEOUT_MS = 500
-_MAX_RECORDS = 500
-_MAX_FETCH_BYTES = 9 * 1024 * 1024  #: above the largest record of the reply topic
 _TOPIC_POLL_S = 0.1
 _BATCH_BYTES = 16 * 1024  #: of requests that travel together; a longer one travels alone
 _SEND_ATTEMPTS = 3
@@ -42,7 +39,7 @@ def unreachable(settings: Settings, what: str, error: BaseException) -> BrokerUn
     )
 
 
-async def _stop_quietly(client: Any) -> None:
+async def stop_quietly(client: Any) -> None:
     """It is broken or not needed any more: nothing depends on how it ends.
 
     In a task of its own, since without a broker aiokafka's consumer ends its ``stop()`` with a ``CancelledError`` that
@@ -135,7 +132,7 @@ class RequestSender:
             self._retire(producer)
 
     def _retire(self, producer: AIOKafkaProducer) -> None:
-        task = asyncio.create_task(_stop_quietly(producer))
+        task = asyncio.create_task(stop_quietly(producer))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
@@ -250,93 +247,3 @@ class RequestSender:
             f"{request.what}: it has {request.size_bytes} bytes; the broker does not take it for topic {topic} "
             f"({name}; {told})",
         )
-
-
-class ReplyConsumer:
-    """Reads the reply topic from positions that are fixed when ``start`` returns. No group, nothing committed."""
-
-    def __init__(self, settings: Settings, *, client_id: str, connect_timeout_s: float) -> None:
-        self._settings = settings
-        self._connect_timeout_s = connect_timeout_s
-        # Trimmed while we read: go on with what is left. Re-sent terminal frames make good for what is gone.
-        self._consumer = AIOKafkaConsumer(
-            **client_options(settings, client_id),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=_POLL_TIMEOUT_MS,
-            max_partition_fetch_bytes=_MAX_FETCH_BYTES,
-            max_poll_records=_MAX_RECORDS,
-        )
-
-    async def start(self, topic: str, partitions: list[int], choose: "StartAt") -> None:
-        """Connect and fix the positions. Raises :class:`BrokerUnreachableError`, or what ``choose`` raises."""
-        wanted = [TopicPartition(topic, partition) for partition in partitions]
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                await self._consumer.start()
-                self._consumer.assign(wanted)
-                first = await self._consumer.beginning_offsets(wanted)
-                end = await self._consumer.end_offsets(wanted)
-            starts = choose({tp.partition: (first[tp], end[tp]) for tp in wanted})
-            for tp in wanted:
-                self._consumer.seek(tp, starts[tp.partition])
-        except BaseException as error:
-            await self.stop()
-            if isinstance(error, KafkaError | OSError):
-                raise unreachable(self._settings, f"topic {topic} cannot be read", error) from error
-            raise
-
-    async def end_offsets(self, topic: str, partitions: list[int]) -> dict[int, int] | None:
-        """By partition: the offset of a topic's next record. ``None``: the broker will not tell us."""
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                end = await self._consumer.end_offsets([TopicPartition(topic, partition) for partition in partitions])
-        except (KafkaError, OSError) as error:
-            log.info("the end of %s is not known: %s", topic, type(error).__name__)
-            return None
-        return {tp.partition: offset for tp, offset in end.items()}
-
-    async def batches(self) -> AsyncIterator[list[Any]]:
-        """Records as they come, of one partition in order, without end. Raises :class:`BrokerUnreachableError`."""
-        while True:
-            try:
-                fetched = await self._consumer.getmany(timeout_ms=_POLL_TIMEOUT_MS, max_records=_MAX_RECORDS)
-            except KafkaError as error:
-                raise unreachable(self._settings, "the reply topic cannot be read any more", error) from error
-            for records in fetched.values():
-                yield records
-
-    async def stop(self) -> None:
-        """Disconnect, within a few seconds."""
-        await _stop_quietly(self._consumer)
-
-
-#: From the first and the end offset of each partition to where reading starts.
-StartAt = Callable[[Mapping[int, tuple[int, int]]], Mapping[int, int]]
-
-
-def from_end(bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
-    """Only what comes from now on."""
-    return {partition: end for partition, (_, end) in bounds.items()}
-
-
-def from_beginning(bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
-    """All that the topic still holds."""
-    return {partition: first for partition, (first, _) in bounds.items()}
-
-
-def after(position: Position, topic: str) -> StartAt:
-    """What follows a record. Raises :class:`NotFoundError` when the topic does not hold that place any more."""
-
-    def choose(bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
-        first, end = bounds[position.partition]
-        start = position.offset + 1
-        if not first <= start <= end:
-            raise NotFoundError(
-                f"{topic}[{position.partition}]@{start} is not there (it holds {first} to {end - 1}): reply frames are "
-                "kept for a day only. Read the session's history instead."
-            )
-        return {**from_end(bounds), position.partition: start}
-
-    return choose

@@ -1,7 +1,8 @@
 """Decompression of record batches that ends at a bound: a batch of a kilobyte may hold gigabytes.
 
-Brokers bound batches as they are sent, compressed; what is in them nobody bounds. aiokafka decompresses without a
-limit, so :func:`bound_aiokafka` gives it these functions; the lenient reader uses them, too.
+Brokers bound batches as they are sent, compressed; what is in them nobody bounds. aiokafka and kafka-python decompress
+without a limit, so :func:`bound_aiokafka` and :func:`bound_kafka_python` give them these functions; the lenient reader
+uses them, too.
 """
 
 import contextlib
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping
 import cramjam
 import lz4.frame
 import zstandard
+from kafka.errors import CorruptRecordError
+from kafka.record import default_records as kafka_records
 
 from workers.config import MIB
 
@@ -118,3 +121,16 @@ def bound_aiokafka() -> None:
         for module in ("aiokafka.record._crecords.default_records", "aiokafka.record.default_records"):
             with contextlib.suppress(ImportError):
                 setattr(importlib.import_module(module), f"{name}_decode", decode)
+
+
+def bound_kafka_python() -> None:
+    """The same for kafka-python. What is wrong with a batch is then the one error that its readers expect of it."""
+    for codec, (name, _) in _DECODERS.items():
+
+        def decode(payload: bytes | memoryview, codec: int = codec) -> bytes:
+            try:
+                return decompress(codec, bytes(payload))
+            except BatchDecodingError as error:
+                raise CorruptRecordError(str(error)) from error
+
+        setattr(kafka_records, f"{name}_decode", decode)

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer.fetcher import Fetcher, FetchResult
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers.aiokafka import (
     AIOKafkaConsumerThread,
     Consumer,
@@ -27,8 +27,8 @@ from faust.types import TP
 from workers.group_member import GroupConsumer, GroupMember
 from workers.logs import at
 from workers.ports import LogError
+from workers.raw_fetch import fetched_records, what_is_wrong
 from workers.tasks import watched
-from workers.topic_reader import is_unreadable, what_is_wrong
 
 log = logging.getLogger(__name__)
 _RETRY_S = 0.5
@@ -84,60 +84,13 @@ class IntakeThread(AIOKafkaConsumerThread):
         """Fetched records by partition, as aiokafka's ``fetched_records``; of a bad partition none."""
         if not self.consumer.flow_active:
             return {}
-        fetcher = consumer._fetcher
-        if consumer._closed or fetcher._closed:
-            raise ConsumerStoppedError()
-        with fetcher._subscriptions.fetch_context():
-            if fetcher._subscriptions.reassignment_in_progress:
-                await fetcher._subscriptions.wait_for_assignment()
-            found = self._drain(consumer, fetcher, active_partitions, max_records)
-            if found or not timeout:
-                return found
-            waiter = fetcher._create_fetch_waiter()
-            done, _ = await asyncio.wait([waiter], timeout=timeout)
-            if not done or fetcher._closed:
-                waiter.cancel()
-                return {}
-            waiter.result()  # raises when we may not read
-            return self._drain(consumer, fetcher, active_partitions, max_records)
-
-    def _drain(
-        self, consumer: AIOKafkaConsumer, fetcher: Fetcher, wanted: set[TP] | None, max_records: int | None
-    ) -> dict[TopicPartition, list[Any]]:
-        """What was fetched; each partition's on its own."""
-        drained: dict[TopicPartition, list[Any]] = {}
-        for tp, fetched in list(fetcher._records.items()):
-            if wanted and tp not in wanted:
-                if not fetcher._subscriptions.is_assigned(tp):
-                    del fetcher._records[tp]
-                continue
-            try:
-                if type(fetched) is not FetchResult:
-                    if drained:
-                        break  # the next call raises it
-                    self._forget(fetcher, tp)
-                    fetched.check_raise()
-                records = fetched.getall(max_records)
-            except Exception as error:
-                if not is_unreadable(error):
-                    raise
-                self._forget(fetcher, tp)
-                self._set_aside(consumer, tp, error)
-                continue
-            if not fetched.has_more():
-                self._forget(fetcher, tp)
-            if records:
-                drained[tp] = records
-                if max_records is not None:
-                    max_records -= len(records)
-                    if max_records <= 0:
-                        break
-        return drained
-
-    def _forget(self, fetcher: Fetcher, tp: TopicPartition) -> None:
-        """It may be fetched again."""
-        fetcher._records.pop(tp, None)
-        fetcher._notify(fetcher._wait_consume_future)
+        return await fetched_records(
+            consumer,
+            partial(self._set_aside, consumer),
+            wanted=active_partitions,
+            timeout_s=timeout,
+            max_records=max_records,
+        )
 
     def _set_aside(self, consumer: AIOKafkaConsumer, tp: TopicPartition, error: Exception) -> None:
         """No more fetches of this partition until the main thread says where to go on."""

@@ -8,6 +8,7 @@ from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
 
+from workers.batch_codecs import bound_kafka_python
 from workers.config import Settings
 from workers.connections import client_options, what_to_check
 
@@ -15,6 +16,8 @@ _MAX_BACKOFF_MS = 1000
 _MIN_TIMEOUT_S = 1.0  # a consumer's requests must be allowed to wait longer than its fetches
 
 Client = TypeVar("Client")
+
+bound_kafka_python()
 
 
 class BrokerUnreachableError(Exception):

@@ -234,9 +234,7 @@ class RequestReader:
     def _with_refusal(
         self, misrouted: Misrouted, record: RequestRecord, subject: tuple[str, str], header: RequestHeader, framing: str
     ) -> Misrouted:
-        """With id and all it may be longer than its topic takes: then its sender is told so."""
-        if len(misrouted.value) <= self._max_request_bytes // 2:
-            return misrouted
+        """Unpacked, and with its id, it may be longer than its topic takes: then its sender is told so."""
         reason = "too long to be sent on to its right partition"
         told = self._refusal(record, subject, header, framing, reason, last_try=True)
         return replace(misrouted, told=told)

@@ -10,22 +10,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer.fetcher import READ_COMMITTED
-from aiokafka.errors import (
-    ConsumerStoppedError,
-    CorruptRecordException,
-    KafkaError,
-    OffsetOutOfRangeError,
-    RecordTooLargeError,
-    UnsupportedCodecError,
-    for_code,
-)
-from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.errors import OffsetOutOfRangeError
 
 from workers.batch_codecs import bound_aiokafka
 from workers.config import MIB, Settings
 from workers.logs import at
 from workers.ports import LogBrokenError, LogError
+from workers.raw_fetch import fetch_batches, is_unreadable, what_is_wrong
 from workers.reader_pool import MAX_RECORDS, ReaderPool
 from workers.record_batches import FetchedBatches, take_apart
 
@@ -33,8 +24,6 @@ log = logging.getLogger(__name__)
 _POLL_MS = 50  #: aiokafka does not tell of a fetch that had markers only: the position is looked at so often
 _LONG_RANGE = 2_000  #: records; what is longer must not keep short reads waiting
 _TURN_S = 2.0  #: then a long read lets those go first who wait
-_RAW_FETCH_BYTES = 8 * MIB
-_RAW_FETCH_WAIT_MS = 100
 
 bound_aiokafka()
 
@@ -45,20 +34,6 @@ class BatchUnreadableError(LogError):
     def __init__(self, where: str, offset: int, error: BaseException) -> None:
         super().__init__(f"{where}@{offset} or a record shortly behind it cannot be read: {what_is_wrong(error)}")
         self.offset = offset
-
-
-def is_unreadable(error: BaseException) -> bool:
-    """Is this error of a fetch about the bytes that came, and not about the broker or us?"""
-    if isinstance(error, KafkaError):
-        return isinstance(error, CorruptRecordException | UnsupportedCodecError | RecordTooLargeError)
-    return isinstance(error, Exception) and not isinstance(error, ConsumerStoppedError)
-
-
-def what_is_wrong(error: BaseException) -> str:
-    """The error without the bytes that it may quote."""
-    if isinstance(error, UnicodeDecodeError):
-        return "the key of a header is not UTF-8"
-    return f"{type(error).__name__}: {error}"[:200]
 
 
 class TopicReader:
@@ -212,31 +187,8 @@ class TopicReader:
     async def _fetch_raw(self, topic: str, partition: int, start: int, *, committed: bool) -> FetchedBatches:
         """Batches from ``start`` on as the broker stores them. Raises :class:`LogError`."""
         tp = TopicPartition(topic, partition)
-        timeout_s = self._settings.append_timeout_s
-        request = FetchRequest(
-            100,
-            1,
-            _RAW_FETCH_BYTES,
-            READ_COMMITTED if committed else 0,
-            [(topic, [(partition, start, _RAW_FETCH_BYTES)])],
-        )
         async with (self._committed if committed else self._short).consumer() as consumer:
             consumer.assign([tp])
             consumer.pause(tp)  # its own fetches would only fail
-            try:
-                async with asyncio.timeout(timeout_s):
-                    while (leader := consumer._client.cluster.leader_for_partition(tp)) in (None, -1):
-                        await consumer._client.force_metadata_update()
-                    answer = await consumer._client.send(leader, request)
-            except TimeoutError as error:
-                raise LogError(f"{topic}[{partition}]@{start}: not answered within {timeout_s} s") from error
-        (_, ((_, code, high_watermark, stable_end, *rest),)) = answer.topics[0]
-        if code:
-            raise LogError(f"{topic}[{partition}]@{start} cannot be fetched: {for_code(code).__name__}")
-        # As aiokafka's fetcher takes it apart: from version 11 on the preferred replica is last but one.
-        aborted = (rest[1] if answer.API_VERSION >= 11 else rest[-2]) or ()
-        return FetchedBatches(
-            data=bytes(rest[-1] or b""),
-            stable_end=stable_end if committed else high_watermark,
-            aborted=[(producer, first) for producer, first in aborted],
-        )
+            timeout_s = self._settings.append_timeout_s
+            return await fetch_batches(consumer, tp, start, committed=committed, timeout_s=timeout_s)

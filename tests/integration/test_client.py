@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import io
 import json
 import uuid
@@ -31,6 +32,8 @@ from schemas.mapping import to_dict
 from schemas.parts import Usage, content_text, text_content
 from schemas.registry import FRAMES, derive, load
 from streams.topics import partition_of
+from tests import raw_batches
+from tests.raw_batches import Raw
 from tests.waiting import eventually
 from turnlog import (
     BrokerUnreachableError,
@@ -46,8 +49,10 @@ from turnlog import (
 )
 from turnlog.feed_plan import FeedOptions, plan_feed
 from turnlog.feeding import run_feed
+from workers import batch_codecs
 from workers.broker import DevBroker
 from workers.broker_ports import free_port
+from workers.config import MIB
 
 PARTITIONS = 3
 
@@ -282,6 +287,42 @@ async def test_json_frames_and_frames_that_nobody_knows(settings: Settings) -> N
             await responder.write(b"web-1", value)
         assert [type(reply.frame).__name__ async for reply in turn][-1] == "TurnCompleted"
         assert client.failure is None
+
+
+async def test_records_that_cannot_be_parsed_are_passed_over(
+    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's among the replies, before and behind a good one, in other partitions and in the same batch."""
+    value = (
+        b'{"session_id": "web-1", "request_id": "r0", "frame": {"type": "request_refused", "code": "c", "reason": ""}}'
+    )
+    good, bad = Raw(key=b"web-1", value=value), Raw(key=b"web-1", value=value, headers=[(b"caf\xe9", b"")])
+    huge = raw_batches.record(0, Raw(key=b"web-1", value=bytes(MIB)))
+    monkeypatch.setattr(batch_codecs, "MAX_BATCH_BYTES", MIB)
+    strange = [
+        raw_batches.batch([bad]),
+        raw_batches.batch([bad, good, bad]),
+        raw_batches.batch([good], attributes=1, payload=gzip.compress(huge)),
+    ]
+    async with answering(settings) as responder, Client(settings) as client:
+        first_turn = client.chat("web-1", "first", request_id="r1")
+        assert (await first_turn.result(timeout_s=20)).text == "first"
+        home = partition_of(b"web-1", PARTITIONS)
+        for partition in (home, (home + 1) % PARTITIONS):
+            for data in strange:
+                assert responder.producer is not None
+                await raw_batches.produce(responder.producer, settings.topics.replies, partition, data)
+        for text in ("second", "third"):
+            assert (await client.chat("web-1", text).result(timeout_s=20)).text == text
+        assert client.failure is None
+        async with asyncio.timeout(30):
+            seen = await first(client.follow("web-1", from_position="beginning"), 16)
+        assert sum(reply.header.request_id == "r0" for reply in seen) == 1, (
+            "and so does whoever begins at the beginning"
+        )
+    assert "passed over, the key of a header is not UTF-8" in caplog.text
+    assert "passed over, the batch cannot be taken apart: it is larger than 1048576 bytes" in caplog.text
+    assert "Hello" not in caplog.text
 
 
 async def test_frames_of_a_newer_writer_are_read_by_its_published_schemas(settings: Settings) -> None:

@@ -30,8 +30,9 @@ from turnlog.errors import (
     TurnTimedOutError,
     UsageError,
 )
-from turnlog.kafka_client import PreparedRequest, after, from_beginning, from_end
+from turnlog.kafka_client import PreparedRequest
 from turnlog.replies import Position, ReplyFrame
+from turnlog.reply_consumer import after, from_beginning, from_end
 from workers.config import Settings
 
 REQUEST = PreparedRequest(key="s", request_id="r", value=b"", headers=())

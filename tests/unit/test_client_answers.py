@@ -34,8 +34,9 @@ from turnlog import (
 )
 from turnlog.chat_turn import ChatTurn
 from turnlog.exchange import Answer
-from turnlog.kafka_client import PreparedRequest, ReplyConsumer, RequestSender
+from turnlog.kafka_client import PreparedRequest, RequestSender
 from turnlog.replies import ReplyFrame, TurnView
+from turnlog.reply_consumer import ReplyConsumer
 
 REQUEST = PreparedRequest(key="web", request_id="r", value=b"", headers=(), kind="channel")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from faust.types import TP
 
 from tests import raw_batches
 from tests.raw_batches import Raw
+from workers import raw_fetch
 from workers.faust_consumer import IntakeThread
 
 GOOD = [Raw(key=b"k", value=b"%d" % n) for n in range(4)]
@@ -59,7 +61,9 @@ def drain(
     thread: Any = IntakeThread.__new__(IntakeThread)
     thread.parent_loop = loop
     thread.consumer = SimpleNamespace(set_aside=None)
-    found = thread._drain(cast(Any, consumer), consumer._fetcher, wanted, max_records)
+    set_aside = partial(thread._set_aside, cast(Any, consumer))
+    found, bad = raw_fetch.drain(cast(Any, consumer._fetcher), set_aside, wanted, max_records)
+    assert bad == bool(told)
     return {tp: [record.offset for record in records] for tp, records in found.items()}, told
 
 

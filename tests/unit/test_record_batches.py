@@ -8,11 +8,13 @@ import pytest
 from aiokafka import codec as aiokafka_codec
 from aiokafka.record import default_records, memory_records
 from aiokafka.record._crecords import memory_records as native_memory_records
+from kafka.errors import CorruptRecordError
+from kafka.record import MemoryRecords as KafkaPythonRecords
 
 from tests import raw_batches
 from tests.raw_batches import Raw
 from workers import batch_codecs
-from workers.batch_codecs import BatchDecodingError, bound_aiokafka, decompress
+from workers.batch_codecs import BatchDecodingError, bound_aiokafka, bound_kafka_python, decompress
 from workers.ports import UnreadableRange
 from workers.record_batches import FetchedBatches, LenientRecord, take_apart
 
@@ -190,6 +192,21 @@ def test_other_forms_of_the_same_codecs() -> None:
     for codec in (1, 3, 4):
         halves = COMPRESS[codec](data[:3000]) + COMPRESS[codec](data[3000:])
         assert decompress(codec, bytes(halves)) == data, "two frames, one after the other"
+
+
+@pytest.mark.parametrize("codec", COMPRESS)
+def test_kafka_python_has_the_bound_too(monkeypatch: pytest.MonkeyPatch, codec: int) -> None:
+    """And what is wrong with the data is one kind of error, which its readers know."""
+    bound_kafka_python()
+    data = raw_batches.record(0, Raw(key=b"k", value=bytes(10_000)))
+    batch = raw_batches.batch(GOOD[:1], attributes=codec, payload=COMPRESS[codec](data))
+    assert [record.value for record in KafkaPythonRecords(batch).next_batch()] == [bytes(10_000)]
+    broken = raw_batches.batch(GOOD[:1], attributes=codec, payload=b"none of its data")
+    with pytest.raises(CorruptRecordError, match=r"cannot be decompressed|cut short"):
+        list(KafkaPythonRecords(broken).next_batch())
+    monkeypatch.setattr(batch_codecs, "MAX_BATCH_BYTES", 9_000)
+    with pytest.raises(CorruptRecordError, match="large"):
+        list(KafkaPythonRecords(batch).next_batch())
 
 
 @pytest.mark.parametrize("codec", COMPRESS)

@@ -296,6 +296,38 @@ def exiting_factory(model: str) -> Any:
     raise SystemExit(1)
 
 
+def cancels_current_task() -> Any:
+    task = asyncio.current_task()
+    if task is not None:
+        task.cancel()
+    return True
+
+
+def cancelling_factory(model: str) -> Any:
+    cancels_current_task()
+    return OddRunner(well)
+
+
+def generator_exit_factory(model: str) -> Any:
+    raise GeneratorExit
+
+
+class Liar(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise SystemExit("class")
+
+
+class ExitingCode(RunnerError):
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        raise SystemExit("code")
+
+    @code.setter
+    def code(self, value: str) -> None:
+        pass
+
+
 def strange_error() -> RunnerError:
     error = RunnerError("x", "y")
     fields: dict[str, Any] = {"code": "no code\ud800" * 100, "reason": "why\n\ud83d" * 100_000, "retryable": "maybe"}
@@ -408,6 +440,13 @@ _KINDS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("the factory returns what cannot be closed", runs(well, aclose=None), "broken_provider"),
     ("the factory raises", failing_factory, "runner_error"),
     ("the factory exits", exiting_factory, "runner_error"),
+    ("the factory cancels the task that calls it", cancelling_factory, "runner_error"),
+    ("the factory raises GeneratorExit", generator_exit_factory, "runner_error"),
+    # what only looks like something else
+    ("raises what claims to be something, and exits", raising(Liar), "runner_error"),
+    ("raises a RunnerError whose code exits", raising(lambda: ExitingCode("x", "y")), "runner_error"),
+    ("raises a RunnerError whose code is sly", raising(lambda: RunnerError(Sly("busy"), "x", retryable=False)), "busy"),
+    ("a piece without its field", plays(TextDelta.__new__(TextDelta)), INVALID),
 )
 _SLOW: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("empty pieces without end", runs(endless_nothing), "too_many_outputs"),
@@ -439,6 +478,7 @@ _HARMLESS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("an empty message", plays(says("")), ""),
     ("fewer tokens than before", plays(reports(input_tokens=9), reports(input_tokens=3), says("ok")), "ok"),
     ("alive raises", lambda model: Alive(exits), "fine"),
+    ("alive cancels whoever asks", lambda model: Alive(cancels_current_task), "fine"),
     ("alive is a method", lambda model: Alive(lambda: well), "fine"),
     ("aclose exits", runs(well, aclose=closing_exits), "fine"),
     ("aclose is not async", runs(well, aclose=lambda: None), "fine"),

@@ -17,7 +17,7 @@ from streams.session_commands import CompleteTurn, FailAttempt, FailHistoryCompa
 from workers.crash_points import crash_point
 from workers.history_compactor import HistoryCompactor, UnrecordableError
 from workers.logs import at
-from workers.runners.base import Runner, RunnerError
+from workers.runners.base import Runner, RunnerError, TurnInput
 from workers.runners.checked import OutputError
 from workers.runners.contained import (
     CLOSE_TIMEOUT_S,
@@ -258,10 +258,9 @@ class SessionActor:
                 return
             attempt.turn = turn
             began = loop.time()
-            runner = await self._runner_for(turn.model)
             ended = await contained(
-                attempt.consume(runner, turn, self._compactor.due),
-                timeout_s=max(0.0, left_s - (loop.time() - began)),
+                self._consumed(attempt, turn),
+                timeout_s=max(0.0, left_s),
                 what="the runner of a turn",
                 session_id=self.session_id,
                 stopping=attempt.stop,
@@ -270,3 +269,8 @@ class SessionActor:
                 return
             await self.close_runner()
             left_s -= loop.time() - began
+
+    async def _consumed(self, attempt: TurnAttempt, turn: TurnInput) -> bool:
+        """Making a runner is a plug-in's code as well."""
+        runner = await self._runner_for(turn.model)
+        return await attempt.consume(runner, turn, self._compactor.due)

@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import signal
+from collections.abc import Coroutine
 from typing import Any, cast
 
 import faust
@@ -21,6 +22,7 @@ from workers.faust_consumer import IntakeConsumer, IntakeTransport
 from workers.ports import Headers, RequestRecord
 from workers.request_log import request_headers
 from workers.service import WorkerService
+from workers.tasks import describe
 from workers.worker_name import WorkerName, take_name
 
 log = logging.getLogger(__name__)
@@ -247,7 +249,30 @@ def _leave_at_once(exit_code: int) -> None:
 def run_worker(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT; the exit code. Raises before it serves when the topics are not right."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings))
+        return run_to_its_end(runner.get_loop(), _serve(_in_place(settings)))
+
+
+def run_to_its_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, int]) -> int:
+    """Run it, whoever stops the loop meanwhile: a ``SystemExit`` in any task or callback of a plug-in does.
+
+    Signals are not among them: they have handlers.
+    """
+    task = loop.create_task(work)
+    own_pid = os.getpid()
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+            if os.getpid() != own_pid:
+                os._exit(1)  # somebody's fork: the sockets and files that it shares are the worker's
+            if task.done():
+                raise
+            log.error("the event loop was stopped by somebody's code (%s); the worker goes on", describe(error))
+
+
+def _in_place(settings: Settings) -> Settings:
+    """A plug-in may change the working directory: the data stay where they are."""
+    return settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
 
 
 def __getattr__(name: str) -> Any:

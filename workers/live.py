@@ -199,7 +199,7 @@ class LiveSession:
             history=[message for message in view if message.turn_id != turn_id],
             turn_messages=of_turn(self.history, turn_id)[1:],
             assembled=view,
-            metadata=self.session.metadata,
+            metadata=dict(self.session.metadata),  # a runner's own: it may write into it
         )
 
     # ---- history compaction

@@ -69,8 +69,8 @@ def kept_running(
 
 def was_cancelled(error: BaseException) -> bool:
     """Was the current task asked to end? A ``CancelledError`` alone does not say so: it may be a library's own."""
-    if not isinstance(error, asyncio.CancelledError):
-        return isinstance(error, GeneratorExit)
+    if not issubclass(type(error), asyncio.CancelledError):  # not isinstance: a plug-in's error may say anything
+        return issubclass(type(error), GeneratorExit)
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

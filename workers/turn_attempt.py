@@ -201,7 +201,7 @@ class TurnAttempt:
             if self._outputs > MAX_OUTPUTS:
                 raise OutputError("too_many_outputs", f"more than {MAX_OUTPUTS} outputs without a whole message")
             await asyncio.sleep(0)
-        if type(output) is not TextDelta or type(output.text) is not str:
+        if type(output) is not TextDelta or type(getattr(output, "text", None)) is not str:
             output = checked(output)
         if self._held is not None:
             await self._store_held()

@@ -5,7 +5,8 @@ after a message with tool calls is confirmed in the log, so a runner that runs t
 that ``yield``: a tool never starts before its call is stored. The end of the iteration is the end of the turn.
 
 All that a runner yields and raises is checked (``workers.runners.checked``, ``.contained``): what is wrong ends its own
-turn. One thing cannot be contained: code that blocks the event loop (a factory, too) stops the whole worker meanwhile.
+turn, and a ``SystemExit`` in a task or callback that it started ends nothing else. What cannot be contained: code that
+blocks the event loop (a factory, too) stops the whole worker meanwhile, and so does one that cancels others' tasks.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from types import AsyncGeneratorType, CoroutineType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from workers.logs import at
 from workers.runners.base import Runner, RunnerError, RunnerOutput, TurnInput
@@ -38,16 +38,20 @@ class TookTooLongError(Exception):
 
 def fault_of(error: BaseException) -> RunnerError:
     """What an error that came out of a runner is to everybody else. To be raised from it."""
-    if isinstance(error, RunnerError):
-        return _cleaned(error)
+    if issubclass(type(error), RunnerError):  # not isinstance: that asks the error what it would like to be
+        return _cleaned(cast(RunnerError, error))
     return UnexpectedError(f"the runner raised {type_name(error)}")
 
 
 def _cleaned(error: RunnerError) -> RunnerError:
     """A runner's own error with a code and a reason that can be stored."""
-    code, reason, retryable = (getattr(error, name, None) for name in ("code", "reason", "retryable"))
+    try:
+        code, reason, retryable = (getattr(error, name, None) for name in ("code", "reason", "retryable"))
+    except BaseException as failed:  # they may be properties of a plug-in's class
+        return UnexpectedError(f"the runner raised {type_name(error)}, whose fields raised {type_name(failed)}")
+    code = str.__str__(code) if issubclass(type(code), str) else ""
     return RunnerError(
-        code if isinstance(code, str) and _CODE.fullmatch(code) else "runner_error",
+        code if _CODE.fullmatch(code) else "runner_error",
         one_line(reason, MAX_REASON_CHARACTERS) or "the runner gave no reason",
         retryable=retryable is not False,
     )
@@ -83,8 +87,15 @@ def new_runner(make_runner: Callable[[str], Runner], model: str) -> Runner:
 
 def is_alive(runner: Runner, session_id: str, *, say: bool) -> bool:
     """Does it take another turn? One that does not answer is replaced; ``say``: and told of in the log."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     try:
-        alive = runner.alive
+        if task is not None:
+            asyncio.tasks._leave_task(loop, task)  # ours, perhaps the partition's: not for a plug-in to cancel
+        try:
+            alive = runner.alive
+        finally:
+            if task is not None:
+                asyncio.tasks._enter_task(loop, task)
     except BaseException as error:
         if say:
             log.warning("'alive' of a runner raised %s", type_name(error), extra=at(session=session_id))
@@ -170,7 +181,7 @@ async def contained(
     ``stopping`` is called right before it is cancelled. Raises :class:`TookTooLongError`, or what the work raises; what
     it leaves behind then is on its own.
     """
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(_ending_nothing_else(work))
     try:
         try:
             await asyncio.wait((task,), timeout=timeout_s)
@@ -191,6 +202,14 @@ async def contained(
         raise UnexpectedError("the runner raised GeneratorExit") from None
     finally:
         del task  # a traceback holds this frame: with the task, and so the exception, that were a cycle
+
+
+async def _ending_nothing_else(work: Coroutine[Any, Any, T]) -> T:
+    """Two errors end the loop, and the worker with it, wherever a task raises them."""
+    try:
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise UnexpectedError(f"the runner raised {type_name(error)}") from error
 
 
 async def _stopped(task: asyncio.Task[Any], what: str, session_id: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from workers.runners.base import Runner, RunnerError, RunnerFactory
+from workers.runners.checked import type_name
 
 GROUP = "turnlog.runners"
 
@@ -39,14 +40,15 @@ class RunnerRegistry:
             raise RunnerError("unknown_provider", reason, retryable=False)
         try:
             factory: RunnerFactory = entry_point.load()
-        except Exception as error:  # whatever a plug-in's import does, it must not end more than this turn
-            reason = f"model {model!r}: the runner {entry_point.value!r} cannot be loaded ({type(error).__name__})"
+        except BaseException as error:  # whatever a plug-in's import does, it must not end more than this turn
+            reason = f"model {model!r}: the runner {entry_point.value!r} cannot be loaded ({type_name(error)})"
             raise RunnerError("broken_provider", reason, retryable=False) from error
         return factory
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._installed is None:
-            self._installed = {}
+            installed: dict[str, EntryPoint] = {}
             for entry_point in entry_points(group=GROUP):
-                self._installed.setdefault(entry_point.name, entry_point)
+                installed.setdefault(entry_point.name, entry_point)
+            self._installed = installed
         return self._installed

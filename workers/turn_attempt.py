@@ -166,7 +166,7 @@ class TurnAttempt:
                 if self.stopped:
                     raise asyncio.CancelledError
                 if type(output) is TextDelta and self._held is None and (self._outputs + 1) % _OUTPUTS_PER_LOOP_PASS:
-                    text = output.text  # the hot path: a plain piece of text needs nothing but this
+                    text = getattr(output, "text", None)  # the hot path: a plain piece of text needs nothing but this
                     if type(text) is str and text.isascii() and not self._text.half:
                         self._outputs += 1
                         self._say(text)

@@ -31,9 +31,9 @@ class OutputError(RunnerError):
 
 def checked(output: object) -> RunnerOutput:
     """The output, made of plain values. Raises :class:`OutputError`."""
-    if (type(output) is TextDelta or type(output) is ReasoningDelta) and type(output.text) is str:
-        return output  # most outputs are such pieces
     try:
+        if (type(output) is TextDelta or type(output) is ReasoningDelta) and type(output.text) is str:
+            return output  # most outputs are such pieces
         return _checked(output)
     except OutputError:
         raise

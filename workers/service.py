@@ -237,6 +237,7 @@ class WorkerService:
 
     def revoked(self) -> None:
         """The group rebalances: no new claims; what we hold goes on, the log fences it if need be."""
+        log.info("the group rebalances: what is served here goes on, with requests read from the topic")
         self._membership.begin_rebalance()
 
     async def assigned(self, partitions: Collection[int], generation: int) -> None:

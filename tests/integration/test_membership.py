@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from kafka import KafkaAdminClient
 
 from schemas.events import PartitionClaimed
@@ -14,6 +16,7 @@ from streams.topics import partition_of
 from tests.deployment import START_S, Deployment, Process, Wire, eventually_async
 from tests.waiting import eventually, until
 from workers.broker import DevBroker
+from workers.connections import client_options
 
 PARTITIONS = 6
 
@@ -220,3 +223,32 @@ async def test_a_worker_that_keeps_dying_disturbs_nobody_else(deployment: Deploy
         terminal = [frame.header.request_id for frame in wire.frames if frame.terminal]
     assert len(set(terminal)) == 4 * PARTITIONS
     assert [c for c in await claims(deployment) if c.owner == "one"] == claimed
+
+
+async def test_what_a_worker_owns_is_served_while_the_group_waits_for_one_that_does_not_answer(
+    deployment: Deployment, group: Group
+) -> None:
+    patient = {"rebalance_timeout_s": "60", "session_timeout_s": "60", "stalled_delivery_s": "60"}
+    one, two = deployment.ready_worker("one", **patient), deployment.ready_worker("two", **patient)
+    mine = (await asyncio.to_thread(stable, group, "one", "two"))["one"]
+    async with deployment.wire() as wire:
+        await answered(wire, "before")
+        heard = one.log.count("the group rebalances")
+        two.signal(signal.SIGSTOP)
+        # Any client that joins; it waits for its assignment until two answers.
+        joiner = AIOKafkaConsumer(
+            deployment.topics.requests,
+            **client_options(deployment.settings, "test-joiner"),
+            group_id=deployment.settings.group_id,
+        )
+        joining = asyncio.create_task(joiner.start())
+        try:
+            await eventually(lambda: one.log.count("the group rebalances") > heard, "one hears of the join", START_S)
+            await answered(wire, "meanwhile", mine)
+            assert await asyncio.to_thread(group.state) == "PreparingRebalance"
+            two.signal(signal.SIGCONT)
+            await asyncio.wait_for(joining, START_S)
+        finally:
+            joining.cancel()
+            await joiner.stop()
+        await answered(wire, "after")

@@ -82,6 +82,14 @@ def attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: 
         raise
 
 
+def attach_as_it_is(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind) -> None:
+    """Attach a file again that is known as open here, and was detached. Raises :class:`StoreError`."""
+    try:
+        _attach(connection, path.resolve(), alias, kind)
+    except _UnusableError as error:
+        raise StoreError(f"{path} cannot be attached again: {error}. Check the disk, or restart the worker") from error
+
+
 def _attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind) -> None:
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise StoreError(f"{path} may not be read or written by this user: change its rights, or remove it")

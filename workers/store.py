@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import duckdb
 import psutil
@@ -132,7 +132,7 @@ class StoreDirectory:
         return store
 
     def _usual(self, partition: int) -> Path:
-        return self._path / f"p{partition:04d}.duckdb"
+        return self._path / f"{_alias(partition)}.duckdb"
 
     def _attach_usual(self, partition: int) -> "DuckPartitionStore":
         file = self._usual(partition)
@@ -141,10 +141,10 @@ class StoreDirectory:
         return store
 
     def _attach_file(self, partition: int, file: Path) -> "DuckPartitionStore":
-        alias = self._usual(partition).stem
+        alias = _alias(partition)
         kind = FileKind(deployment=self._deployment, analysts=False, partitions=(partition,))
         duck_files.attach(self._connection, file, alias, kind)
-        return DuckPartitionStore(self, partition, file, alias, self._connection)
+        return DuckPartitionStore(self, partition, file, kind, self._connection)
 
     def _attach(self, partition: int) -> "DuckPartitionStore":
         try:
@@ -195,21 +195,28 @@ class StoreDirectory:
         self._scratch.remove()
 
 
+def _alias(partition: int) -> str:
+    """What DuckDB knows a partition's database as."""
+    return f"p{partition:04d}"
+
+
 class DuckPartitionStore:
     """One partition's DuckDB file, open."""
 
     def __init__(
-        self, directory: StoreDirectory, partition: int, file: Path, alias: str, instance: duckdb.DuckDBPyConnection
+        self, directory: StoreDirectory, partition: int, file: Path, kind: FileKind, instance: duckdb.DuckDBPyConnection
     ) -> None:
         self.file = file
         self.resting = False
         self._directory = directory
         self._partition = partition
-        self._alias = alias
+        self._kind = kind
+        self._alias = _alias(partition)
         self._instance = instance
-        self._cursor = instance.cursor()
-        self._cursor.execute(f"USE {alias}")
-        self._writer = BatchWriter(self._cursor, analysts=False, max_cached_sessions=_MAX_CACHED_SESSIONS, name="store")
+        self._attached = True
+        self._invalidated = False  #: DuckDB takes nothing more until it is attached again
+        self._tolerant = False
+        self._use_file()
         self._closed = False
 
     @property
@@ -223,23 +230,23 @@ class DuckPartitionStore:
 
     async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
         """Whole sessions, many in one query."""
-        return await self._read(duck_load.load_sessions, self._cursor, self._partition, session_ids)
+        return await self._read(duck_load.load_sessions, self._partition, session_ids)
 
     async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
         """Whole channels."""
-        return await self._read(duck_load.load_channels, self._cursor, self._partition, channels)
+        return await self._read(duck_load.load_channels, self._partition, channels)
 
     async def unfinished(self) -> list[str]:
         """Sessions with open turns or pending forwards."""
-        return await self._read(duck_load.unfinished, self._cursor)
+        return await self._read(duck_load.unfinished)
 
     async def unfinished_channels(self) -> list[str]:
         """Channels with pending forwards."""
-        return await self._read(duck_load.unfinished_channels, self._cursor)
+        return await self._read(duck_load.unfinished_channels)
 
     async def unanswered(self, replied: int) -> list[Unanswered]:
         """Requests whose answer follows from an event above ``replied``."""
-        return await self._read(duck_load.unanswered, self._cursor, self._partition, replied)
+        return await self._read(duck_load.unanswered, self._partition, replied)
 
     async def rest(self) -> None:
         """Fold the write-ahead log into the file; the last store that comes to rest empties DuckDB's memory."""
@@ -260,9 +267,11 @@ class DuckPartitionStore:
             raise StoreError(f"the store of partition {self._partition} is closed")
         return await self._directory.run(self._use, function, *args, **kwargs)
 
-    async def _read(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _read(
+        self, function: Callable[Concatenate[duckdb.DuckDBPyConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         try:
-            return await self._run(function, *args, **kwargs)
+            return await self._run(lambda: function(self._cursor, *args, **kwargs))
         except StoreError as error:
             if isinstance(error.__cause__, duckdb.Error):
                 raise UnreadableStoreError(str(error)) from error
@@ -272,11 +281,43 @@ class DuckPartitionStore:
 
     def tolerate(self) -> None:
         """It is made of the whole log: what is odd in it is the log's, not ours to mend."""
-        self._writer.tolerant = True
+        self._tolerant = self._writer.tolerant = True
 
     def _use(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         self.resting = False
-        return function(*args, **kwargs)
+        if self._invalidated:
+            self._attach_again()
+        try:
+            return function(*args, **kwargs)
+        except duckdb.Error as error:
+            # After a failed checkpoint (a full disk), also when there is space again (DuckDB 1.5).
+            self._invalidated = self._invalidated or "has been invalidated" in str(error)
+            raise
+
+    def _use_file(self) -> None:
+        self._cursor = self._instance.cursor()
+        self._cursor.execute(f"USE {self._alias}")
+        self._writer = BatchWriter(self._cursor, analysts=False, max_cached_sessions=_MAX_CACHED_SESSIONS, name="store")
+        self._writer.tolerant = self._tolerant
+
+    def _attach_again(self) -> None:
+        """The same file, with what was committed; nothing of it is moved aside while its owner goes on from there."""
+        before = self.position
+        if self._attached:
+            self._cursor.close()
+            duck_files.detach(self._instance, self._alias)
+            self._attached = False
+        duck_files.attach_as_it_is(self._instance, self.file, self._alias, self._kind)
+        self._attached = True
+        self._use_file()
+        if self.position != before:
+            found = self.position.next_offset
+            self._writer.positions = {self._partition: before}  # nobody must go on from there
+            raise StoreError(
+                f"{self.file} holds events up to {found}, and held them up to {before.next_offset}: restart the worker"
+            )
+        self._invalidated = False
+        log.warning("%s is attached again: DuckDB had given it up after a failed write", self.file)
 
     def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
         self._writer.commit(events, {self._partition: position})
@@ -300,7 +341,8 @@ class DuckPartitionStore:
 
     def _close(self) -> None:
         try:
-            self._checkpoint()
+            if self._attached:
+                self._checkpoint()
         except duckdb.Error as error:  # the write-ahead log holds what the checkpoint would have
             log.warning("%s: the checkpoint on closing failed: %s", self.file, error)
         self.detach()
@@ -309,6 +351,7 @@ class DuckPartitionStore:
         """Give the file free (in the store's thread)."""
         self._cursor.close()
         try:
-            duck_files.detach(self._instance, self._alias)
+            if self._attached:
+                duck_files.detach(self._instance, self._alias)
         finally:
             duck_files.forget(self.file)

@@ -80,6 +80,44 @@ async def main():
 asyncio.run(main())
 """
 
+CHECKPOINT_ON_A_FULL_DISK = """
+import asyncio, os, resource, sys
+from pathlib import Path
+from tests.event_logs import accepted_batches, random_log
+from workers.store import StoreDirectory
+from workers.store_port import StoreError
+
+async def main():
+    directory = StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2])
+    store, neighbour = await directory.open(0), await directory.open(1)
+    log, other = random_log(3, 400), random_log(4, 100, partition=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    batches = list(accepted_batches(log.records, 50))
+    for events, position in batches[:3]:
+        await store.write(events, position)
+    before = store.position
+    resource.setrlimit(resource.RLIMIT_FSIZE, (store.file.stat().st_size, limits[1]))
+    for attempt in range(3):
+        try:
+            await store.rest()
+        except StoreError as error:
+            print(error)
+        else:
+            raise AssertionError("the disk was not full")
+        assert store.position == before
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for events, position in accepted_batches(other.records, 50):
+        await neighbour.write(events, position)
+    for events, position in batches[3:]:
+        await store.write(events, position)
+    assert await store.load(log.sessions) == log.expected()
+    assert await neighbour.load(other.sessions) == other.expected()
+    await store.rest()
+    await directory.close()
+
+asyncio.run(main())
+"""
+
 
 async def filled(directory: StoreDirectory, partition: int = 0, log: LogWriter = LOG) -> DuckPartitionStore:
     store = await directory.open(partition)
@@ -302,6 +340,21 @@ async def test_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
     log = random_log(3, 400)
     assert await (await directory.open(0)).load(log.sessions) == log.expected()
     await directory.close()
+
+
+async def test_a_store_that_duckdb_gave_up_when_the_disk_was_full_is_taken_back(tmp_path: Path) -> None:
+    """DuckDB refuses everything after a checkpoint that failed, until the file is attached again."""
+    process = subprocess.run(
+        [sys.executable, "-c", CHECKPOINT_ON_A_FULL_DISK, str(tmp_path), DEPLOYMENT],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "has been invalidated" in process.stdout, process.stdout
+    assert not (tmp_path / "aside").exists()
 
 
 async def test_a_large_write_does_not_hold_up_the_event_loop(tmp_path: Path) -> None:

@@ -342,7 +342,7 @@ async def test_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
     await directory.close()
 
 
-async def test_a_store_that_duckdb_gave_up_when_the_disk_was_full_is_taken_back(tmp_path: Path) -> None:
+def test_a_store_that_duckdb_gave_up_when_the_disk_was_full_is_taken_back(tmp_path: Path) -> None:
     """DuckDB refuses everything after a checkpoint that failed, until the file is attached again."""
     process = subprocess.run(
         [sys.executable, "-c", CHECKPOINT_ON_A_FULL_DISK, str(tmp_path), DEPLOYMENT],

@@ -13,6 +13,7 @@ from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
 from schemas import commands, events, frames
 from schemas.mapping import avro_fields
+from schemas.schema_shape import check_shape
 
 NAMESPACE = "turnlog"
 
@@ -61,7 +62,10 @@ def derive(family: Family, payload: type) -> dict[str, Any]:
 
 
 def load(text: str) -> Schema:
-    """Parse a schema's JSON text. Raises ``ValueError`` when it is not a record of one of our families."""
+    """Parse a schema's JSON text. Raises ``ValueError`` when it is not a record of one of our families.
+
+    Also when it is none to read records by (see :mod:`schemas.schema_shape`).
+    """
     try:
         raw = json.loads(text)
         is_record = isinstance(raw, dict) and raw.get("type") == "record" and isinstance(raw.get("fields"), list)
@@ -75,6 +79,7 @@ def load(text: str) -> Schema:
     family, _, name = rest.partition(".")
     if space != NAMESPACE or family not in FAMILIES or not name:
         raise ValueError(f"not a record of this project: {full_name[:200]!r}")
+    check_shape(raw)
     return Schema(family=family, name=name, text=text, parsed=parsed, fingerprint=digest)
 
 

@@ -18,7 +18,7 @@ from tests.one_session import LIMITS, PlayedRunner, answers
 from tests.waiting import eventually
 from workers.event_log import BATCH_OVERHEAD_BYTES
 from workers.parts import Membership, ShardLimits, WorkerParts
-from workers.ports import Headers, LogError, NewRecord, RequestRecord
+from workers.ports import Headers, LogError, NewRecord, Parked, RequestRecord
 from workers.requests import RequestReader
 from workers.service import reply_topics
 from workers.shard import Shard
@@ -106,12 +106,13 @@ class MemoryOutbox:
     async def look_for_reply_topics(self) -> None:
         """There are no others."""
 
-    async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
-        reason.encode()
+    async def dead_letters(self, parked: Sequence[Parked]) -> None:
         self.tries += 1
         if self.broken:
             raise LogError("the dead letters' topic is not there")
-        self.parked.append((record.offset, code, reason))
+        for record, code, reason in parked:
+            reason.encode()
+            self.parked.append((record.offset, code, reason))
 
     async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:
         raise LogError("nothing is misrouted here")

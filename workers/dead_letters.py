@@ -1,9 +1,11 @@
 """The record that parks a request: its bytes, its headers, and why. What is too long is cut, and says so."""
 
-from workers.ports import Headers, RequestRecord
+from collections.abc import Callable, Iterator, Sequence
+
+from workers.ports import Headers, Parked, RequestRecord
 
 #: What a dead letter has at the most; where the broker does not take that, the next. Whole up to the first.
-SIZES = (1024 * 1024 + 256 * 1024, 64 * 1024, 4 * 1024)
+SIZES = (1024 * 1024 + 256 * 1024, 64 * 1024, 4 * 1024, 1024)
 _MAX_REASON_CHARS = 1000
 _HEADER_BYTES = 10  #: of framing, rounded up
 _RECORD_BYTES = 256
@@ -49,6 +51,23 @@ def dead_letter(record: RequestRecord, topic: str, code: str, reason: str, *, li
         ("x-turnlog-original-bytes", str(original).encode()),
     ]
     return key, value, [*kept, *ours, *marks]
+
+
+def in_batches(parked: Sequence[Parked], target: Callable[[RequestRecord], int]) -> Iterator[list[Parked]]:
+    """Those that one append takes: for one partition of the dead letters, not longer together than one may be."""
+    together: list[Parked] = []
+    size = 0
+    for each in parked:
+        record, _, reason = each
+        own = min(SIZES[0], _bytes(record.headers) + len(record.key or b"") + len(record.value or b"") + _RECORD_BYTES)
+        own += 4 * min(len(reason), _MAX_REASON_CHARS)
+        if together and (size + own > SIZES[0] or target(record) != target(together[0][0])):
+            yield together
+            together, size = [], 0
+        together.append(each)
+        size += own
+    if together:
+        yield together
 
 
 def _reason(reason: str, limit_bytes: int) -> bytes:

@@ -1,7 +1,7 @@
 """:class:`workers.ports.Outbox` on Kafka: frames, dead letters and forwarded requests."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from schemas.codec import Codec
@@ -12,10 +12,10 @@ from streams.topics import partition_of
 from workers.cloudevents import Envelope
 from workers.config import Settings
 from workers.crash_points import crash_point
-from workers.dead_letters import SIZES, dead_letter
+from workers.dead_letters import SIZES, dead_letter, in_batches
 from workers.event_log import LogProducer
 from workers.logs import at
-from workers.ports import RecordsRefusedError, RequestRecord
+from workers.ports import Parked, RecordsRefusedError, RequestRecord
 from workers.reply_lane import SentFrame
 from workers.reply_sender import ReplySender
 
@@ -63,19 +63,32 @@ class KafkaOutbox:
     async def look_for_reply_topics(self) -> None:
         await self._replies.look_for_topics()
 
-    async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
+    async def dead_letters(self, parked: Sequence[Parked]) -> None:
         topic = self._topics.dead_letters
         count = await self._producer.partition_count(topic)
+        for together in in_batches(parked, lambda record: record.partition % count):
+            await self._store_letters(topic, together[0][0].partition % count, together)
+            crash_point("outbox.after_dead_letter")
+
+    async def _store_letters(self, topic: str, partition: int, parked: Sequence[Parked]) -> None:
+        """One append for all of them: a producer's ten thousand bad records must not cost as many."""
         for limit_bytes in SIZES:
-            letter = dead_letter(record, self._topics.requests, code, reason, limit_bytes=limit_bytes)
+            letters = [
+                dead_letter(record, self._topics.requests, code, reason, limit_bytes=limit_bytes)
+                for record, code, reason in parked
+            ]
             try:
-                await self._producer.send(topic, record.partition % count, [letter])
-                break
+                await self._producer.send(topic, partition, letters)
+                return
             except RecordsRefusedError as error:
-                log.warning("a dead letter is cut further: %s", error, extra=self._place(record))
-        else:
-            log.error("the bytes of a dead letter are not kept, only its event", extra=self._place(record))
-        crash_point("outbox.after_dead_letter")
+                if len(parked) > 1:
+                    break
+                log.warning("a dead letter is cut further: %s", error, extra=self._place(parked[0][0]))
+        if len(parked) == 1:
+            log.error("the bytes of a dead letter are not kept, only its event", extra=self._place(parked[0][0]))
+            return
+        for each in parked:  # too long together, or one of them is
+            await self._store_letters(topic, partition, [each])
 
     def _place(self, record: RequestRecord) -> dict[str, Any]:
         return at(topic=self._topics.requests, partition=record.partition, offset=record.offset)

@@ -117,6 +117,9 @@ class RequestLog(Protocol):
         ...
 
 
+Parked = tuple[RequestRecord, str, str]  #: a request that becomes a dead letter, the code and the reason
+
+
 class Outbox(Protocol):
     """Everything else that leaves the worker."""
 
@@ -142,8 +145,8 @@ class Outbox(Protocol):
         """Ask the broker for its topics. Raises :class:`LogError`."""
         ...
 
-    async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
-        """Park the bytes of a request; returns when they are stored: as many of them as the broker takes.
+    async def dead_letters(self, parked: Sequence[Parked]) -> None:
+        """Park the bytes of requests; returns when they are stored: as many of them as the broker takes.
 
         Raises :class:`LogError`; never :class:`RecordsRefusedError`.
         """

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from workers.live import Live, LiveSession, closed_to_decisions
 from workers.logs import at
 from workers.parts import WorkerParts
 from workers.patience import persistently
-from workers.ports import RecordsRefusedError, RequestRecord, UnreadableRange
+from workers.ports import Parked, RecordsRefusedError, RequestRecord, UnreadableRange
 from workers.requests import ForStream, Incoming, Misrouted, Query, StreamCommand, Unreadable
 from workers.resident import Resident
 from workers.tasks import describe, end, frames
@@ -105,13 +105,21 @@ class ServedRequests:
         return TakenRequest(offset, found, item) if isinstance(item, ForStream) else None
 
     async def _prepared(self, found: list[tuple[int, Found]], taken: list[TakenRequest | None]) -> list[TakenRequest]:
-        return [
+        prepared = [
             each if each is not None else await self._prepare(offset, record)
             for (offset, record), each in zip(found, taken, strict=True)
         ]
+        await self._store_letters(
+            [
+                (each.record, each.item.code, each.item.reason)
+                for each in prepared
+                if each.record is not None and isinstance(each.item, Unreadable)
+            ]
+        )
+        return prepared
 
     async def _prepare(self, offset: int, record: Found) -> TakenRequest:
-        """Look for what a request names, park its bytes, or send it on. Doing it again, after a crash, does no harm."""
+        """Look for what a request names, or send it on. Doing it again, after a crash, does no harm."""
         assert isinstance(record, RequestRecord)
         item = await persistently(partial(self._parts.read, record, self._there_since(offset)))
         if isinstance(item, Misrouted):
@@ -121,8 +129,6 @@ class ServedRequests:
             except RecordsRefusedError as error:
                 reason = f"it is in the wrong partition, and cannot be sent on: {error}"
                 item = Unreadable(code="too_long", reason=reason, told=item.told)
-        if isinstance(item, Unreadable):
-            await self._store_letter(record, item.code, item.reason)
         return TakenRequest(offset, record, item)
 
     def _there_since(self, offset: int) -> float:
@@ -232,13 +238,17 @@ class ServedRequests:
         self._decider.note(Decision(decide_again, give_up))
 
     async def _park(self, record: RequestRecord, code: str, reason: str, told: ForStream | None = None) -> None:
-        await self._store_letter(record, code, reason)
+        await self._store_letters([(record, code, reason)])
         self._parked(record.offset, code, reason, told)
 
-    async def _store_letter(self, record: RequestRecord, code: str, reason: str) -> None:
-        """Bytes first, then the event: a crash in between parks them twice, never not at all."""
-        log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
-        await persistently(partial(self._parts.outbox.dead_letter, record, code, _printable(reason)))
+    async def _store_letters(self, parked: Sequence[Parked]) -> None:
+        """Bytes first, then the events: a crash in between parks them twice, never not at all."""
+        if not parked:
+            return
+        for record, code, reason in parked:
+            log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
+        letters = [(record, code, _printable(reason)) for record, code, reason in parked]
+        await persistently(partial(self._parts.outbox.dead_letters, letters))
 
     def _parked(self, offset: int, code: str, reason: str, told: ForStream | None = None) -> None:
         self._decider.dead_letter(offset, code, _printable(reason))

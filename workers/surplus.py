@@ -168,7 +168,7 @@ class SurplusPartition:
 
     async def _park(self, record: RequestRecord, code: str, reason: str, told: ForStream | None) -> None:
         log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
-        await patiently(partial(self._parts.outbox.dead_letter, record, code, reason))
+        await patiently(partial(self._parts.outbox.dead_letters, [(record, code, reason)]))
         if told is not None:
             tell(self._parts, told, _NO_EPOCH)
 

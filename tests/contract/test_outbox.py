@@ -252,8 +252,21 @@ def record(**fields: Any) -> RequestRecord:
 )
 def test_a_dead_letter_is_stored_when_it_is_said_to_be(run: Run, parked: RequestRecord) -> None:
     async def body(outbox: Outbox, seen: Seen) -> None:
-        await outbox.dead_letter(parked, "undecodable", "it is garbage")
+        await outbox.dead_letters([(parked, "undecodable", "it is garbage")])
         assert await seen.letters() == [(2, 17)]
+
+    run(body)
+
+
+def test_many_dead_letters_are_all_stored_and_a_bad_one_costs_no_other(run: Run) -> None:
+    """Together where they fit together: a long one, and one that no topic takes as it is, are in their midst."""
+
+    async def body(outbox: Outbox, seen: Seen) -> None:
+        values = [b"x" * n for n in range(300)]
+        values[100], values[200] = b"y" * (1 << 20), b"z" * (9 << 20)
+        parked = [record(offset=n, value=value) for n, value in enumerate(values)]
+        await outbox.dead_letters([(each, "undecodable", "it is garbage") for each in parked])
+        assert sorted(await seen.letters()) == [(2, n) for n in range(300)]
 
     run(body)
 
@@ -290,7 +303,7 @@ def test_what_nobody_acknowledges_is_an_error_within_its_time(run_without_a_brok
     async def body(outbox: Outbox, seen: Seen) -> None:
         async with asyncio.timeout(30.0):  # of the loop's own time
             with pytest.raises(LogError):
-                await outbox.dead_letter(record(), "undecodable", "it is garbage")
+                await outbox.dead_letters([(record(), "undecodable", "it is garbage")])
             with pytest.raises(AppendUncertainError):
                 await outbox.forward(record(), b"s-1", b"body")
 

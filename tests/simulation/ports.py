@@ -24,6 +24,7 @@ from workers.ports import (
     Headers,
     LogError,
     NewRecord,
+    Parked,
     RecordsRefusedError,
     RequestRecord,
     UnreadableRange,
@@ -273,8 +274,9 @@ class SimOutbox:
     async def look_for_reply_topics(self) -> None:
         await _trip(self._world)
 
-    async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
-        await self._stored(lambda: self._world.parked.append((record.partition, record.offset)))
+    async def dead_letters(self, parked: Sequence[Parked]) -> None:
+        places = [(record.partition, record.offset) for record, _, _ in parked]
+        await self._stored(lambda: self._world.parked.extend(places))
 
     async def forward(self, record: RequestRecord, key: bytes, value: bytes) -> None:
         target = partition_of(key, self._world.partition_count)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import avro.schema
 import pytest
@@ -109,3 +110,52 @@ def test_an_older_schema_is_read_but_not_written() -> None:
 def test_what_is_not_one_of_our_schemas_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"not an Avro schema|not a record of this project"):
         load(text)
+
+
+def _dance(*types: Any) -> str:
+    """A command of somebody else's, with a field of each type."""
+    fields = [{"name": f"f{n}", "type": kind} for n, kind in enumerate(types)]
+    return json.dumps({"type": "record", "name": "turnlog.commands.Dance", "fields": fields})
+
+
+def _record(name: str, *types: Any) -> dict[str, Any]:
+    return {"type": "record", "name": name, "fields": [{"name": f"f{n}", "type": kind} for n, kind in enumerate(types)]}
+
+
+def _nested(depth: int) -> Any:
+    kind: Any = "string"
+    for _ in range(depth):
+        kind = {"type": "array", "items": kind}
+    return kind
+
+
+@pytest.mark.parametrize(
+    ("types", "reason"),
+    [
+        ([_record("N", ["null", "N"])], "N contains itself"),
+        ([_record("a.N", {"type": "map", "values": "a.N"})], "N contains itself"),
+        ([_record("A", ["null", _record("B", ["null", "A"])])], "A contains itself"),
+        (["string", {"type": "array", "items": "turnlog.commands.Dance"}], "Dance contains itself"),
+        ([{"type": "array", "items": "null"}], "null stands by itself"),
+        ([{"type": "array", "items": {"type": "null"}}], "null stands by itself"),
+        ([{"type": "array", "items": _record("E")}], "E is a record of no bytes"),
+        ([{"type": "array", "items": _record("M", "null")}], "null stands by itself"),
+        ([{"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}}], "F is a value of no bytes"),
+        ([_nested(40)], "nested deeper"),
+        ([_nested(450)], "nested deeper|not an Avro schema"),
+        ([_record(f"R{n}", *["string"] * 50) for n in range(50)], "more than"),
+        ([_record("R0", "string"), *(_record(f"R{n}", *[f"R{n - 1}"] * 4) for n in range(1, 12))], "more than"),
+    ],
+)
+def test_a_schema_by_which_few_bytes_make_endless_work_is_not_read(types: list[Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        load(_dance(*types))
+
+
+def test_a_schema_may_use_all_of_avro_otherwise() -> None:
+    part = _record("Part", "string", ["null", "bytes"], {"type": "enum", "name": "Kind", "symbols": ["A", "B"]})
+    digest = {"type": "fixed", "name": "Digest", "size": 16}
+    load(
+        _dance(part, {"type": "array", "items": "Part"}, {"type": "map", "values": ["null", "Part"]}, digest, "Digest")
+    )
+    load(_dance({"type": "long", "logicalType": "timestamp-millis"}, ["null", {"type": "null"}], _nested(20)))

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from workers.ports import (
     AppendUncertainError,
     LogAuthorizationError,
     LogError,
+    Parked,
     RecordsRefusedError,
     RequestRecord,
     UnreadableRange,
@@ -99,8 +100,8 @@ class World:
     def reply(self, reply: Any, *, partition: int, **_: Any) -> None:
         self.told.append((partition, reply.frame.code))
 
-    async def dead_letter(self, record: RequestRecord, code: str, reason: str) -> None:
-        self.parked.append((record.offset, code))
+    async def dead_letters(self, parked: Sequence[Parked]) -> None:
+        self.parked += [(record.offset, code) for record, code, _ in parked]
 
     @property
     def places(self) -> list[int]:

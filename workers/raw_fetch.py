@@ -97,7 +97,9 @@ def drain(
             on_unreadable(tp, error)
             bad = True
             continue
-        if not fetched.has_more():
+        if fetched.has_more():
+            fetcher._records.move_to_end(tp)  # the others first: they must not wait for all that this one has
+        else:
             _forget(fetcher, tp)
         if records:
             drained[tp] = records

@@ -154,6 +154,31 @@ async def test_a_batch_that_unpacks_to_too_much_is_lost_with_its_reason(deployme
     await all_partitions_go_on(deployment, wire)
 
 
+async def test_a_thousand_bad_records_in_one_batch(deployment: Deployment, wire: Wire) -> None:
+    """Each is one dead letter; they are stored together, so those behind them and beside them need not wait long."""
+    names = [new_id("r") for _ in range(3)]
+    records = [Raw(key=b"k", value=b"no request %d" % n) for n in range(1000)]
+    records[500] = raw_chat(names[0], 3)
+    async with producer_of(deployment) as producer:
+        base = await raw_batches.produce(producer, deployment.topics.requests, 3, raw_batches.batch(records))
+    await wire.chat_json(new_id("beside", 1), "hello", request_id=names[1])
+    await wire.chat_json(new_id("behind", 3), "hello", request_id=names[2])
+    await answered(wire, *names)
+    accepted = (await deployment.accepted())[3]
+    bad = [base + n for n in range(1000) if n != 500]
+    told = [
+        e.payload.offset for e in accepted if isinstance(e.payload, RequestDeadLettered) and e.payload.offset >= base
+    ]
+    assert told[:999] == bad
+    kept = [
+        (int(headers["x-turnlog-offset"]), record.value)
+        for record in await deployment.dump(deployment.topics.dead_letters)
+        if (headers := dict(record.headers))["x-turnlog-partition"] == b"3"
+    ]
+    assert [(base + n, records[n].value) for n in range(1000) if n != 500] == [k for k in kept if k[0] >= base][:999]
+    await all_partitions_go_on(deployment, wire)
+
+
 async def test_many_unreadable_batches_in_a_row(deployment: Deployment, wire: Wire) -> None:
     """A producer whose every record has such a header, among good ones."""
     good = []

@@ -358,7 +358,7 @@ async def test_an_event_log_that_takes_little(lowered: Deployment) -> None:
 async def test_dead_letters_that_take_little(lowered: Deployment) -> None:
     lowered.ready_worker()
     async with lowered.wire() as wire:
-        for limit, kept in ((40_000, 4 * 1024), (200, 0)):
+        for limit, kept in ((40_000, 4 * 1024), (2_000, 512), (200, 0)):
             lowered.limit_topic(lowered.topics.dead_letters, limit)
             place = await wire.produce(b"web-1", random.Random(3).randbytes(200_000))
 
@@ -376,6 +376,27 @@ async def test_dead_letters_that_take_little(lowered: Deployment) -> None:
             await wire.chat_json("web-1", "still there?", request_id=f"after-{limit}")
             assert (await wire.terminal(f"after-{limit}")).kind == "TurnCompleted"
     one_claim(lowered)
+
+
+async def test_requests_that_take_little(broker: DevBroker, tmp_path: Path) -> None:
+    """Small on its way to the wrong partition, too long for the right one: its sender hears of it."""
+    with Deployment(broker.bootstrap_server, tmp_path, partitions=2) as deployment:
+        deployment.make_topics()
+        deployment.ready_worker()
+        topic = deployment.topics.requests
+        deployment.limit_topic(topic, 2_000)
+        wrong = 1 - partition_of(b"web-1", 2)
+        async with (
+            deployment.wire() as wire,
+            AIOKafkaProducer(**client_options(deployment.settings, "test-gzip"), compression_type="gzip") as packed,
+        ):
+            body = {"session_id": "web-1", "request_id": "long", "command": {"type": "chat", "text": "abcd " * 1200}}
+            await packed.send_and_wait(topic, json.dumps(body).encode(), key=b"web-1", partition=wrong)
+            done = await wire.terminal("long")
+            assert (done.kind, done.payload.code) == ("RequestRefused", "too_long")
+            body["request_id"], body["command"] = "short", {"type": "chat", "text": "abcd"}
+            await packed.send_and_wait(topic, json.dumps(body).encode(), key=b"web-1", partition=wrong)
+            assert (await wire.terminal("short")).kind == "TurnCompleted"
 
 
 async def test_replies_that_take_little(lowered: Deployment) -> None:

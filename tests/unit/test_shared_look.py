@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from schemas.codec import AVRO_MAGIC
 from schemas.errors import UnknownFingerprintError
 from tests.waiting import eventually
 from workers import shared_look
@@ -153,7 +154,8 @@ async def test_a_reader_that_stumbles_over_a_request_makes_it_a_dead_letter() ->
 
 async def test_events_of_a_new_writer_are_read_after_a_look_that_they_share() -> None:
     """Partitions that are caught up together ask together: none is told that the log cannot be read."""
-    broker = Broker(names={b"new"}, answers=asyncio.Semaphore(0))
+    new = AVRO_MAGIC + b"new"
+    broker = Broker(names={new}, answers=asyncio.Semaphore(0))
 
     def decode(value: bytes) -> tuple[str, str]:
         if value not in broker.known:
@@ -163,7 +165,7 @@ async def test_events_of_a_new_writer_are_read_after_a_look_that_they_share() ->
     log: Any = object.__new__(KafkaEventLog)
     log._topic, log._schemas, log._codec = "chat.events", broker.look(), SimpleNamespace(decode=decode)
     broker.now = 1e12  # `there_since` is the real clock's
-    reading = [asyncio.create_task(log._decode(partition, 0, b"new")) for partition in range(12)]
+    reading = [asyncio.create_task(log._decode(partition, 0, new)) for partition in range(12)]
     await eventually(lambda: broker.asked, "somebody looks")
     broker.answers.release()
     assert await asyncio.gather(*reading) == [("header", "payload")] * 12

@@ -15,8 +15,6 @@ from workers.tasks import watched
 
 log = logging.getLogger(__name__)
 MIN_INTERVAL_S = 1.0  #: between the beginnings of two looks
-IN_VAIN_S = 5.0  #: so long nobody looks again for what was not found
-_MAX_IN_VAIN = 10_000
 _PAUSES_S = (0.2, 1.0, 3.0)  #: before a look that failed is tried again
 Name = TypeVar("Name", bytes, str)
 
@@ -39,23 +37,16 @@ class SharedLook(Generic[Name]):
         self._began_at = -MIN_INTERVAL_S  #: of the newest look
         self._looked_at = float("-inf")  #: the beginning of the newest look that succeeded
         self._running: asyncio.Future[None] | None = None
-        self._in_vain: dict[Name, float] = {}  #: until when, oldest first
         self.looks = 0
 
     async def find(self, name: Name, there_since: float) -> None:
-        """Look for a name, unless that was in vain a moment ago. The record that names it was there at ``there_since``.
+        """Look for a name, unless a look has begun since its record was there for sure (``there_since``).
 
+        What was not found for one record may be there for the next: that it was in vain is not remembered.
         Raises :class:`LogError` when nobody can look: then nothing is known of the name.
         """
-        if self._known(name) or self._in_vain.get(name, -1.0) > self._now():
-            return
-        while self._looked_at < there_since:
+        while not self._known(name) and self._looked_at < there_since:
             await self._share()
-        if not self._known(name):
-            self._in_vain.pop(name, None)
-            self._in_vain[name] = self._now() + IN_VAIN_S
-            if len(self._in_vain) > _MAX_IN_VAIN:
-                del self._in_vain[next(iter(self._in_vain))]
 
     async def _share(self) -> None:
         """Wait for the look that goes on, or begin one."""

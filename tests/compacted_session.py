@@ -21,7 +21,7 @@ from streams.history_compaction_plan import (
     plan,
     session_tokens,
 )
-from streams.history_view import BY_TRUNCATION, HistoryView, assemble
+from streams.history_view import BY_TRUNCATION, HistoryView, assemble, says_nothing
 from streams.openai_format import openai_messages, validate_openai
 from streams.summary_prompt import PROMPT_VERSION, clipped, summary_task
 from streams.summary_truncation import truncation_summary
@@ -107,7 +107,8 @@ class CompactedSession:
         users = [message for message in self.messages if message.role == "user"]
         if users:
             assert users[-1] in view.messages, "the latest question is there, word for word"
-        tail = [message for message in self.messages if message.message_seq > self.state.covered_to]
+        behind = [message for message in self.messages if message.message_seq > self.state.covered_to]
+        tail = [message for message in behind if not says_nothing(message)]
         if not view.added and not view.dropped:
             shown = list(view.messages[len(view.messages) - len(tail) :])
             assert list(map(_words, shown)) == list(map(_words, tail)), "the tail is word for word"

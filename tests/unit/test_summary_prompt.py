@@ -27,7 +27,7 @@ def test_every_message_has_its_number_and_every_call_its_result() -> None:
         .assistant("I see", ["a", "b"], arguments='{"seat": "12C"}')
         .result("b", "taken")
     )
-    history.assistant(None, []).result("zz", "of nothing").user("And?")
+    history.assistant("Well", []).result("zz", "of nothing").user("And?")
     lines = list(transcript(assemble(history.messages).messages, 100))
     assert lines == [
         "[1] user: No window seat!",
@@ -36,7 +36,7 @@ def test_every_message_has_its_number_and_every_call_its_result() -> None:
         '[2] assistant calls tool_b: {"seat": "12C"}',
         "[3] the tool returned: taken",
         lines[5],
-        "[4] assistant: ",
+        "[4] assistant: Well",
         "[6] user: And?",
     ]
     assert lines[5].startswith("[2] tool_a was interrupted: The outcome of this tool call is unknown")

@@ -41,6 +41,7 @@ FRAMING_AVRO = "avro"
 FRAMING_JSON = "json"
 CONTENT_TYPES = {FRAMING_AVRO: "application/avro", FRAMING_JSON: "application/json"}
 _ID = re.compile(ID_PATTERN)
+_CHAT_FIELDS = frozenset(field.name for field in fields(Chat))
 _ADDRESS = frozenset({"session_id", "channel", "request_id", "reply_to"})  #: what an answer needs
 _EASY_BYTES = 64 * 1024  #: a request below takes no time, whatever is in it
 #: Of a longer one, by the Avro reader: some 20 ms. A chat of as many parts as it may have takes half of them.
@@ -261,6 +262,9 @@ class RequestCodec(Codec):
             raise InvalidCommandError("unknown_command", f"unknown command {what}", header)
         if payload is Chat and "content" not in body:
             if "text" not in body:
+                misspelt = next((name for name in body if name not in _CHAT_FIELDS), None)
+                if misspelt is not None:
+                    raise InvalidCommandError("invalid_command", f"chat: unknown field {misspelt[:64]!r}", header)
                 raise InvalidCommandError("empty_text", "chat: neither text nor content", header)
             body["content"] = [{"kind": "text", "text": body.pop("text")}]
         try:

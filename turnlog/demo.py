@@ -258,7 +258,10 @@ class _Story:
             raise TurnlogError(f"The worker {name!r} that owns {session_id} is not one of this stack's processes.")
         self._victim = Victim(name=name, pid=pid)
         os.kill(pid, signal.SIGKILL)
-        self._screen.alarm(f"kill -9 {pid}: {name}, which was generating this answer, is dead. Another one takes over.")
+        self._screen.alarm(
+            f"kill -9 {pid}: {name}, which was generating this answer, is dead. "
+            "It comes back, or another one takes over."
+        )
 
     async def _prove(self, report: FeedReport, settings: Settings) -> int:
         screen, victim = self._screen, self._victim

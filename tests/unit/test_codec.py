@@ -335,6 +335,7 @@ def in_avro(**chat: Any) -> bytes:
     ("data", "code", "reason"),
     [
         (in_json({"type": "chat"}), "empty_text", "chat: neither text nor content"),
+        (in_json({"type": "chat", "txt": "x"}), "invalid_command", "unknown field 'txt'"),
         (in_json({"type": "chat", "text": ""}), "empty_text", "the text is empty"),
         (in_json({"type": "chat", "text": " \n\t\u00a0"}), "empty_text", "the text is empty"),
         (in_json({"type": "chat", "content": []}), "empty_text", "the text is empty"),

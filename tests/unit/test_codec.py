@@ -220,7 +220,7 @@ def test_an_unknown_type_whose_header_has_lost_a_defaulted_field() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param([], id="no common field at all"),
+        pytest.param([{"name": "input_tokens", "type": "long"}], id="no common field at all"),
         pytest.param([{"name": "session_id", "type": "long"}], id="a common field of another type"),
     ],
 )

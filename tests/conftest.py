@@ -1,5 +1,9 @@
 """What every test can ask for."""
 
+import logging
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.broker_fixture", "tests.several_processes"]
@@ -7,3 +11,23 @@ pytest_plugins = ["tests.broker_fixture", "tests.several_processes"]
 # A busy machine is no finding: examples have no time limit of their own, the test has.
 settings.register_profile("turnlog", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("turnlog")
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """What a test sets up of logging ends with it: others look into the log, too."""
+    for name in ("schemas", "streams", "workers", "turnlog"):
+        logging.getLogger(name)  # there from now on, at the latest
+    loggers = [logging.root, *(found for found in logging.root.manager.loggerDict.values() if _is_logger(found))]
+    before = [(logger, logger.level, logger.propagate, logger.disabled) for logger in loggers]
+    yield
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler:  # of a command that ran in this process: its stream is closed
+            logging.root.removeHandler(handler)
+    for logger, level, propagate, disabled in before:
+        logger.setLevel(level)
+        logger.propagate, logger.disabled = propagate, disabled
+
+
+def _is_logger(found: object) -> bool:
+    return isinstance(found, logging.Logger)

@@ -18,7 +18,7 @@ def check_neighbours(view: LogView) -> Iterator[Anomaly]:
             claim = event.payload
             if not isinstance(claim, ev.PartitionClaimed):
                 continue
-            if last is not None and (claim.owner, claim.generation) == (last.owner, last.generation):
+            if last is not None and _claimant(claim) == _claimant(last):
                 groundless.add(event.offset)
                 text = f"{claim.owner} claims it again in generation {claim.generation}, and nothing had failed"
                 yield Anomaly(kind="partition released", where=f"events[{partition}]@{event.offset}", text=text)
@@ -32,3 +32,8 @@ def check_neighbours(view: LogView) -> Iterator[Anomaly]:
             if isinstance(end.payload, ev.TurnFailed) and end.payload.code == "suspected_poison":
                 text = "given up as suspected poison, and nobody had died"
                 yield Anomaly(kind="neighbour disturbed", where=turn.where, text=text)
+
+
+def _claimant(claim: ev.PartitionClaimed) -> tuple[str, str, int]:
+    """Who claims: a worker that was killed and is back is another process of its name."""
+    return claim.owner, claim.incarnation.rpartition(".")[0], claim.generation

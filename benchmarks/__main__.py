@@ -17,8 +17,8 @@ import uvloop
 
 from benchmarks import latency, meter, report, throughput
 from benchmarks.deployment import Deployment
-from workers.broker import DevBroker
-from workers.config import Settings
+from turnlog_workers.base.config import Settings
+from turnlog_workers.devstack.broker import DevBroker
 
 _HERE = Path(__file__).parent
 _RESULT = _HERE / "results" / "latest.json"

@@ -19,8 +19,8 @@ from typing import Any, cast
 import faust
 import uvloop
 
-from workers.config import Settings
-from workers.ready import mark_ready
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.readiness_file import mark_ready
 
 MODES = ("confirmed", "sent", "batched")
 _BATCH = 200

@@ -30,13 +30,13 @@ from benchmarks import meter
 from benchmarks.deployment import Deployment
 from benchmarks.latency import percentile
 from benchmarks.load import Broker, Request, requests
-from schemas.codec import Codec
-from schemas.events import PartitionClaimed, TurnCancelled, TurnCompleted, TurnFailed
-from schemas.frames import TERMINAL_FRAMES
-from schemas.registry import EVENTS, FRAMES
-from streams.reader_rule import LogPosition, advance, is_accepted
-from workers.broker import DevBroker
-from workers.launch import launch_argv
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.events import PartitionClaimed, TurnCancelled, TurnCompleted, TurnFailed
+from turnlog_schemas.frames import TERMINAL_FRAMES
+from turnlog_schemas.registry import EVENTS, FRAMES
+from turnlog_streams.reader_rule import LogPosition, advance, is_accepted
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.devstack.launch import launch_argv
 
 STEADY, DYING = "steady", "dying"
 #: In seconds: of all chats, and of those that the steady worker owned.

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.meter import Meter
-from workers.config import Settings
-from workers.launch import launch_argv
-from workers.topics_admin import init_topics
+from turnlog_workers.base.config import Settings
+from turnlog_workers.devstack.launch import launch_argv
+from turnlog_workers.kafka.topics_admin import init_topics
 
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0

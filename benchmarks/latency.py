@@ -9,9 +9,9 @@ from typing import Any
 from benchmarks.deployment import WORKER, Deployment
 from benchmarks.load import MIN_FRAMES_PER_TURN, Broker, Request, requests
 from benchmarks.meter import foreign_cores, load_average, used
-from schemas.codec import Codec
-from schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
-from schemas.registry import FRAMES
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
+from turnlog_schemas.registry import FRAMES
 
 _ANSWER_TIMEOUT_S = 30.0
 _POLL_S = 0.1

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from schemas.codec import Codec
-from schemas.commands import Chat, RequestHeader
-from schemas.events import CommandForwarded, ForwardDelivered
-from schemas.parts import text_content
-from schemas.registry import COMMANDS, EVENTS
-from streams.topics import partition_of
-from workers.config import Settings
-from workers.connections import client_options
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.commands import Chat, RequestHeader
+from turnlog_schemas.events import CommandForwarded, ForwardDelivered
+from turnlog_schemas.parts import text_content
+from turnlog_schemas.registry import COMMANDS, EVENTS
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.config import Settings
+from turnlog_workers.kafka.connections import client_options
 
 MODEL = "echo:?deltas=3"
 #: Of one turn of :data:`MODEL` in a session that exists, when its deltas are not joined.

@@ -23,7 +23,7 @@ import uvloop
 from benchmarks import meter
 from benchmarks.deployment import WORKER, Deployment
 from benchmarks.load import MIN_FRAMES_PER_TURN, Broker, requests
-from workers.broker import DevBroker
+from turnlog_workers.devstack.broker import DevBroker
 
 _STALLED_S = 120.0
 _IDLE_S = 3.0

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from workers.broker import DevBroker
-from workers.broker_files import cache_dir, ensure_jars
-from workers.broker_ports import Ports
-from workers.json_file import read_json, write_json
+from turnlog_workers.base.json_file import read_json, write_json
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.devstack.broker_files import cache_dir, ensure_jars
+from turnlog_workers.devstack.broker_ports import Ports
 
 BROKER_FIXTURE = "broker"
 _SHARED = pytest.StashKey["SharedBroker"]()

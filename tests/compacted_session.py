@@ -7,26 +7,26 @@ limit kept unless what must stay is too large by itself.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from streams.history import HistoryMessage
-from streams.history_compaction import (
+from tests.histories import summary
+from turnlog_streams.history.compaction import (
     AUTOMATIC,
     HistoryCompactionPolicy,
     HistoryCompactionState,
     SummarySettings,
 )
-from streams.history_compaction_plan import (
+from turnlog_streams.history.compaction_plan import (
     MIN_SUMMARY_TOKENS,
     HistoryCompactionPlan,
     SessionHistory,
     plan,
     session_tokens,
 )
-from streams.history_view import BY_TRUNCATION, HistoryView, assemble, says_nothing
-from streams.openai_format import openai_messages, validate_openai
-from streams.summary_prompt import PROMPT_VERSION, clipped, summary_task
-from streams.summary_truncation import truncation_summary
-from streams.tokens import PromptMeasure, message_tokens, prompt_tokens, with_margin
-from tests.histories import summary
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.openai_format import openai_messages, validate_openai
+from turnlog_streams.history.summary_prompt import PROMPT_VERSION, clipped, summary_task
+from turnlog_streams.history.summary_truncation import truncation_summary
+from turnlog_streams.history.tokens import PromptMeasure, message_tokens, prompt_tokens, with_margin
+from turnlog_streams.history.view import BY_TRUNCATION, HistoryView, assemble, says_nothing
 
 SETTINGS = SummarySettings(model="fast", prompt_version=PROMPT_VERSION)
 Summariser = Callable[[HistoryCompactionPlan, Sequence[HistoryMessage]], str | None]

@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from schemas.parts import Usage
-from streams.history_compaction import AUTOMATIC, MANUAL
-from streams.history_view import BY_MODEL, BY_TRUNCATION, HistorySummary
-from streams.session_commands import (
+from tests.lifecycle_steps import ADDRESSES
+from turnlog_schemas.parts import Usage
+from turnlog_streams.history.compaction import AUTOMATIC, MANUAL
+from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, HistorySummary
+from turnlog_streams.session.commands import (
     FailHistoryCompaction,
     RecordHistoryCompaction,
     RequestHistoryCompaction,
     SkipHistoryCompaction,
 )
-from tests.lifecycle_steps import ADDRESSES
 
 if TYPE_CHECKING:
     from tests.event_logs import LogWriter

@@ -16,7 +16,7 @@ settings.load_profile("turnlog")
 @pytest.fixture(autouse=True)
 def _log_levels() -> Iterator[None]:
     """What a test sets up of logging ends with it: others look into the log, too."""
-    for name in ("schemas", "streams", "workers", "turnlog"):
+    for name in ("turnlog_schemas", "turnlog_streams", "turnlog_workers", "turnlog"):
         logging.getLogger(name)  # there from now on, at the latest
     loggers = [logging.root, *(found for found in logging.root.manager.loggerDict.values() if _is_logger(found))]
     before = [(logger, logger.level, logger.propagate, logger.disabled) for logger in loggers]

@@ -18,21 +18,21 @@ from aiokafka.errors import KafkaError
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from schemas.codec import Codec, RequestCodec
-from schemas.commands import Chat, RequestHeader
-from schemas.events import SESSION
-from schemas.frames import TERMINAL_FRAMES, FrameHeader
-from schemas.parts import text_content
-from schemas.registry import EVENTS, FRAMES
-from streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
-from streams.topics import partition_of
 from tests.waiting import eventually, until
-from workers.config import Settings
-from workers.connections import client_options
-from workers.kafka_python import connected
-from workers.launch import launch_argv
-from workers.topics_admin import init_topics
-from workers.topics_admin import max_message_bytes as max_message_bytes_of
+from turnlog_schemas.codec import Codec, RequestCodec
+from turnlog_schemas.commands import Chat, RequestHeader
+from turnlog_schemas.events import SESSION
+from turnlog_schemas.frames import TERMINAL_FRAMES, FrameHeader
+from turnlog_schemas.parts import text_content
+from turnlog_schemas.registry import EVENTS, FRAMES
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.config import Settings
+from turnlog_workers.devstack.launch import launch_argv
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.kafka_python import connected
+from turnlog_workers.kafka.topics_admin import init_topics
+from turnlog_workers.kafka.topics_admin import max_message_bytes as max_message_bytes_of
 
 START_S = 40.0  #: a process gets so long until it serves: the machine may be busy
 _EXIT_S = 40.0

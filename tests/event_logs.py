@@ -4,17 +4,19 @@ versions, and the late events of zombies in between."""
 import random
 from dataclasses import dataclass, field, replace
 
-from schemas import events as ev
-from schemas.codec import UnknownPayload
-from schemas.commands import Chat
-from schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
-from streams.channel import Channel, evolve_channel
-from streams.history import HistoryMessage, history_message
-from streams.policy import Policy
-from streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
-from streams.rehydration import LoadedChannel, LoadedSession
-from streams.session import Fact, Session, evolve
-from streams.session_commands import (
+from tests.compaction_steps import compaction_step
+from tests.lifecycle_steps import ADDRESSES, lifecycle_step
+from tests.lifecycle_world import Network, decided
+from turnlog_schemas import events as ev
+from turnlog_schemas.codec import UnknownPayload
+from turnlog_schemas.commands import Chat
+from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
+from turnlog_streams.channel.channel import Channel, evolve_channel
+from turnlog_streams.history.messages import HistoryMessage, history_message
+from turnlog_streams.policy import Policy
+from turnlog_streams.projection.rehydration import LoadedChannel, LoadedSession
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
+from turnlog_streams.session.commands import (
     AcceptChat,
     CompleteTurn,
     FailAttempt,
@@ -22,9 +24,7 @@ from streams.session_commands import (
     Refuse,
     ResumeTurn,
 )
-from tests.compaction_steps import compaction_step
-from tests.lifecycle_steps import ADDRESSES, lifecycle_step
-from tests.lifecycle_world import Network, decided
+from turnlog_streams.session.state import Fact, Session, evolve
 
 CONTENTS: tuple[tuple[ContentPart, ...] | None, ...] = (
     None,

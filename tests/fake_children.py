@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from workers.supervisor import ChildSpec
+from turnlog_workers.devstack.supervisor import ChildSpec
 
 _PROGRAM = """
 import os, pathlib, signal, sys

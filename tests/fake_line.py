@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from streams.topics import partition_of
 from turnlog.errors import BrokerUnreachableError, RequestRefusedError, TurnlogError
 from turnlog.exchange import Exchange
 from turnlog.kafka_client import PreparedRequest
 from turnlog.replies import Position, ReplyFrame
+from turnlog_streams.topics import partition_of
 
 PARTITIONS = 3
 MAX_REQUEST_BYTES = 1024 * 1024 - 1024

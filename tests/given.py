@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Self
 
-from schemas import events as ev
-from schemas.commands import Chat
-from schemas.parts import NO_USAGE, ContentPart, NewSession, ToolCall, Usage, text_content
-from streams.decisions import decide
-from streams.forwarding import ReceiveForward, ReceiveReceipt
-from streams.policy import Policy
-from streams.session import Fact, Session, evolve
-from streams.session_commands import (
+from turnlog_schemas import events as ev
+from turnlog_schemas.commands import Chat
+from turnlog_schemas.parts import NO_USAGE, ContentPart, NewSession, ToolCall, Usage, text_content
+from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
+from turnlog_streams.policy import Policy
+from turnlog_streams.session.commands import (
     AcceptChat,
     Cancel,
     CompleteTurn,
@@ -27,7 +25,9 @@ from streams.session_commands import (
     ResumeTurn,
     SessionCommand,
 )
-from streams.turn import ReplyAddress
+from turnlog_streams.session.decide import decide
+from turnlog_streams.session.state import Fact, Session, evolve
+from turnlog_streams.turn import ReplyAddress
 
 SESSION_ID = "web-1a2b3c4d"
 USAGE = Usage(input_tokens=5, output_tokens=7, model_calls=1, last_input_tokens=5)

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Self
 
-from schemas import commands as cmd
-from schemas import events as ev
-from schemas.parts import NewSession
-from streams.channel import Channel, ChannelCommand, DecideLifecycle, decide_channel, evolve_channel
-from streams.forwarding import ReceiveForward, ReceiveReceipt
-from streams.policy import Policy
-from streams.session import Fact
-from streams.turn import ReplyAddress
+from turnlog_schemas import commands as cmd
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import NewSession
+from turnlog_streams.channel.channel import Channel, ChannelCommand, DecideLifecycle, decide_channel, evolve_channel
+from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
+from turnlog_streams.policy import Policy
+from turnlog_streams.session.state import Fact
+from turnlog_streams.turn import ReplyAddress
 
 CHANNEL = "web"
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from schemas.codec import Codec
-from schemas.registry import FAMILIES, Family
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.registry import FAMILIES, Family
 
 FOLDER = Path(__file__).parent / "data" / "golden"
 

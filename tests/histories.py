@@ -12,9 +12,9 @@ from typing import Any, Self
 from hypothesis import strategies as st
 
 import turnlog
-from schemas.parts import ToolCall, text_content
-from streams.history import HistoryMessage
-from streams.history_view import HistorySummary
+from turnlog_schemas.parts import ToolCall, text_content
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.view import HistorySummary
 
 SAMPLE = Path(turnlog.__file__).parent / "data" / "sample-conversations.jsonl"
 

@@ -5,10 +5,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas import commands as cmd
-from streams.channel import DecideLifecycle
-from streams.naming import channel_of
 from tests.lifecycle_world import Stream
+from turnlog_schemas import commands as cmd
+from turnlog_streams.channel.channel import DecideLifecycle
+from turnlog_streams.naming import channel_of
 
 Row = dict[str, Any]
 

@@ -3,15 +3,15 @@
 import random
 from typing import Protocol
 
-from schemas import commands as cmd
-from schemas.events import CHANNEL, SESSION
-from schemas.parts import NewSession, Usage
-from streams.channel import Channel, DecideLifecycle
-from streams.forwarding import ReceiveForward
-from streams.session import Session
-from streams.session_commands import Cancel, Refuse
-from streams.turn import ReplyAddress
 from tests.lifecycle_world import Message, Network
+from turnlog_schemas import commands as cmd
+from turnlog_schemas.events import CHANNEL, SESSION
+from turnlog_schemas.parts import NewSession, Usage
+from turnlog_streams.channel.channel import Channel, DecideLifecycle
+from turnlog_streams.forwarding import ReceiveForward
+from turnlog_streams.session.commands import Cancel, Refuse
+from turnlog_streams.session.state import Session
+from turnlog_streams.turn import ReplyAddress
 
 ADDRESSES = (
     ReplyAddress(),

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
-from schemas.events import CHANNEL, SESSION, CommandForwarded
-from streams.channel import Channel, decide_channel, evolve_channel
-from streams.decisions import decide
-from streams.forwarding import Forward, ReceiveForward, ReceiveReceipt, due
-from streams.lifecycle import refuses
-from streams.policy import Policy
-from streams.replies import Reply, channel_replies_to
-from streams.session import Fact, Session, evolve
+from turnlog_schemas.events import CHANNEL, SESSION, CommandForwarded
+from turnlog_streams.channel.channel import Channel, decide_channel, evolve_channel
+from turnlog_streams.forwarding import Forward, ReceiveForward, ReceiveReceipt, due
+from turnlog_streams.policy import Policy
+from turnlog_streams.reply_frames import Reply, channel_replies_to
+from turnlog_streams.session.decide import decide
+from turnlog_streams.session.opening import refuses
+from turnlog_streams.session.state import Fact, Session, evolve
 
 Stream = tuple[str, str]  #: kind and id
 State = Any  #: Session or Channel

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.parts import ContentPart, ToolCall, Usage, text_content
-from workers.runners.base import (
+from turnlog_schemas.parts import ContentPart, ToolCall, Usage, text_content
+from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
     RunnerError,
@@ -20,7 +20,7 @@ from workers.runners.base import (
     TurnInput,
     UsageReport,
 )
-from workers.runners.contained import _ABANDONED
+from turnlog_workers.runners.contained import _ABANDONED
 
 PREFIX = "odd:"  #: of their model names
 ANY_CODE = "any"

@@ -6,24 +6,24 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.codec import RequestCodec
-from schemas.commands import Chat, Command, RequestHeader
-from schemas.events import EventHeader
-from schemas.parts import text_content
-from streams.policy import Policy
-from streams.reader_rule import LoggedEvent
-from streams.replies import Reply
-from streams.topics import Topics, partition_of
 from tests.one_session import LIMITS, PlayedRunner, answers
 from tests.waiting import eventually
-from workers.event_log import BATCH_OVERHEAD_BYTES
-from workers.parts import Membership, ShardLimits, WorkerParts
-from workers.ports import Headers, LogError, NewRecord, Parked, RequestRecord
-from workers.requests import RequestReader
-from workers.service import reply_topics
-from workers.shard import Shard
-from workers.shared_look import SharedLook
-from workers.testing_store import MemoryStores
+from turnlog_schemas.codec import RequestCodec
+from turnlog_schemas.commands import Chat, Command, RequestHeader
+from turnlog_schemas.events import EventHeader
+from turnlog_schemas.parts import text_content
+from turnlog_streams.policy import Policy
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.reply_frames import Reply
+from turnlog_streams.topics import Topics, partition_of
+from turnlog_workers.base.ports import Headers, LogError, NewRecord, Parked, RequestRecord
+from turnlog_workers.base.shared_look import SharedLook
+from turnlog_workers.intake.request_reader import RequestReader
+from turnlog_workers.kafka.event_log import BATCH_OVERHEAD_BYTES
+from turnlog_workers.process.service import reply_topics
+from turnlog_workers.shard.partition import Shard
+from turnlog_workers.shard.worker_context import Membership, ShardLimits, WorkerParts
+from turnlog_workers.store.memory_store import MemoryStores
 
 RECORD_BYTES = 100
 

@@ -4,29 +4,29 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.commands import Chat
-from schemas.parts import Usage, text_content
-from streams.decisions import decide
-from streams.history_compaction import HistoryCompactionPolicy
-from streams.openai_format import openai_messages, validate_openai
-from streams.policy import Policy
-from streams.session import Session, evolve
-from streams.session_commands import AcceptChat, RequestHistoryCompaction, SessionCommand
-from streams.turn import ReplyAddress
 from tests.waiting import eventually
-from workers.actors import SessionActor
-from workers.history_compactor import CompactionInput
-from workers.live import LiveSession
-from workers.runners.base import (
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.commands import Chat
+from turnlog_schemas.parts import Usage, text_content
+from turnlog_streams.history.compaction import HistoryCompactionPolicy
+from turnlog_streams.history.openai_format import openai_messages, validate_openai
+from turnlog_streams.policy import Policy
+from turnlog_streams.session.commands import AcceptChat, RequestHistoryCompaction, SessionCommand
+from turnlog_streams.session.decide import decide
+from turnlog_streams.session.state import Session, evolve
+from turnlog_streams.turn import ReplyAddress
+from turnlog_workers.runners.base import (
     AssistantMessage,
     RunnerOutput,
     TextDelta,
     TurnInput,
     UsageReport,
 )
-from workers.turn_attempt import ActorLimits
+from turnlog_workers.sessions.history_compactor import CompactionInput
+from turnlog_workers.sessions.session_actor import SessionActor
+from turnlog_workers.sessions.turn_attempt import ActorLimits
+from turnlog_workers.shard.stream_in_memory import LiveSession
 
 LONG = "word " * 100  #: more than 100 tokens
 SMALL = Policy(

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from schemas.codec import Codec, RequestCodec
-from schemas.commands import RequestHeader
-from schemas.frames import Frame, FrameHeader
-from schemas.registry import FRAMES
 from turnlog import Settings
 from turnlog.connection import Connection
 from turnlog.exchange import Exchange
 from turnlog.kafka_client import PreparedRequest
 from turnlog.replies import Position, ReplyFrame
+from turnlog_schemas.codec import Codec, RequestCodec
+from turnlog_schemas.commands import RequestHeader
+from turnlog_schemas.frames import Frame, FrameHeader
+from turnlog_schemas.registry import FRAMES
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from schemas.registry import FAMILIES, Family
+from turnlog_schemas.registry import FAMILIES, Family
 
 #: Whatever UTF-8 can carry: every character but halves of surrogate pairs.
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)

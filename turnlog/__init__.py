@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from schemas.parts import ContentPart, HistoryEntry, NewSession, ToolCall, Usage, content_text
     from turnlog.chat_turn import ChatTurn
     from turnlog.client import Client, SentRequest
     from turnlog.errors import (
@@ -31,11 +30,12 @@ if TYPE_CHECKING:
     from turnlog.replies import FinishedTurn, Position, ReplyFrame
     from turnlog.session_info import HistoryCompaction, HistoryPage, SessionInfo
     from turnlog.sync import SyncClient, SyncTurn
-    from workers.config import Settings
-    from workers.runners.base import Runner, RunnerError, RunnerFactory
+    from turnlog_schemas.parts import ContentPart, HistoryEntry, NewSession, ToolCall, Usage, content_text
+    from turnlog_workers.base.config import Settings
+    from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory
 
 _HOMES = {
-    "schemas.parts": ("ContentPart", "HistoryEntry", "NewSession", "ToolCall", "Usage", "content_text"),
+    "turnlog_schemas.parts": ("ContentPart", "HistoryEntry", "NewSession", "ToolCall", "Usage", "content_text"),
     "turnlog.chat_turn": ("ChatTurn",),
     "turnlog.client": ("Client", "SentRequest"),
     "turnlog.errors": (
@@ -58,8 +58,8 @@ _HOMES = {
     "turnlog.replies": ("FinishedTurn", "Position", "ReplyFrame"),
     "turnlog.session_info": ("HistoryCompaction", "HistoryPage", "SessionInfo"),
     "turnlog.sync": ("SyncClient", "SyncTurn"),
-    "workers.config": ("Settings",),
-    "workers.runners.base": ("Runner", "RunnerError", "RunnerFactory"),
+    "turnlog_workers.base.config": ("Settings",),
+    "turnlog_workers.runners.base": ("Runner", "RunnerError", "RunnerFactory"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -9,10 +9,6 @@ from datetime import datetime
 from types import TracebackType
 from typing import Literal, Self
 
-from schemas.commands import Chat
-from schemas.parts import ContentPart, NewSession, text_content
-from streams.run_settings import UnknownSettingError
-from streams.topics import partition_of
 from turnlog.chat_turn import ChatTurn
 from turnlog.connection import Connection
 from turnlog.errors import BrokerUnreachableError, TurnlogError, UsageError
@@ -20,8 +16,13 @@ from turnlog.listing import SessionFilter, SessionList, list_sessions
 from turnlog.replies import Deduplicator, Position, ReplyFrame
 from turnlog.reply_consumer import ReplyConsumer, StartAt, after, from_beginning, from_end
 from turnlog.session_verbs import SessionVerbs
-from workers import kafka_python, run_settings
-from workers.config import Settings
+from turnlog_schemas.commands import Chat
+from turnlog_schemas.parts import ContentPart, NewSession, text_content
+from turnlog_streams.runtime_settings import UnknownSettingError
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.config import Settings
+from turnlog_workers.kafka import kafka_python
+from turnlog_workers.kafka import settings_topic as run_settings
 
 Content = str | Sequence[ContentPart]
 OnBusy = Literal["enqueue", "reject", "interrupt"]

@@ -8,17 +8,17 @@ import uuid
 from collections.abc import Mapping
 from types import UnionType
 
-from schemas.codec import RequestCodec, check_ids, wrong_request_id
-from schemas.commands import CHANNEL_COMMANDS, Command, RequestHeader
-from schemas.errors import WireError
 from turnlog.errors import NotFoundError, TurnlogError, UsageError
 from turnlog.exchange import Answer, Exchange
 from turnlog.frame_decoder import FrameDecoder
 from turnlog.kafka_client import PreparedRequest, RequestSender
 from turnlog.replies import Position, ReplyFrame
 from turnlog.reply_consumer import ReplyConsumer, from_end
-from workers.cloudevents import Envelope, trace_headers
-from workers.config import Settings
+from turnlog_schemas.codec import RequestCodec, check_ids, wrong_request_id
+from turnlog_schemas.commands import CHANNEL_COMMANDS, Command, RequestHeader
+from turnlog_schemas.errors import WireError
+from turnlog_workers.base.cloudevents import Envelope, trace_headers
+from turnlog_workers.base.config import Settings
 
 log = logging.getLogger(__name__)
 _DOCTOR = "no worker serves that (`turnlog doctor` says more)"

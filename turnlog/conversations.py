@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from schemas.commands import ID_PATTERN
-from schemas.parts import ContentPart, ToolCall, content_text
 from turnlog.errors import NotFoundError, UsageError
-from workers.runners.recordings import Message
+from turnlog_schemas.commands import ID_PATTERN
+from turnlog_schemas.parts import ContentPart, ToolCall, content_text
+from turnlog_workers.runners.recordings import Message
 
 SESSION_PREFIX = "feed-"
 _SHOWN_CHARACTERS = 160

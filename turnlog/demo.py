@@ -17,12 +17,6 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.codec import Codec
-from schemas.events import PartitionClaimed
-from schemas.frames import TextDelta
-from schemas.parts import content_text
-from schemas.registry import EVENTS
-from streams.topics import partition_of
 from turnlog.cli import output
 from turnlog.cli.feed import progress_bar, report_line
 from turnlog.cli.live import LiveTurn
@@ -34,12 +28,18 @@ from turnlog.errors import EXIT_FAILED, EXIT_OK, TurnlogError
 from turnlog.feed_plan import FeedOptions, FeedPlan, FeedProgress, FeedReport, plan_feed
 from turnlog.feeding import run_feed
 from turnlog.listing import SessionFilter, list_sessions
-from workers import stack
-from workers.broker_ports import choose_ports
-from workers.config import Settings
-from workers.connections import client_options
-from workers.json_file import read_json
-from workers.stack_dir import StackDir
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.events import PartitionClaimed
+from turnlog_schemas.frames import TextDelta
+from turnlog_schemas.parts import content_text
+from turnlog_schemas.registry import EVENTS
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.json_file import read_json
+from turnlog_workers.devstack import stack
+from turnlog_workers.devstack.broker_ports import choose_ports
+from turnlog_workers.devstack.stack_dir import StackDir
+from turnlog_workers.kafka.connections import client_options
 
 SAMPLE = Path(__file__).with_name("data") / "sample-conversations.jsonl"
 _WORKERS = 2

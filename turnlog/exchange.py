@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from types import TracebackType, UnionType
 from typing import Protocol, Self
 
-from schemas.frames import RequestRefused
 from turnlog.errors import BrokerUnreachableError, RequestTimedOutError, TurnlogError, refusal
 from turnlog.kafka_client import PreparedRequest
 from turnlog.replies import NOTHING_HEARD, Position, ReplyFrame
+from turnlog_schemas.frames import RequestRefused
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import duckdb
 
-from schemas.parts import NewSession, content_text
 from turnlog.client import Client
 from turnlog.conversations import Conversation, Mismatch, compare
 from turnlog.errors import (
@@ -25,7 +24,8 @@ from turnlog.errors import (
 )
 from turnlog.feed_plan import EndedTurn, FeedPlan, FeedProgress, FeedReport, OnProgress
 from turnlog.snapshot_history import Histories, ended_turns
-from workers.config import Settings
+from turnlog_schemas.parts import NewSession, content_text
+from turnlog_workers.base.config import Settings
 
 log = logging.getLogger(__name__)
 _TURN_TIMEOUT_S = 86_400.0  #: the stall limit is what ends a feed; this is only a bound

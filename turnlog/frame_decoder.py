@@ -5,13 +5,13 @@ import logging
 import time
 from typing import Any
 
-from schemas.codec import Codec
-from schemas.errors import UnknownFingerprintError, WireError
-from schemas.registry import FRAMES
 from turnlog.replies import ReplyFrame
-from workers.config import Settings
-from workers.kafka_python import BrokerUnreachableError
-from workers.schema_topic import read_schemas
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.errors import UnknownFingerprintError, WireError
+from turnlog_schemas.registry import FRAMES
+from turnlog_workers.base.config import Settings
+from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
+from turnlog_workers.kafka.schema_topic import read_schemas
 
 log = logging.getLogger(__name__)
 _SCHEMAS_TIMEOUT_S = 5.0

@@ -9,12 +9,12 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerClosed, UnknownProducerId
 
-from streams.topics import partition_of
 from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefusedError
 from turnlog.replies import Position
-from workers.config import Settings
-from workers.connections import REFUSED_RECORDS, client_options, what_to_check
-from workers.topics_admin import max_message_bytes
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.config import Settings
+from turnlog_workers.kafka.connections import REFUSED_RECORDS, client_options, what_to_check
+from turnlog_workers.kafka.topics_admin import max_message_bytes
 
 log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 5.0

@@ -7,8 +7,9 @@ since only confirmed facts are reported and a turn has one terminal event.
 
 from dataclasses import dataclass
 
-from schemas.codec import UnknownPayload
-from schemas.frames import (
+from turnlog.errors import RequestRefusedError, TurnFailedError, refusal
+from turnlog_schemas.codec import UnknownPayload
+from turnlog_schemas.frames import (
     TERMINAL_FRAMES,
     Frame,
     FrameHeader,
@@ -26,8 +27,7 @@ from schemas.frames import (
     TurnFailed,
     TurnStarted,
 )
-from schemas.parts import Usage
-from turnlog.errors import RequestRefusedError, TurnFailedError, refusal
+from turnlog_schemas.parts import Usage
 
 DELTA_FRAMES = (TextDelta, ReasoningDelta)
 NOTHING_HEARD = "nothing heard"

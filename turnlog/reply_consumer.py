@@ -12,11 +12,11 @@ from aiokafka.errors import KafkaError
 from turnlog.errors import NotFoundError
 from turnlog.kafka_client import stop_quietly, unreachable
 from turnlog.replies import Position
-from workers.config import Settings
-from workers.connections import client_options
-from workers.ports import LogError, UnreadableRange
-from workers.raw_fetch import fetch_batches, fetched_records, what_is_wrong
-from workers.record_batches import LenientRecord, take_apart
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.ports import LogError, UnreadableRange
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.raw_fetch import fetch_batches, fetched_records, what_is_wrong
+from turnlog_workers.kafka.record_batches import LenientRecord, take_apart
 
 log = logging.getLogger(__name__)
 _POLL_TIMEOUT_MS = 500

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schemas import frames
-from schemas.frames import FrameHeader
-from schemas.parts import HistoryEntry, Usage
+from turnlog_schemas import frames
+from turnlog_schemas.frames import FrameHeader
+from turnlog_schemas.parts import HistoryEntry, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar
 
-from schemas import commands as cmd
-from schemas import frames as fr
-from schemas.parts import HistoryEntry, NewSession
 from turnlog.connection import Connection
 from turnlog.errors import HistoryCompactionFailedError
 from turnlog.replies import FinishedTurn, ReplyFrame, TurnView
 from turnlog.session_info import HistoryCompaction, HistoryPage, SessionInfo, history_compaction, session_info
+from turnlog_schemas import commands as cmd
+from turnlog_schemas import frames as fr
+from turnlog_schemas.parts import HistoryEntry, NewSession
 
 TIMEOUT_S = 60.0
 COMPACT_TIMEOUT_S = 900.0  #: as of a turn: one that runs comes first

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import duckdb
 
-from schemas.parts import ContentPart, ToolCall
-from workers.runners.recordings import Message
+from turnlog_schemas.parts import ContentPart, ToolCall
+from turnlog_workers.runners.recordings import Message
 
 ENDED = ("completed", "failed", "cancelled")
 

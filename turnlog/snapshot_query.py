@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 
 from turnlog.errors import TurnlogError, UsageError
 from turnlog.snapshot_sql import make_scratch
-from workers.launch import launch_argv
+from turnlog_workers.devstack.launch import launch_argv
 
 Form = Literal["json", "csv", "rows"]
 _CHUNK_BYTES = 256 * 1024

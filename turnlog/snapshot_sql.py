@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from turnlog.errors import TurnlogError, UsageError
-from workers.scratch import ScratchFolder
+from turnlog_workers.store.temp_directory import ScratchFolder
 
 #: Statements that only read.
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)

@@ -10,7 +10,7 @@ from turnlog.chat_turn import ChatTurn
 from turnlog.client import Client
 from turnlog.errors import TurnlogError
 from turnlog.replies import FinishedTurn, ReplyFrame, TurnView
-from workers.config import Settings
+from turnlog_workers.base.config import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")

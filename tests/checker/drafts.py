@@ -3,16 +3,16 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.frames import FrameHeader
-from schemas.parts import ToolCall, Usage, text_content
-from streams.projection_state import ProjectionError
-from streams.reader_rule import LoggedEvent
 from tests.checker import check
 from tests.checker.history import GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
 from tests.checker.log_view import accepted_events
 from tests.checker.stores import expected_tables
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.frames import FrameHeader
+from turnlog_schemas.parts import ToolCall, Usage, text_content
+from turnlog_streams.projection.state import ProjectionError
+from turnlog_streams.reader_rule import LoggedEvent
 
 SESSION = "web-1a2b3c4d"
 USAGE = Usage(input_tokens=3, output_tokens=4, model_calls=1, last_input_tokens=3)

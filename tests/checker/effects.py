@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.parts import content_text
 from tests.checker.history import Anomaly, SeenFrame, ToolRun
 from tests.checker.history_compactions import backed_page, backed_run, unheard_runs
 from tests.checker.log_view import CallLog, LogView, TurnLog
 from tests.checker.log_view import early as _early
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.parts import content_text
 
 _TERMINAL_EVENT = {fr.TurnCompleted: ev.TurnCompleted, fr.TurnFailed: ev.TurnFailed, fr.TurnCancelled: ev.TurnCancelled}
 #: What answers a request that became no turn of its own.

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from schemas import events as ev
 from tests.checker.history import Anomaly
 from tests.checker.log_view import LogView
+from turnlog_schemas import events as ev
 
 Stream = tuple[str, str]  #: kind and id
 

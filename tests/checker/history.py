@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.frames import FrameHeader
-from streams.reader_rule import LoggedEvent
+from turnlog_schemas.frames import FrameHeader
+from turnlog_streams.reader_rule import LoggedEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class SeenFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolRun:
-    """A line of the tool journal (``workers.runners.journal``), in the order of the file."""
+    """A line of the tool journal (``runners.journal``), in the order of the file."""
 
     what: str  #: ``start`` or ``end``
     idempotency_key: str

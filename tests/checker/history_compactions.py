@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from schemas import events as ev
-from schemas import frames as fr
-from streams.reader_rule import LoggedEvent
 from tests.checker.history import Anomaly, SeenFrame
 from tests.checker.log_view import LogView, early
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_streams.reader_rule import LoggedEvent
 
 
 def check_history_compactions(view: LogView) -> Iterator[Anomaly]:

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from schemas import events as ev
-from streams.reader_rule import LoggedEvent
 from tests.checker.history import Anomaly
 from tests.checker.log_view import accepted_events
+from turnlog_schemas import events as ev
+from turnlog_streams.reader_rule import LoggedEvent
 
 
 def check_lifecycle(log: Mapping[int, Sequence[LoggedEvent]]) -> Iterator[Anomaly]:

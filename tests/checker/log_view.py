@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from schemas import events as ev
-from schemas.parts import ToolCall
-from streams.reader_rule import LoggedEvent
 from tests.checker.history import Anomaly, History, SeenFrame, SentRequest
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import ToolCall
+from turnlog_streams.reader_rule import LoggedEvent
 
 TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
 RUN_ENDS = (ev.HistoryCompacted, ev.HistoryCompactionFailed, ev.HistoryCompactionSkipped)
@@ -16,7 +16,7 @@ RUN_ENDS = (ev.HistoryCompacted, ev.HistoryCompactionFailed, ev.HistoryCompactio
 def accepted_events(log: Sequence[LoggedEvent]) -> list[LoggedEvent]:
     """What the reader's rule accepts of one partition.
 
-    Said once more on purpose, in other words than ``streams.reader_rule``: a fault there must not hide itself here.
+    Said once more on purpose, in other words than ``reader_rule``: a fault there must not hide itself here.
     """
     accepted = []
     claim, expected = None, 0

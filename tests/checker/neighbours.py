@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from schemas import events as ev
 from tests.checker.history import Anomaly
 from tests.checker.log_view import LogView
+from turnlog_schemas import events as ev
 
 
 def check_neighbours(view: LogView) -> Iterator[Anomaly]:

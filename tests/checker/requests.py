@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 
-from schemas import events as ev
-from schemas.parts import content_text
-from streams.topics import partition_of
 from tests.checker.history import Anomaly, SentRequest
 from tests.checker.log_view import LogView
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import content_text
+from turnlog_streams.topics import partition_of
 
 FOR_EVER = 1 << 62
 

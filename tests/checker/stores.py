@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from schemas import events as ev
-from streams.projection import project
-from streams.projection_rows import TABLES
-from streams.projection_state import ProjectionError, State, StreamKey
-from streams.reader_rule import LoggedEvent, record_id
-from streams.session import Fact, Session, evolve
 from tests.checker.history import Anomaly, StoreContent
 from tests.checker.log_view import TERMINAL, LogView, accepted_events
+from turnlog_schemas import events as ev
+from turnlog_streams.projection.project import project
+from turnlog_streams.projection.rows import TABLES
+from turnlog_streams.projection.state import ProjectionError, State, StreamKey
+from turnlog_streams.reader_rule import LoggedEvent, record_id
+from turnlog_streams.session.state import Fact, Session, evolve
 
 Row = Mapping[str, Any]
 Tables = dict[str, list[Row]]
@@ -47,7 +47,7 @@ def check_stores(view: LogView) -> Iterator[Anomaly]:
 
 
 def plain_row(row: Any) -> Row:
-    """A row of ``streams.projection_rows`` by column name."""
+    """A row of ``projection.rows`` by column name."""
     if hasattr(row, "_asdict"):
         return dict(row._asdict())
     return {name: getattr(row, name) for name in row.__dataclass_fields__}

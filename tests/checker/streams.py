@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from schemas import events as ev
-from streams.reader_rule import LoggedEvent
 from tests.checker.history import Anomaly
 from tests.checker.log_view import TERMINAL, LogView, TurnLog
+from turnlog_schemas import events as ev
+from turnlog_streams.reader_rule import LoggedEvent
 
 
 def check_log(view: LogView) -> Iterator[Anomaly]:

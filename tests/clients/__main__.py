@@ -17,7 +17,7 @@ from tests.clients.catalog import CLIENTS, Client
 from tests.clients.kit import CaseUnderTest, ClientUnderTest, Kit
 from tests.clients.report import YES, outcomes, write_page
 from tests.deployment import Deployment, Process
-from workers.broker_files import KAFKA_VERSION
+from turnlog_workers.devstack.broker_files import KAFKA_VERSION
 
 PARTITIONS = 12
 

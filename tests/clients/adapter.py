@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from tests.clients.adapters.lines import Batch, InRecord, decoded, encoded
 from tests.clients.catalog import HERE, ROOT, Client
-from workers.broker_files import cache_dir
-from workers.launch import launch_argv
+from turnlog_workers.devstack.broker_files import cache_dir
+from turnlog_workers.devstack.launch import launch_argv
 
 _ANSWER_S = 60.0
 _INSTALL_S = 100.0

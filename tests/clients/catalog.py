@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.clients import cases
-from workers.broker_files import KAFKA_VERSION
+from turnlog_workers.devstack.broker_files import KAFKA_VERSION
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

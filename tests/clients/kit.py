@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.codec import Codec, RequestCodec, snake
-from schemas.commands import Chat, RequestHeader
-from schemas.events import TurnAccepted
-from schemas.frames import TERMINAL_FRAMES, FrameHeader, RequestRefused, TextDelta, TurnCompleted
-from schemas.parts import text_content
-from schemas.registry import FRAMES
-from streams.reader_rule import LoggedEvent
-from streams.topics import partition_of
 from tests.clients import cases
 from tests.clients.adapter import Adapter, AdapterError
 from tests.clients.adapters.lines import Batch, InRecord, OutRecord
 from tests.clients.cases import Becomes, Bulk, Case, Comes, End, Keys, OneTurn, Request, Send, Silent, Step, Streams
 from tests.clients.catalog import Client
 from tests.deployment import Deployment
-from workers.broker import DevBroker
-from workers.ports import RequestRecord
-from workers.request_log import KafkaRequestLog
-from workers.topic_reader import TopicReader
+from turnlog_schemas.codec import Codec, RequestCodec, snake
+from turnlog_schemas.commands import Chat, RequestHeader
+from turnlog_schemas.events import TurnAccepted
+from turnlog_schemas.frames import TERMINAL_FRAMES, FrameHeader, RequestRefused, TextDelta, TurnCompleted
+from turnlog_schemas.parts import text_content
+from turnlog_schemas.registry import FRAMES
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.ports import RequestRecord
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.request_log import KafkaRequestLog
+from turnlog_workers.kafka.topic_reader import TopicReader
 
 PATIENCE_S = 30.0
 _BATCH = struct.Struct(">qiibIH")  #: base offset, length, leader epoch, magic, checksum, attributes

@@ -9,7 +9,7 @@ from tests.clients.cases import CASES, Case
 from tests.clients.catalog import CLIENTS, Client
 from tests.clients.kit import CaseUnderTest, ClientUnderTest, Kit
 from tests.deployment import Deployment, Process
-from workers.broker import DevBroker
+from turnlog_workers.devstack.broker import DevBroker
 
 PLAIN = [client for client in CLIENTS if client.plain]
 

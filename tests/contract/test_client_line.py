@@ -9,11 +9,6 @@ from typing import Protocol
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from schemas.codec import Codec
-from schemas.frames import Frame, FrameHeader, TextDelta, TurnCompleted
-from schemas.parts import Usage
-from schemas.registry import FRAMES
-from streams.topics import partition_of
 from tests.deployment import Deployment
 from tests.fake_line import PARTITIONS, FakeLine
 from tests.waiting import eventually
@@ -22,8 +17,13 @@ from turnlog.errors import BrokerUnreachableError, RequestRefusedError, TurnlogE
 from turnlog.exchange import Exchange, Line
 from turnlog.kafka_client import PreparedRequest
 from turnlog.replies import ReplyFrame
-from workers.broker import DevBroker
-from workers.connections import client_options
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.frames import Frame, FrameHeader, TextDelta, TurnCompleted
+from turnlog_schemas.parts import Usage
+from turnlog_schemas.registry import FRAMES
+from turnlog_streams.topics import partition_of
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.connections import client_options
 
 DONE = TurnCompleted(text="done", usage=Usage())
 _FRAMES = Codec(FRAMES)

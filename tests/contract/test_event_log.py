@@ -10,19 +10,26 @@ from typing import Any, TypeVar
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from schemas.events import PARTITION, SESSION, EventHeader, MessageStored, PartitionClaimed
-from schemas.parts import text_content
-from streams.reader_rule import LoggedEvent
 from tests.deployment import Deployment
 from tests.simulation.loop import SimLoop
 from tests.simulation.ports import SimEventLog
 from tests.simulation.world import World
 from tests.waiting import POLL_INTERVAL_S
-from workers.broker import DevBroker
-from workers.event_log import BATCH_OVERHEAD_BYTES, KafkaEventLog, LogProducer
-from workers.ports import AppendUncertainError, EventLog, LogBrokenError, LogError, NewRecord, RecordsRefusedError
-from workers.shared_look import SharedLook
-from workers.topic_reader import TopicReader
+from turnlog_schemas.events import PARTITION, SESSION, EventHeader, MessageStored, PartitionClaimed
+from turnlog_schemas.parts import text_content
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_workers.base.ports import (
+    AppendUncertainError,
+    EventLog,
+    LogBrokenError,
+    LogError,
+    NewRecord,
+    RecordsRefusedError,
+)
+from turnlog_workers.base.shared_look import SharedLook
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.event_log import BATCH_OVERHEAD_BYTES, KafkaEventLog, LogProducer
+from turnlog_workers.kafka.topic_reader import TopicReader
 
 T = TypeVar("T")
 #: Runs what a test does with two logs: two workers' views of one topic.

@@ -9,23 +9,23 @@ from typing import Any, Protocol
 
 import pytest
 
-from schemas.codec import Codec
-from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
-from schemas.frames import FrameHeader, TextDelta, TurnCompleted, TurnStarted
-from schemas.parts import Usage
-from schemas.registry import COMMANDS, FRAMES
-from streams.replies import Reply
-from streams.topics import partition_of
-from streams.turn import ReplyAddress
 from tests.deployment import Deployment, eventually_async
 from tests.simulation.loop import SimLoop
 from tests.simulation.ports import SimOutbox
 from tests.simulation.world import World
-from workers.broker import DevBroker
-from workers.event_log import LogProducer
-from workers.outbox import KafkaOutbox
-from workers.ports import AppendUncertainError, LogError, Outbox, RequestRecord, Sent
-from workers.reply_sender import ReplySender
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
+from turnlog_schemas.frames import FrameHeader, TextDelta, TurnCompleted, TurnStarted
+from turnlog_schemas.parts import Usage
+from turnlog_schemas.registry import COMMANDS, FRAMES
+from turnlog_streams.reply_frames import Reply
+from turnlog_streams.topics import partition_of
+from turnlog_streams.turn import ReplyAddress
+from turnlog_workers.base.ports import AppendUncertainError, LogError, Outbox, RequestRecord, Sent
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.event_log import LogProducer
+from turnlog_workers.kafka.record_sender import KafkaOutbox
+from turnlog_workers.kafka.reply_sender import ReplySender
 
 PARTITIONS = 3
 NOW_MS = 1_790_000_000_000

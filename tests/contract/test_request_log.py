@@ -18,11 +18,11 @@ from tests.raw_batches import Raw
 from tests.simulation.loop import SimLoop
 from tests.simulation.ports import SimRequestLog
 from tests.simulation.world import World
-from workers.broker import DevBroker
-from workers.connections import client_options
-from workers.ports import LogError, RequestLog, RequestRecord
-from workers.request_log import KafkaRequestLog
-from workers.topic_reader import TopicReader
+from turnlog_workers.base.ports import LogError, RequestLog, RequestRecord
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.request_log import KafkaRequestLog
+from turnlog_workers.kafka.topic_reader import TopicReader
 
 PARTITIONS = 3
 BAD_NAME = b"caf\xe9"  #: of a header: not UTF-8

@@ -7,10 +7,10 @@ from importlib.resources import as_file, files
 
 import pytest
 
-from schemas.parts import content_text, text_content
-from streams.history import HistoryMessage
-from streams.turn import INTERRUPTED_TEXT, without_result
-from workers.runners.base import (
+from turnlog_schemas.parts import content_text, text_content
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.turn import INTERRUPTED_TEXT, without_result
+from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
     Runner,
@@ -20,8 +20,8 @@ from workers.runners.base import (
     TurnInput,
     UsageReport,
 )
-from workers.runners.recordings import Recordings
-from workers.runners.registry import RunnerRegistry
+from turnlog_workers.runners.recordings import Recordings
+from turnlog_workers.runners.registry import RunnerRegistry
 
 SAMPLE = "recorded:SAMPLE#"
 SLOW = ["echo:?delta_ms=60000", "script:1?delta_ms=60000", "script:1?tools=1&tool_ms=3600000", "script:1?hang_s=86400"]

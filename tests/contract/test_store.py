@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from schemas import events as ev
-from schemas.parts import Usage
-from streams.channel import Channel, evolve_channel, known_channel_answer
-from streams.decisions import known_answer
-from streams.projection_state import ProjectionError
-from streams.reader_rule import LogPosition
-from streams.rehydration import Unanswered
-from streams.replies import channel_replies_to, channel_reply_again
-from streams.session import Fact, Session
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
-from workers.store import StoreDirectory
-from workers.store_port import PartitionStore, PartitionStores, StoreError
-from workers.testing_store import MemoryStores
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import Usage
+from turnlog_streams.channel.channel import Channel, evolve_channel, known_channel_answer
+from turnlog_streams.projection.rehydration import Unanswered
+from turnlog_streams.projection.state import ProjectionError
+from turnlog_streams.reader_rule import LogPosition
+from turnlog_streams.reply_frames import channel_replies_to, channel_reply_again
+from turnlog_streams.session.decide import known_answer
+from turnlog_streams.session.state import Fact, Session
+from turnlog_workers.store.memory_store import MemoryStores
+from turnlog_workers.store.partition_store import StoreDirectory
+from turnlog_workers.store.port import PartitionStore, PartitionStores, StoreError
 
 
 @pytest.fixture(params=["memory", "duckdb"])

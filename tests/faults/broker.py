@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from workers.broker import DevBroker
+from turnlog_workers.devstack.broker import DevBroker
 
 #: A dead worker is to be noticed soon.
 SETTINGS = {"group.min.session.timeout.ms": "1000"}

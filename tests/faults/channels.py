@@ -5,8 +5,8 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from schemas.parts import content_text
 from turnlog import BrokerUnreachableError, Client, FinishedTurn, RequestRefusedError, SessionInfo, SessionNotFoundError
+from turnlog_schemas.parts import content_text
 
 _RETRY_S = 0.5
 _MOST_S = 1.0  #: within which a turn is cancelled that would take longer

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from schemas.parts import NewSession
 from tests.deployment import Deployment
 from tests.faults.channels import ChannelLoad, said
 from turnlog import (
@@ -20,7 +19,8 @@ from turnlog import (
     HistoryCompactionFailedError,
     SessionNotFoundError,
 )
-from workers.connections import client_options
+from turnlog_schemas.parts import NewSession
+from turnlog_workers.kafka.connections import client_options
 
 #: A dead worker and the next one's catch-up are silence of a few seconds; a broker's restart is a longer one.
 RESEND_AFTER_S = 8.0

@@ -18,15 +18,15 @@ from typing import Any
 import psutil
 from aiokafka import AIOKafkaProducer
 
-from schemas import events as ev
-from schemas.codec import Codec
-from schemas.parts import Usage, text_content
-from schemas.registry import EVENTS
 from tests.deployment import Deployment, Process, Wire
 from tests.faults.broker import fault_broker
 from tests.waiting import eventually
-from workers.connections import client_options
-from workers.topics_admin import topic_id
+from turnlog_schemas import events as ev
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.parts import Usage, text_content
+from turnlog_schemas.registry import EVENTS
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.topics_admin import topic_id
 
 TURNS_A_SESSION = 10
 EVENTS_A_TURN = 5

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from schemas.events import (
+from tests.checker import GroupCommit, History, SentRequest, StoreContent, check
+from turnlog_schemas.events import (
     ChannelRequestDecided,
     HistoryCompacted,
     HistoryCompactionRequested,
     MessageStored,
     TurnAccepted,
 )
-from schemas.frames import TERMINAL_FRAMES
-from tests.checker import GroupCommit, History, SentRequest, StoreContent, check
+from turnlog_schemas.frames import TERMINAL_FRAMES
 
 
 def _a_request_that_nobody_decided(history: History) -> History:

@@ -12,8 +12,10 @@ from aiokafka import ConsumerRecord
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from schemas.codec import Codec, RequestCodec
-from schemas.commands import (
+from tests.checker import GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
+from tests.deployment import Deployment, Wire
+from turnlog_schemas.codec import Codec, RequestCodec
+from turnlog_schemas.commands import (
     CHANNEL_COMMANDS,
     ActiveSession,
     Chat,
@@ -24,11 +26,9 @@ from schemas.commands import (
     RequestHeader,
     ResetRunner,
 )
-from schemas.errors import InvalidCommandError, WireError
-from schemas.parts import content_text
-from schemas.registry import FRAMES
-from tests.checker import GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
-from tests.deployment import Deployment, Wire
+from turnlog_schemas.errors import InvalidCommandError, WireError
+from turnlog_schemas.parts import content_text
+from turnlog_schemas.registry import FRAMES
 
 _SAMPLE_INTERVAL_S = 0.3
 QUERIES = (GetSession, GetHistory, ResetRunner, ActiveSession)  #: they leave no event

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation.__main__ import CHUNK_ENDED
-from workers.launch import launch_argv
+from turnlog_workers.devstack.launch import launch_argv
 
 CHUNK = 500
 PROCESSES = 2

@@ -11,9 +11,6 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
-from schemas.codec import Codec
-from schemas.events import PARTITION, EventHeader, HistoryCompacted, PartitionClaimed
-from schemas.registry import EVENTS
 from tests.checker import Anomaly, History, check, check_lifecycle
 from tests.deployment import START_S, Deployment, Process, Wire
 from tests.faults.broker import FaultBroker
@@ -22,8 +19,11 @@ from tests.faults.points import hit_of
 from tests.faults.record import CommitSampler, collect
 from tests.faults.takeover import Takeovers
 from tests.waiting import eventually
-from workers.connections import client_options
-from workers.topics_admin import topic_id
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.events import PARTITION, EventHeader, HistoryCompacted, PartitionClaimed
+from turnlog_schemas.registry import EVENTS
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.topics_admin import topic_id
 
 WORKERS = 3
 #: Two of three workers cannot hold them all as their fair share: whoever comes back always gets some.

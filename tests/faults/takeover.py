@@ -3,9 +3,9 @@
 import time
 from dataclasses import dataclass, field
 
-from schemas.events import PartitionClaimed
 from tests.checker import History
 from tests.deployment import Wire
+from turnlog_schemas.events import PartitionClaimed
 
 
 @dataclass(slots=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from schemas.events import MessageStored, TurnCompleted, TurnStarted
-from streams.reader_rule import LoggedEvent
 from tests.deployment import START_S, Deployment, Wire
 from tests.faults.record import journal_lines
 from tests.waiting import eventually
-from workers.broker import DevBroker
+from turnlog_schemas.events import MessageStored, TurnCompleted, TurnStarted
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_workers.devstack.broker import DevBroker
 
 TOOLS = 5
 

@@ -9,15 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
-from streams.projection import project, touched
-from streams.reader_rule import LoggedEvent, LogPosition
 from tests.simulation.weakened import weakened
-from workers import duck, duck_load, logs
-from workers.app import run_worker
-from workers.config import Settings
-from workers.crash_points import crash_point
-from workers.duck_writer import BatchWriter
-from workers.epoch import Epoch
+from turnlog_streams.projection.project import project, touched
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_workers.base import logs
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.crash_points import crash_point
+from turnlog_workers.process.faust_app import run_worker
+from turnlog_workers.shard.epoch import Epoch
+from turnlog_workers.store import loading as duck_load
+from turnlog_workers.store import tables as duck
+from turnlog_workers.store.batch_writer import BatchWriter
 
 ROWS_APART = "rows and checkpoint apart, in the file"
 BETWEEN_APPENDS = "weakened.confirmed"  #: a place to be killed at: an append is confirmed, nothing came of it yet

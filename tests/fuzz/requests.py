@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas import commands as cmd
-from schemas.codec import RequestCodec
-from schemas.parts import ContentPart, NewSession
-from streams.session_commands import Refuse
-from streams.topics import Topics
-from workers.dead_letters import SIZES, dead_letter
-from workers.ports import RequestRecord
-from workers.requests import ForStream, Incoming, Misrouted, RequestReader, Unreadable
+from turnlog_schemas import commands as cmd
+from turnlog_schemas.codec import RequestCodec
+from turnlog_schemas.parts import ContentPart, NewSession
+from turnlog_streams.session.commands import Refuse
+from turnlog_streams.topics import Topics
+from turnlog_workers.base.ports import RequestRecord
+from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted, RequestReader, Unreadable
+from turnlog_workers.kafka.dead_letters import SIZES, dead_letter
 
 MAX_BYTES = 64 * 1024
 #: Of CPU, for one verdict: 64 KiB of anything takes some milliseconds.

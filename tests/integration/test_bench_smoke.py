@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.broker import DevBroker
+from turnlog_workers.devstack.broker import DevBroker
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 240.0

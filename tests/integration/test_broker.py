@@ -13,10 +13,10 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from tests.waiting import until
-from workers.broker import DevBroker
-from workers.broker_dir import DataDirInUseError
-from workers.broker_files import BrokerError
-from workers.broker_ports import PortTakenError, free_port
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.devstack.broker_dir import DataDirInUseError
+from turnlog_workers.devstack.broker_files import BrokerError
+from turnlog_workers.devstack.broker_ports import PortTakenError, free_port
 
 
 def create_topic(bootstrap_server: str, topic: str) -> None:
@@ -124,7 +124,7 @@ def test_the_run_s_broker_does_not_create_topics_by_itself_and_allows_short_sess
 
 def foreground(data_dir: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "workers.broker", "--data-dir", str(data_dir), *arguments],
+        [sys.executable, "-P", "-m", "turnlog_workers.devstack.broker", "--data-dir", str(data_dir), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,7 +12,7 @@ import pytest
 from tests.deployment import START_S, Deployment
 from tests.waiting import until
 from turnlog import Client
-from workers.broker import DevBroker
+from turnlog_workers.devstack.broker import DevBroker
 
 SHORT_SESSIONS = {"group.min.session.timeout.ms": "1000"}
 

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from tests.waiting import until
 from turnlog.cli.app import app
-from workers.broker import DevBroker
-from workers.launch import launch_argv
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.devstack.launch import launch_argv
 
 STOP_TIMEOUT_S = 30.0
 CONVERSATIONS = [

@@ -16,22 +16,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from fastavro import schemaless_writer
 from kafka import KafkaAdminClient
 
-from schemas.codec import Codec, RequestCodec
-from schemas.commands import Chat, RequestHeader
-from schemas.frames import (
-    Frame,
-    FrameHeader,
-    MessageStored,
-    RequestRefused,
-    TextDelta,
-    TurnAccepted,
-    TurnCompleted,
-    TurnStarted,
-)
-from schemas.mapping import to_dict
-from schemas.parts import Usage, content_text, text_content
-from schemas.registry import FRAMES, derive, load
-from streams.topics import partition_of
 from tests import raw_batches
 from tests.raw_batches import Raw
 from tests.waiting import eventually
@@ -49,10 +33,26 @@ from turnlog import (
 )
 from turnlog.feed_plan import FeedOptions, plan_feed
 from turnlog.feeding import run_feed
-from workers import batch_codecs
-from workers.broker import DevBroker
-from workers.broker_ports import free_port
-from workers.config import MIB
+from turnlog_schemas.codec import Codec, RequestCodec
+from turnlog_schemas.commands import Chat, RequestHeader
+from turnlog_schemas.frames import (
+    Frame,
+    FrameHeader,
+    MessageStored,
+    RequestRefused,
+    TextDelta,
+    TurnAccepted,
+    TurnCompleted,
+    TurnStarted,
+)
+from turnlog_schemas.mapping import to_dict
+from turnlog_schemas.parts import Usage, content_text, text_content
+from turnlog_schemas.registry import FRAMES, derive, load
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.config import MIB
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.devstack.broker_ports import free_port
+from turnlog_workers.kafka import batch_codecs
 
 PARTITIONS = 3
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.deployment import Deployment
 from turnlog import BrokerUnreachableError, Client, RequestRefusedError, RequestTimedOutError, SyncClient, UsageError
-from workers.broker import DevBroker
+from turnlog_workers.devstack.broker import DevBroker
 
 MIB = 1024 * 1024
 

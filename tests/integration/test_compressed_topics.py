@@ -10,9 +10,9 @@ from tests.deployment import START_S, Deployment
 from tests.waiting import eventually
 from turnlog.client import Client
 from turnlog.snapshot_sql import open_snapshot, run
-from workers.broker import DevBroker
-from workers.kafka_python import connected
-from workers.run_settings import read_settings, write_setting
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.kafka_python import connected
+from turnlog_workers.kafka.settings_topic import read_settings, write_setting
 
 
 def compress(deployment: Deployment, codec: str) -> None:

@@ -8,12 +8,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from schemas.events import RequestDeadLettered
-from streams.topics import partition_of
 from tests.deployment import Deployment, Wire, eventually_async
 from tests.integration.test_schema_topic import later_version, newer, record
-from workers.broker import DevBroker
-from workers.schema_topic import publish_schemas
+from turnlog_schemas.events import RequestDeadLettered
+from turnlog_streams.topics import partition_of
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.schema_topic import publish_schemas
 
 PARTITIONS = 12
 

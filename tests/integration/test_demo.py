@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.waiting import until
-from workers.json_file import read_json
+from turnlog_workers.base.json_file import read_json
 
 DEMO_TIMEOUT_S = 150.0
 STOP_TIMEOUT_S = 30.0

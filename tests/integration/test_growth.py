@@ -13,13 +13,13 @@ import duckdb
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from schemas.events import PartitionClaimed, RequestsLost, TurnAccepted
-from streams.topics import partition_of
 from tests.deployment import START_S, Deployment, Process, Wire, eventually_async, serving
 from tests.waiting import eventually
 from turnlog.client import Client
-from workers.broker import DevBroker
-from workers.topics_admin import TopicsError, check_topics, init_topics, list_topics
+from turnlog_schemas.events import PartitionClaimed, RequestsLost, TurnAccepted
+from turnlog_streams.topics import partition_of
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.topics_admin import TopicsError, check_topics, init_topics, list_topics
 
 PARTITIONS = 3
 GROWN = 6

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import turnlog
-from schemas import events as ev
-from schemas.frames import TurnStarted
-from schemas.parts import HistoryEntry, content_text
 from tests.deployment import Deployment, eventually_async
 from turnlog import Client, RequestConflictError, SyncClient
-from workers.broker import DevBroker
+from turnlog_schemas import events as ev
+from turnlog_schemas.frames import TurnStarted
+from turnlog_schemas.parts import HistoryEntry, content_text
+from turnlog_workers.devstack.broker import DevBroker
 
 SAMPLES = Path(turnlog.__file__).parent / "data" / "sample-conversations.jsonl"
 SLOW = "script:slow?tools=0&words=2000&delta_ms=20"  #: 40 s, if nobody ends it

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.deployment import Deployment
-from workers.broker import DevBroker
-from workers.event_log import LogProducer
-from workers.ports import AppendUncertainError, RecordsRefusedError
+from turnlog_workers.base.ports import AppendUncertainError, RecordsRefusedError
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.event_log import LogProducer
 
 PARTITIONS = 6
 

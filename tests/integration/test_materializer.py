@@ -19,20 +19,20 @@ from aiokafka import AIOKafkaProducer
 from fastavro import schemaless_writer
 from kafka import KafkaAdminClient, KafkaProducer
 
-from schemas import events as ev
-from schemas.codec import AVRO_MAGIC, Codec
-from schemas.mapping import to_dict
-from schemas.registry import EVENTS, Schema, load, packaged
-from streams.reader_rule import LoggedEvent
 from tests import raw_batches
 from tests.event_logs import LogWriter, random_log, write_on
 from tests.raw_batches import Raw
 from tests.waiting import until
-from workers.broker import DevBroker
-from workers.config import Settings
-from workers.duck import read_positions, table_hashes
-from workers.duck_load import load_sessions
-from workers.topics_admin import init_topics
+from turnlog_schemas import events as ev
+from turnlog_schemas.codec import AVRO_MAGIC, Codec
+from turnlog_schemas.mapping import to_dict
+from turnlog_schemas.registry import EVENTS, Schema, load, packaged
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_workers.base.config import Settings
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.topics_admin import init_topics
+from turnlog_workers.store.loading import load_sessions
+from turnlog_workers.store.tables import read_positions, table_hashes
 
 PARTITIONS = 3
 CODEC = Codec(EVENTS)
@@ -72,7 +72,7 @@ class Process:
             "TURNLOG_READY_FILE": str(self.ready),
             "TURNLOG_LOG_FORMAT": "human",
         }
-        argv = [sys.executable, "-m", "workers.materializer"]
+        argv = [sys.executable, "-m", "turnlog_workers.materializer.process"]
         self.process = subprocess.Popen(argv, env=env | more, stdout=self._log, stderr=subprocess.STDOUT)
 
     @property

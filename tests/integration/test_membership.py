@@ -11,12 +11,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from kafka import KafkaAdminClient
 
-from schemas.events import PartitionClaimed
-from streams.topics import partition_of
 from tests.deployment import START_S, Deployment, Process, Wire, eventually_async
 from tests.waiting import eventually, until
-from workers.broker import DevBroker
-from workers.connections import client_options
+from turnlog_schemas.events import PartitionClaimed
+from turnlog_streams.topics import partition_of
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.connections import client_options
 
 PARTITIONS = 6
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.events import PartitionClaimed, TurnCompleted, TurnStarted
 from tests.deployment import Deployment, eventually_async, serving
 from tests.odd_runners import COMPLETED, ODD, PREFIX
-from workers.broker import DevBroker
+from turnlog_schemas.events import PartitionClaimed, TurnCompleted, TurnStarted
+from turnlog_workers.devstack.broker import DevBroker
 
 ROOT = Path(__file__).parents[2]
 INNOCENTS = 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.deployment import START_S, Deployment, serving
 from tests.waiting import eventually
-from workers.broker import DevBroker
+from turnlog_workers.devstack.broker import DevBroker
 
 ROOT = Path(__file__).resolve().parents[2]
 

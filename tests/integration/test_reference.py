@@ -16,19 +16,19 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from typer.testing import CliRunner
 
-from schemas import events as ev
-from schemas.codec import Codec
-from schemas.commands import Forwarded, ForwardReceipt
-from schemas.events import CHANNEL, SESSION, EventHeader
-from schemas.frames import TERMINAL_FRAMES, FrameHeader, TurnStarted
-from schemas.parts import NewSession
-from schemas.registry import COMMANDS, EVENTS, FRAMES
 from tests.deployment import START_S, Deployment, partitions_of
 from tests.reference_table import Row, operations, refusals
 from turnlog import ChatTurn, Client, HistoryCompactionFailedError, RequestRefusedError
 from turnlog.cli.app import app
-from workers.broker import DevBroker
-from workers.connections import client_options
+from turnlog_schemas import events as ev
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.commands import Forwarded, ForwardReceipt
+from turnlog_schemas.events import CHANNEL, SESSION, EventHeader
+from turnlog_schemas.frames import TERMINAL_FRAMES, FrameHeader, TurnStarted
+from turnlog_schemas.parts import NewSession
+from turnlog_schemas.registry import COMMANDS, EVENTS, FRAMES
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.connections import client_options
 
 SLOW = "script:slow?tools=0&words=2000&delta_ms=20"
 TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)

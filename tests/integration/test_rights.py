@@ -16,11 +16,11 @@ from tests.deployment import START_S, Deployment
 from tests.waiting import eventually, until
 from turnlog import Client
 from turnlog.snapshot_sql import open_snapshot, run
-from workers.broker import DevBroker
-from workers.broker_ports import HOST, free_port
-from workers.config import Settings
-from workers.connections import client_options
-from workers.kafka_python import connected
+from turnlog_workers.base.config import Settings
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.devstack.broker_ports import HOST, free_port
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.kafka_python import connected
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "chat"

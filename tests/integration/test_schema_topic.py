@@ -11,19 +11,19 @@ from aiokafka import AIOKafkaProducer
 from fastavro import schemaless_writer
 from kafka import KafkaProducer
 
-from schemas import commands as cmd
-from schemas.codec import AVRO_MAGIC, RequestCodec, UnknownPayload
-from schemas.errors import InvalidCommandError, UnknownFingerprintError
-from schemas.parts import text_content
-from schemas.registry import Registry, Schema, load, packaged
 from tests import raw_batches
 from tests.raw_batches import Raw
-from workers.broker import DevBroker
-from workers.broker_ports import free_port
-from workers.config import Settings
-from workers.kafka_python import BrokerUnreachableError
-from workers.schema_topic import publish_schemas, read_schemas
-from workers.topics_admin import init_topics
+from turnlog_schemas import commands as cmd
+from turnlog_schemas.codec import AVRO_MAGIC, RequestCodec, UnknownPayload
+from turnlog_schemas.errors import InvalidCommandError, UnknownFingerprintError
+from turnlog_schemas.parts import text_content
+from turnlog_schemas.registry import Registry, Schema, load, packaged
+from turnlog_workers.base.config import Settings
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.devstack.broker_ports import free_port
+from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
+from turnlog_workers.kafka.schema_topic import publish_schemas, read_schemas
+from turnlog_workers.kafka.topics_admin import init_topics
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_garbage_in_the_topic_keeps_nobody_from_the_rest(settings: Settings, cap
         assert read_schemas(settings, registry) == 1
     assert registry.find(good.fingerprint) is not None
     assert registry.find(gone.fingerprint) is None
-    told = [entry.getMessage() for entry in caplog.records if entry.name == "workers.schema_topic"]
+    told = [entry.getMessage() for entry in caplog.records if entry.name == "turnlog_workers.kafka.schema_topic"]
     assert len(told) == 4
     assert any("holds another schema" in line for line in told)
 

@@ -5,11 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from schemas import events as ev
-from schemas.events import CHANNEL
-from schemas.frames import Frame, TextDelta, ToolCallStarted, TurnAccepted, TurnStarted
-from schemas.parts import content_text
-from streams.turn import INTERRUPTED_TEXT
 from tests.deployment import Deployment, eventually_async
 from tests.waiting import until
 from turnlog import (
@@ -24,7 +19,12 @@ from turnlog import (
     SyncClient,
     UsageError,
 )
-from workers.broker import DevBroker
+from turnlog_schemas import events as ev
+from turnlog_schemas.events import CHANNEL
+from turnlog_schemas.frames import Frame, TextDelta, ToolCallStarted, TurnAccepted, TurnStarted
+from turnlog_schemas.parts import content_text
+from turnlog_streams.turn import INTERRUPTED_TEXT
+from turnlog_workers.devstack.broker import DevBroker
 
 SLOW = "script:slow?tools=0&words=2000&delta_ms=20"  #: 40 s, if nobody ends it
 SHORT = "script:short?tools=0&words=60&delta_ms=20"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from schemas import events as ev
-from schemas.frames import TextDelta
 from tests.deployment import START_S, Deployment, Process
 from tests.waiting import eventually
 from turnlog import Client, RequestConflictError, RequestRefusedError, UsageError
-from workers.broker import DevBroker
+from turnlog_schemas import events as ev
+from turnlog_schemas.frames import TextDelta
+from turnlog_workers.devstack.broker import DevBroker
 
 SETTING_TIMEOUT_S = 3.0  #: a change is followed within a second; the rest is for a busy machine
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.deployment import START_S, Deployment
 from tests.waiting import eventually
-from workers.broker import DevBroker
+from turnlog_workers.devstack.broker import DevBroker
 
 
 async def test_a_worker_without_a_partition_is_ready_and_takes_over(broker: DevBroker, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from tests.fake_children import fake_child
 from tests.waiting import eventually, until
 from turnlog.cli.processes import init_stack_topics
 from turnlog.client import Client
-from workers.broker_ports import PortTakenError, free_port
-from workers.config import Settings
-from workers.json_file import read_json
-from workers.stack import child_specs, up
-from workers.stack_dir import StackInUseError
-from workers.supervisor import ChildSpec
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.json_file import read_json
+from turnlog_workers.devstack.broker_ports import PortTakenError, free_port
+from turnlog_workers.devstack.stack import child_specs, up
+from turnlog_workers.devstack.stack_dir import StackInUseError
+from turnlog_workers.devstack.supervisor import ChildSpec
 
 
 class DevStack:

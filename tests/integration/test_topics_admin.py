@@ -11,10 +11,10 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from tests.waiting import until
-from workers.broker import DevBroker
-from workers.broker_ports import free_port
-from workers.config import Settings
-from workers.topics_admin import (
+from turnlog_workers.base.config import Settings
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.devstack.broker_ports import free_port
+from turnlog_workers.kafka.topics_admin import (
     BrokerUnreachableError,
     TopicsError,
     check_topics,

@@ -17,10 +17,6 @@ from typing import Any
 
 import pytest
 
-from schemas import events as ev
-from schemas.frames import TextDelta, TurnAccepted, TurnStarted
-from schemas.parts import content_text
-from streams.topics import partition_of
 from tests.deployment import Deployment, Process, eventually_async
 from tests.waiting import until
 from turnlog import (
@@ -32,7 +28,11 @@ from turnlog import (
     SessionInfo,
     SessionNotFoundError,
 )
-from workers.broker import DevBroker
+from turnlog_schemas import events as ev
+from turnlog_schemas.frames import TextDelta, TurnAccepted, TurnStarted
+from turnlog_schemas.parts import content_text
+from turnlog_streams.topics import partition_of
+from turnlog_workers.devstack.broker import DevBroker
 
 WORKERS = 3
 SAMPLED_KILLS = 5

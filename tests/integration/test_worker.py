@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
-from schemas.events import MessageStored, RequestRefused, TurnAccepted, TurnCompleted
-from schemas.parts import content_text
-from streams.topics import partition_of
 from tests.deployment import Deployment, Process, Wire, eventually_async, serving
-from workers.broker import DevBroker
+from turnlog_schemas.events import MessageStored, RequestRefused, TurnAccepted, TurnCompleted
+from turnlog_schemas.parts import content_text
+from turnlog_streams.topics import partition_of
+from turnlog_workers.devstack.broker import DevBroker
 
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -161,7 +161,7 @@ async def test_a_reply_topic_of_ones_own(deployment: Deployment) -> None:
 
 
 async def test_faust_s_own_command_line_serves_too(deployment: Deployment) -> None:
-    argv = [sys.executable, "-m", "faust", "-A", "workers.app", "worker", "-l", "info"]
+    argv = [sys.executable, "-m", "faust", "-A", "turnlog_workers.process.faust_app", "worker", "-l", "info"]
     process = deployment.run("faust", argv)
     async with deployment.wire() as wire:
         await wire.chat_json("web-1", "hello", request_id="r1")

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from schemas.codec import RequestCodec
-from schemas.commands import Chat, RequestHeader
-from schemas.events import RequestDeadLettered, RequestRefused, TurnAccepted
-from schemas.parts import text_content
-from streams.topics import partition_of
 from tests.deployment import Deployment, Wire, eventually_async
 from tests.waiting import eventually
-from workers.broker import DevBroker
+from turnlog_schemas.codec import RequestCodec
+from turnlog_schemas.commands import Chat, RequestHeader
+from turnlog_schemas.events import RequestDeadLettered, RequestRefused, TurnAccepted
+from turnlog_schemas.parts import text_content
+from turnlog_streams.topics import partition_of
+from turnlog_workers.devstack.broker import DevBroker
 
 PARTITIONS = 3
 

@@ -12,7 +12,9 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from schemas.events import (
+from tests.deployment import START_S, Deployment, Wire, eventually_async, serving
+from tests.waiting import eventually, until
+from turnlog_schemas.events import (
     CommandForwarded,
     ForwardDelivered,
     MessageStored,
@@ -20,12 +22,10 @@ from schemas.events import (
     TurnCompleted,
     TurnStarted,
 )
-from streams.topics import partition_of
-from tests.deployment import START_S, Deployment, Wire, eventually_async, serving
-from tests.waiting import eventually, until
-from workers.broker import DevBroker
-from workers.duck import read_positions, table_hashes
-from workers.topics_admin import list_topics
+from turnlog_streams.topics import partition_of
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.topics_admin import list_topics
+from turnlog_workers.store.tables import read_positions, table_hashes
 
 PARTITIONS = 3
 
@@ -97,7 +97,9 @@ def test_no_topics(deployment: Deployment) -> None:
     said = refusal_to_start(deployment)
     assert "do not exist; run: turnlog topics init" in said
     assert "Traceback" not in said
-    said = refusal_to_start(deployment, sys.executable, "-m", "faust", "-A", "workers.app", "worker", "-l", "info")
+    said = refusal_to_start(
+        deployment, sys.executable, "-m", "faust", "-A", "turnlog_workers.process.faust_app", "worker", "-l", "info"
+    )
     assert "do not exist; run: turnlog topics init" in said
 
 

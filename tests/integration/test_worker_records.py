@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from schemas.events import RequestDeadLettered, RequestsLost, TurnAccepted
-from streams.topics import partition_of
 from tests import raw_batches
 from tests.deployment import START_S, Deployment, Wire, eventually_async
 from tests.raw_batches import Raw
 from tests.waiting import eventually
-from workers.broker import DevBroker
-from workers.config import MIB
-from workers.connections import client_options
-from workers.run_settings import read_settings, write_setting
+from turnlog_schemas.events import RequestDeadLettered, RequestsLost, TurnAccepted
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.config import MIB
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.settings_topic import read_settings, write_setting
 
 PARTITIONS = 4
 CODECS = ("gzip", "snappy", "lz4", "zstd")

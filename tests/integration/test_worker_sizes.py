@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from schemas import commands as cmd
-from schemas.codec import RequestCodec
-from schemas.events import MessageStored, PartitionClaimed, RequestDeadLettered, RequestRefused
-from schemas.parts import ContentPart, NewSession
-from streams.topics import partition_of
 from tests.deployment import Deployment, Frame, Wire, eventually_async
-from workers.broker import DevBroker
-from workers.connections import client_options
+from turnlog_schemas import commands as cmd
+from turnlog_schemas.codec import RequestCodec
+from turnlog_schemas.events import MessageStored, PartitionClaimed, RequestDeadLettered, RequestRefused
+from turnlog_schemas.parts import ContentPart, NewSession
+from turnlog_streams.topics import partition_of
+from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.connections import client_options
 
 PARTITIONS = 3
 MIB = 1024 * 1024

@@ -1,6 +1,6 @@
 """The ownership of one partition as a transition system: what processes, broker and group can do next, in any order.
 
-The rules are those of ``streams.reader_rule``, ``workers.epoch`` and ``workers.shard``; each can be taken out
+The rules are those of ``reader_rule``, ``shard.epoch`` and ``shard.partition``; each can be taken out
 (:class:`Rules`). A process that is paused needs no step: it just takes none. Faults have budgets (:class:`Faults`), so
 the graph is finite, and a state that nothing follows is an end: there everything must be answered.
 """

@@ -12,13 +12,13 @@ from fastavro import schemaless_writer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schemas import commands as cmd
-from schemas.codec import Codec, RequestCodec
-from schemas.errors import InvalidCommandError, UndecodableError
-from schemas.mapping import to_dict
-from schemas.parts import ContentPart
-from schemas.registry import COMMANDS, FAMILIES, Family, packaged
 from tests.strategies import any_record, of_family, records
+from turnlog_schemas import commands as cmd
+from turnlog_schemas.codec import Codec, RequestCodec
+from turnlog_schemas.errors import InvalidCommandError, UndecodableError
+from turnlog_schemas.mapping import to_dict
+from turnlog_schemas.parts import ContentPart
+from turnlog_schemas.registry import COMMANDS, FAMILIES, Family, packaged
 
 CODECS = {name: Codec(family) for name, family in FAMILIES.items()}
 REQUESTS = RequestCodec()

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.parts import content_text
-from streams.history import HistoryMessage
-from streams.history_compaction import MANUAL, HistoryCompactionPolicy
-from streams.history_compaction_plan import HistoryCompactionPlan
-from streams.history_view import assemble, says_nothing
-from streams.openai_format import openai_messages, validate_openai
-from streams.summary_prompt import SYSTEM, UnusableSummaryError, clipped, summary_task
-from streams.summary_truncation import truncation_summary
-from streams.tokens import text_tokens, with_margin
 from tests.compacted_session import CompactedSession, full_length
 from tests.histories import TEXTS, recorded, sample_conversations, summary, tidy_histories, wild_histories
+from turnlog_schemas.parts import content_text
+from turnlog_streams.history.compaction import MANUAL, HistoryCompactionPolicy
+from turnlog_streams.history.compaction_plan import HistoryCompactionPlan
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.openai_format import openai_messages, validate_openai
+from turnlog_streams.history.summary_prompt import SYSTEM, UnusableSummaryError, clipped, summary_task
+from turnlog_streams.history.summary_truncation import truncation_summary
+from turnlog_streams.history.tokens import text_tokens, with_margin
+from turnlog_streams.history.view import assemble, says_nothing
 
 LIMITS = st.integers(500, 4_000)
 TAILS = st.integers(0, 25)

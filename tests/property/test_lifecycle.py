@@ -11,29 +11,29 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from schemas import commands as cmd
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.events import CHANNEL, SESSION
-from schemas.parts import NewSession, text_content
-from streams.channel import DecideLifecycle, known_channel_answer
-from streams.decisions import known_answer
-from streams.forwarding import ReceiveForward
-from streams.history_compaction_decisions import MAX_OWED_RUNS
-from streams.policy import Policy
-from streams.replies import Reply, channel_reply_again
-from streams.session import Fact
-from streams.session_commands import (
+from tests.given import USAGE
+from tests.lifecycle_model import Model
+from tests.lifecycle_world import Message, Stream, World, fold
+from turnlog_schemas import commands as cmd
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.events import CHANNEL, SESSION
+from turnlog_schemas.parts import NewSession, text_content
+from turnlog_streams.channel.channel import DecideLifecycle, known_channel_answer
+from turnlog_streams.forwarding import ReceiveForward
+from turnlog_streams.policy import Policy
+from turnlog_streams.reply_frames import Reply, channel_reply_again
+from turnlog_streams.session.commands import (
     AcceptChat,
     Cancel,
     CompleteTurn,
     RequestHistoryCompaction,
     SkipHistoryCompaction,
 )
-from streams.turn import ReplyAddress
-from tests.given import USAGE
-from tests.lifecycle_model import Model
-from tests.lifecycle_world import Message, Stream, World, fold
+from turnlog_streams.session.decide import known_answer
+from turnlog_streams.session.history_compactions import MAX_OWED_RUNS
+from turnlog_streams.session.state import Fact
+from turnlog_streams.turn import ReplyAddress
 
 POLICY = Policy(max_queued_turns=2)
 CHANNELS = st.sampled_from(["a", "a", "b"])

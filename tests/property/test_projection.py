@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import events as ev
-from schemas.codec import UnknownPayload
-from schemas.parts import ContentPart, ToolCall, Usage, text_content
-from streams.projection import project
-from streams.projection_columns import Millis
-from streams.projection_rows import TABLES, ChannelRow
-from streams.projection_state import Changes, ProjectionError, SessionState
-from streams.projection_values import content_columns
-from streams.reader_rule import LoggedEvent, LogPosition
-from streams.rehydration import content_of
 from tests.event_logs import CONTENTS, LogWriter, accepted_batches, random_log
 from tests.strategies import records
-from workers.testing_store import MemoryStores
+from turnlog_schemas import events as ev
+from turnlog_schemas.codec import UnknownPayload
+from turnlog_schemas.parts import ContentPart, ToolCall, Usage, text_content
+from turnlog_streams.projection.columns import Millis
+from turnlog_streams.projection.project import project
+from turnlog_streams.projection.rehydration import content_of
+from turnlog_streams.projection.rows import TABLES, ChannelRow
+from turnlog_streams.projection.state import Changes, ProjectionError, SessionState
+from turnlog_streams.projection.values import content_columns
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_workers.store.memory_store import MemoryStores
 
 LOGS = st.builds(random_log, st.integers(0, 2**32), st.integers(0, 120), sessions=st.integers(1, 3))
 Rows = dict[str, dict[Any, Any]]

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.codec import UnknownPayload
-from schemas.events import SESSION, EventHeader, PartitionClaimed, RequestsLost
-from streams.reader_rule import NO_EPOCH, LogPosition, advance, advance_own, is_accepted, record_id
+from turnlog_schemas.codec import UnknownPayload
+from turnlog_schemas.events import SESSION, EventHeader, PartitionClaimed, RequestsLost
+from turnlog_streams.reader_rule import NO_EPOCH, LogPosition, advance, advance_own, is_accepted, record_id
 
 Record = tuple[EventHeader, object]
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from tests import raw_batches
 from tests.raw_batches import Raw
-from workers.batch_codecs import BatchDecodingError, decompress
-from workers.ports import UnreadableRange
-from workers.record_batches import FetchedBatches, take_apart
+from turnlog_workers.base.ports import UnreadableRange
+from turnlog_workers.kafka.batch_codecs import BatchDecodingError, decompress
+from turnlog_workers.kafka.record_batches import FetchedBatches, take_apart
 
 raws = st.builds(
     Raw,

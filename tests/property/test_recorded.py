@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.parts import content_text, text_content
-from streams.history import HistoryMessage
-from workers.runners.base import AssistantMessage, RunnerOutput, TextDelta, ToolResult, TurnInput, UsageReport
-from workers.runners.recorded import factory
+from turnlog_schemas.parts import content_text, text_content
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_workers.runners.base import AssistantMessage, RunnerOutput, TextDelta, ToolResult, TurnInput, UsageReport
+from turnlog_workers.runners.recorded import factory
 
 Json = dict[str, Any]
 

@@ -11,15 +11,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from schemas import events as ev
-from schemas.parts import ToolCall
-from streams.decisions import decide, known_answer
-from streams.history_compaction import AUTOMATIC, MANUAL
-from streams.history_compaction_decisions import MAX_OWED_RUNS
-from streams.history_view import BY_MODEL, BY_TRUNCATION, HistorySummary
-from streams.policy import Policy
-from streams.session import Fact, Session, evolve
-from streams.session_commands import (
+from tests.given import SESSION_ID, USAGE, call, cancel, chat, complete, fail, fold, message, refuse, resume
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import ToolCall
+from turnlog_streams.history.compaction import AUTOMATIC, MANUAL
+from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, HistorySummary
+from turnlog_streams.policy import Policy
+from turnlog_streams.session.commands import (
     AcceptChat,
     FailHistoryCompaction,
     RecordHistoryCompaction,
@@ -29,8 +27,10 @@ from streams.session_commands import (
     SessionCommand,
     SkipHistoryCompaction,
 )
-from streams.turn import ReplyAddress
-from tests.given import SESSION_ID, USAGE, call, cancel, chat, complete, fail, fold, message, refuse, resume
+from turnlog_streams.session.decide import decide, known_answer
+from turnlog_streams.session.history_compactions import MAX_OWED_RUNS
+from turnlog_streams.session.state import Fact, Session, evolve
+from turnlog_streams.turn import ReplyAddress
 
 POLICY = Policy(
     allow_models=("echo:*",),

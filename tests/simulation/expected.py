@@ -2,11 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from schemas import events as ev
-from streams.history_compaction import HistoryCompactionPolicy
-from streams.history_view import BY_MODEL
-from streams.reader_rule import LoggedEvent
-from streams.tokens import prompt_tokens, with_margin
 from tests.checker import Anomaly, History, accepted_events
 from tests.checker.log_view import LogView, TurnLog
 from tests.odd_runners import ANY_CODE, CODES, COMPLETED, PREFIX, Odd, odd_of
@@ -14,8 +9,13 @@ from tests.simulation.inputs import stored_messages, view_of
 from tests.simulation.summaries import BEGINNING, SUMMARY_MODEL
 from tests.simulation.summaries import FAILURES as SUMMARY_FAILURES
 from tests.simulation.worker import script_of
-from workers.runners.playback import role_of
-from workers.runners.script import plan_turn
+from turnlog_schemas import events as ev
+from turnlog_streams.history.compaction import HistoryCompactionPolicy
+from turnlog_streams.history.tokens import prompt_tokens, with_margin
+from turnlog_streams.history.view import BY_MODEL
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_workers.runners.playback import role_of
+from turnlog_workers.runners.script import plan_turn
 
 #: Failures that a script asks for, and those that bounds of the worker bring about.
 FAILURES = {"scripted_failure", "suspected_poison", "turn_timeout"}

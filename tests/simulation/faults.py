@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from streams.topics import partition_of
 from tests.odd_runners import ODD, PREFIX
 from tests.simulation.workload import Planned, session_ids
-from workers.ports import RequestRecord
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.ports import RequestRecord
 
 if TYPE_CHECKING:
     from tests.simulation.run import Simulation

@@ -2,17 +2,17 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 
-from schemas import events as ev
-from schemas.parts import ToolCall, content_text, text_content
-from streams.history import HistoryMessage, history_message
-from streams.openai_format import openai_messages, validate_openai
-from streams.reader_rule import LoggedEvent
-from streams.turn import without_result
 from tests.checker import accepted_events
 from tests.checker.log_view import TERMINAL
 from tests.checker.requests import home_of
 from tests.simulation.world import World
-from workers.runners.base import Runner, RunnerOutput, TurnInput
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import ToolCall, content_text, text_content
+from turnlog_streams.history.messages import HistoryMessage, history_message
+from turnlog_streams.history.openai_format import openai_messages, validate_openai
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.turn import without_result
+from turnlog_workers.runners.base import Runner, RunnerOutput, TurnInput
 
 
 class WatchedRunner:

@@ -12,16 +12,16 @@ from functools import cache
 from typing import Any
 from unittest.mock import patch
 
-import workers.turn_attempt
-from schemas import events as ev
-from schemas.codec import Codec
-from schemas.registry import EVENTS
+import turnlog_workers.sessions.turn_attempt
 from tests.checker import Anomaly, LogView
 from tests.odd_runners import FUZZ, PREFIX, YIELDED
 from tests.simulation.ports import SimEventLog
 from tests.simulation.run import Outcome, Plan, Simulation
 from tests.simulation.workload import Planned
-from workers.ports import NewRecord
+from turnlog_schemas import events as ev
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.registry import EVENTS
+from turnlog_workers.base.ports import NewRecord
 
 MIB = 1024 * 1024
 INNOCENT = "script:{}?tools=1&words=4&tool_ms=30&delta_ms=10"
@@ -44,7 +44,7 @@ def beside_innocents(models: Sequence[str], *, innocents: int, max_outputs: int 
         at_s = 1.0 + 5.0 * index / len(chats)
         sim.workload.plan.append(Planned.chat(session_id, text="What is odd?", model=model, at_s=at_s))
     with (
-        patch.object(workers.turn_attempt, "MAX_OUTPUTS", max_outputs),
+        patch.object(turnlog_workers.sessions.turn_attempt, "MAX_OUTPUTS", max_outputs),
         patch.object(SimEventLog, "encode", _really_encoded(SimEventLog.encode)),
     ):
         return sim.run()

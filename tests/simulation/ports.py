@@ -5,21 +5,21 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapp
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from schemas.codec import Codec
-from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
-from schemas.events import EventHeader, MessageStored, TurnAccepted
-from schemas.frames import FrameHeader
-from schemas.parts import ToolCall
-from schemas.registry import COMMANDS
-from streams.reader_rule import LoggedEvent, LogPosition
-from streams.rehydration import LoadedChannel, LoadedSession, Unanswered
-from streams.replies import Reply
-from streams.topics import partition_of
 from tests.checker.history import ToolRun
 from tests.checker.requests import home_of
 from tests.checker.stores import Row, plain_row
 from tests.simulation.world import World
-from workers.ports import (
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
+from turnlog_schemas.events import EventHeader, MessageStored, TurnAccepted
+from turnlog_schemas.frames import FrameHeader
+from turnlog_schemas.parts import ToolCall
+from turnlog_schemas.registry import COMMANDS
+from turnlog_streams.projection.rehydration import LoadedChannel, LoadedSession, Unanswered
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_streams.reply_frames import Reply
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.ports import (
     AppendUncertainError,
     Headers,
     LogError,
@@ -29,9 +29,9 @@ from workers.ports import (
     RequestRecord,
     UnreadableRange,
 )
-from workers.runners.base import TurnInput
-from workers.store_port import StoreError
-from workers.testing_store import MemoryStore, MemoryStores
+from turnlog_workers.runners.base import TurnInput
+from turnlog_workers.store.memory_store import MemoryStore, MemoryStores
+from turnlog_workers.store.port import StoreError
 
 T = TypeVar("T")
 RECORD_BYTES = 100
@@ -68,7 +68,7 @@ class _Failing(AsyncIterator[list[T]]):
 
 
 class SimEventLog:
-    """:class:`workers.ports.EventLog`."""
+    """:class:`EventLog`."""
 
     def __init__(self, world: World, worker: str, *, append_timeout_s: float) -> None:
         self._world = world
@@ -148,7 +148,7 @@ async def _trip(world: World) -> None:
 
 
 class SimRequestLog:
-    """:class:`workers.ports.RequestLog`."""
+    """:class:`RequestLog`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -177,7 +177,7 @@ class SimRequestLog:
 
 
 class SimSent:
-    """:class:`workers.ports.Sent`."""
+    """:class:`Sent`."""
 
     __slots__ = ("finished", "lost")
 
@@ -196,7 +196,7 @@ _COMMANDS = Codec(COMMANDS)
 
 
 class SimOutbox:
-    """:class:`workers.ports.Outbox`: frames wait a little, then go out in order; terminal ones until they are taken."""
+    """:class:`Outbox`: frames wait a little, then go out in order; terminal ones until they are taken."""
 
     def __init__(self, world: World, worker: str) -> None:
         self._world = world
@@ -453,7 +453,7 @@ def at_once(call: Coroutine[Any, Any, T]) -> T:
 
 
 class SimJournal:
-    """The tool journal (``workers.runners.journal``), kept in the world."""
+    """The tool journal (``runners.journal``), kept in the world."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas import events as ev
-from streams.history_compaction import HistoryCompactionPolicy
-from streams.reader_rule import LoggedEvent
 from tests.checker import Anomaly, History, StoreContent, accepted_events, check, check_lifecycle
 from tests.checker.history import SentRequest
 from tests.checker.log_view import RUN_ENDS
@@ -21,8 +18,11 @@ from tests.simulation.ports import Disk
 from tests.simulation.worker import Bounds, SimWorker
 from tests.simulation.workload import Planned, Workload
 from tests.simulation.world import World
-from workers.parts import ShardLimits
-from workers.store_port import StoreError
+from turnlog_schemas import events as ev
+from turnlog_streams.history.compaction import HistoryCompactionPolicy
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_workers.shard.worker_context import ShardLimits
+from turnlog_workers.store.port import StoreError
 
 FAULTS_END_S = 9.0
 SETTLE_LIMIT_S = 60.0
@@ -164,7 +164,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         """From the first boot to the verdict."""
-        logger, defects = logging.getLogger("workers"), Defects()
+        logger, defects = logging.getLogger("turnlog_workers"), Defects()
         before = logger.propagate, logger.level
         logger.addHandler(defects)
         logger.propagate = False

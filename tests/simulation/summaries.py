@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from schemas.parts import ToolCall, Usage, text_content
 from tests.simulation.world import World
-from workers.runners.base import AssistantMessage, RunnerError, RunnerOutput, TextDelta, TurnInput, UsageReport
+from turnlog_schemas.parts import ToolCall, Usage, text_content
+from turnlog_workers.runners.base import AssistantMessage, RunnerError, RunnerOutput, TextDelta, TurnInput, UsageReport
 
 SUMMARY_MODEL = "summary:"
 SUMMARY_TIMEOUT_S = 1.5

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from schemas.events import PartitionClaimed
-from schemas.frames import TERMINAL_FRAMES
 from tests.simulation.run import Plan, Simulation
 from tests.simulation.workload import Planned, session_ids
+from turnlog_schemas.events import PartitionClaimed
+from turnlog_schemas.frames import TERMINAL_FRAMES
 
 CALM = Plan(faults=(), max_faults=0, min_faults=0, workers=2, tight=False, long_histories=False)
 MODEL = "script:1"

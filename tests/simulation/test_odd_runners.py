@@ -5,13 +5,13 @@ from unittest.mock import patch
 
 import pytest
 
-from schemas import events as ev
 from tests.checker import LogView
 from tests.odd_runners import COMPLETED, ODD, PREFIX
 from tests.simulation.odd import beside_innocents, disturbed, fuzz
 from tests.simulation.run import Outcome
-from workers.ports import AppendUncertainError
-from workers.served_outcomes import ServedOutcomes
+from turnlog_schemas import events as ev
+from turnlog_workers.base.ports import AppendUncertainError
+from turnlog_workers.shard.served_outcomes import ServedOutcomes
 
 #: Here a turn has 1.2 s.
 BEYOND_THE_TIME = {"messages without end", "steps without end", "hangs while a turn is closed"}
@@ -52,7 +52,7 @@ def test_a_disturbance_is_seen() -> None:
         raise AppendUncertainError("planted")
 
     with (
-        patch("workers.turn_attempt.checked", lambda output: output),
+        patch("turnlog_workers.sessions.turn_attempt.checked", lambda output: output),
         patch.object(ServedOutcomes, "_fail", gives_up),
     ):
         outcome = beside_innocents([f"{PREFIX}name int", f"{PREFIX}call id None"], innocents=20)

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from schemas.events import MessageStored
-from streams.reader_rule import LoggedEvent
 from tests.checker import ToolRun, check
 from tests.simulation.run import Plan, Simulation
 from tests.simulation.workload import Planned, session_ids
-from workers.serving import Serving
+from turnlog_schemas.events import MessageStored
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_workers.shard.serving import Serving
 
 PAUSE_S = 6.0
 MODEL = "script:5?tools=3&words=1&tool_ms=120&calls_per_message=3"

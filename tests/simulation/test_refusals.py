@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from schemas.events import PartitionClaimed
 from tests.simulation.run import Plan, Simulation
 from tests.simulation.world import Topic, World
+from turnlog_schemas.events import PartitionClaimed
 
 
 def other_topic(world: World) -> None:

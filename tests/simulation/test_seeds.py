@@ -5,11 +5,11 @@ import sys
 from collections import Counter
 from typing import Any
 
-from schemas import events as ev
 from tests.simulation.faults import FAULTS
 from tests.simulation.run import Outcome, Plan, simulate
 from tests.simulation.summaries import FAILURES as SUMMARY_FAILURES
 from tests.simulation.weakened import WEAKNESSES
+from turnlog_schemas import events as ev
 
 SEEDS = range(250)
 

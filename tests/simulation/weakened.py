@@ -9,32 +9,32 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-import streams.decisions
-import streams.history_compaction_plan
-import streams.reader_rule
-import streams.rehydration
-import workers.epoch
-import workers.serving
-from schemas.events import EventHeader, PartitionClaimed
-from schemas.frames import HistoryCompacted, HistoryCompactionFailed
-from streams.history_compaction import HistoryCompactionState
-from streams.reader_rule import LoggedEvent, LogPosition
-from streams.session import OwedRun
+import turnlog_streams.history.compaction_plan
+import turnlog_streams.projection.rehydration
+import turnlog_streams.reader_rule
+import turnlog_streams.session.decide
+import turnlog_workers.shard.epoch
+import turnlog_workers.shard.serving
 from tests.simulation import faults
 from tests.simulation.faults import Fault
 from tests.simulation.ports import SimStore
 from tests.simulation.run import Plan
 from tests.simulation.world import Topic
-from workers.actors import SessionActor
-from workers.decider import Decider, Effect, Group
-from workers.epoch import CaughtUp, Claim, Epoch, FencedError
-from workers.inbox import Inbox
-from workers.live import LiveSession
-from workers.ports import NewRecord, RequestLog, RequestRecord
-from workers.runners.base import AssistantMessage
-from workers.serving import Serving
-from workers.shard import Shard
-from workers.turn_attempt import TurnAttempt
+from turnlog_schemas.events import EventHeader, PartitionClaimed
+from turnlog_schemas.frames import HistoryCompacted, HistoryCompactionFailed
+from turnlog_streams.history.compaction import HistoryCompactionState
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_streams.session.state import OwedRun
+from turnlog_workers.base.ports import NewRecord, RequestLog, RequestRecord
+from turnlog_workers.intake.inbox import Inbox
+from turnlog_workers.runners.base import AssistantMessage
+from turnlog_workers.sessions.session_actor import SessionActor
+from turnlog_workers.sessions.turn_attempt import TurnAttempt
+from turnlog_workers.shard.epoch import CaughtUp, Claim, Epoch, FencedError
+from turnlog_workers.shard.partition import Shard
+from turnlog_workers.shard.run_ahead import Decider, Effect, Group
+from turnlog_workers.shard.serving import Serving
+from turnlog_workers.shard.stream_in_memory import LiveSession
 
 Patches = Iterator[Any]
 
@@ -89,7 +89,10 @@ def weakened(name: str) -> Iterator[None]:
 
 
 def _rule(rule: Callable[[LogPosition, EventHeader, object], bool]) -> list[Any]:
-    return [patch.object(module, "is_accepted", rule) for module in (streams.reader_rule, workers.epoch)]
+    return [
+        patch.object(module, "is_accepted", rule)
+        for module in (turnlog_streams.reader_rule, turnlog_workers.shard.epoch)
+    ]
 
 
 @_weakness("no reader's rule", faults.rebalance, faults.pause, faults.batches_are_late)
@@ -228,7 +231,7 @@ def _all_repeated() -> list[Any]:
         return replace(turn, turn_messages=messages)
 
     return [
-        patch.object(streams.decisions, "closed_calls", lambda *what: []),
+        patch.object(turnlog_streams.session.decide, "closed_calls", lambda *what: []),
         patch.object(LiveSession, "turn_input", turn_input),
     ]
 
@@ -315,7 +318,7 @@ def _pieces() -> list[Any]:
 
 @_weakness("no look-up of request ids", faults.rebalance)
 def _no_look_up() -> list[Any]:
-    return [patch.object(streams.decisions, "known_answer", lambda *key: None)]
+    return [patch.object(turnlog_streams.session.decide, "known_answer", lambda *key: None)]
 
 
 # ---- stores
@@ -421,12 +424,16 @@ def _cut_anywhere() -> list[Any]:
                 yield end - keep
             keep = keep // 2 if escalate else 0
 
-    return [patch.object(streams.history_compaction_plan._Material, "_tail_starts", starts)]
+    return [patch.object(turnlog_streams.history.compaction_plan._Material, "_tail_starts", starts)]
 
 
 @_weakness("a new owner does not know the summary", faults.crash, faults.rebalance, long_histories=True)
 def _summary_forgotten() -> list[Any]:
-    return [patch.object(streams.rehydration, "_history_compaction", lambda runs: HistoryCompactionState())]
+    return [
+        patch.object(
+            turnlog_streams.projection.rehydration, "_history_compaction", lambda runs: HistoryCompactionState()
+        )
+    ]
 
 
 @_weakness(

@@ -1,4 +1,4 @@
-"""A simulated worker: the real :class:`workers.service.WorkerService`, and a stand-in for Faust."""
+"""A simulated worker: the real :class:`WorkerService`, and a stand-in for Faust."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import workers.service
-from schemas.codec import RequestCodec
-from streams.history_compaction import HistoryCompactionPolicy
+import turnlog_workers.process.service
 from tests.odd_runners import PREFIX as ODD_PREFIX
 from tests.odd_runners import factory as odd_runner
 from tests.simulation.group import Group
@@ -18,16 +16,18 @@ from tests.simulation.inputs import WatchedRunner
 from tests.simulation.ports import Disk, SimEventLog, SimJournal, SimOutbox, SimRequestLog, SimStores
 from tests.simulation.summaries import SUMMARY_MODEL, SUMMARY_TIMEOUT_S, SummaryRunner
 from tests.simulation.world import World
-from workers.actors import ActorLimits
-from workers.config import Settings
-from workers.parts import ShardLimits, WorkerParts
-from workers.ports import LogError, RequestRecord
-from workers.requests import RequestReader
-from workers.runners.base import Runner
-from workers.runners.options import after_provider, read_options
-from workers.runners.script import ScriptOptions, ScriptRunner
-from workers.service import WorkerService, reply_topics
-from workers.shared_look import SharedLook
+from turnlog_schemas.codec import RequestCodec
+from turnlog_streams.history.compaction import HistoryCompactionPolicy
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.ports import LogError, RequestRecord
+from turnlog_workers.base.shared_look import SharedLook
+from turnlog_workers.intake.request_reader import RequestReader
+from turnlog_workers.process.service import WorkerService, reply_topics
+from turnlog_workers.runners.base import Runner
+from turnlog_workers.runners.options import after_provider, read_options
+from turnlog_workers.runners.script import ScriptOptions, ScriptRunner
+from turnlog_workers.sessions.session_actor import ActorLimits
+from turnlog_workers.shard.worker_context import ShardLimits, WorkerParts
 
 NOTICE_S = 0.5  #: how late a member hears of a rebalance, typically
 
@@ -123,7 +123,9 @@ class SimService(WorkerService):
     def __init__(
         self, world: World, name: str, disk: Disk, limits: ShardLimits, bounds: Bounds, **callbacks: Any
     ) -> None:
-        with patch.object(workers.service, "ReplySender", NoReplySender):  # a codec each would take most of the time
+        with patch.object(
+            turnlog_workers.process.service, "ReplySender", NoReplySender
+        ):  # a codec each would take most of the time
             super().__init__(sim_settings(bounds), owner=name, **callbacks)
         self._world = world
         self._name = name
@@ -416,7 +418,7 @@ class SimWorker:
         self._positions[partition] = min(max(position, self._positions[partition]), topic.stable_end)
 
     async def _pass_by(self, partition: int, position: int, known: tuple[int, int]) -> None:
-        """As :class:`workers.faust_consumer.IntakeConsumer`."""
+        """As :class:`IntakeConsumer`."""
         self.world.trace(self.name, f"requests[{partition}]@{position} cannot be read")
         while self.known == known:
             try:

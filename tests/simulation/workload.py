@@ -5,10 +5,10 @@ import random
 from dataclasses import dataclass, replace
 from functools import cache
 
-from streams.topics import partition_of
 from tests.checker.history import SentRequest
 from tests.simulation.world import World
-from workers.ports import RequestRecord
+from turnlog_streams.topics import partition_of
+from turnlog_workers.base.ports import RequestRecord
 
 MODELS = (
     "script:1?tools=0&words=3",

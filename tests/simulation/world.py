@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.frames import FrameHeader
-from streams.reader_rule import LoggedEvent
 from tests.checker.history import Anomaly, GroupCommit, SeenFrame, ToolRun
 from tests.simulation.loop import SimLoop
-from workers.ports import NewRecord, RequestRecord, UnreadableRange
+from turnlog_schemas.frames import FrameHeader
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_workers.base.ports import NewRecord, RequestRecord, UnreadableRange
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,17 +16,17 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from schemas.events import SessionCreated
-from streams.projection_state import ProjectionError
-from streams.reader_rule import LogPosition
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
 from tests.waiting import until
-from workers import snapshot
-from workers.analysts_file import AnalystsFile
-from workers.duck import read_positions, table_hashes
-from workers.duck_files import FileKind, FileLockedError
-from workers.publications import read_state
-from workers.snapshot import SnapshotError, publish
+from turnlog_schemas.events import SessionCreated
+from turnlog_streams.projection.state import ProjectionError
+from turnlog_streams.reader_rule import LogPosition
+from turnlog_workers.materializer import snapshot
+from turnlog_workers.materializer.analysts_file import AnalystsFile
+from turnlog_workers.materializer.publications import read_state
+from turnlog_workers.materializer.snapshot import SnapshotError, publish
+from turnlog_workers.store.database_files import FileKind, FileLockedError
+from turnlog_workers.store.tables import read_positions, table_hashes
 
 KIND = FileKind(deployment="chat.events id", analysts=True, partitions=(0, 1))
 SPILL = """

@@ -11,10 +11,10 @@ from typing import Any
 import duckdb
 import pytest
 
-from streams.reader_rule import LogPosition
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
-from workers.analysts_file import AnalystsFile
-from workers.duck_files import FileKind
+from turnlog_streams.reader_rule import LogPosition
+from turnlog_workers.materializer.analysts_file import AnalystsFile
+from turnlog_workers.store.database_files import FileKind
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "analysts.md").read_text(encoding="utf-8")
 

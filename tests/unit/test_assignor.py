@@ -8,7 +8,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.assignor import Holding, KeepingAssignor, assign
+from turnlog_workers.membership.assignor import Holding, KeepingAssignor, assign
 
 TOPIC = "chat.requests"
 CLUSTER = SimpleNamespace(partitions_for_topic=lambda topic: set(range(12)) if topic == TOPIC else None)

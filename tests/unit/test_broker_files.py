@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.broker_files import (
+from turnlog_workers.devstack.broker_files import (
     BrokerError,
     Jar,
     cache_dir,

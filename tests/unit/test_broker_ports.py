@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.broker_ports import Ports, PortTakenError, choose_ports, free_port, is_free
+from turnlog_workers.devstack.broker_ports import Ports, PortTakenError, choose_ports, free_port, is_free
 
 
 @pytest.fixture

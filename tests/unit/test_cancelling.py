@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.parts import Usage, text_content
-from streams.history import history_message
-from streams.policy import Policy
-from streams.replies import reply_again
-from streams.session import Fact
-from streams.turn import INTERRUPTED_TEXT, Answer, ReplyAddress
 from tests.given import SESSION_ID, call, cancel, chat, complete, given, message, resume, running, told
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.parts import Usage, text_content
+from turnlog_streams.history.messages import history_message
+from turnlog_streams.policy import Policy
+from turnlog_streams.reply_frames import reply_again
+from turnlog_streams.session.state import Fact
+from turnlog_streams.turn import INTERRUPTED_TEXT, Answer, ReplyAddress
 
 REPLY = ReplyAddress(reply_to="chat.replies.me", framing="json", traceparent="00-1-2-01", tracestate="a=b")
 STARTED = (ev.TurnStarted, ev.MessageStored)

@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from schemas import commands as cmd
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.parts import NewSession
-from streams.channel import Channel, DecideLifecycle, evolve_channel
-from streams.forwarding import ReceiveReceipt, due
-from streams.policy import Policy
-from streams.replies import Reply, active_reply, channel_replies_to, channel_reply_again
-from streams.session import Fact
-from streams.session_commands import Refuse
-from streams.turn import ReplyAddress
 from tests.given_channel import ChannelScenario, archive, create, from_session, lifecycle, resolve, rotate
+from turnlog_schemas import commands as cmd
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.parts import NewSession
+from turnlog_streams.channel.channel import Channel, DecideLifecycle, evolve_channel
+from turnlog_streams.forwarding import ReceiveReceipt, due
+from turnlog_streams.policy import Policy
+from turnlog_streams.reply_frames import Reply, active_reply, channel_replies_to, channel_reply_again
+from turnlog_streams.session.commands import Refuse
+from turnlog_streams.session.state import Fact
+from turnlog_streams.turn import ReplyAddress
 
 REPLY = ReplyAddress(reply_to="chat.replies.me", framing="json", traceparent="00-1-2-01", tracestate="a=b")
 NEW = NewSession(title="Refund", instructions="Be brief.", model="echo:loud", metadata={"tenant": "7"})

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.parts import HistoryEntry, text_content
 from tests.checker import StoreContent, ToolRun, accepted_events, check
 from tests.checker.drafts import SESSION, USAGE, Draft, found, frame_of, good, offset_of
 from tests.checker.stores import session_columns
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.parts import HistoryEntry, text_content
 
 Plant = Callable[[Draft], object]
 TWO = "chat.requests-0-2"

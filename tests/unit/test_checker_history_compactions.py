@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.parts import HistoryEntry
 from tests.checker import StoreContent, accepted_events, check
 from tests.checker.drafts import SESSION, USAGE, Draft, found, frame_of, offset_of, with_runs
 from tests.checker.stores import session_columns
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.parts import HistoryEntry
 
 Plant = Callable[[Draft], object]
 TABLES = ("compaction_requests", "compactions")

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from schemas import events as ev
 from tests.checker.drafts import USAGE, Draft, found, good
+from turnlog_schemas import events as ev
 
 DISTURBED = {"partition released", "neighbour disturbed"}
 

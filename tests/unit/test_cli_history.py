@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from schemas import commands as cmd
-from schemas import frames as fr
-from schemas.parts import HistoryEntry, NewSession, Usage, text_content
 from tests.scripted_owner import Owner
 from turnlog.cli.app import app
+from turnlog_schemas import commands as cmd
+from turnlog_schemas import frames as fr
+from turnlog_schemas.parts import HistoryEntry, NewSession, Usage, text_content
 
 SUMMARY = "## Goal\nA refund\x1b[2J."
 DONE = fr.HistoryCompacted(

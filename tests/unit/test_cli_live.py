@@ -2,8 +2,10 @@
 
 import json
 
-from schemas.codec import Codec, UnknownPayload
-from schemas.frames import (
+from turnlog.cli.live import LiveTurn, finished_document, frame_document, frame_line
+from turnlog.replies import FinishedTurn, ReplyFrame
+from turnlog_schemas.codec import Codec, UnknownPayload
+from turnlog_schemas.frames import (
     Frame,
     FrameHeader,
     HistoryCompacted,
@@ -17,10 +19,8 @@ from schemas.frames import (
     TurnFailed,
     TurnStarted,
 )
-from schemas.parts import ToolCall, Usage, text_content
-from schemas.registry import FRAMES
-from turnlog.cli.live import LiveTurn, finished_document, frame_document, frame_line
-from turnlog.replies import FinishedTurn, ReplyFrame
+from turnlog_schemas.parts import ToolCall, Usage, text_content
+from turnlog_schemas.registry import FRAMES
 
 USAGE = Usage(input_tokens=1, output_tokens=2, model_calls=1)
 CALL = ToolCall(call_id="c1", name="search", arguments='{"q": 1}')

@@ -10,10 +10,10 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from streams.projection_columns import MOMENT, Table
-from streams.projection_rows import MESSAGES, SESSIONS, TOOL_CALLS, TURNS
 from turnlog.cli.app import app
-from workers.duck import create_tables, tables_of
+from turnlog_streams.projection.columns import MOMENT, Table
+from turnlog_streams.projection.rows import MESSAGES, SESSIONS, TOOL_CALLS, TURNS
+from turnlog_workers.store.tables import create_tables, tables_of
 
 
 def insert(connection: duckdb.DuckDBPyConnection, table: Table, **values: Any) -> None:

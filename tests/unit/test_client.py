@@ -5,19 +5,6 @@ import asyncio
 import pytest
 
 import turnlog
-from schemas.codec import RequestCodec
-from schemas.commands import Chat, RequestHeader
-from schemas.frames import (
-    Frame,
-    FrameHeader,
-    MessageStored,
-    RequestRefused,
-    TextDelta,
-    TurnAccepted,
-    TurnCompleted,
-    TurnStarted,
-)
-from schemas.parts import NewSession, Usage, text_content
 from tests.fake_line import FakeLine
 from tests.waiting import eventually
 from turnlog.chat_turn import ChatTurn
@@ -33,7 +20,20 @@ from turnlog.errors import (
 from turnlog.kafka_client import PreparedRequest
 from turnlog.replies import Position, ReplyFrame
 from turnlog.reply_consumer import after, from_beginning, from_end
-from workers.config import Settings
+from turnlog_schemas.codec import RequestCodec
+from turnlog_schemas.commands import Chat, RequestHeader
+from turnlog_schemas.frames import (
+    Frame,
+    FrameHeader,
+    MessageStored,
+    RequestRefused,
+    TextDelta,
+    TurnAccepted,
+    TurnCompleted,
+    TurnStarted,
+)
+from turnlog_schemas.parts import NewSession, Usage, text_content
+from turnlog_workers.base.config import Settings
 
 REQUEST = PreparedRequest(key="s", request_id="r", value=b"", headers=())
 DONE = TurnCompleted(text="hi there", usage=Usage())

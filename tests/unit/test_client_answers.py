@@ -6,20 +6,6 @@ from typing import cast
 
 import pytest
 
-from schemas import commands as cmd
-from schemas.codec import RequestCodec
-from schemas.frames import (
-    Frame,
-    FrameHeader,
-    HistoryCompacted,
-    HistoryCompactionFailed,
-    HistoryPage,
-    RequestRefused,
-    SessionInfo,
-    TurnAccepted,
-    TurnCompleted,
-)
-from schemas.parts import Usage
 from tests.fake_line import FakeLine
 from tests.waiting import eventually
 from turnlog import (
@@ -37,6 +23,20 @@ from turnlog.exchange import Answer
 from turnlog.kafka_client import PreparedRequest, RequestSender
 from turnlog.replies import ReplyFrame, TurnView
 from turnlog.reply_consumer import ReplyConsumer
+from turnlog_schemas import commands as cmd
+from turnlog_schemas.codec import RequestCodec
+from turnlog_schemas.frames import (
+    Frame,
+    FrameHeader,
+    HistoryCompacted,
+    HistoryCompactionFailed,
+    HistoryPage,
+    RequestRefused,
+    SessionInfo,
+    TurnAccepted,
+    TurnCompleted,
+)
+from turnlog_schemas.parts import Usage
 
 REQUEST = PreparedRequest(key="web", request_id="r", value=b"", headers=(), kind="channel")
 

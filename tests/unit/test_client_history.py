@@ -5,9 +5,6 @@ from collections.abc import Iterable
 
 import pytest
 
-from schemas import commands as cmd
-from schemas import frames as fr
-from schemas.parts import HistoryEntry, NewSession, Usage, text_content
 from tests.scripted_owner import Owner
 from turnlog import (
     Client,
@@ -23,6 +20,9 @@ from turnlog import (
     SyncClient,
     UsageError,
 )
+from turnlog_schemas import commands as cmd
+from turnlog_schemas import frames as fr
+from turnlog_schemas.parts import HistoryEntry, NewSession, Usage, text_content
 
 USAGE = Usage(input_tokens=900, output_tokens=80, model_calls=2, last_input_tokens=500)
 DONE = fr.HistoryCompacted(

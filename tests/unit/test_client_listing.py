@@ -7,11 +7,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from streams.projection_rows import PARTITIONS, SESSIONS
 from tests.unit.test_cli_sessions import insert
 from turnlog.errors import NotFoundError, UsageError
 from turnlog.listing import SessionFilter, SessionList, list_sessions
-from workers.duck import create_tables
+from turnlog_streams.projection.rows import PARTITIONS, SESSIONS
+from turnlog_workers.store.tables import create_tables
 
 EVERYTHING = SessionFilter(include_archived=True)
 

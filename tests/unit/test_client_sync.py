@@ -10,7 +10,7 @@ import pytest
 from turnlog import BrokerUnreachableError, Client, SyncClient, TurnlogError
 from turnlog.background import BackgroundLoop
 from turnlog.sync import Stream
-from workers.broker_ports import free_port
+from turnlog_workers.devstack.broker_ports import free_port
 
 NOT_VERBS = {"aclose", "failure"}  #: ``close``, and a property of both
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from fastavro import schemaless_writer
 
-from schemas import commands as cmd
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.codec import AVRO_MAGIC, FRAMING_AVRO, FRAMING_JSON, Codec, RequestCodec, UnknownPayload, snake
-from schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
-from schemas.mapping import avro_fields, to_dict
-from schemas.parts import ContentPart, NewSession, ToolCall, Usage, content_text, text_content
-from schemas.registry import COMMANDS, EVENTS, FRAMES, Family, Registry, Schema, load, packaged
 from tests import golden
+from turnlog_schemas import commands as cmd
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.codec import AVRO_MAGIC, FRAMING_AVRO, FRAMING_JSON, Codec, RequestCodec, UnknownPayload, snake
+from turnlog_schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
+from turnlog_schemas.mapping import avro_fields, to_dict
+from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage, content_text, text_content
+from turnlog_schemas.registry import COMMANDS, EVENTS, FRAMES, Family, Registry, Schema, load, packaged
 
 GOLDEN = list(golden.record_types())
 GOLDEN_IDS = [path.stem for _, _, path in GOLDEN]

@@ -5,19 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from schemas import events as ev
-from schemas.parts import NewSession, content_text
-from streams.history import HistoryMessage
-from streams.history_compaction import HistoryCompactionPolicy
-from streams.history_compaction_plan import MIN_SUMMARY_TOKENS
-from streams.history_view import SUMMARY_ROLE, assemble, latest_question
-from streams.tokens import message_tokens, prompt_tokens, with_margin
 from tests.histories import SAMPLE
 from tests.one_session import LIMITS, SMALL, OneSession
 from turnlog.conversations import Conversation, compare, read_conversations
-from workers.runners.base import TurnInput
-from workers.runners.recordings import Message
-from workers.runners.registry import RunnerRegistry
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import NewSession, content_text
+from turnlog_streams.history.compaction import HistoryCompactionPolicy
+from turnlog_streams.history.compaction_plan import MIN_SUMMARY_TOKENS
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.tokens import message_tokens, prompt_tokens, with_margin
+from turnlog_streams.history.view import SUMMARY_ROLE, assemble, latest_question
+from turnlog_workers.runners.base import TurnInput
+from turnlog_workers.runners.recordings import Message
+from turnlog_workers.runners.registry import RunnerRegistry
 
 CONVERSATIONS = {each.conversation_id: each for each in read_conversations(SAMPLE).conversations}
 KEEP_TAIL = 4

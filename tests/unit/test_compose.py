@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from workers.broker_files import KAFKA_VERSION
-from workers.config import Settings
-from workers.ready import READY_FILE_VARIABLE
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.readiness_file import READY_FILE_VARIABLE
+from turnlog_workers.devstack.broker_files import KAFKA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

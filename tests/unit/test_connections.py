@@ -4,8 +4,8 @@ import aiokafka.errors
 import kafka.errors
 import pytest
 
-from workers.config import Settings
-from workers.connections import client_options, what_to_check
+from turnlog_workers.base.config import Settings
+from turnlog_workers.kafka.connections import client_options, what_to_check
 
 
 def settings(**values: str) -> Settings:

@@ -7,30 +7,31 @@ from unittest.mock import patch
 
 import pytest
 
-import streams.projection
-import workers.decider
-import workers.testing_store
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.commands import CompactHistory, CreateSession, GetSession
-from schemas.parts import Usage, text_content
-from streams.decisions import decide
-from streams.projection import project
-from streams.projection_state import ProjectionError
-from streams.rehydration import rehydrate
-from streams.session_commands import CompleteTurn, RecordMessage
+import turnlog_streams.projection.project
+import turnlog_workers.shard.run_ahead
+import turnlog_workers.store.memory_store
 from tests.one_partition import OnePartition
 from tests.waiting import eventually
-from workers import patience, shard
-from workers.actors import SessionActor
-from workers.history_compactor import UnrecordableError
-from workers.live import LiveChannel, LiveSession
-from workers.runners.base import AssistantMessage, RunnerOutput, TextDelta, TurnInput
-from workers.serving import Serving
-from workers.shared_look import SharedLook
-from workers.store_port import StoreError, UnreadableStoreError
-from workers.testing_store import MemoryStore, MemoryStores
-from workers.turn_attempt import TurnAttempt
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.commands import CompactHistory, CreateSession, GetSession
+from turnlog_schemas.parts import Usage, text_content
+from turnlog_streams.projection.project import project
+from turnlog_streams.projection.rehydration import rehydrate
+from turnlog_streams.projection.state import ProjectionError
+from turnlog_streams.session.commands import CompleteTurn, RecordMessage
+from turnlog_streams.session.decide import decide
+from turnlog_workers.base.shared_look import SharedLook
+from turnlog_workers.intake import bounded_retry as patience
+from turnlog_workers.runners.base import AssistantMessage, RunnerOutput, TextDelta, TurnInput
+from turnlog_workers.sessions.history_compactor import UnrecordableError
+from turnlog_workers.sessions.session_actor import SessionActor
+from turnlog_workers.sessions.turn_attempt import TurnAttempt
+from turnlog_workers.shard import partition as shard
+from turnlog_workers.shard.serving import Serving
+from turnlog_workers.shard.stream_in_memory import LiveChannel, LiveSession
+from turnlog_workers.store.memory_store import MemoryStore, MemoryStores
+from turnlog_workers.store.port import StoreError, UnreadableStoreError
 
 SECRET = "what the user wrote"
 
@@ -67,8 +68,8 @@ async def in_the_middle_of_their_turns(world: OnePartition, *names: str) -> None
 @pytest.mark.parametrize(
     "defect",
     [
-        lambda: patch.object(workers.testing_store, "rehydrate", failing_for("bad", rehydrate)),
-        lambda: patch.object(workers.decider, "decide", failing_for("bad", decide)),
+        lambda: patch.object(turnlog_workers.store.memory_store, "rehydrate", failing_for("bad", rehydrate)),
+        lambda: patch.object(turnlog_workers.shard.run_ahead, "decide", failing_for("bad", decide)),
         lambda: patch.object(Serving, "_actor", _no_actor_for_bad),
     ],
     ids=["it cannot be loaded", "its turn cannot be resumed", "its turn cannot be started"],
@@ -159,7 +160,7 @@ async def test_an_event_that_cannot_be_projected_marks_its_stream_and_no_other()
             await world.answer(f"{name}-1", fr.TurnCompleted)
         world.stores._data.clear()
         claims = world.claims
-        handlers = streams.projection._HANDLERS
+        handlers = turnlog_streams.projection.project._HANDLERS
         with patch.dict(handlers, {ev.TurnStarted: failing_for_key("bad", handlers[ev.TurnStarted])}):
             await world.take_over()
             world.chat("bad", "bad-2")
@@ -268,7 +269,10 @@ async def test_an_outcome_that_cannot_be_recorded_is_its_actor_s_problem_and_lea
         world.log.encoding = lambda payload: None
         with pytest.raises(UnrecordableError, match="bytes"):
             await serving.submit("s", [message(seq) for seq in range(2, 9)])
-        with patch.object(workers.decider, "decide", failing_for("s", decide)), pytest.raises(UnrecordableError):
+        with (
+            patch.object(turnlog_workers.shard.run_ahead, "decide", failing_for("s", decide)),
+            pytest.raises(UnrecordableError),
+        ):
             await serving.submit("s", [message(2)])
         live = serving.resident.sessions["s"]
         assert (live.session, len(live.history)) == before
@@ -353,8 +357,8 @@ async def test_the_partition_waits_for_a_store_that_is_far_behind_and_is_not_rel
 
     async with OnePartition() as world:
         monkeypatch.setattr(MemoryStore, "write", write)
-        monkeypatch.setattr("workers.serving._MAX_UNSAVED_BATCHES", 0)
-        monkeypatch.setattr("workers.serving._SAVE_AGAIN_S", 0.01)
+        monkeypatch.setattr("turnlog_workers.shard.serving._MAX_UNSAVED_BATCHES", 0)
+        monkeypatch.setattr("turnlog_workers.shard.serving._SAVE_AGAIN_S", 0.01)
         world.chat("s", "s-1")
         await world.answer("s-1", fr.TurnAccepted)
         full = False

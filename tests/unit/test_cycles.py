@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from schemas.parts import ToolCall, text_content
-from streams.session_commands import Cancel
-from streams.turn import ReplyAddress
 from tests.one_session import LIMITS, LONG, OneSession
 from tests.waiting import eventually
-from workers.runners.base import (
+from turnlog_schemas.parts import ToolCall, text_content
+from turnlog_streams.session.commands import Cancel
+from turnlog_streams.turn import ReplyAddress
+from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
     RunnerError,

@@ -4,13 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from schemas import events as ev
-from schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
-from streams.decisions import known_answer
-from streams.naming import auto_title, channel_of
-from streams.policy import Policy
-from streams.session import Fact, conflict_key
-from streams.turn import INTERRUPTED_TEXT, Answer, ReplyAddress, without_result
 from tests.given import (
     USAGE,
     call,
@@ -23,6 +16,13 @@ from tests.given import (
     resume,
     running,
 )
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
+from turnlog_streams.naming import auto_title, channel_of
+from turnlog_streams.policy import Policy
+from turnlog_streams.session.decide import known_answer
+from turnlog_streams.session.state import Fact, conflict_key
+from turnlog_streams.turn import INTERRUPTED_TEXT, Answer, ReplyAddress, without_result
 
 REPLY = ReplyAddress(reply_to="chat.replies.me", framing="json", traceparent="00-1-2-01", tracestate="a=b")
 STARTED = (ev.TurnStarted, ev.MessageStored)

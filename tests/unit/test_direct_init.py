@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from schemas.direct_init import direct_init
+from turnlog_schemas.direct_init import direct_init
 
 
 @direct_init

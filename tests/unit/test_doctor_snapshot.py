@@ -8,8 +8,8 @@ import duckdb
 import pytest
 
 from turnlog.cli import doctor
-from workers.config import Settings
-from workers.publications import Publications
+from turnlog_workers.base.config import Settings
+from turnlog_workers.materializer.publications import Publications
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from schemas import commands as cmd
-from schemas.codec import RequestCodec
-from schemas.parts import text_content
 from tests.checker import SentRequest
 from tests.faults.record import sent_request
+from turnlog_schemas import commands as cmd
+from turnlog_schemas.codec import RequestCodec
+from turnlog_schemas.parts import text_content
 
 
 def recorded(key: str | None, value: bytes) -> SentRequest | None:

@@ -15,8 +15,8 @@ from faust.types import TP
 
 from tests import raw_batches
 from tests.raw_batches import Raw
-from workers import raw_fetch
-from workers.faust_consumer import IntakeThread
+from turnlog_workers.intake.faust_consumer import IntakeThread
+from turnlog_workers.kafka import raw_fetch
 
 GOOD = [Raw(key=b"k", value=b"%d" % n) for n in range(4)]
 BAD = Raw(key=b"k", value=b"v", headers=[(b"\xff", b"")])

@@ -13,28 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.frames import (
-    Frame,
-    FrameHeader,
-    RequestRefused,
-    TextDelta,
-    TurnAccepted,
-    TurnCompleted,
-    TurnFailed,
-    TurnStarted,
-)
-from schemas.parts import ContentPart, NewSession, ToolCall, Usage
-from streams.projection_columns import MOMENT, Json, Millis, Table, columns_of
-from streams.projection_rows import (
-    MESSAGES,
-    SESSIONS,
-    TOOL_CALLS,
-    TURNS,
-    MessageRow,
-    SessionRow,
-    ToolCallRow,
-    TurnRow,
-)
 from turnlog.chat_turn import ChatTurn
 from turnlog.client import Client
 from turnlog.conversations import Conversation, compare, read_conversations
@@ -51,7 +29,29 @@ from turnlog.feed_plan import FeedOptions, FeedPlan, FeedProgress, plan_feed
 from turnlog.feeding import Feed, verify
 from turnlog.kafka_client import PreparedRequest
 from turnlog.replies import Position, ReplyFrame
-from workers.runners.recordings import Message
+from turnlog_schemas.frames import (
+    Frame,
+    FrameHeader,
+    RequestRefused,
+    TextDelta,
+    TurnAccepted,
+    TurnCompleted,
+    TurnFailed,
+    TurnStarted,
+)
+from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage
+from turnlog_streams.projection.columns import MOMENT, Json, Millis, Table, columns_of
+from turnlog_streams.projection.rows import (
+    MESSAGES,
+    SESSIONS,
+    TOOL_CALLS,
+    TURNS,
+    MessageRow,
+    SessionRow,
+    ToolCallRow,
+    TurnRow,
+)
+from turnlog_workers.runners.recordings import Message
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{ "at":1}'}}

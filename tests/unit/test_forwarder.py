@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.commands import Forwarded, ForwardReceipt, RequestHeader
-from streams.forwarding import OPENED, TOUCHED, Forward, ReceiveForward
-from workers.forwarder import MAX_RESENDS, RESEND_MAX_S, RESEND_S, Forwarder
+from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
+from turnlog_streams.forwarding import OPENED, TOUCHED, Forward, ReceiveForward
+from turnlog_workers.shard.forwarder import MAX_RESENDS, RESEND_MAX_S, RESEND_S, Forwarder
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from schemas import gate
+from turnlog_schemas import gate
 
 Raw = dict[str, Any]
 RECORD_TYPE = "events.TurnFailed"
@@ -203,6 +203,6 @@ def test_a_release_is_kept_once_and_then_guards(tmp_path: Path, capsys: pytest.C
 
 
 def test_the_command_line() -> None:
-    done = subprocess.run([sys.executable, "-m", "schemas.gate"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "turnlog_schemas.gate"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert f"{len(CURRENT)} schemas are compatible with" in done.stdout

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from schemas.commands import Chat
-from schemas.events import EventHeader, RequestRefused, TurnAccepted
-from schemas.parts import text_content
-from streams.policy import Policy
-from streams.session import Session
-from streams.session_commands import AcceptChat, Refuse
-from streams.turn import ReplyAddress
-from workers.decider import Decider, Decision, Group
-from workers.group_commit import GroupCommit
-from workers.live import LiveSession
-from workers.ports import LogError, NewRecord, RecordsRefusedError
+from turnlog_schemas.commands import Chat
+from turnlog_schemas.events import EventHeader, RequestRefused, TurnAccepted
+from turnlog_schemas.parts import text_content
+from turnlog_streams.policy import Policy
+from turnlog_streams.session.commands import AcceptChat, Refuse
+from turnlog_streams.session.state import Session
+from turnlog_streams.turn import ReplyAddress
+from turnlog_workers.base.ports import LogError, NewRecord, RecordsRefusedError
+from turnlog_workers.shard.group_commit import GroupCommit
+from turnlog_workers.shard.run_ahead import Decider, Decision, Group
+from turnlog_workers.shard.stream_in_memory import LiveSession
 
 RECORD_BYTES = 100
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from streams.history import HistoryMessage
-from streams.history_compaction import (
+from tests.compacted_session import SETTINGS, CompactedSession
+from tests.histories import History, summary
+from turnlog_streams.history.compaction import (
     AUTOMATIC,
     MANUAL,
     HistoryCompactionPolicy,
@@ -13,7 +14,7 @@ from streams.history_compaction import (
     SummarySettings,
     history_compaction_id,
 )
-from streams.history_compaction_plan import (
+from turnlog_streams.history.compaction_plan import (
     MIN_SUMMARY_TOKENS,
     HistoryCompactionPlan,
     SessionHistory,
@@ -21,10 +22,9 @@ from streams.history_compaction_plan import (
     plan,
     session_tokens,
 )
-from streams.history_view import BY_TRUNCATION, assemble
-from streams.tokens import PromptMeasure, prompt_tokens, with_margin
-from tests.compacted_session import SETTINGS, CompactedSession
-from tests.histories import History, summary
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.tokens import PromptMeasure, prompt_tokens, with_margin
+from turnlog_streams.history.view import BY_TRUNCATION, assemble
 
 LONG = "word " * 200  # about 216 tokens
 POLICY = HistoryCompactionPolicy(max_tokens=4_000, keep_tail=4)

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from schemas.parts import content_text
-from streams.history import HistoryMessage
-from streams.history_view import HistoryView, assemble
-from streams.openai_format import openai_messages, validate_openai
-from streams.turn import INTERRUPTED_TEXT
 from tests.histories import History, summary
+from turnlog_schemas.parts import content_text
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.openai_format import openai_messages, validate_openai
+from turnlog_streams.history.view import HistoryView, assemble
+from turnlog_streams.turn import INTERRUPTED_TEXT
 
 
 def shown(view: HistoryView) -> list[tuple[str, str | None]]:

@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-from workers.inbox import Inbox
-from workers.ports import RequestLog, RequestRecord, UnreadableRange
+from turnlog_workers.base.ports import RequestLog, RequestRecord, UnreadableRange
+from turnlog_workers.intake.inbox import Inbox
 
 
 def record(offset: int) -> RequestRecord:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers import logs
-from workers.config import Settings
+from turnlog_workers.base import logs
+from turnlog_workers.base.config import Settings
 
 
 class Terminal(io.StringIO):
@@ -24,7 +24,7 @@ def _restore_logging() -> Iterator[None]:
     yield
     root.handlers[:] = before
     root.setLevel(level)
-    for name in ("schemas", "streams", "workers", "turnlog"):
+    for name in ("turnlog_schemas", "turnlog_streams", "turnlog_workers", "turnlog"):
         logging.getLogger(name).setLevel(logging.NOTSET)
     logging.captureWarnings(False)
 
@@ -34,16 +34,16 @@ def test_a_terminal_gets_lines_for_people(monkeypatch: pytest.MonkeyPatch) -> No
     stream = Terminal()
     logs.set_up(Settings(), stream)
     place = logs.at(session="web-1", turn="t-1", topic="chat.requests", partition=3, offset=17)
-    logging.getLogger("workers.shard").warning("refused: %s", "busy", extra=place)
+    logging.getLogger("turnlog_workers.shard.partition").warning("refused: %s", "busy", extra=place)
     assert stream.getvalue()[13:] == (
-        "WARNING workers.shard: refused: busy (session=web-1 turn=t-1 chat.requests[3]@17)\n"
+        "WARNING turnlog_workers.shard.partition: refused: busy (session=web-1 turn=t-1 chat.requests[3]@17)\n"
     )
 
 
 def test_elsewhere_it_is_one_json_object_a_line() -> None:
     stream = io.StringIO()
     logs.set_up(Settings(), stream)
-    log = logging.getLogger("workers.shard")
+    log = logging.getLogger("turnlog_workers.shard.partition")
     log.info("two\nlines", extra=logs.at(session="web-1", partition=0, offset=0))
     try:
         raise ValueError("what happened")
@@ -53,7 +53,7 @@ def test_elsewhere_it_is_one_json_object_a_line() -> None:
     assert first.pop("time").endswith("Z")
     assert first == {
         "level": "INFO",
-        "logger": "workers.shard",
+        "logger": "turnlog_workers.shard.partition",
         "message": "two\nlines",
         "session": "web-1",
         "partition": 0,
@@ -65,18 +65,18 @@ def test_elsewhere_it_is_one_json_object_a_line() -> None:
 def test_the_setting_decides_over_the_stream() -> None:
     stream = Terminal()
     logs.set_up(Settings(log_format="json"), stream)
-    logging.getLogger("workers").warning("x")
+    logging.getLogger("turnlog_workers").warning("x")
     assert json.loads(stream.getvalue())["message"] == "x"
     stream = io.StringIO()
     logs.set_up(Settings(log_format="human"), stream)  # type: ignore[arg-type]
-    logging.getLogger("workers").warning("x")
-    assert stream.getvalue().endswith("WARNING workers: x\n")
+    logging.getLogger("turnlog_workers").warning("x")
+    assert stream.getvalue().endswith("WARNING turnlog_workers: x\n")
 
 
 def test_the_level_holds_and_libraries_are_quieter() -> None:
     stream = io.StringIO()
     logs.set_up(Settings(log_level="INFO"), stream)
-    logging.getLogger("workers").debug("no")
+    logging.getLogger("turnlog_workers").debug("no")
     logging.getLogger("aiokafka.consumer").info("no")
     logging.getLogger("kafka.net.selector").warning("no")
     assert stream.getvalue() == ""
@@ -87,7 +87,7 @@ def test_the_level_holds_and_libraries_are_quieter() -> None:
 def test_our_debug_lines_do_not_drown_in_those_of_libraries() -> None:
     stream = io.StringIO()
     logs.set_up(Settings(log_level="DEBUG"), stream)
-    logging.getLogger("workers.shard").debug("ours")
+    logging.getLogger("turnlog_workers.shard.partition").debug("ours")
     for name in ("aiokafka.consumer", "faust.app", "kafka.net.selector", "openai._base_client", "some_plug_in"):
         logging.getLogger(name).debug("theirs")
     assert "ours" in stream.getvalue()
@@ -102,14 +102,14 @@ def test_libraries_are_heard_where_somebody_asks_for_them() -> None:
     for name in ("aiokafka.consumer", "kafka.net.selector", "some_plug_in"):
         logging.getLogger(name).debug("now yes, %s", name)
         assert f"now yes, {name}" in stream.getvalue()
-    logging.getLogger("workers.shard").info("not ours")
+    logging.getLogger("turnlog_workers.shard.partition").info("not ours")
     assert "not ours" not in stream.getvalue()
 
 
 def test_only_the_named_fields_are_written() -> None:
     stream = io.StringIO()
     logs.set_up(Settings(), stream)
-    logging.getLogger("workers").warning("x", extra={"text": "what the user wrote", "session": "web-1"})
+    logging.getLogger("turnlog_workers").warning("x", extra={"text": "what the user wrote", "session": "web-1"})
     assert "what the user wrote" not in stream.getvalue()
 
 
@@ -119,7 +119,7 @@ def test_a_planted_secret_stands_in_no_line(log_format: str) -> None:
     stream = io.StringIO()
     settings = Settings(sasl_password=secret, log_format=log_format)  # type: ignore[arg-type]
     logs.set_up(settings, stream)
-    log = logging.getLogger("workers")
+    log = logging.getLogger("turnlog_workers")
     log.error("cannot log in with %s", secret)
     log.error("options %r", {"sasl_plain_password": secret})
     log.error("settings %s", settings)
@@ -176,7 +176,7 @@ def test_what_a_library_repeats_comes_through_once_in_a_while() -> None:
         logging.getLogger("aiokafka.consumer").error("Unable connect to node with id %s: %s", 1, "refused")
     logging.getLogger("aiokafka.consumer").error("something else")
     for _ in range(3):
-        logging.getLogger("workers.shard").error("ours is never held back")
+        logging.getLogger("turnlog_workers.shard.partition").error("ours is never held back")
     said = [line.partition(": ")[2] for line in stream.getvalue().splitlines()]
     assert said == [
         "Unable connect to node with id 1: refused",

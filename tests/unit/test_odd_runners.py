@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-import streams.session_commands
-import workers.runners.contained
-import workers.turn_attempt
-from schemas import events as ev
-from schemas.codec import Codec
-from schemas.parts import content_text
-from schemas.registry import EVENTS
-from streams.session_commands import SessionCommand
+import turnlog_streams.session.commands
+import turnlog_workers.runners.contained
+import turnlog_workers.sessions.turn_attempt
 from tests.odd_runners import CODES, COMPLETED, ODD, end_the_stubborn, factory, plays, says
 from tests.one_session import LIMITS, OneSession
-from workers.history_compactor import UnrecordableError
-from workers.runners.base import RunnerOutput, TextDelta, TurnInput
+from turnlog_schemas import events as ev
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.parts import content_text
+from turnlog_schemas.registry import EVENTS
+from turnlog_streams.session.commands import SessionCommand
+from turnlog_workers.runners.base import RunnerOutput, TextDelta, TurnInput
+from turnlog_workers.sessions.history_compactor import UnrecordableError
 
 KINDS = [name for name, odd in ODD.items() if not odd.slow]
 SLOW = [name for name, odd in ODD.items() if odd.slow]
@@ -71,8 +71,8 @@ async def test_its_turn_ends_as_it_must_and_the_next_one_is_well(name: str) -> N
 
 @pytest.mark.parametrize("name", SLOW)
 async def test_so_does_one_that_does_not_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.runners.contained, "CLOSE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(workers.turn_attempt, "MAX_OUTPUTS", 2_000)
+    monkeypatch.setattr(turnlog_workers.runners.contained, "CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(turnlog_workers.sessions.turn_attempt, "MAX_OUTPUTS", 2_000)
     session, end = await turn_of(name)
     assert end.code == ODD[name].code
     await session.say("And now?")
@@ -144,7 +144,7 @@ class Unwilling(OneSession):
 @pytest.mark.parametrize("refused", ["CompleteTurn", "RecordMessage"])
 async def test_an_outcome_that_cannot_be_recorded_fails_its_turn(refused: str) -> None:
     session = Unwilling()
-    session.refuses = (getattr(streams.session_commands, refused),)
+    session.refuses = (getattr(turnlog_streams.session.commands, refused),)
     session.chat("Hello")
     await session.settle()
     (failed,) = session.of(ev.TurnFailed)
@@ -157,7 +157,7 @@ async def test_an_outcome_that_cannot_be_recorded_fails_its_turn(refused: str) -
 
 async def test_a_summary_that_cannot_be_recorded_costs_no_turn() -> None:
     session = Unwilling()
-    session.refuses = (streams.session_commands.RecordHistoryCompaction,)
+    session.refuses = (turnlog_streams.session.commands.RecordHistoryCompaction,)
     for number in range(6):
         await session.say(f"question {number}")
     assert len(session.of(ev.TurnCompleted)) == 6
@@ -175,7 +175,7 @@ async def test_the_log_says_type_message_and_place_and_no_text(caplog: pytest.Lo
             f"Authorization: Bearer abcdefghijklmnop {'x' * 10_000}"
         )
 
-    caplog.set_level(logging.DEBUG, "workers")
+    caplog.set_level(logging.DEBUG, "turnlog_workers")
     session = OneSession(main=fails)
     await session.say("my pin is 1234 and nobody may know")
     told = [record.getMessage() for record in caplog.records if "a runner raised" in record.getMessage()]
@@ -197,7 +197,7 @@ async def test_the_log_says_type_message_and_place_and_no_text(caplog: pytest.Lo
 async def test_a_runner_that_does_not_end_is_named(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.runners.contained, "CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(turnlog_workers.runners.contained, "CLOSE_TIMEOUT_S", 0.05)
     session = OddSession(limits=QUICK)
     session.chat("What is odd?", model="odd:hangs in aclose")
     await session.settle()

@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PACKAGES = ("schemas", "streams", "workers", "turnlog")
+FOLDERS = ("schemas", "streams", "workers", "turnlog")
+PACKAGES = ("turnlog_schemas", "turnlog_streams", "turnlog_workers", "turnlog")
 
 
 def locked(name: str) -> dict[str, str]:
@@ -51,7 +52,7 @@ def test_what_is_tested_is_what_runs() -> None:
 def test_every_import_is_a_declared_dependency() -> None:
     declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     distributions = packages_distributions()
-    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+    for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Import():
@@ -84,7 +85,7 @@ def test_the_image_is_made_by_the_steps_of_make_setup() -> None:
 def test_the_image_holds_every_package() -> None:
     shipped = (ROOT / "Dockerfile").read_text()
     admitted = (ROOT / ".dockerignore").read_text().splitlines()
-    for package in PACKAGES:
+    for package in FOLDERS:
         assert f"COPY {package} ./{package}\n" in shipped
         assert f"!{package}" in admitted
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from workers.config import Settings
-from workers.materializer import Materializer
-from workers.publications import Publications, read_state
+from turnlog_workers.base.config import Settings
+from turnlog_workers.materializer.process import Materializer
+from turnlog_workers.materializer.publications import Publications, read_state
 
 TARGET = Path("snapshot.duckdb")
 

@@ -8,11 +8,11 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import CorruptRecordException, KafkaConnectionError, TopicAuthorizationFailedError
 
-from workers import reader_pool
-from workers.config import Settings
-from workers.ports import LogAuthorizationError, LogError
-from workers.reader_pool import ReaderPool
-from workers.topic_reader import BatchUnreadableError, TopicReader
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.ports import LogAuthorizationError, LogError
+from turnlog_workers.kafka import reader_pool
+from turnlog_workers.kafka.reader_pool import ReaderPool
+from turnlog_workers.kafka.topic_reader import BatchUnreadableError, TopicReader
 
 
 class FakeConsumer:
@@ -137,7 +137,7 @@ async def test_a_wait_has_an_end_and_a_sentence() -> None:
 
 async def test_long_reads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve partitions that catch up on three consumers: each gets on, none waits for another one's end."""
-    monkeypatch.setattr("workers.topic_reader._TURN_S", 0.0)
+    monkeypatch.setattr("turnlog_workers.kafka.topic_reader._TURN_S", 0.0)
     reader = TopicReader(Settings())
     begun: list[int] = []
     ended: list[int] = []

@@ -13,10 +13,10 @@ from kafka.record import MemoryRecords as KafkaPythonRecords
 
 from tests import raw_batches
 from tests.raw_batches import Raw
-from workers import batch_codecs
-from workers.batch_codecs import BatchDecodingError, bound_aiokafka, bound_kafka_python, decompress
-from workers.ports import UnreadableRange
-from workers.record_batches import FetchedBatches, LenientRecord, take_apart
+from turnlog_workers.base.ports import UnreadableRange
+from turnlog_workers.kafka import batch_codecs
+from turnlog_workers.kafka.batch_codecs import BatchDecodingError, bound_aiokafka, bound_kafka_python, decompress
+from turnlog_workers.kafka.record_batches import FetchedBatches, LenientRecord, take_apart
 
 COMPRESS: dict[int, Callable[[bytes], bytes]] = {
     1: aiokafka_codec.gzip_encode,
@@ -221,4 +221,4 @@ def test_aiokafka_has_the_bound_too(monkeypatch: pytest.MonkeyPatch, codec: int)
     for module in (memory_records._MemoryRecordsPy, native_memory_records.MemoryRecords):
         with pytest.raises(BatchDecodingError, match="large"):
             list(module(batch).next_batch())
-    assert default_records.gzip_decode.__module__ == "workers.batch_codecs"
+    assert default_records.gzip_decode.__module__ == "turnlog_workers.kafka.batch_codecs"

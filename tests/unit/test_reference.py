@@ -5,13 +5,13 @@ import re
 from typer.main import get_command
 
 import turnlog
-from schemas import commands, events, frames
-from streams.run_settings import KNOWN
 from tests.reference_table import cells, names, operations, refusals, section
 from turnlog import errors
 from turnlog.cli.app import app
 from turnlog.errors import TurnlogError
 from turnlog.session_verbs import SessionVerbs
+from turnlog_schemas import commands, events, frames
+from turnlog_streams.runtime_settings import KNOWN
 
 #: What no operation leads to: of the partition, of failing turns, of refusals (which have their own table).
 OTHER_EVENTS = {"PartitionClaimed", "RequestDeadLettered", "RequestsLost", "TurnFailed", "RequestRefused"}

@@ -8,12 +8,23 @@ import avro.schema
 import pytest
 from fastavro.schema import to_parsing_canonical_form
 
-import schemas
-from schemas import events as ev
-from schemas.mapping import avro_fields
-from schemas.registry import COMMANDS, EVENTS, FAMILIES, FRAMES, Family, Registry, Schema, derive, load, packaged
+import turnlog_schemas
+from turnlog_schemas import events as ev
+from turnlog_schemas.mapping import avro_fields
+from turnlog_schemas.registry import (
+    COMMANDS,
+    EVENTS,
+    FAMILIES,
+    FRAMES,
+    Family,
+    Registry,
+    Schema,
+    derive,
+    load,
+    packaged,
+)
 
-AVSC = Path(schemas.__file__).parent / "avro"
+AVSC = Path(turnlog_schemas.__file__).parent / "avro"
 ALL = [(family, payload) for family in FAMILIES.values() for payload in family.payloads]
 IDS = [f"{family.name}.{payload.__name__}" for family, payload in ALL]
 CURRENT = packaged().all_current()
@@ -26,7 +37,9 @@ def is_of(schema: Schema) -> str:
 @pytest.mark.parametrize(("family", "payload"), ALL, ids=IDS)
 def test_the_file_is_what_the_dataclasses_say(family: Family, payload: type) -> None:
     path = AVSC / f"{family.name}.{payload.__name__}.avsc"
-    assert json.loads(path.read_text(encoding="utf-8")) == derive(family, payload), "run: python -m schemas.generate"
+    assert json.loads(path.read_text(encoding="utf-8")) == derive(family, payload), (
+        "run: python -m turnlog_schemas.generate"
+    )
 
 
 def test_there_is_no_file_without_a_record_type() -> None:

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from schemas import events as ev
-from schemas import frames as fr
-from schemas.codec import encoded_bytes
-from schemas.parts import HistoryEntry, ToolCall, Usage, content_text, text_content
-from streams.decisions import known_answer
-from streams.history import HistoryMessage, final_text, history_message, of_turn
-from streams.policy import Policy
-from streams.replies import Reply, replies_to, reply_again, shortened
-from streams.session import Fact, Session, evolve
-from streams.turn import Answer, ReplyAddress
 from tests.given import SESSION_ID, USAGE, Scenario, call, chat, complete, fail, given, message, refuse, resume, running
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.codec import encoded_bytes
+from turnlog_schemas.parts import HistoryEntry, ToolCall, Usage, content_text, text_content
+from turnlog_streams.history.messages import HistoryMessage, final_text, history_message, of_turn
+from turnlog_streams.policy import Policy
+from turnlog_streams.reply_frames import Reply, replies_to, reply_again, shortened
+from turnlog_streams.session.decide import known_answer
+from turnlog_streams.session.state import Fact, Session, evolve
+from turnlog_streams.turn import Answer, ReplyAddress
 
 ADDRESS = ReplyAddress(reply_to="chat.replies.me", framing="json", traceparent="00-1-2-01", tracestate="a=b")
 

@@ -4,8 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.codec import UnknownPayload
-from schemas.frames import (
+from turnlog.errors import (
+    RequestConflictError,
+    RequestRefusedError,
+    SessionArchivedError,
+    SessionBusyError,
+    SessionNotFoundError,
+    TurnFailedError,
+)
+from turnlog.replies import Deduplicator, FrameOrder, ReplyFrame, TurnView
+from turnlog_schemas.codec import UnknownPayload
+from turnlog_schemas.frames import (
     Frame,
     FrameHeader,
     MessageStored,
@@ -18,16 +27,7 @@ from schemas.frames import (
     TurnFailed,
     TurnStarted,
 )
-from schemas.parts import Usage, text_content
-from turnlog.errors import (
-    RequestConflictError,
-    RequestRefusedError,
-    SessionArchivedError,
-    SessionBusyError,
-    SessionNotFoundError,
-    TurnFailedError,
-)
-from turnlog.replies import Deduplicator, FrameOrder, ReplyFrame, TurnView
+from turnlog_schemas.parts import Usage, text_content
 
 
 def reply(

@@ -16,15 +16,15 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from schemas import frames as fr
-from streams.replies import Reply
-from streams.turn import ReplyAddress
 from tests.waiting import eventually
-from workers import reply_lane
-from workers.config import Settings
-from workers.ports import LogError
-from workers.replied import Replied
-from workers.reply_sender import ReplySender
+from turnlog_schemas import frames as fr
+from turnlog_streams.reply_frames import Reply
+from turnlog_streams.turn import ReplyAddress
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.ports import LogError
+from turnlog_workers.kafka import reply_lane
+from turnlog_workers.kafka.reply_sender import ReplySender
+from turnlog_workers.shard.reply_watermark import Replied
 
 MINE = "chat.replies.mine"
 REPLIES = "chat.replies"

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from schemas import commands as cmd
-from schemas import limits
-from schemas.codec import RequestCodec
-from schemas.errors import InvalidCommandError
-from schemas.events import CHANNEL, SESSION
-from schemas.json_text import MAX_VALUES
-from schemas.parts import ContentPart, NewSession, text_content
-from streams.session_commands import AcceptChat, Refuse
-from streams.topics import Topics, partition_of
-from workers.dead_letters import SIZES, dead_letter
-from workers.ports import RequestRecord
-from workers.requests import ForStream, Incoming, Misrouted, RequestReader, Unreadable
+from turnlog_schemas import commands as cmd
+from turnlog_schemas import limits
+from turnlog_schemas.codec import RequestCodec
+from turnlog_schemas.errors import InvalidCommandError
+from turnlog_schemas.events import CHANNEL, SESSION
+from turnlog_schemas.json_text import MAX_VALUES
+from turnlog_schemas.parts import ContentPart, NewSession, text_content
+from turnlog_streams.session.commands import AcceptChat, Refuse
+from turnlog_streams.topics import Topics, partition_of
+from turnlog_workers.base.ports import RequestRecord
+from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted, RequestReader, Unreadable
+from turnlog_workers.kafka.dead_letters import SIZES, dead_letter
 
 MIB = 1024 * 1024
 CODEC = RequestCodec()

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from streams.reader_rule import LogPosition
-from streams.rehydration import LoadedSession
-from streams.session import Session
-from streams.session_commands import ResumeTurn
 from tests.one_session import LIMITS, OneSession, answers
 from tests.waiting import eventually
-from workers.resident import Resident
-from workers.store_port import StoreError
+from turnlog_streams.projection.rehydration import LoadedSession
+from turnlog_streams.reader_rule import LogPosition
+from turnlog_streams.session.commands import ResumeTurn
+from turnlog_streams.session.state import Session
+from turnlog_workers.shard.residency import Resident
+from turnlog_workers.store.port import StoreError
 
 IDLE_S = 10.0
 

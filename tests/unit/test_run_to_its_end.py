@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from workers.app import run_to_its_end
+from turnlog_workers.process.faust_app import run_to_its_end
 
 
 def exits() -> None:
@@ -48,7 +48,7 @@ def test_the_work_comes_to_its_own_end(
                 await asyncio.sleep(0)
         return 7
 
-    with caplog.at_level(logging.ERROR, "workers.app"):
+    with caplog.at_level(logging.ERROR, "turnlog_workers.process.faust_app"):
         assert run_to_its_end(loop, work()) == 7
     assert caplog.text.count("the worker goes on") == 2
 

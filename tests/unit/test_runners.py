@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from schemas.parts import Usage, content_text, text_content
-from streams.history import HistoryMessage
-from workers.runners import playback, recorded, recordings, registry
-from workers.runners.base import (
+from turnlog_schemas.parts import Usage, content_text, text_content
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_workers.runners import playback, recorded, recordings, registry
+from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
     Runner,
@@ -26,11 +26,11 @@ from workers.runners.base import (
     TurnInput,
     UsageReport,
 )
-from workers.runners.echo import EchoRunner, even_pieces
-from workers.runners.journal import VARIABLE
-from workers.runners.recordings import Recordings, UnreadableRecording
-from workers.runners.registry import RunnerRegistry
-from workers.runners.script import ScriptRunner
+from turnlog_workers.runners.echo import EchoRunner, even_pieces
+from turnlog_workers.runners.journal import VARIABLE
+from turnlog_workers.runners.recordings import Recordings, UnreadableRecording
+from turnlog_workers.runners.registry import RunnerRegistry
+from turnlog_workers.runners.script import ScriptRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 # Attempts of one turn may be played by workers of different releases: if these change, resumed turns break.
@@ -153,8 +153,8 @@ def test_an_override_comes_before_the_installed_one() -> None:
 def test_entry_points_are_looked_up_once_and_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     found = [
-        EntryPoint(name="echo", value="workers.runners.echo:factory", group=registry.GROUP),
-        EntryPoint(name="broken", value="workers.runners.no_such_module:factory", group=registry.GROUP),
+        EntryPoint(name="echo", value="turnlog_workers.runners.echo:factory", group=registry.GROUP),
+        EntryPoint(name="broken", value="turnlog_workers.runners.no_such_module:factory", group=registry.GROUP),
     ]
 
     def entry_points(*, group: str) -> list[EntryPoint]:

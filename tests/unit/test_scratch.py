@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workers.scratch import ScratchFolder
-from workers.store import StoreDirectory
+from turnlog_workers.store.partition_store import StoreDirectory
+from turnlog_workers.store.temp_directory import ScratchFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys
 from pathlib import Path
-from workers.scratch import ScratchFolder
+from turnlog_workers.store.temp_directory import ScratchFolder
 folder = ScratchFolder(Path(sys.argv[1]))
 print(folder.path, flush=True)
 sys.stdin.read()

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from streams.topics import Topics
 from tests.waiting import eventually
-from workers import service, tasks
-from workers.config import Settings
-from workers.parts import Membership
-from workers.ports import LogError
-from workers.service import WorkerService
-from workers.tail_watch import TailWatch
+from turnlog_streams.topics import Topics
+from turnlog_workers.base import tasks
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.ports import LogError
+from turnlog_workers.process import service
+from turnlog_workers.process.service import WorkerService
+from turnlog_workers.process.tail_watch import TailWatch
+from turnlog_workers.shard.worker_context import Membership
 
 
 class Part:

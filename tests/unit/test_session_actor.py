@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from schemas import events as ev
-from schemas.parts import NewSession, ToolCall, Usage, content_text, text_content
-from streams.history_compaction import HistoryCompactionPolicy
-from streams.history_compaction_plan import session_tokens
-from streams.history_view import BY_MODEL, BY_TRUNCATION, SUMMARY_ROLE
-from streams.session_commands import Cancel, RecordHistoryCompaction, SessionCommand
-from streams.summary_prompt import SYSTEM
-from streams.turn import ReplyAddress
 from tests.one_session import LIMITS, LONG, SMALL, OneSession
 from tests.waiting import eventually
-from workers.runners.base import (
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import NewSession, ToolCall, Usage, content_text, text_content
+from turnlog_streams.history.compaction import HistoryCompactionPolicy
+from turnlog_streams.history.compaction_plan import session_tokens
+from turnlog_streams.history.summary_prompt import SYSTEM
+from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, SUMMARY_ROLE
+from turnlog_streams.session.commands import Cancel, RecordHistoryCompaction, SessionCommand
+from turnlog_streams.turn import ReplyAddress
+from turnlog_workers.runners.base import (
     AssistantMessage,
     RunnerError,
     RunnerOutput,

@@ -2,11 +2,11 @@
 
 import pytest
 
-from schemas import events as ev
-from schemas.parts import ContentPart, NewSession, text_content
-from streams.lifecycle import refuses
-from streams.session import Fact
 from tests.given import Scenario, chat, complete, given, receipt, running, told
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import ContentPart, NewSession, text_content
+from turnlog_streams.session.opening import refuses
+from turnlog_streams.session.state import Fact
 
 STARTED = (ev.TurnStarted, ev.MessageStored)
 HEARD = ev.ForwardReceived

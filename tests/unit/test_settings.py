@@ -8,14 +8,14 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
 
-from streams.policy import Policy
-from streams.run_settings import forbidden, with_run_settings
 from turnlog.cli.exits import explain
-from workers import run_settings
-from workers.config import LARGEST_BATCH_BYTES, MIB, Settings
-from workers.run_settings import write_setting
-from workers.settings_check import SettingsError, check_models, unknown_variables
-from workers.topics_admin import topic_specs
+from turnlog_streams.policy import Policy
+from turnlog_streams.runtime_settings import forbidden, with_run_settings
+from turnlog_workers.base.config import LARGEST_BATCH_BYTES, MIB, Settings
+from turnlog_workers.base.settings_check import SettingsError, check_models, unknown_variables
+from turnlog_workers.kafka import settings_topic as run_settings
+from turnlog_workers.kafka.settings_topic import write_setting
+from turnlog_workers.kafka.topics_admin import topic_specs
 
 NUMBERS = [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from schemas.codec import AVRO_MAGIC
-from schemas.errors import UnknownFingerprintError
 from tests.waiting import eventually
-from workers import shared_look
-from workers.event_log import KafkaEventLog
-from workers.parts import WorkerParts
-from workers.ports import LogError, RequestRecord
-from workers.requests import ForStream, Misrouted, UnknownReplyTopicError, Unreadable
-from workers.shared_look import MIN_INTERVAL_S, SharedLook
+from turnlog_schemas.codec import AVRO_MAGIC
+from turnlog_schemas.errors import UnknownFingerprintError
+from turnlog_workers.base import shared_look
+from turnlog_workers.base.ports import LogError, RequestRecord
+from turnlog_workers.base.shared_look import MIN_INTERVAL_S, SharedLook
+from turnlog_workers.intake.request_reader import ForStream, Misrouted, UnknownReplyTopicError, Unreadable
+from turnlog_workers.kafka.event_log import KafkaEventLog
+from turnlog_workers.shard.worker_context import WorkerParts
 
 
 @dataclass

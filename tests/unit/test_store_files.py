@@ -14,13 +14,13 @@ from typing import Any
 import duckdb
 import pytest
 
-from streams.projection_rows import PROJECTION_VERSION
-from streams.reader_rule import LogPosition
 from tests.event_logs import LogWriter, accepted_batches, random_log
-from workers.duck import table_hashes
-from workers.duck_files import wal_of
-from workers.store import DuckPartitionStore, StoreDirectory
-from workers.store_port import StoreError
+from turnlog_streams.projection.rows import PROJECTION_VERSION
+from turnlog_streams.reader_rule import LogPosition
+from turnlog_workers.store.database_files import wal_of
+from turnlog_workers.store.partition_store import DuckPartitionStore, StoreDirectory
+from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.tables import table_hashes
 
 DEPLOYMENT = "cluster/chat"
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ WRITE_UNTIL_KILLED = """
 import asyncio, sys
 from pathlib import Path
 from tests.event_logs import accepted_batches, random_log
-from workers.store import StoreDirectory
+from turnlog_workers.store.partition_store import StoreDirectory
 
 async def main():
     store = await StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2]).open(0)
@@ -50,8 +50,8 @@ WRITE_ON_A_FULL_DISK = """
 import asyncio, os, resource, sys
 from pathlib import Path
 from tests.event_logs import accepted_batches, random_log
-from workers.store import StoreDirectory
-from workers.store_port import StoreError
+from turnlog_workers.store.partition_store import StoreDirectory
+from turnlog_workers.store.port import StoreError
 
 async def main():
     directory = StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2])
@@ -84,8 +84,8 @@ CHECKPOINT_ON_A_FULL_DISK = """
 import asyncio, os, resource, sys
 from pathlib import Path
 from tests.event_logs import accepted_batches, random_log
-from workers.store import StoreDirectory
-from workers.store_port import StoreError
+from turnlog_workers.store.partition_store import StoreDirectory
+from turnlog_workers.store.port import StoreError
 
 async def main():
     directory = StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2])
@@ -404,7 +404,7 @@ async def test_closing_folds_the_write_ahead_logs_in(tmp_path: Path) -> None:
 
 
 async def test_at_rest_the_files_are_whole_and_memory_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.store._MEMORY_AT_REST_MB", 1)
+    monkeypatch.setattr("turnlog_workers.store.partition_store._MEMORY_AT_REST_MB", 1)
     at_rest_bytes = 1_000_000
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
 
@@ -441,8 +441,8 @@ async def test_the_write_ahead_log_is_folded_in_before_it_gets_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bound = 64 * 1024
-    monkeypatch.setattr("workers.store._MIN_CHECKPOINT_WAL_BYTES", bound)
-    monkeypatch.setattr("workers.store._CHECKPOINT_WAL_OF_FILE", 0)
+    monkeypatch.setattr("turnlog_workers.store.partition_store._MIN_CHECKPOINT_WAL_BYTES", bound)
+    monkeypatch.setattr("turnlog_workers.store.partition_store._CHECKPOINT_WAL_OF_FILE", 0)
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
     store = await directory.open(0)
     log = random_log(5, 400)
@@ -459,7 +459,7 @@ async def test_the_write_ahead_log_is_folded_in_before_it_gets_long(
 
 async def test_a_file_with_blocks_of_another_size_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr("workers.duck_files._WORKER_BLOCK_BYTES", 256 * 1024)
+        earlier.setattr("turnlog_workers.store.database_files._WORKER_BLOCK_BYTES", 256 * 1024)
         directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
         await filled(directory)
         await directory.close()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from streams.history_view import assemble
-from streams.summary_prompt import (
+from tests.histories import History, sample_conversations
+from turnlog_streams.history.summary_prompt import (
     MAX_PARTS,
     SYSTEM,
     UnusableSummaryError,
@@ -13,9 +13,9 @@ from streams.summary_prompt import (
     transcript,
     usable_summary,
 )
-from streams.summary_truncation import truncation_summary
-from streams.tokens import text_tokens, with_margin
-from tests.histories import History, sample_conversations
+from turnlog_streams.history.summary_truncation import truncation_summary
+from turnlog_streams.history.tokens import text_tokens, with_margin
+from turnlog_streams.history.view import assemble
 
 
 def test_every_message_has_its_number_and_every_call_its_result() -> None:

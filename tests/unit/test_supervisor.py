@@ -16,10 +16,10 @@ import pytest
 
 from tests.fake_children import fake_child
 from tests.waiting import eventually, until
-from workers.json_file import read_json
-from workers.stack import Stack, child_environment, child_specs
-from workers.stack_dir import DataDirError, ProcessRecord, StackDir, StackInUseError, identify
-from workers.supervisor import ChildFailedError, ChildSpec, Limits
+from turnlog_workers.base.json_file import read_json
+from turnlog_workers.devstack.stack import Stack, child_environment, child_specs
+from turnlog_workers.devstack.stack_dir import DataDirError, ProcessRecord, StackDir, StackInUseError, identify
+from turnlog_workers.devstack.supervisor import ChildFailedError, ChildSpec, Limits
 
 FAST = Limits(
     ready_timeout_s=10.0,
@@ -305,8 +305,8 @@ def test_leftovers_are_stopped_but_never_a_process_that_is_not_ours(bench: Bench
 SUPERVISOR = """
 import asyncio, pathlib, sys
 from tests.fake_children import fake_child
-from workers.stack import Stack
-from workers.stack_dir import StackDir
+from turnlog_workers.devstack.stack import Stack
+from turnlog_workers.devstack.stack_dir import StackDir
 
 directory, journal = StackDir(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[1]) / "journal"
 directory.take()
@@ -353,7 +353,7 @@ def test_children_are_command_lines_of_their_own_with_the_stack_s_settings() -> 
     own = child_environment(Path("/data"), "127.0.0.1:9092", environ={"TURNLOG_ALLOW_MODELS": "echo:*"})
     assert own["TURNLOG_ALLOW_MODELS"] == "echo:*"
     broker, children = child_specs(Path("/data"), workers=2, port=9092, env=env)
-    assert command(broker.argv) == ["workers.broker", "--data-dir", "/data/broker", "--port", "9092"]
+    assert command(broker.argv) == ["turnlog_workers.devstack.broker", "--data-dir", "/data/broker", "--port", "9092"]
     assert [(child.name, command(child.argv)) for child in children] == [
         ("worker-1", ["turnlog", "worker"]),
         ("worker-2", ["turnlog", "worker"]),

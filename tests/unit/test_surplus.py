@@ -9,13 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-import workers.patience
-import workers.surplus
-from schemas.codec import RequestCodec
-from streams.topics import Topics, partition_of
+import turnlog_workers.intake.bounded_retry
+import turnlog_workers.process.surplus_partitions
 from tests.waiting import eventually
-from workers.parts import WorkerParts
-from workers.ports import (
+from turnlog_schemas.codec import RequestCodec
+from turnlog_streams.topics import Topics, partition_of
+from turnlog_workers.base.ports import (
     AppendUncertainError,
     LogAuthorizationError,
     LogError,
@@ -24,8 +23,9 @@ from workers.ports import (
     RequestRecord,
     UnreadableRange,
 )
-from workers.requests import RequestReader
-from workers.surplus import GrowthWatch, Surplus
+from turnlog_workers.intake.request_reader import RequestReader
+from turnlog_workers.process.surplus_partitions import GrowthWatch, Surplus
+from turnlog_workers.shard.worker_context import WorkerParts
 
 COUNT = 3
 PARTITION = 4
@@ -119,8 +119,8 @@ class World:
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(workers.patience, "_PAUSES_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(workers.surplus, "_RETRY_MIN_S", 0.001)
+    monkeypatch.setattr(turnlog_workers.intake.bounded_retry, "_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(turnlog_workers.process.surplus_partitions, "_RETRY_MIN_S", 0.001)
     world = World()
     for offset in range(20):
         world.topic[offset] = request(offset, f"s-{offset % 4}")
@@ -250,7 +250,7 @@ async def test_a_partition_that_is_lost_is_left_alone(world: World) -> None:
 async def test_growth_is_said_once_and_a_changed_log_is_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers.surplus, "_LOOK_S", 0.001)
+    monkeypatch.setattr(turnlog_workers.process.surplus_partitions, "_LOOK_S", 0.001)
     caplog.set_level(logging.INFO)
     counts = {TOPICS.requests: 3, TOPICS.events: 3, TOPICS.replies: 3}
     looks = 0

@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from streams.topics import Topics
 from tests.waiting import eventually
-from workers.inbox import Inbox
-from workers.parts import Membership
-from workers.ports import LogError, RequestRecord
-from workers.shard import Shard
-from workers.tail_watch import TailWatch
+from turnlog_streams.topics import Topics
+from turnlog_workers.base.ports import LogError, RequestRecord
+from turnlog_workers.intake.inbox import Inbox
+from turnlog_workers.process.tail_watch import TailWatch
+from turnlog_workers.shard.partition import Shard
+from turnlog_workers.shard.worker_context import Membership
 
 TOPICS = Topics(prefix="chat")
 STALLED_S = 5.0
@@ -165,7 +165,7 @@ async def test_a_broker_that_is_away_is_not_asked_in_a_hurry(
         if len(pauses) == 4:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr("workers.tail_watch.asyncio.sleep", pause)
+    monkeypatch.setattr("turnlog_workers.process.tail_watch.asyncio.sleep", pause)
     ends.away = True
     membership.begin_rebalance()
     with pytest.raises(asyncio.CancelledError):

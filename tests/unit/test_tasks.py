@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from tests.waiting import eventually
-from workers import tasks
-from workers.tasks import MAX_DEATHS, all_within, describe, end, kept_running, watched
+from turnlog_workers.base import tasks
+from turnlog_workers.base.tasks import MAX_DEATHS, all_within, describe, end, kept_running, watched
 
 
 async def test_a_watched_task_that_dies_is_logged_and_told(caplog: pytest.LogCaptureFixture) -> None:

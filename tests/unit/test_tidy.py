@@ -157,6 +157,7 @@ def words(*halves: tuple[str, str]) -> str:
 
 
 UNFINISHED = re.compile(rf"\b({words(('TO', 'DO'), ('FIX', 'ME'), ('XX', 'X'), ('NotImplemented', 'Error'))})\b")
+TWO_NAMES = re.compile(r"\b(schemas\.turnlog_schemas|streams\.turnlog_streams|workers\.turnlog_workers)\b")
 MUTED = re.compile(
     rf"({words(('pytest.mark.', 'skip'), ('pytest.', 'skip('), ('pytest.mark.', 'xfail'), ('assert ', 'True'))})"
     r"|# type: " + r"ignore\s*$"
@@ -258,6 +259,13 @@ RULES = [
         check=lines_matching(UNFINISHED, "unfinished"),
         bad=(planted("# @: later", "TO", "DO"), planted("raise @", "NotImplemented", "Error")),
         good=(planted("# mastodon, XXL, prefix me"),),
+    ),
+    Rule(
+        name="one spelling of imports",  # else a module is there twice, and its classes are two
+        suffixes=(".py", ".md", ".sh", ".toml", ".yml", "Makefile", "Dockerfile"),
+        check=lines_matching(TWO_NAMES, "a package by way of its folder"),
+        bad=(planted("from @.turnlog_workers.base import logs", "work", "ers"),),
+        good=(planted("from turnlog_workers.base import logs  # workers/turnlog_workers/base/logs.py"),),
     ),
     Rule(
         name="nothing muted",

@@ -11,9 +11,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from streams.projection_columns import MOMENT, Json, Millis
-from streams.projection_rows import SESSIONS, TABLES, SessionRow
-from workers.duck import create_tables, insert, table_hashes
+from turnlog_streams.projection.columns import MOMENT, Json, Millis
+from turnlog_streams.projection.rows import SESSIONS, TABLES, SessionRow
+from turnlog_workers.store.tables import create_tables, insert, table_hashes
 
 ZONES = ("UTC", "America/New_York", "Asia/Kolkata", "Pacific/Kiritimati")
 #: 23:30 UTC: another day than this in Asia, and in UTC another than half an hour later.

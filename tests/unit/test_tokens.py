@@ -2,10 +2,10 @@
 
 import pytest
 
-from schemas.parts import Usage
-from streams.history_view import assemble
-from streams.openai_format import openai_messages
-from streams.tokens import (
+from tests.histories import History, sample_conversations, summary
+from turnlog_schemas.parts import Usage
+from turnlog_streams.history.openai_format import openai_messages
+from turnlog_streams.history.tokens import (
     MESSAGE_OVERHEAD,
     SUMMARY_OVERHEAD,
     PromptMeasure,
@@ -17,7 +17,7 @@ from streams.tokens import (
     text_tokens,
     with_margin,
 )
-from tests.histories import History, sample_conversations, summary
+from turnlog_streams.history.view import assemble
 
 #: Tokens (o200k) of all texts, names and arguments of a sample conversation, instructions included.
 REAL_TOKENS = {

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner import DefaultPartitioner as KafkaPythonPartitioner
 
-from streams.topics import Topics, murmur2, partition_of
+from turnlog_streams.topics import Topics, murmur2, partition_of
 
 
 def test_names() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from workers import worker_name
-from workers.config import Settings
-from workers.worker_name import NameTakenError, WorkerName, take_name
+from turnlog_workers.base.config import Settings
+from turnlog_workers.membership import worker_name
+from turnlog_workers.membership.worker_name import NameTakenError, WorkerName, take_name
 
 INSTANCE_ID = re.compile(r"[A-Za-z0-9._-]{1,249}")  #: what Kafka takes as a group.instance.id
 
@@ -69,7 +69,7 @@ def test_a_file_system_without_locks_is_an_error_not_a_name_that_is_taken(
 
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     script = (
-        "import os, signal, pathlib; from workers.worker_name import WorkerName; "
+        "import os, signal, pathlib; from turnlog_workers.membership.worker_name import WorkerName; "
         f"WorkerName('w', pathlib.Path({str(tmp_path)!r})).hold(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9

@@ -12,7 +12,7 @@ from turnlog.cli import output
 from turnlog.errors import UsageError
 
 if TYPE_CHECKING:
-    from workers.config import Settings
+    from turnlog_workers.base.config import Settings
 
 VERBOSE = "turnlog.verbose"
 
@@ -124,8 +124,8 @@ def resolve_settings(
     The file counts only for the stack it describes: when another broker is named, its snapshot is not that broker's.
     ``as_the_stack``: which models its workers allow counts, too.
     """
-    from workers.config import Settings
-    from workers.json_file import read_json
+    from turnlog_workers.base.config import Settings
+    from turnlog_workers.base.json_file import read_json
 
     named = {"bootstrap_server": bootstrap_server, "data_dir": data_dir, "prefix": prefix}
     values: dict[str, object] = {name: value for name, value in named.items() if value is not None}
@@ -151,7 +151,7 @@ def client_settings(
 
 def say_unknown_variables(settings: "Settings") -> None:
     """Name the ``TURNLOG_...`` variables that nobody reads, on standard error."""
-    from workers.settings_check import unknown_variables
+    from turnlog_workers.base.settings_check import unknown_variables
 
     for sentence in unknown_variables(settings):
         output.say(sentence)
@@ -159,7 +159,7 @@ def say_unknown_variables(settings: "Settings") -> None:
 
 def silence_libraries(settings: "Settings", *, verbose: bool) -> None:
     """Log nothing, or with ``verbose`` what a worker would log."""
-    from workers import logs
+    from turnlog_workers.base import logs
 
     if verbose:
         logs.set_up(settings)

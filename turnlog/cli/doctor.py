@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnlog.cli import intruders, output
+from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
 from turnlog.cli.exits import explain
 from turnlog.errors import EXIT_OK, EXIT_USAGE, TurnlogError
 
 if TYPE_CHECKING:
-    from workers.config import Settings
+    from turnlog_workers.base.config import Settings
 
 SESSION = "turnlog-doctor"
 _CONNECT_TIMEOUT_S = 5.0
@@ -57,16 +57,8 @@ def doctor(
 
     Asks a worker for real, in a session of its own, "turnlog-doctor", which grows by one turn each time.
     """
-    problem = intruders.check()
-    installation = Check(
-        name="installation", ok=problem is None, detail=problem or "no foreign package in the way", exit_code=EXIT_USAGE
-    )
-    checks = [installation]
-    if not json:
-        _print(installation)
-    if installation.ok:
-        settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-        checks += asyncio.run(_collect(settings, model, timeout_s, quiet=json))
+    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    checks = asyncio.run(_collect(settings, model, timeout_s, quiet=json))
     failed = next((check for check in checks if not check.ok and check.needed), None)
     if json:
         document = [{"check": c.name, "ok": c.ok, "needed": c.needed, "detail": c.detail} for c in checks]
@@ -122,7 +114,7 @@ async def _broker(settings: "Settings") -> Check:
     from aiokafka.admin import AIOKafkaAdminClient
     from aiokafka.errors import KafkaError
 
-    from workers.connections import client_options
+    from turnlog_workers.kafka.connections import client_options
 
     options = client_options(settings, "turnlog-doctor")
     admin = AIOKafkaAdminClient(**options, request_timeout_ms=int(_CONNECT_TIMEOUT_S * 1000))
@@ -140,7 +132,7 @@ async def _broker(settings: "Settings") -> Check:
 
 
 async def _topics(settings: "Settings") -> Check:
-    from workers.topics_admin import check_topics
+    from turnlog_workers.kafka.topics_admin import check_topics
 
     try:
         state = await asyncio.to_thread(check_topics, settings, timeout_s=_CONNECT_TIMEOUT_S)
@@ -153,9 +145,9 @@ async def _topics(settings: "Settings") -> Check:
 
 async def _transactions(settings: "Settings") -> Check | None:
     """Whose open transactions keep requests waiting; ``None``: nobody's, for so long that it is worth a word."""
-    from workers.kafka_python import BrokerUnreachableError
-    from workers.open_transactions import HELD_S, open_transactions
-    from workers.topics_admin import list_topics
+    from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
+    from turnlog_workers.kafka.open_transactions import HELD_S, open_transactions
+    from turnlog_workers.kafka.topics_admin import list_topics
 
     def look() -> list[str]:
         topics = {topic.name: topic.partitions for topic in list_topics(settings, timeout_s=_CONNECT_TIMEOUT_S)}
@@ -227,7 +219,7 @@ async def _snapshot(settings: "Settings", request_id: str, timeout_s: float) -> 
 
 def publication(settings: "Settings") -> tuple[str, str]:
     """How old the snapshot is, and what its materializer said of a publication that fails; empty: nothing."""
-    from workers.publications import read_state
+    from turnlog_workers.materializer.publications import read_state
 
     now = time.time()
     try:

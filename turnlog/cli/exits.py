@@ -13,16 +13,16 @@ from turnlog.errors import (
 
 #: Errors of other modules: exit code by module and class name. Subclasses stand before their base.
 _CODES: tuple[tuple[str, str, int], ...] = (
-    ("workers.stack_dir", "StackInUseError", EXIT_USAGE),
-    ("workers.stack_dir", "DataDirError", EXIT_USAGE),
-    ("workers.stack_dir", "StackError", EXIT_FAILED),
-    ("workers.broker_ports", "PortTakenError", EXIT_USAGE),
-    ("workers.broker_dir", "DataDirInUseError", EXIT_USAGE),
-    ("workers.broker_files", "BrokerError", EXIT_UNREACHABLE),
-    ("workers.kafka_python", "BrokerUnreachableError", EXIT_UNREACHABLE),
-    ("workers.topics_admin", "TopicsError", EXIT_NOT_FOUND),
-    ("workers.settings_check", "SettingsError", EXIT_USAGE),
-    ("workers.worker_name", "NameTakenError", EXIT_USAGE),
+    ("turnlog_workers.devstack.stack_dir", "StackInUseError", EXIT_USAGE),
+    ("turnlog_workers.devstack.stack_dir", "DataDirError", EXIT_USAGE),
+    ("turnlog_workers.devstack.stack_dir", "StackError", EXIT_FAILED),
+    ("turnlog_workers.devstack.broker_ports", "PortTakenError", EXIT_USAGE),
+    ("turnlog_workers.devstack.broker_dir", "DataDirInUseError", EXIT_USAGE),
+    ("turnlog_workers.devstack.broker_files", "BrokerError", EXIT_UNREACHABLE),
+    ("turnlog_workers.kafka.kafka_python", "BrokerUnreachableError", EXIT_UNREACHABLE),
+    ("turnlog_workers.kafka.topics_admin", "TopicsError", EXIT_NOT_FOUND),
+    ("turnlog_workers.base.settings_check", "SettingsError", EXIT_USAGE),
+    ("turnlog_workers.membership.worker_name", "NameTakenError", EXIT_USAGE),
 )
 
 

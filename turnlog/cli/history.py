@@ -21,9 +21,9 @@ from turnlog.cli.lifecycle import ask_once
 from turnlog.cli.transcript import MAX_RESULT, print_message, print_summary
 
 if TYPE_CHECKING:
-    from schemas.parts import HistoryEntry
     from turnlog.client import Client
     from turnlog.session_info import HistoryCompaction, HistoryPage
+    from turnlog_schemas.parts import HistoryEntry
 
 SkipCovered = Annotated[
     bool,
@@ -85,7 +85,7 @@ async def _messages(
 
 def _entry_document(entry: "HistoryEntry") -> dict[str, Any]:
     """A message with its tool calls in OpenAI's form."""
-    from schemas.parts import content_text
+    from turnlog_schemas.parts import content_text
 
     document = asdict(entry)
     document["content"] = content_text(entry.content)

@@ -27,7 +27,7 @@ from turnlog.cli.talk import CONNECT_TIMEOUT_S
 if TYPE_CHECKING:
     from turnlog.client import Client
     from turnlog.session_info import SessionInfo
-    from workers.config import Settings
+    from turnlog_workers.base.config import Settings
 
 T = TypeVar("T")
 

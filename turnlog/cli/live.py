@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from schemas.codec import Codec, UnknownPayload, snake
-from schemas.frames import (
+from turnlog.cli import output
+from turnlog.replies import FinishedTurn, ReplyFrame
+from turnlog_schemas.codec import Codec, UnknownPayload, snake
+from turnlog_schemas.frames import (
     HistoryCompacted,
     HistoryCompactionFailed,
     MessageStored,
@@ -18,9 +20,7 @@ from schemas.frames import (
     TurnFailed,
     TurnStarted,
 )
-from schemas.parts import content_text
-from turnlog.cli import output
-from turnlog.replies import FinishedTurn, ReplyFrame
+from turnlog_schemas.parts import content_text
 
 _MAX_DETAIL = 160
 

@@ -75,7 +75,7 @@ def up(
     say_unknown_variables(settings)
     import asyncio
 
-    from workers import stack
+    from turnlog_workers.devstack import stack
 
     fetch_kafka()
     me = _own_command()
@@ -90,15 +90,15 @@ def up(
 
 def fetch_kafka() -> None:
     """Fetch Kafka where it is missing: before any event loop runs, so that Ctrl-C ends it at once."""
-    from workers.broker_files import cache_dir, ensure_jars
+    from turnlog_workers.devstack.broker_files import cache_dir, ensure_jars
 
     ensure_jars(cache_dir(), say=output.say)
 
 
 def init_stack_topics(variables: Mapping[str, str]) -> None:
     """Create the topics of a development stack, given its children's ``TURNLOG_...`` variables."""
-    from workers.config import Settings
-    from workers.topics_admin import init_topics
+    from turnlog_workers.base.config import Settings
+    from turnlog_workers.kafka.topics_admin import init_topics
 
     values = {name.removeprefix("TURNLOG_").lower(): value for name, value in variables.items()}
     init_topics(Settings(**values))  # type: ignore[arg-type]
@@ -115,8 +115,8 @@ def worker(
     All its settings are TURNLOG_... variables; it serves the models that TURNLOG_ALLOW_MODELS names (default: echo:*).
     """
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
-    from workers import logs
-    from workers.app import run_worker
+    from turnlog_workers.base import logs
+    from turnlog_workers.process.faust_app import run_worker
 
     logs.set_up(settings)
     raise typer.Exit(run_worker(settings))
@@ -130,8 +130,8 @@ def materialize(
 ) -> None:
     """Keep the analysts' DuckDB file up to date and publish snapshots of it, until SIGTERM or Ctrl-C."""
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
-    from workers import logs
-    from workers.materializer import run_materializer
+    from turnlog_workers.base import logs
+    from turnlog_workers.materializer.process import run_materializer
 
     logs.set_up(settings)
     raise typer.Exit(run_materializer(settings))
@@ -151,7 +151,7 @@ def topics_init(
     Exit code 1 if one is not as it must be.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    from workers.topics_admin import init_topics
+    from turnlog_workers.kafka.topics_admin import init_topics
 
     reports = init_topics(settings, timeout_s=timeout_s)
     problems = [problem for report in reports for problem in report.problems]

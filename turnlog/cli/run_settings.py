@@ -10,7 +10,7 @@ from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from workers.config import Settings
+    from turnlog_workers.base.config import Settings
 
 settings_app = typer.Typer(
     help="Settings that every worker follows within a second. "

@@ -13,7 +13,7 @@ from turnlog.cli.common import Bootstrap, DataDir, Json, Model, Prefix, RequestI
 from turnlog.errors import TurnTimedOutError
 
 if TYPE_CHECKING:
-    from workers.config import Settings
+    from turnlog_workers.base.config import Settings
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -139,10 +139,10 @@ async def _tail(
     timeout_s: float,
     json: bool,
 ) -> None:
-    from schemas.codec import Codec
-    from schemas.registry import FRAMES
     from turnlog.cli.live import frame_document, frame_line
     from turnlog.client import Client
+    from turnlog_schemas.codec import Codec
+    from turnlog_schemas.registry import FRAMES
 
     codec = Codec(FRAMES)
     count = 0

@@ -7,8 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from tests.clients.adapters.lines import Batch, InRecord, OutRecord, serve
-from workers.broker_files import KAFKA_VERSION, cache_dir, ensure_jars, find_java, read_sums
-from workers.launch import launch_argv
+from turnlog_workers.devstack.broker_files import KAFKA_VERSION, cache_dir, ensure_jars, find_java, read_sums
+from turnlog_workers.devstack.launch import launch_argv
 
 TOOLS_SUMS = Path(__file__).resolve().parents[1] / f"kafka-tools-{KAFKA_VERSION}.sha256"
 _PRODUCER, _CONSUMER = "org.apache.kafka.tools.ConsoleProducer", "org.apache.kafka.tools.consumer.ConsoleConsumer"
@@ -30,7 +30,7 @@ _FORMATTER = ("print.partition", "print.offset", "print.headers", "print.key")
 
 
 def class_path() -> str:
-    """The jars, fetched first where they are missing. Raises :class:`workers.broker_files.BrokerError`."""
+    """The jars, fetched first where they are missing. Raises :class:`BrokerError`."""
     jars = ensure_jars(cache_dir()) + ensure_jars(cache_dir(), jars=read_sums(TOOLS_SUMS))
     return ":".join(str(jar) for jar in jars)
 

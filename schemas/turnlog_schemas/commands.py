@@ -1,0 +1,129 @@
+"""Commands: what a producer may ask for. A request is a :class:`RequestHeader` and one command."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from turnlog_schemas.parts import ContentPart, NewSession
+
+#: Session ids and channels: 1-128 of these characters.
+ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
+ON_BUSY = ("enqueue", "reject", "interrupt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHeader:
+    """The fields that every request has."""
+
+    request_id: str | None = None  #: the producer's idempotency key; absent: ``topic-partition-offset``
+    session_id: str | None = None
+    channel: str | None = None
+    reply_to: str | None = None  #: a reply topic; absent: the default one
+    sent_at: int | None = None  #: milliseconds since 1970, the producer's clock: shown, never ordered by
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """One user message to a session; creates the session when it does not exist."""
+
+    content: tuple[ContentPart, ...]
+    model: str | None = None
+    on_busy: str = "enqueue"  #: one of :data:`ON_BUSY`
+    new_session: NewSession | None = None  #: used only when this chat creates the session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelTurn:
+    """End a turn on purpose: a queued one, or the running one, whose partial text is kept. Absent: the running one."""
+
+    turn_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetRunner:
+    """Close the session's runner; its next turn makes a new one, by the settings of then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetSession:
+    """What the owner knows of the session: read your writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetHistory:
+    """A page of the session's messages, in turn order."""
+
+    after: int = 0  #: the message_seq after which the page begins
+    limit: int = 100
+    skip_covered: bool = False  #: leave out the messages that a summary stands for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactHistory:
+    """Summarise the messages before the kept tail; they stay readable. Answered with the summary."""
+
+    instructions: str | None = None  #: what the summary must take care of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateSession:
+    """Open a session in the channel; it becomes the active one. The header's session_id, if any, is its id."""
+
+    new_session: NewSession | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolveSession:
+    """The channel's active session; a new one if there is none. Atomic per channel."""
+
+    new_session: NewSession | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotateSession:
+    """Archive the channel's active session, if any, and open a new one."""
+
+    new_session: NewSession | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveSession:
+    """Archive the session that the header names: it stays readable, later chats to it are refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveSession:
+    """Which session of the channel is the active one: the most recently active that is not archived."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarded:
+    """Internal: what one stream has to tell another, in another partition. Delivered at least once, in order."""
+
+    source_kind: str
+    source_id: str
+    target_kind: str
+    seq: int  #: of the source's forwards, from 1
+    what: str  #: ``created``, ``archived``, ``activated``, ``deactivated``; to a channel ``opened``, ``touched``
+    new_session: NewSession | None = None
+    request_id_of_origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardReceipt:
+    """Internal: the target's word that a forward is in its log."""
+
+    source_kind: str
+    source_id: str
+    target_kind: str
+    target_id: str
+    seq: int
+    refused: bool = False  #: a session that was to be created is another channel's already
+
+
+SessionRequest = Chat | CancelTurn | ResetRunner | GetSession | GetHistory | CompactHistory
+ChannelRequest = CreateSession | ResolveSession | RotateSession | ArchiveSession | ActiveSession
+Command = SessionRequest | ChannelRequest | Forwarded | ForwardReceipt
+SESSION_COMMANDS: tuple[type, ...] = (Chat, CancelTurn, ResetRunner, GetSession, GetHistory, CompactHistory)
+CHANNEL_COMMANDS: tuple[type, ...] = (CreateSession, ResolveSession, RotateSession, ArchiveSession, ActiveSession)
+COMMANDS: tuple[type, ...] = (*SESSION_COMMANDS, *CHANNEL_COMMANDS, Forwarded, ForwardReceipt)

@@ -1,0 +1,370 @@
+"""Events: the facts of the log. Names and fields are the storage format: they are never renamed.
+
+A recorded event is an :class:`EventHeader` (which stream, which position, under which claim) and one payload.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from turnlog_schemas.direct_init import direct_init
+from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage
+
+SESSION = "session"
+CHANNEL = "channel"
+PARTITION = "partition"
+
+
+@direct_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventHeader:
+    """Where an event stands. Its id is (partition, epoch, n)."""
+
+    stream_kind: str  #: ``session``, ``channel`` or ``partition``
+    stream_id: str
+    stream_version: int  #: +1 for each event of the stream, from 1
+    epoch: int  #: offset of the claim it was written under; -1 on a claim
+    n: int  #: 0, 1, 2 ... under that claim; -1 on a claim
+    accepted: int  #: every request up to this offset is decided, with all its events in the log up to this record
+    replied: int  #: terminal frames of all events up to this offset are sent
+    turn_id: str | None = None
+    attempt: int = 0
+    recorded_at: int = 0  #: milliseconds since 1970, the owner's clock: shown, never ordered by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionClaimed:
+    """An owner opens an epoch: the offset of this record."""
+
+    owner: str
+    incarnation: str  #: random, one per claim: finds the claim again when the broker's answer is lost
+    generation: int  #: of the consumer group: a hint for writers, readers ignore it
+    partition_count: int
+    requests_topic_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDeadLettered:
+    """A request that nobody can read or decide; its bytes went to the dead-letter topic before this event."""
+
+    offset: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestsLost:
+    """Requests that were gone or unreadable before they were accepted (both ends inclusive)."""
+
+    from_offset: int
+    to_offset: int
+    reason: str | None = None  #: why, for people
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionCreated:
+    """A session begins."""
+
+    channel: str
+    title: str
+    instructions: str | None = None
+    model: str | None = None  #: the session's own; absent: the default at each turn
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    request_id: str | None = None  #: of the request that made it
+    history_max_tokens: int | None = None  #: the session's own bounds of history compaction; absent: the deployment's
+    history_keep_tail: int | None = None
+
+
+@direct_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnAccepted:
+    """A user message is accepted: from here on its turn ends in exactly one terminal event.
+
+    Holds all that a later owner needs to run and to answer it.
+    """
+
+    request_id: str
+    command_hash: str
+    content: tuple[ContentPart, ...]
+    model: str | None = None  #: as the request asked
+    reply_to: str | None = None
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@direct_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    """An attempt at a turn begins (its number is in the header)."""
+
+    model: str  #: the effective one
+    cause: str  #: ``first``, ``retry`` (the runner failed) or ``takeover`` (the owner was lost)
+    error: str | None = None  #: why the attempt before it ended, for ``retry``
+    usage: Usage | None = None  #: what that attempt had cost beside what its messages tell
+
+
+@direct_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageStored:
+    """A whole message of the history."""
+
+    message_seq: int  #: position in the session's history, from 1
+    role: str  #: ``user``, ``assistant`` or ``tool``
+    content: tuple[ContentPart, ...] | None = None  #: ``None`` and the empty text differ
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    interrupted: bool = False  #: synthesised: the call's outcome is unknown (it may have run, or may yet run)
+    truncated: bool = False  #: the content was cut at the size limit
+    usage: Usage | None = None  #: what the attempt has cost since its message before that told; absent: nothing new
+
+
+@direct_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnCompleted:
+    """The turn ended well."""
+
+    usage: Usage  #: of the whole turn: all its attempts, as far as they told
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFailed:
+    """The turn ended with an error."""
+
+    code: str
+    reason: str
+    usage: Usage
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnCancelled:
+    """The turn was ended on purpose; what it had said is kept as a message."""
+
+    reason: str
+    usage: Usage
+    duration_ms: int = 0
+    by_request_id: str | None = None  #: of the request that asked for it, so that its retry finds this answer
+    by_command_hash: str | None = None
+    by_reply_to: str | None = None
+    by_framing: str | None = None
+    by_traceparent: str | None = None
+    by_tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRefused:
+    """A readable request that is not carried out."""
+
+    request_id: str
+    command_hash: str
+    code: str
+    reason: str
+    reply_to: str | None = None
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTitled:
+    """A session that was created without a title got one."""
+
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionArchived:
+    """No more turns are accepted; the running one may end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionActivated:
+    """The session is its channel's active one again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionDeactivated:
+    """Another session is the channel's active one: a chat to this one must tell the channel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSessionOpened:
+    """A session belongs to the channel from here on, and is its active one."""
+
+    session_id: str
+    by: str  #: ``request`` (create, resolve, rotate) or ``chat``
+    title: str | None = None
+    instructions: str | None = None
+    model: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSessionArchived:
+    """The channel archives one of its sessions."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSessionActivated:
+    """A session of the channel became the most recently active one."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelRequestDecided:
+    """The answer of a lifecycle request, sent once the forwards it waits for are delivered."""
+
+    request_id: str
+    command_hash: str
+    session_id: str
+    created: bool
+    waits_for: tuple[int, ...] = ()  #: seqs of the channel's forwards
+    reply_to: str | None = None
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandForwarded:
+    """The stream has something to tell another one; pending until its delivery is an event too."""
+
+    seq: int  #: of this stream's forwards, from 1
+    target_kind: str
+    target_id: str
+    what: str
+    new_session: NewSession | None = None
+    request_id_of_origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardDelivered:
+    """The target has the forward in its log."""
+
+    seq: int
+    refused: bool = False  #: a session that was to be created is another channel's already: this one gives it up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardReceived:
+    """A forward arrived; whatever follows from it is in the same decision."""
+
+    source_kind: str
+    source_id: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryCompactionRequested:
+    """Somebody wants the history summarised: a run is owed, and ends in one of the three events below."""
+
+    request_id: str
+    command_hash: str
+    instructions: str | None = None  #: what the summary must take care of
+    reply_to: str | None = None
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryCompacted:
+    """A summary stands for a range of messages in what models see. The messages stay as they are."""
+
+    history_compaction_id: str  #: the same for the same range under the same settings
+    from_seq: int
+    to_seq: int  #: both ends inclusive
+    summary: str
+    history_seq: int  #: the session's highest message_seq when the run read it
+    method: str  #: ``model`` or ``truncation`` (no model read the messages)
+    trigger: str  #: ``automatic`` or ``manual``
+    model: str | None = None  #: that wrote it
+    tokens_before: int = 0  #: of the prompt that the history makes (estimated)
+    tokens_after: int = 0
+    usage: Usage  #: of the summary's model calls
+    duration_ms: int = 0
+    request_id: str | None = None  #: of the request that is answered by it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryCompactionFailed:
+    """No summary could be had of a model. The turn that wanted it goes on."""
+
+    history_seq: int  #: the session's highest message_seq when the run read it
+    trigger: str
+    code: str
+    reason: str
+    model: str | None = None
+    usage: Usage  #: of the summary's model calls
+    duration_ms: int = 0
+    request_id: str | None = None  #: of the request that is answered by it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryCompactionSkipped:
+    """There was nothing to summarise that the newest summary does not stand for."""
+
+    request_id: str
+
+
+Event = (
+    PartitionClaimed
+    | RequestDeadLettered
+    | RequestsLost
+    | SessionCreated
+    | TurnAccepted
+    | TurnStarted
+    | MessageStored
+    | TurnCompleted
+    | TurnFailed
+    | TurnCancelled
+    | RequestRefused
+    | SessionTitled
+    | SessionArchived
+    | SessionActivated
+    | SessionDeactivated
+    | ChannelSessionOpened
+    | ChannelSessionArchived
+    | ChannelSessionActivated
+    | ChannelRequestDecided
+    | CommandForwarded
+    | ForwardDelivered
+    | ForwardReceived
+    | HistoryCompactionRequested
+    | HistoryCompacted
+    | HistoryCompactionFailed
+    | HistoryCompactionSkipped
+)
+EVENTS: tuple[type, ...] = (
+    PartitionClaimed,
+    RequestDeadLettered,
+    RequestsLost,
+    SessionCreated,
+    TurnAccepted,
+    TurnStarted,
+    MessageStored,
+    TurnCompleted,
+    TurnFailed,
+    TurnCancelled,
+    RequestRefused,
+    SessionTitled,
+    SessionArchived,
+    SessionActivated,
+    SessionDeactivated,
+    ChannelSessionOpened,
+    ChannelSessionArchived,
+    ChannelSessionActivated,
+    ChannelRequestDecided,
+    CommandForwarded,
+    ForwardDelivered,
+    ForwardReceived,
+    HistoryCompactionRequested,
+    HistoryCompacted,
+    HistoryCompactionFailed,
+    HistoryCompactionSkipped,
+)

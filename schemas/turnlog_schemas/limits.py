@@ -1,0 +1,84 @@
+"""How large the fields of a request may be: one place for all commands (docs/wire.md has the same table).
+
+What has its bound in the settings is judged where they are known: the text of a chat and a request to compact the
+history by decisions (``policy``), the whole record by ``intake.request_reader``. With these bounds everything that
+is made of a request fits into its record: an event of 1 MiB at the most, a frame of six times that as JSON.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from turnlog_schemas.commands import CancelTurn, Chat, Forwarded, ForwardReceipt, RequestHeader
+from turnlog_schemas.parts import NewSession
+
+KIB = 1024
+MAX_REQUEST_ID_CHARS = 256
+#: An id above this, or one with a NUL, cannot even be answered under: its refusal goes out under the record's place.
+MAX_ANSWERED_REQUEST_ID_CHARS = 1024
+MAX_MODEL_BYTES = KIB
+MAX_TITLE_BYTES = KIB
+MAX_INSTRUCTIONS_BYTES = 256 * KIB
+MAX_METADATA_ENTRIES = 256
+MAX_METADATA_BYTES = 64 * KIB  #: keys and values together
+MAX_CONTENT_PARTS = 4096
+MAX_TURN_ID_BYTES = 256
+MAX_WORD_BYTES = 64  #: of what streams tell each other
+
+Sizes = Iterator[tuple[str, int, int, str]]  #: field, what it has, what it may have, of what
+
+
+def too_long(header: RequestHeader, command: Any) -> str | None:
+    """Which field is above its bound, and by how much; ``None``: none is."""
+    if header.metadata and (reason := _over(_of_metadata("metadata", header.metadata))):
+        return reason
+    match command:
+        case Chat():
+            if len(command.content) > MAX_CONTENT_PARTS:
+                return f"content has {len(command.content)} parts; at most {MAX_CONTENT_PARTS} are accepted"
+            if command.model is not None and (reason := _over(iter([_text("model", command.model, MAX_MODEL_BYTES)]))):
+                return reason
+        case CancelTurn():
+            return _over(iter([_text("turn_id", command.turn_id or "", MAX_TURN_ID_BYTES)]))
+        case Forwarded() | ForwardReceipt() if reason := _over(_of_forward(command)):
+            return reason
+    new = getattr(command, "new_session", None)
+    return None if new is None else _over(_of_new_session(new))
+
+
+def _over(sizes: Sizes) -> str | None:
+    for field, size, limit, unit in sizes:
+        if size > limit:
+            return f"{field} has {size} {unit}; at most {limit} are accepted"
+    return None
+
+
+def _text(field: str, text: str, limit: int) -> tuple[str, int, int, str]:
+    return field, utf8_bytes(text), limit, "bytes"
+
+
+def _of_metadata(field: str, metadata: Mapping[str, str]) -> Sizes:
+    yield field, len(metadata), MAX_METADATA_ENTRIES, "entries"
+    size = sum(utf8_bytes(key) + utf8_bytes(value) for key, value in metadata.items())
+    yield field, size, MAX_METADATA_BYTES, "bytes"
+
+
+def _of_new_session(new: NewSession) -> Sizes:
+    yield _text("new_session.title", new.title or "", MAX_TITLE_BYTES)
+    yield _text("new_session.instructions", new.instructions or "", MAX_INSTRUCTIONS_BYTES)
+    yield _text("new_session.model", new.model or "", MAX_MODEL_BYTES)
+    if new.metadata:
+        yield from _of_metadata("new_session.metadata", new.metadata)
+
+
+def _of_forward(command: Forwarded | ForwardReceipt) -> Sizes:
+    yield _text("source_kind", command.source_kind, MAX_WORD_BYTES)
+    yield _text("target_kind", command.target_kind, MAX_WORD_BYTES)
+    if isinstance(command, Forwarded):
+        yield _text("what", command.what, MAX_WORD_BYTES)
+        origin = command.request_id_of_origin or ""
+        yield "request_id_of_origin", len(origin), MAX_ANSWERED_REQUEST_ID_CHARS, "characters"
+
+
+def utf8_bytes(text: str) -> int:
+    """How many bytes a text has."""
+    return len(text) if text.isascii() else len(text.encode())

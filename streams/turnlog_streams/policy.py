@@ -1,0 +1,53 @@
+"""Policy: every bound that a decision knows. Values come from the settings, as arguments."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from turnlog_streams.history.compaction import (
+    DEFAULT_MAX_SUMMARY_TOKENS,
+    HistoryCompactionPolicy,
+    SummarySettings,
+)
+from turnlog_streams.history.summary_prompt import PROMPT_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the worker allows. Sizes in bytes of UTF-8."""
+
+    default_model: str = "echo:"
+    fast_model: str = ""  #: of summaries and other small tasks; empty: the default model
+    channel_models: Mapping[str, str] = field(default_factory=dict)  #: the default of a channel's sessions
+    allow_models: tuple[str, ...] = ("echo:*",)  #: shell-style patterns
+    max_text_bytes: int = 256 * 1024
+    max_queued_turns: int = 100  #: of one session
+    max_runner_attempts: int = 3
+    start_turns: bool = True  #: false while the worker drains: what waits is started by the next owner
+    max_takeovers: int = 20  #: in a row, without a message stored in between
+    history: HistoryCompactionPolicy = field(default_factory=HistoryCompactionPolicy)  #: where a session has no bounds
+    max_summary_tokens: int = DEFAULT_MAX_SUMMARY_TOKENS
+    summary_window_tokens: int = 32_768  #: of the fast model: what one call for a summary may have in all
+    max_summary_instructions_bytes: int = 4 * 1024
+
+    def model_of(self, channel: str) -> str:
+        """The model of a turn when neither its request nor its session names one."""
+        return self.channel_models.get(channel) or self.default_model
+
+    @property
+    def summary_model(self) -> str:
+        """The model that writes summaries."""
+        return self.fast_model or self.default_model
+
+    def summaries(self, instructions: str | None = None) -> SummarySettings:
+        """What a summary is made with, now."""
+        return SummarySettings(
+            model=self.summary_model,
+            prompt_version=PROMPT_VERSION,
+            max_summary_tokens=self.max_summary_tokens,
+            instructions=instructions,
+        )
+
+    def allows(self, model: str) -> bool:
+        """Does this worker serve the model?"""
+        return any(fnmatchcase(model, pattern) for pattern in self.allow_models)

@@ -1,0 +1,1 @@
+"""Accepted events to the rows of tables. It decides nothing."""

@@ -1,0 +1,63 @@
+"""Columns and tables of the materialization, as row types declare them. Part of ``projection.rows``."""
+
+import types
+import typing
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NewType
+
+Millis = NewType("Millis", int)  #: milliseconds since 1970; a moment in tables, the same in every time zone
+Json = NewType("Json", str)  #: JSON text
+Blob = NewType("Blob", bytes)
+
+#: The SQL type of :data:`Millis`. A plain TIMESTAMP would compare with now() as if it were the reader's local time.
+MOMENT = "TIMESTAMPTZ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column: its SQL type, and whether it may be NULL."""
+
+    name: str
+    sql_type: str
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of the materialization. ``key`` identifies and orders its rows; ``updated``: what later events change."""
+
+    name: str
+    row: type
+    key: tuple[str, ...]
+    updated: tuple[str, ...] = ()
+    rarely_updated: tuple[str, ...] = ()  #: apart, since an update costs by the column
+    analysts_only: bool = False  #: not needed to decide: only the analysts' file has it
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns, in the order of the row's fields."""
+        return columns_of(self.row)
+
+
+_SQL_TYPES: dict[Any, str] = {
+    str: "VARCHAR",
+    int: "BIGINT",
+    bool: "BOOLEAN",
+    Blob: "BLOB",
+    Millis: MOMENT,
+    Json: "JSON",
+}
+
+
+@cache
+def columns_of(row: type) -> tuple[Column, ...]:
+    """The columns that a row type declares."""
+    return tuple(_column(name, hint) for name, hint in typing.get_type_hints(row).items())
+
+
+def _column(name: str, hint: Any) -> Column:
+    nullable = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    if nullable:
+        (hint,) = (arg for arg in typing.get_args(hint) if arg is not types.NoneType)
+    return Column(name=name, sql_type=_SQL_TYPES[hint], nullable=nullable)

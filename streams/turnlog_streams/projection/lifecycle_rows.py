@@ -1,0 +1,202 @@
+"""Lifecycle events -> rows: what sessions hear of their channels, channels as a whole, and the forwards between them.
+
+A channel's events are kept whole, since a channel is loaded by folding them (``rehydration``); its row is for
+analysts. Part of ``projection.project``.
+"""
+
+import json
+from typing import Any
+
+from turnlog_schemas import events as ev
+from turnlog_schemas.mapping import to_dict
+from turnlog_schemas.parts import NewSession
+from turnlog_streams.channel.channel import evolve_channel
+from turnlog_streams.forwarding import source_key
+from turnlog_streams.projection.columns import Millis
+from turnlog_streams.projection.rows import ChannelEventRow, ChannelRow, DeliveryRow, ForwardRow, SessionRow
+from turnlog_streams.projection.state import (
+    Changes,
+    ChannelState,
+    ProjectionError,
+    SessionState,
+    StreamKey,
+    UnseenError,
+    session_row,
+)
+from turnlog_streams.projection.values import channel_event_row, json_column, unknown_row
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.records import changed
+from turnlog_streams.session.state import Fact
+
+_NEW_SESSION_DICT = to_dict(NewSession)
+_KNOWN = frozenset(ev.EVENTS)
+
+
+# ---- forwards, of either kind of stream
+
+
+def _forwarded(key: StreamKey, logged: LoggedEvent, event: ev.CommandForwarded, changes: Changes) -> None:
+    new = None if event.new_session is None else json_column(_NEW_SESSION_DICT(event.new_session))
+    changes.new_forwards[*key, event.seq] = ForwardRow(
+        partition=key[0],
+        source_kind=key[1],
+        source_id=key[2],
+        seq=event.seq,
+        target_kind=event.target_kind,
+        target_id=event.target_id,
+        what=event.what,
+        new_session=new,
+        request_id_of_origin=event.request_id_of_origin,
+        log_offset=logged.offset,
+        recorded_at=Millis(logged.header.recorded_at),
+    )
+
+
+def _delivered(key: StreamKey, logged: LoggedEvent, event: ev.ForwardDelivered, changes: Changes) -> None:
+    new = changes.new_forwards.get((*key, event.seq))
+    if new is not None:
+        new.delivered_offset = logged.offset
+    else:
+        changes.deliveries.append(DeliveryRow(*key, event.seq, logged.offset))
+
+
+# ---- sessions
+
+
+def _profile(key: StreamKey, state: SessionState, changes: Changes) -> SessionRow:
+    """The row of a session of which something changes that seldom does."""
+    row = session_row(state)
+    if key not in changes.new_sessions:
+        changes.changed_profiles[key] = row
+    return row
+
+
+def _titled(key: StreamKey, state: SessionState, _: LoggedEvent, event: ev.SessionTitled, changes: Changes) -> None:
+    _profile(key, state, changes).title = event.title
+
+
+def _archived(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, _: ev.SessionArchived, changes: Changes
+) -> None:
+    row = _profile(key, state, changes)
+    row.archived, row.archived_at = True, Millis(logged.header.recorded_at)
+
+
+def _activated(key: StreamKey, state: SessionState, _: LoggedEvent, __: ev.SessionActivated, changes: Changes) -> None:
+    _profile(key, state, changes).active = True
+
+
+def _deactivated(
+    key: StreamKey, state: SessionState, _: LoggedEvent, __: ev.SessionDeactivated, changes: Changes
+) -> None:
+    _profile(key, state, changes).active = False
+
+
+def _heard(key: StreamKey, state: SessionState, _: LoggedEvent, event: ev.ForwardReceived, changes: Changes) -> None:
+    row = _profile(key, state, changes)
+    marks = json.loads(row.marks) | {source_key(event.source_kind, event.source_id): event.seq}
+    row.marks = json_column(marks)
+
+
+def _session_forwarded(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.CommandForwarded, changes: Changes
+) -> None:
+    _profile(key, state, changes).forward_seq = event.seq
+    _forwarded(key, logged, event, changes)
+
+
+def _session_delivered(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.ForwardDelivered, changes: Changes
+) -> None:
+    session_row(state)
+    _delivered(key, logged, event, changes)
+
+
+SESSION_LIFECYCLE: dict[type, Any] = {
+    ev.SessionTitled: _titled,
+    ev.SessionArchived: _archived,
+    ev.SessionActivated: _activated,
+    ev.SessionDeactivated: _deactivated,
+    ev.ForwardReceived: _heard,
+    ev.CommandForwarded: _session_forwarded,
+    ev.ForwardDelivered: _session_delivered,
+}
+
+
+# ---- channels
+
+
+def project_channel(
+    key: StreamKey, state: ChannelState, logged: LoggedEvent, changes: Changes, *, tolerant: bool = False
+) -> None:
+    """One event of a channel further. Raises :class:`ProjectionError`."""
+    event = logged.payload
+    try:
+        if type(event) not in _KNOWN:
+            raise UnseenError(f"an event of type {type(event).__name__}")
+        known = state.row is not None
+        row = channel_event_row(logged)
+        fold_channel_event(state, row, event)
+    except Exception as error:  # whatever an event makes fail is its own stream's problem
+        if isinstance(error, UnseenError) and type(event) in _KNOWN and not (state.unknown_events or tolerant):
+            raise ProjectionError(
+                f"channel {key[2]}, event {type(event).__name__} at events[{logged.partition}]@{logged.offset}: "
+                f"{error} was never stored before it. Delete this DuckDB file to have it rebuilt; "
+                "if that does not help, the log was written by something else than this program"
+            ) from error
+        skip_channel_event(state, logged.offset, logged.header.stream_version)
+        changes.unknown_events.append(unknown_row(logged))
+    else:
+        changes.channel_events.append(row)
+        if isinstance(event, ev.CommandForwarded):
+            _forwarded(key, logged, event, changes)
+        elif isinstance(event, ev.ForwardDelivered):
+            _delivered(key, logged, event, changes)
+        if state.row is not None and not known:
+            changes.new_channels[key] = state.row
+    if state.row is not None and key not in changes.new_channels:
+        changes.changed_channels[key] = state.row
+
+
+def fold_channel_event(state: ChannelState, place: ChannelEventRow, event: ev.Event) -> None:
+    """The channel and its row after an event. Raises :class:`UnseenError` when the event is of something unseen."""
+    before = changed(state.channel, version=place.stream_version - 1)  # an event that is kept raw has its version too
+    try:
+        after = evolve_channel(before, Fact(event=event))
+    except KeyError as error:
+        raise UnseenError(f"session {error}") from error
+    state.channel = after
+    if after.sessions is not before.sessions:
+        _channel_row(state, place, event)
+    if state.row is not None:
+        state.row.active_session_id = after.active
+        state.row.stream_version = place.stream_version
+        state.row.last_offset = place.log_offset
+
+
+def _channel_row(state: ChannelState, place: ChannelEventRow, event: ev.Event) -> None:
+    row = state.row
+    if row is None:
+        row = state.row = ChannelRow(
+            channel=place.channel,
+            partition=place.partition,
+            opened_at=place.recorded_at,
+            last_active_at=place.recorded_at,
+            unknown_events=state.unknown_events,
+            stream_version=place.stream_version,
+            last_offset=place.log_offset,
+        )
+    row.sessions = len(state.channel.sessions)
+    row.archived_sessions = sum(session.archived for session in state.channel.sessions.values())
+    if isinstance(event, ev.ChannelSessionOpened | ev.ChannelSessionActivated):
+        row.last_active_at = place.recorded_at
+
+
+def skip_channel_event(state: ChannelState, log_offset: int, stream_version: int) -> None:
+    """An event that is kept raw only counts."""
+    state.unknown_events += 1
+    state.channel = changed(state.channel, version=stream_version)
+    if state.row is not None:
+        state.row.unknown_events = state.unknown_events
+        state.row.stream_version = stream_version
+        state.row.last_offset = log_offset

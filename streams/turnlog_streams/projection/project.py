@@ -1,0 +1,394 @@
+"""The projection: accepted events of the log -> rows. Pure, one event after the other, so batch sizes do not matter.
+
+``project`` folds a batch into the state of the streams it touches (loaded by the store, as the rows of everything
+before the batch say) and tells which rows are new and which changed. Rows are a function of the log's prefix alone:
+not of batches, restarts or the clock. ``projection.rehydration`` is the way back.
+
+An event that this version cannot project is kept raw and marks its session. In a marked session, what refers to
+something unseen is kept raw too; in any other it is an error, since a log prefix has no holes.
+"""
+
+from collections.abc import Iterable, MutableMapping, Sequence
+from typing import Any
+
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import Usage, added
+from turnlog_streams.channel.channel import Channel
+from turnlog_streams.projection.columns import Millis
+from turnlog_streams.projection.history_rows import HISTORY_COMPACTION
+from turnlog_streams.projection.lifecycle_rows import SESSION_LIFECYCLE, project_channel
+from turnlog_streams.projection.rows import (
+    CallResultRow,
+    DeadLetterRow,
+    MessageRow,
+    RefusalRow,
+    SessionRow,
+    ToolCallRow,
+    TurnRow,
+    UsageRow,
+)
+from turnlog_streams.projection.state import (
+    Changes,
+    ChannelState,
+    OpenCall,
+    OpenTurn,
+    ProjectionError,
+    SessionState,
+    State,
+    StreamKey,
+    UnseenError,
+    session_row,
+)
+from turnlog_streams.projection.values import content_columns, json_column, raw_row, unknown_row
+from turnlog_streams.reader_rule import LoggedEvent
+
+
+def touched(events: Iterable[LoggedEvent]) -> set[StreamKey]:
+    """The sessions and channels whose state :func:`project` needs for these events."""
+    return {_key(logged) for logged in events if logged.header.stream_kind in (ev.SESSION, ev.CHANNEL)}
+
+
+def begun(events: Iterable[LoggedEvent]) -> set[StreamKey]:
+    """The streams whose first event is one of these: no earlier event belongs to them."""
+    return {_key(logged) for logged in events if logged.header.stream_version == 1}
+
+
+def _key(logged: LoggedEvent) -> StreamKey:
+    return logged.partition, logged.header.stream_kind, logged.header.stream_id
+
+
+def project(
+    events: Sequence[LoggedEvent],
+    states: MutableMapping[StreamKey, State],
+    *,
+    keep_raw_events: bool = False,
+    tolerant: bool = False,
+) -> Changes:
+    """The changes that accepted events (in log order) make; brings ``states`` up to date.
+
+    ``tolerant``: an event that refers to something unseen marks its stream, too, instead of being an error.
+
+    ``states`` holds every touched stream that any earlier event belongs to. After an error it is worthless.
+    Raises :class:`ProjectionError`.
+    """
+    changes = Changes()
+    for logged in events:
+        if keep_raw_events:
+            changes.events.append(raw_row(logged))
+        kind = logged.header.stream_kind
+        if kind == ev.SESSION:
+            state = states.get(key := _key(logged))
+            if not isinstance(state, SessionState):
+                state = states[key] = SessionState()
+            _project_session(key, state, logged, changes, tolerant=tolerant)
+        elif kind == ev.CHANNEL:
+            state = states.get(key := _key(logged))
+            if not isinstance(state, ChannelState):
+                state = states[key] = ChannelState(channel=Channel(channel=key[2]))
+            project_channel(key, state, logged, changes, tolerant=tolerant)
+        elif kind == ev.PARTITION:
+            _project_partition(logged, changes)
+        else:  # a stream kind of a newer version
+            changes.unknown_events.append(unknown_row(logged))
+    return changes
+
+
+# ---- sessions
+
+
+def _project_session(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, changes: Changes, *, tolerant: bool
+) -> None:
+    event = logged.payload
+    handler = _HANDLERS.get(type(event))
+    try:
+        if handler is None:
+            raise UnseenError(f"an event of type {type(event).__name__}")
+        handler(key, state, logged, event, changes)
+    except Exception as error:  # whatever an event makes fail is its own stream's problem
+        if isinstance(error, UnseenError) and handler is not None and not (state.unknown_events or tolerant):
+            raise ProjectionError(
+                f"session {key[2]}, event {type(event).__name__} at events[{logged.partition}]@{logged.offset}: "
+                f"{error} was never stored before it. Delete this DuckDB file to have it rebuilt; "
+                "if that does not help, the log was written by something else than this program"
+            ) from error
+        state.unknown_events += 1
+        changes.unknown_events.append(unknown_row(logged))
+    row = state.row
+    if row is not None:
+        row.unknown_events = state.unknown_events
+        row.stream_version = logged.header.stream_version
+        row.last_offset = logged.offset
+        if key not in changes.new_sessions:
+            changes.changed_sessions[key] = row
+
+
+def _active_session(state: SessionState, logged: LoggedEvent) -> SessionRow:
+    row = session_row(state)
+    row.last_active_at = Millis(logged.header.recorded_at)
+    return row
+
+
+def _open_turn(key: StreamKey, state: SessionState, turn_id: str | None, changes: Changes) -> OpenTurn:
+    turn = state.turns.get(turn_id or "")
+    if turn is None:
+        raise UnseenError(f"turn {turn_id}")
+    _turn_changes(turn.row, changes)
+    return turn
+
+
+def _turn_changes(row: TurnRow, changes: Changes) -> None:
+    key = (row.partition, row.accepted_offset)
+    if key not in changes.new_turns:
+        changes.changed_turns[key] = row
+
+
+def _created(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.SessionCreated, changes: Changes
+) -> None:
+    at = Millis(logged.header.recorded_at)
+    row = state.row
+    if row is None:
+        state.row = changes.new_sessions[key] = SessionRow(
+            session_id=key[2],
+            partition=key[0],
+            session_offset=logged.offset,
+            channel=event.channel,
+            title=event.title,
+            instructions=event.instructions,
+            model=event.model,
+            metadata=json_column(dict(event.metadata)),
+            history_max_tokens=event.history_max_tokens,
+            history_keep_tail=event.history_keep_tail,
+            created_at=at,
+            last_active_at=at,
+            stream_version=logged.header.stream_version,
+            last_offset=logged.offset,
+        )
+        return
+    row.channel, row.title, row.instructions, row.model = event.channel, event.title, event.instructions, event.model
+    row.metadata = json_column(dict(event.metadata))
+    row.history_max_tokens, row.history_keep_tail = event.history_max_tokens, event.history_keep_tail
+    row.last_active_at = at
+    if key not in changes.new_sessions:
+        changes.changed_profiles[key] = row
+
+
+def _accepted(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnAccepted, changes: Changes
+) -> None:
+    session = _active_session(state, logged)
+    session.turns += 1
+    text, parts = content_columns(event.content)
+    row = TurnRow(
+        turn_id=logged.header.turn_id or "",
+        session_id=key[2],
+        partition=key[0],
+        session_offset=session.session_offset,
+        request_id=event.request_id,
+        command_hash=event.command_hash,
+        requested_model=event.model,
+        text=text,
+        content_parts=parts,
+        reply_to=event.reply_to,
+        framing=event.framing,
+        traceparent=event.traceparent,
+        tracestate=event.tracestate,
+        accepted_offset=logged.offset,
+        accepted_at=Millis(logged.header.recorded_at),
+    )
+    state.turns[row.turn_id] = OpenTurn(row=row)
+    changes.new_turns[row.partition, row.accepted_offset] = row
+
+
+def _started(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnStarted, changes: Changes) -> None:
+    header = logged.header
+    turn = _open_turn(key, state, header.turn_id, changes)
+    session = _active_session(state, logged)
+    row = turn.row
+    row.status = "started"
+    row.attempt = header.attempt
+    row.model = event.model
+    if row.started_offset is None:
+        row.started_offset = logged.offset
+        row.started_at = Millis(header.recorded_at)
+    row.runner_failures += event.cause == "retry"
+    row.takeovers_in_a_row += event.cause == "takeover"
+    session.started_turns += event.cause == "first"
+    if event.usage is not None:
+        row.usage = added(row.usage, event.usage)
+    session.running_turn_id = row.turn_id
+
+
+def _stored(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.MessageStored, changes: Changes
+) -> None:
+    session = _active_session(state, logged)
+    session.messages = event.message_seq
+    turn_id = logged.header.turn_id or ""
+    at = Millis(logged.header.recorded_at)
+    text, parts = (None, None) if event.content is None else content_columns(event.content)
+    changes.messages.append(
+        MessageRow(
+            *(key[2], key[0], session.session_offset, event.message_seq, turn_id, event.role, text, parts),
+            *(event.tool_call_id, event.name, event.interrupted, event.truncated, logged.offset, at),
+        )
+    )
+    for position, call in enumerate(event.tool_calls):
+        changes.new_calls[key[0], logged.offset, position] = ToolCallRow(
+            session_id=key[2],
+            partition=key[0],
+            session_offset=session.session_offset,
+            message_seq=event.message_seq,
+            position=position,
+            turn_id=turn_id,
+            call_id=call.call_id,
+            name=call.name,
+            arguments=call.arguments,
+            idempotent=call.idempotent,
+            idempotency_key=call.idempotency_key,
+            log_offset=logged.offset,
+            recorded_at=at,
+        )
+    turn = state.turns.get(turn_id)
+    if turn is not None:
+        _stored_in_turn(turn, logged, event, changes)
+
+
+def _stored_in_turn(turn: OpenTurn, logged: LoggedEvent, event: ev.MessageStored, changes: Changes) -> None:
+    """The same steps as ``session.state`` takes: pairing of calls and results, and the count of takeovers."""
+    row = turn.row
+    if event.role == "tool":
+        _pair(turn, event, changes)
+    elif event.role == "assistant":
+        row.answer_seq = event.message_seq
+        turn.calls = [OpenCall(call.call_id, logged.offset, index) for index, call in enumerate(event.tool_calls)]
+        _turn_changes(row, changes)
+    if event.role != "user" and not event.interrupted and row.takeovers_in_a_row:
+        row.takeovers_in_a_row = 0
+        _turn_changes(row, changes)
+    if event.usage is not None:
+        row.usage = added(row.usage, event.usage)
+        _turn_changes(row, changes)
+
+
+def _pair(turn: OpenTurn, event: ev.MessageStored, changes: Changes) -> None:
+    """The first open call with the result's id is answered, else the first of all (``turn.without_result``)."""
+    if not turn.calls:
+        return
+    found = next((i for i, call in enumerate(turn.calls) if call.call_id == event.tool_call_id), 0)
+    call = turn.calls.pop(found)
+    new = changes.new_calls.get((turn.row.partition, call.log_offset, call.position))
+    if new is not None:
+        new.result_message_seq = event.message_seq
+    else:
+        changes.call_results.append(
+            CallResultRow(turn.row.partition, call.log_offset, call.position, event.message_seq)
+        )
+
+
+def _completed(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnCompleted, changes: Changes
+) -> None:
+    _ended(key, state, logged, changes, status="completed", code=None, reason=None)
+    session_row(state).completed_turns += 1
+
+
+def _failed(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnFailed, changes: Changes) -> None:
+    _ended(key, state, logged, changes, status="failed", code=event.code, reason=event.reason)
+    session_row(state).failed_turns += 1
+
+
+def _cancelled(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnCancelled, changes: Changes
+) -> None:
+    row = _ended(key, state, logged, changes, status="cancelled", code="cancelled", reason=event.reason)
+    session_row(state).cancelled_turns += 1
+    if event.by_request_id is not None:
+        row.by_request_id, row.by_command_hash = event.by_request_id, event.by_command_hash
+        row.by_reply_to, row.by_framing = event.by_reply_to, event.by_framing
+        row.by_traceparent, row.by_tracestate = event.by_traceparent, event.by_tracestate
+        place = (row.partition, row.accepted_offset)
+        if place not in changes.new_turns:
+            changes.cancelled_turns[place] = row
+
+
+def _ended(
+    key: StreamKey,
+    state: SessionState,
+    logged: LoggedEvent,
+    changes: Changes,
+    *,
+    status: str,
+    code: str | None,
+    reason: str | None,
+) -> TurnRow:
+    header = logged.header
+    usage: Usage = logged.payload.usage
+    row = _open_turn(key, state, header.turn_id, changes).row
+    session = _active_session(state, logged)
+    del state.turns[row.turn_id]
+    row.status, row.code, row.reason = status, code, reason
+    row.attempt = header.attempt
+    row.ended_offset = logged.offset
+    row.ended_at = Millis(header.recorded_at)
+    row.duration_ms = logged.payload.duration_ms
+    row.usage = usage
+    if session.running_turn_id == row.turn_id:
+        session.running_turn_id = None
+    measured = usage.last_input_tokens > 0 and status != "cancelled"
+    if measured and row.answer_seq:  # as ``session.state`` measures
+        session.measured_tokens, session.measured_through_seq = usage.last_input_tokens, row.answer_seq - 1
+    session.input_tokens += usage.input_tokens
+    session.output_tokens += usage.output_tokens
+    changes.usage.append(
+        UsageRow(
+            *(key[0], logged.offset, key[2], row.turn_id, row.model, header.attempt, status),
+            *(usage.input_tokens, usage.output_tokens, usage.model_calls, usage.last_input_tokens),
+            *(row.duration_ms, row.ended_at),
+        )
+    )
+    return row
+
+
+def _refused(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.RequestRefused, changes: Changes
+) -> None:
+    changes.refusals.append(
+        RefusalRow(
+            *(key[0], logged.offset, key[2], logged.header.stream_version),
+            *(event.request_id, event.command_hash, event.code, event.reason),
+            *(event.reply_to, event.framing, event.traceparent, event.tracestate),
+            Millis(logged.header.recorded_at),
+        )
+    )
+
+
+_HANDLERS: dict[type, Any] = {
+    ev.SessionCreated: _created,
+    ev.TurnAccepted: _accepted,
+    ev.TurnStarted: _started,
+    ev.MessageStored: _stored,
+    ev.TurnCompleted: _completed,
+    ev.TurnFailed: _failed,
+    ev.TurnCancelled: _cancelled,
+    ev.RequestRefused: _refused,
+    **SESSION_LIFECYCLE,
+    **HISTORY_COMPACTION,
+}
+
+
+# ---- partitions
+
+
+def _project_partition(logged: LoggedEvent, changes: Changes) -> None:
+    event = logged.payload
+    if isinstance(event, ev.RequestDeadLettered):
+        changes.dead_letters.append(
+            DeadLetterRow(
+                *(logged.partition, event.offset, event.code, event.reason),
+                *(logged.offset, Millis(logged.header.recorded_at)),
+            )
+        )
+    elif not isinstance(event, ev.PartitionClaimed | ev.RequestsLost):
+        changes.unknown_events.append(unknown_row(logged))

@@ -1,0 +1,105 @@
+"""What projecting an event depends on, and what a batch of events changes. Part of ``projection.project``."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from turnlog_streams.channel.channel import Channel
+from turnlog_streams.projection.history_row_types import CompactionRequestRow, CompactionRow
+from turnlog_streams.projection.rows import (
+    CallResultRow,
+    ChannelEventRow,
+    ChannelRow,
+    DeadLetterRow,
+    DeliveryRow,
+    EventRow,
+    ForwardRow,
+    MessageRow,
+    RefusalRow,
+    SessionRow,
+    ToolCallRow,
+    TurnRow,
+    UnknownEventRow,
+    UsageRow,
+)
+
+StreamKey = tuple[int, str, str]  #: partition, stream kind and id (a channel may have a session's name)
+ForwardKey = tuple[int, str, str, int]  #: partition, kind and id of the source, seq
+
+
+class ProjectionError(RuntimeError):
+    """An event refers to something that no event before it made."""
+
+
+class UnseenError(Exception):
+    """What an event refers to is missing."""
+
+
+class OpenCall(NamedTuple):
+    """A stored tool call without a stored result: its id and its place."""
+
+    call_id: str
+    log_offset: int
+    position: int
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenTurn:
+    """A turn without a terminal event, and its calls without a result, in order."""
+
+    row: TurnRow
+    calls: list[OpenCall] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class SessionState:
+    """What projecting a session's next event depends on. Changed in place by :func:`project`."""
+
+    row: SessionRow | None = None  #: ``None``: not created
+    unknown_events: int = 0
+    turns: dict[str, OpenTurn] = field(default_factory=dict)
+
+
+def session_row(state: SessionState) -> SessionRow:
+    """The row of a session that must exist. Raises :class:`UnseenError`."""
+    if state.row is None:
+        raise UnseenError("the session")
+    return state.row
+
+
+@dataclass(slots=True, kw_only=True)
+class ChannelState:
+    """What projecting a channel's next event depends on. Changed in place by :func:`project`."""
+
+    channel: Channel
+    row: ChannelRow | None = None  #: ``None``: it never had a session
+    unknown_events: int = 0
+
+
+State = SessionState | ChannelState
+
+
+@dataclass(slots=True, kw_only=True)
+class Changes:
+    """What a batch does to the tables. A row is in one of new and changed, never in both."""
+
+    new_sessions: dict[StreamKey, SessionRow] = field(default_factory=dict)
+    changed_sessions: dict[StreamKey, SessionRow] = field(default_factory=dict)
+    changed_profiles: dict[StreamKey, SessionRow] = field(default_factory=dict)  #: what seldom changes changed
+    new_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)
+    changed_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)
+    cancelled_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)  #: on request, of earlier batches
+    new_forwards: dict[ForwardKey, ForwardRow] = field(default_factory=dict)
+    deliveries: list[DeliveryRow] = field(default_factory=list)
+    new_channels: dict[StreamKey, ChannelRow] = field(default_factory=dict)
+    changed_channels: dict[StreamKey, ChannelRow] = field(default_factory=dict)
+    channel_events: list[ChannelEventRow] = field(default_factory=list)
+    new_calls: dict[tuple[int, int, int], ToolCallRow] = field(default_factory=dict)
+    call_results: list[CallResultRow] = field(default_factory=list)
+    messages: list[MessageRow] = field(default_factory=list)
+    history_compaction_requests: list[CompactionRequestRow] = field(default_factory=list)
+    history_compactions: list[CompactionRow] = field(default_factory=list)
+    usage: list[UsageRow] = field(default_factory=list)
+    refusals: list[RefusalRow] = field(default_factory=list)
+    unknown_events: list[UnknownEventRow] = field(default_factory=list)
+    dead_letters: list[DeadLetterRow] = field(default_factory=list)
+    events: list[EventRow] = field(default_factory=list)

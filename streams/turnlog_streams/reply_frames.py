@@ -1,0 +1,317 @@
+"""Which reply frames follow from which facts."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from turnlog_schemas import events as ev
+from turnlog_schemas import frames as fr
+from turnlog_schemas.codec import FRAMING_AVRO, encoded_bytes
+from turnlog_schemas.direct_init import direct_init
+from turnlog_schemas.parts import HistoryEntry
+from turnlog_streams.channel.channel import Channel, ChannelAnswer, evolve_channel
+from turnlog_streams.history.compaction import compacted_answer, newest_summary_answer
+from turnlog_streams.history.messages import HistoryMessage, final_text, of_turn
+from turnlog_streams.history.view import HistorySummary
+from turnlog_streams.session.commands import Refuse
+from turnlog_streams.session.state import Fact, Session, reply_address
+from turnlog_streams.turn import Answer, CompactedAnswer, ReplyAddress
+
+#: Of a page as it is sent, unless its first message has more: what a topic with Kafka's own limit of 1 MiB takes.
+_MAX_PAGE_BYTES = 768 * 1024
+_JSON_FACTOR = 6  #: a character of one byte may be as many in JSON
+_TERMINAL = frozenset(fr.TERMINAL_FRAMES)
+
+
+@direct_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A frame, whom it answers, and of which attempt it is. The sender adds epoch and frame_seq."""
+
+    frame: fr.Frame
+    address: ReplyAddress
+    request_id: str
+    turn_id: str | None = None
+    attempt: int = 0
+    session_id: str | None = None  #: where it differs from the stream that answers
+    channel: str | None = None
+
+    @property
+    def terminal(self) -> bool:
+        """Does this frame end what its reader waits for?"""
+        return self.frame.__class__ in _TERMINAL
+
+
+def unrecorded_refusal(kind: str, stream_id: str, refused: Refuse) -> Reply:
+    """The frame of a refusal that no stream records."""
+    frame = fr.RequestRefused(code=refused.code, reason=refused.reason)
+    if kind == ev.CHANNEL:
+        return Reply(
+            frame=frame, address=refused.reply, request_id=refused.request_id, session_id="", channel=stream_id
+        )
+    return Reply(frame=frame, address=refused.reply, request_id=refused.request_id)
+
+
+def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -> list[Reply]:
+    """The frames that report a fact. ``before`` is the state just before it, ``history`` has all messages up to it."""
+    event = fact.event
+    if isinstance(event, ev.RequestRefused):
+        address = reply_address(event)
+        refused = fr.RequestRefused(code=event.code, reason=event.reason)
+        return [Reply(frame=refused, address=address, request_id=event.request_id)]
+    if isinstance(event, ev.TurnAccepted):
+        address = reply_address(event)
+        accepted = fr.TurnAccepted(queued_turns=before.open_turns)
+        return [Reply(frame=accepted, address=address, request_id=event.request_id, turn_id=fact.turn_id)]
+    if isinstance(event, ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped):
+        return _end_of_run(before, event)
+    turn = before.turns.get(fact.turn_id or "")
+    if turn is None:
+        return []
+    return [
+        Reply(frame=frame, address=turn.reply, request_id=turn.request_id, turn_id=turn.turn_id, attempt=fact.attempt)
+        for frame in _frames_of_turn(event, turn.turn_id, history)
+    ]
+
+
+def _frames_of_turn(event: ev.Event, turn_id: str, history: Sequence[HistoryMessage]) -> Sequence[fr.Frame]:
+    match event:
+        case ev.TurnStarted():
+            return (fr.TurnStarted(model=event.model),)
+        case ev.MessageStored():
+            return _message_frames(event) if event.role != "user" else ()
+        case ev.TurnCompleted():
+            return (fr.TurnCompleted(text=final_text(of_turn(history, turn_id)), usage=event.usage),)
+        case ev.TurnFailed():
+            return (fr.TurnFailed(code=event.code, reason=event.reason, usage=event.usage),)
+        case ev.TurnCancelled():
+            text = final_text(of_turn(history, turn_id))
+            return (fr.TurnCancelled(reason=event.reason, text=text, usage=event.usage),)
+        case _:
+            return ()
+
+
+def _message_frames(event: ev.MessageStored) -> list[fr.Frame]:
+    stored = fr.MessageStored(
+        message_seq=event.message_seq,
+        role=event.role,
+        content=event.content,
+        tool_calls=event.tool_calls,
+        tool_call_id=event.tool_call_id,
+        name=event.name,
+        interrupted=event.interrupted,
+        truncated=event.truncated,
+    )
+    calls = [fr.ToolCallStarted(message_seq=event.message_seq, call=call) for call in event.tool_calls]
+    return [stored, *calls]
+
+
+def _end_of_run(
+    before: Session, event: ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped
+) -> list[Reply]:
+    """Whoever asked for a history compaction hears how it ended; an automatic one tells nobody."""
+    address = next((run.reply for run in before.owed_runs if run.request_id == event.request_id), None)
+    if address is None or event.request_id is None:
+        return []
+    frame: fr.Frame
+    match event:
+        case ev.HistoryCompacted():
+            frame = _compacted(compacted_answer(event))
+        case ev.HistoryCompactionFailed():
+            frame = fr.HistoryCompactionFailed(code=event.code, reason=event.reason)
+        case ev.HistoryCompactionSkipped():
+            frame = _compacted(newest_summary_answer(before.history_compaction))
+    return [Reply(frame=frame, address=address, request_id=event.request_id)]
+
+
+def _compacted(answer: CompactedAnswer) -> fr.HistoryCompacted:
+    return fr.HistoryCompacted(
+        summary=answer.summary,
+        from_seq=answer.from_seq,
+        to_seq=answer.to_seq,
+        changed=answer.changed,
+        tokens_before=answer.tokens_before,
+        tokens_after=answer.tokens_after,
+        usage=answer.usage,
+    )
+
+
+def reply_again(
+    answer: Answer, request_id: str, address: ReplyAddress, history: Sequence[HistoryMessage]
+) -> Reply | None:
+    """The answer of the log to a request that was decided before: its terminal frame, or where its turn stands.
+
+    ``None`` while a history compaction that was asked for goes on.
+    """
+    frame = _answered(answer, history)
+    if frame is None:
+        return None
+    return Reply(frame=frame, address=address, request_id=request_id, turn_id=answer.turn_id, attempt=answer.attempt)
+
+
+def _answered(answer: Answer, history: Sequence[HistoryMessage]) -> fr.Frame | None:
+    text = "" if answer.turn_id is None else final_text(m for m in history if m.turn_id == answer.turn_id)
+    match answer.kind:
+        case "refused":
+            return fr.RequestRefused(code=answer.code, reason=answer.reason)
+        case "completed":
+            return fr.TurnCompleted(text=text, usage=answer.usage)
+        case "failed":
+            return fr.TurnFailed(code=answer.code, reason=answer.reason, usage=answer.usage)
+        case "cancelled":
+            return fr.TurnCancelled(reason=answer.reason, text=text, usage=answer.usage)
+        case "compacting":
+            return None
+        case "compacted":
+            return _compacted(answer.compacted or CompactedAnswer())
+        case "not_compacted":
+            return fr.HistoryCompactionFailed(code=answer.code, reason=answer.reason)
+        case _:
+            return fr.TurnAccepted()
+
+
+# ---- what tells of a session as a whole
+
+
+def session_info(session: Session, context_tokens: int, *, needs_compaction: bool) -> fr.SessionInfo:
+    """A session as its owner knows it. ``context_tokens``: of the prompt that its assembled history makes."""
+    return fr.SessionInfo(
+        title=session.title,
+        instructions=session.instructions,
+        model=session.model,
+        metadata=session.metadata,
+        archived=session.archived,
+        active=session.active and not session.archived,
+        messages=session.messages,
+        turns=session.turn_count,
+        running_turn_id=session.running,
+        queued_turns=len(session.queue),
+        context_tokens=context_tokens,
+        needs_compaction=needs_compaction,
+    )
+
+
+def history_page(
+    history: Sequence[HistoryMessage],
+    after: int,
+    limit: int,
+    summary: HistorySummary | None = None,
+    *,
+    skip_covered: bool = False,
+    framing: str = FRAMING_AVRO,
+) -> fr.HistoryPage:
+    """The messages behind ``after``, at most ``limit`` of them, and no more than fit into a frame of this framing.
+
+    ``skip_covered``: without those that the summary stands for; the page then has its text.
+    """
+    covered_to = summary.to_seq if summary else 0
+    start = bisect_right(history, max(after, covered_to if skip_covered else 0), key=lambda m: m.message_seq)
+    text = summary.text if summary and skip_covered else None
+    room = _MAX_PAGE_BYTES - encoded_bytes(fr.HistoryPage(messages=(), summary=text), framing)
+    page: list[HistoryEntry] = []
+    for message in history[start : start + limit]:
+        entry = _entry(message, covered=message.message_seq <= covered_to)
+        room -= encoded_bytes(entry, framing)
+        if room < 0 and page:
+            break
+        page.append(entry)
+    more = start + len(page) < len(history)
+    return fr.HistoryPage(
+        messages=tuple(page),
+        next_after=page[-1].message_seq if more and page else None,
+        covered_to=covered_to,
+        summary=text,
+    )
+
+
+def _entry(message: HistoryMessage, *, covered: bool) -> HistoryEntry:
+    return HistoryEntry(
+        message_seq=message.message_seq,
+        turn_id=message.turn_id,
+        role=message.role,
+        content=message.content,
+        tool_calls=message.tool_calls,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        interrupted=message.interrupted,
+        truncated=message.truncated,
+        covered=covered,
+    )
+
+
+def shortened(frame: fr.Frame, limit_bytes: int, framing: str) -> fr.Frame:
+    """A terminal frame in about so many bytes, for a reply topic that does not take all of it.
+
+    The text of a turn is cut, a page holds fewer messages; of what would be wrong in part, its reader is told.
+    """
+    match frame:
+        case fr.TurnCompleted() | fr.TurnCancelled():
+            text = frame.text.encode()[: limit_bytes // _JSON_FACTOR].decode(errors="ignore")
+            return replace(frame, text=text, truncated=True)
+        case fr.HistoryPage():
+            page: list[HistoryEntry] = []
+            for entry in frame.messages:
+                limit_bytes -= encoded_bytes(entry, framing)
+                if limit_bytes < 0:
+                    break
+                page.append(entry)
+            if page and frame.summary is None:
+                return replace(frame, messages=tuple(page), next_after=page[-1].message_seq)
+        case fr.TurnFailed() | fr.RequestRefused() | fr.HistoryCompactionFailed():
+            return replace(frame, reason=frame.reason[: limit_bytes // _JSON_FACTOR])
+    size = encoded_bytes(frame, framing)
+    reason = f"the answer has {size} bytes: more than its reply topic takes (see the topic's max.message.bytes)"
+    return fr.RequestRefused(code="answer_too_long", reason=reason)
+
+
+# ---- lifecycle
+
+
+def channel_replies_to(before: Channel, fact: Fact) -> list[Reply]:
+    """The frames that report a fact of a channel: a lifecycle request is answered once its forwards are delivered."""
+    event = fact.event
+    if isinstance(event, ev.RequestRefused):
+        refused = fr.RequestRefused(code=event.code, reason=event.reason)
+        address = reply_address(event)
+        return [
+            Reply(frame=refused, address=address, request_id=event.request_id, session_id="", channel=before.channel)
+        ]
+    if isinstance(event, ev.ChannelRequestDecided) and not event.waits_for:
+        return [_told(before, event.session_id, event.created, event.request_id, reply_address(event))]
+    if isinstance(event, ev.ForwardDelivered):
+        after = evolve_channel(before, fact)
+        ready = [(request_id, after.answers[request_id]) for request_id in sorted(set(before.waits) - set(after.waits))]
+        replies = [channel_reply_again(after, answer, request_id, answer.reply) for request_id, answer in ready]
+        return [reply for reply in replies if reply is not None]
+    return []
+
+
+def channel_reply_again(
+    channel: Channel, answer: ChannelAnswer, request_id: str, address: ReplyAddress
+) -> Reply | None:
+    """The answer of the log to a lifecycle request that was decided before; ``None`` while it waits for deliveries."""
+    if answer.kind == "refused":
+        refused = fr.RequestRefused(code=answer.code, reason=answer.reason)
+        return Reply(frame=refused, address=address, request_id=request_id, session_id="", channel=channel.channel)
+    if request_id in channel.waits:
+        return None
+    return _told(channel, answer.session_id, answer.created, request_id, address)
+
+
+def active_reply(channel: Channel, request_id: str, address: ReplyAddress) -> Reply | None:
+    """The answer to :class:`ActiveSession`; ``None`` when there is no active session."""
+    return None if channel.active is None else _told(channel, channel.active, False, request_id, address)
+
+
+def _told(channel: Channel, session_id: str, created: bool, request_id: str, address: ReplyAddress) -> Reply:
+    session = channel.sessions[session_id]
+    info = fr.SessionInfo(
+        title=session.title,
+        instructions=session.instructions,
+        model=session.model,
+        metadata=session.metadata,
+        archived=session.archived,
+        active=channel.active == session_id,
+        created=created,
+    )
+    return Reply(frame=info, address=address, request_id=request_id, session_id=session_id, channel=channel.channel)

@@ -1,0 +1,284 @@
+"""What a session decides: (state, command, policy) -> events.
+
+Decisions are total and synchronous; nothing to do is ``[]``, and the same command twice gives ``[]`` the second time.
+Everything that varies (ids, hashes, the policy) arrives as an argument.
+"""
+
+from dataclasses import replace
+from typing import assert_never
+
+from turnlog_schemas import events as ev
+from turnlog_schemas.commands import Chat
+from turnlog_schemas.limits import utf8_bytes
+from turnlog_schemas.parts import NO_USAGE, ContentPart, Usage
+from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
+from turnlog_streams.policy import Policy
+from turnlog_streams.refusals import conflict, refusal
+from turnlog_streams.session.commands import (
+    AcceptChat,
+    Cancel,
+    CompleteTurn,
+    FailAttempt,
+    FailHistoryCompaction,
+    RecordHistoryCompaction,
+    RecordMessage,
+    Refuse,
+    RequestHistoryCompaction,
+    ResumeTurn,
+    SessionCommand,
+    SkipHistoryCompaction,
+)
+from turnlog_streams.session.ending import cancel_all, cancellation, closed_calls
+from turnlog_streams.session.history_compactions import (
+    fail_history_compaction,
+    record_history_compaction,
+    request_history_compaction,
+    skip_history_compaction,
+)
+from turnlog_streams.session.opening import opened_channel, opening, receive_forward, receive_receipt
+from turnlog_streams.session.state import Fact, Session, conflict_key, evolve
+from turnlog_streams.turn import Answer, Turn
+
+
+def decide(session: Session, command: SessionCommand, policy: Policy) -> list[Fact]:
+    """The events that a command leads to."""
+    match command:
+        case AcceptChat():
+            return _accept_chat(session, command, policy)
+        case Refuse():
+            return _refuse(session, command)
+        case Cancel():
+            return _cancel(session, command, policy)
+        case ReceiveForward():
+            return receive_forward(session, command)
+        case ReceiveReceipt():
+            return receive_receipt(session, command)
+        case ResumeTurn():
+            return _resume(session, command, policy)
+        case RecordMessage():
+            return _record(session, command)
+        case CompleteTurn():
+            return _complete(session, command, policy)
+        case FailAttempt():
+            return _fail(session, command, policy)
+        case RequestHistoryCompaction():
+            known = known_answer(session, command.request_id, command.command_hash)
+            return [] if known is not None else request_history_compaction(session, command, policy)
+        case RecordHistoryCompaction():
+            return record_history_compaction(session, command)
+        case FailHistoryCompaction():
+            return fail_history_compaction(session, command)
+        case SkipHistoryCompaction():
+            return skip_history_compaction(session, command)
+        case _:
+            assert_never(command)
+
+
+def known_answer(session: Session, request_id: str, command_hash: str) -> Answer | None:
+    """What became of this very request before; ``None`` when it is new, or conflicts for the first time."""
+    answer = session.answers.get(request_id)
+    if answer is not None and answer.command_hash != command_hash:
+        return session.answers.get(conflict_key(request_id, command_hash))
+    return answer
+
+
+def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash) is not None:
+        return []
+    found_wrong = _refusal(session, command, policy)
+    if found_wrong is not None:
+        code, reason = found_wrong
+        return [refusal(command, code, reason)]
+    chat, reply = command.chat, command.reply
+    facts = opening(session, command)
+    for fact in facts:
+        session = evolve(session, fact)
+    if chat.on_busy == "interrupt" and session.open_turns:
+        ended = cancel_all(session, command, policy.max_text_bytes)
+        facts += ended
+        for fact in ended:
+            session = evolve(session, fact)
+    accepted = ev.TurnAccepted(
+        request_id=command.request_id,
+        command_hash=command.command_hash,
+        content=chat.content,
+        model=chat.model,
+        reply_to=reply.reply_to,
+        framing=reply.framing,
+        traceparent=reply.traceparent,
+        tracestate=reply.tracestate,
+    )
+    facts.append(Fact(event=accepted, turn_id=command.turn_id))
+    if session.running is None and not session.queue and policy.start_turns:
+        model = chat.model or session.model or policy.model_of(session.channel)
+        facts += _start(session, command.turn_id, chat.content, model)
+    return facts
+
+
+def _new_model(session: Session, chat: Chat) -> str | None:
+    return chat.new_session.model if chat.new_session and not session.exists else None
+
+
+def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str, str] | None:
+    """Why a chat is not accepted: code and reason."""
+    chat = command.chat
+    if command.request_id in session.answers:
+        return "conflict", f"request id {command.request_id!r} was used before, for another command"
+    if session.archived:
+        return "archived", f"session {session.session_id} is archived"
+    size = sum(utf8_bytes(part.text or "") + utf8_bytes(part.ref or "") for part in chat.content)
+    if size > policy.max_text_bytes:
+        return "too_long", f"the text has {size} bytes; at most {policy.max_text_bytes} are accepted"
+    for model in (chat.model, _new_model(session, chat)):
+        if model is not None and not policy.allows(model):
+            return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
+    channel = session.channel if session.exists else opened_channel(session.session_id, chat)
+    model = chat.model or session.model or _new_model(session, chat) or policy.model_of(channel)
+    if not policy.allows(model):
+        return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
+    if not session.open_turns:
+        return None
+    if chat.on_busy == "reject":
+        return "busy", f"session {session.session_id} has {session.open_turns} turns that are not ended"
+    if chat.on_busy == "enqueue" and len(session.queue) >= policy.max_queued_turns:
+        return "busy", f"session {session.session_id} has {len(session.queue)} queued turns, the most that may wait"
+    return None
+
+
+def _refuse(session: Session, command: Refuse) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash) is not None:
+        return []
+    return [refusal(command, command.code, command.reason)]
+
+
+def _start(session: Session, turn_id: str, content: tuple[ContentPart, ...], model: str) -> list[Fact]:
+    """The first attempt: the user's message enters the history now, so history order is turn order."""
+    started = ev.TurnStarted(model=model, cause="first")
+    message = ev.MessageStored(message_seq=session.messages + 1, role="user", content=content)
+    return [
+        Fact(event=started, turn_id=turn_id, attempt=1),
+        Fact(event=message, turn_id=turn_id, attempt=1),
+    ]
+
+
+def _start_next(session: Session, policy: Policy) -> list[Fact]:
+    if session.running is not None or not session.queue or not policy.start_turns:
+        return []
+    turn = session.turns[session.queue[0]]
+    model = turn.requested_model or session.model or policy.model_of(session.channel)
+    return _start(session, turn.turn_id, turn.content, model)
+
+
+def _end(session: Session, terminal: Fact, policy: Policy) -> list[Fact]:
+    """A terminal event, and the start of the turn that waited for it: one decision, one record batch."""
+    if not session.queue:
+        return [terminal]
+    return [terminal, *_start_next(evolve(session, terminal), policy)]
+
+
+def _end_failed(session: Session, turn: Turn, failed: ev.TurnFailed, policy: Policy) -> list[Fact]:
+    """No call stays without a result: no later turn could go on from such a history."""
+    closed = closed_calls(session, turn, turn.open_calls, turn.attempt)
+    for fact in closed:
+        session = evolve(session, fact)
+    return [*closed, *_end(session, Fact(event=failed, turn_id=turn.turn_id, attempt=turn.attempt), policy)]
+
+
+def _cancel(session: Session, command: Cancel, policy: Policy) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash) is not None:
+        return []
+    if command.request_id in session.answers:
+        return [conflict(command)]
+    turn = session.turns.get(command.turn_id or session.running or "")
+    if turn is None:
+        which = f"turn {command.turn_id}" if command.turn_id else "running turn"
+        return [refusal(command, "not_running", f"session {session.session_id} has no {which} to cancel")]
+    facts = cancellation(
+        *(session, turn, "cancelled on request"), running=command, max_text_bytes=policy.max_text_bytes, by=command
+    )
+    for fact in facts:
+        session = evolve(session, fact)
+    return [*facts, *_start_next(session, policy)]
+
+
+def _running(session: Session, turn_id: str, attempt: int) -> Turn | None:
+    """The turn, if this is its current attempt: outcomes of older attempts decide to nothing."""
+    turn = session.turns.get(turn_id)
+    return turn if turn is not None and session.running == turn_id and turn.attempt == attempt else None
+
+
+def _resume(session: Session, command: ResumeTurn, policy: Policy) -> list[Fact]:
+    turn = session.turns.get(command.turn_id)
+    if turn is None or turn.attempt != command.attempt:
+        return []
+    if session.running != turn.turn_id:
+        return _start_next(session, policy)
+    if turn.takeovers_in_a_row >= policy.max_takeovers:
+        reason = (
+            f"{turn.takeovers_in_a_row} owners in a row were lost while they ran this turn, without a message stored "
+            "in between: it is suspected to be the cause"
+        )
+        failed = ev.TurnFailed(code="suspected_poison", reason=reason, usage=turn.spent)
+        return _end_failed(session, turn, failed, policy)
+    return _next_attempt(session, turn, cause="takeover")
+
+
+def _next_attempt(
+    session: Session, turn: Turn, *, cause: str, error: str | None = None, usage: Usage | None = None
+) -> list[Fact]:
+    """Start again from the stored messages. Calls whose outcome is unknown are closed, unless they may be repeated."""
+    attempt = turn.attempt + 1
+    started = ev.TurnStarted(model=turn.model or "", cause=cause, error=error, usage=usage)
+    facts = [Fact(event=started, turn_id=turn.turn_id, attempt=attempt)]
+    # A result is paired with the first open call of its id, so calls that share an id share their fate.
+    unsafe = {call.call_id for call in turn.open_calls if not call.idempotent}
+    return facts + closed_calls(session, turn, [call for call in turn.open_calls if call.call_id in unsafe], attempt)
+
+
+def _record(session: Session, command: RecordMessage) -> list[Fact]:
+    turn = _running(session, command.turn_id, command.attempt)
+    if turn is None or command.message_seq <= session.messages:
+        return []
+    seq = session.messages + 1
+    if command.message_seq != seq:
+        raise ValueError(
+            f"session {session.session_id}: a message for position {command.message_seq} of the history, next is {seq}"
+        )
+    # A runner that starts tools itself gives the key: it must know it before the call's result. The default is made of
+    # what is unique in the log for ever: a later attempt gets another seq for another call.
+    calls = tuple(
+        call if call.idempotency_key else replace(call, idempotency_key=f"{turn.turn_id}:{seq}:{index}")
+        for index, call in enumerate(command.tool_calls)
+    )
+    stored = ev.MessageStored(
+        message_seq=seq,
+        role=command.role,
+        content=command.content,
+        tool_calls=calls,
+        tool_call_id=command.tool_call_id,
+        name=command.name,
+        truncated=command.truncated,
+        usage=command.usage,
+    )
+    return [Fact(event=stored, turn_id=turn.turn_id, attempt=turn.attempt)]
+
+
+def _complete(session: Session, command: CompleteTurn, policy: Policy) -> list[Fact]:
+    turn = _running(session, command.turn_id, command.attempt)
+    if turn is None:
+        return []
+    completed = ev.TurnCompleted(usage=turn.cost(command.usage), duration_ms=command.duration_ms)
+    return _end(session, Fact(event=completed, turn_id=command.turn_id, attempt=command.attempt), policy)
+
+
+def _fail(session: Session, command: FailAttempt, policy: Policy) -> list[Fact]:
+    turn = _running(session, command.turn_id, command.attempt)
+    if turn is None:
+        return []
+    if command.retryable and turn.runner_failures + 1 < policy.max_runner_attempts:
+        error, usage = f"{command.code}: {command.reason}", command.usage if command.usage != NO_USAGE else None
+        return _next_attempt(session, turn, cause="retry", error=error, usage=usage)
+    failed = ev.TurnFailed(
+        code=command.code, reason=command.reason, usage=turn.cost(command.usage), duration_ms=command.duration_ms
+    )
+    return _end_failed(session, turn, failed, policy)

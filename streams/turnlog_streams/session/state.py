@@ -1,0 +1,335 @@
+"""The session aggregate: its state, and what events do to it (``session.decide`` has what commands decide).
+
+Stream name: the session id.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from immutables import Map
+
+from turnlog_schemas import events as ev
+from turnlog_schemas.direct_init import direct_init
+from turnlog_schemas.parts import Usage, added
+from turnlog_streams.forwarding import NO_MARKS, Forward, delivered, pending, source_key
+from turnlog_streams.history.compaction import (
+    HistoryCompactionPolicy,
+    HistoryCompactionState,
+    compacted_answer,
+    newest_summary_answer,
+    recorded_summary,
+)
+from turnlog_streams.history.tokens import PromptMeasure
+from turnlog_streams.records import changed
+from turnlog_streams.turn import Answer, ReplyAddress, Turn, without_result
+
+NO_TURNS: Map[str, Turn] = Map()
+NO_ANSWERS: Map[str, Answer] = Map()
+NOT_YET_COMPACTED = HistoryCompactionState()
+
+
+# ---- events, as decided (the owner adds the position in the log)
+
+
+@direct_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """An event and the turn and attempt that it belongs to."""
+
+    event: ev.Event
+    turn_id: str | None = None
+    attempt: int = 0
+
+
+_HistoryCompaction = (
+    ev.HistoryCompactionRequested | ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped
+)
+
+
+# ---- state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwedRun:
+    """A history compaction that somebody asked for, and that is not done yet."""
+
+    request_id: str
+    instructions: str | None
+    reply: ReplyAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What decisions need to know. The messages themselves are folded in ``history.messages``."""
+
+    session_id: str
+    version: int = 0  #: of the stream
+    exists: bool = False
+    archived: bool = False
+    active: bool = True  #: until the channel says that another session is
+    channel: str = ""
+    title: str = ""
+    instructions: str | None = None
+    model: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    messages: int = 0  #: the highest message_seq
+    turn_count: int = 0  #: turns ever started
+    running: str | None = None  #: turn id
+    queue: tuple[str, ...] = ()  #: accepted, not started, in order
+    turns: Map[str, Turn] = NO_TURNS  #: those without a terminal event
+    answers: Map[str, Answer] = NO_ANSWERS  #: by request id
+    forward_seq: int = 0
+    marks: Map[str, int] = NO_MARKS  #: highest forward heard, by source
+    outbox: tuple[Forward, ...] = ()
+    history_max_tokens: int | None = None  #: the session's own bounds of history compaction
+    history_keep_tail: int | None = None
+    history_compaction: HistoryCompactionState = NOT_YET_COMPACTED
+    owed_runs: tuple[OwedRun, ...] = ()  #: history compactions on request, in order
+    measure: PromptMeasure | None = None  #: of the newest model call that reported one
+
+    def history_policy(self, deployment: HistoryCompactionPolicy) -> HistoryCompactionPolicy:
+        """The bounds of its history compaction."""
+        return deployment.overridden(max_tokens=self.history_max_tokens, keep_tail=self.history_keep_tail)
+
+    @property
+    def open_turns(self) -> int:
+        """Turns that are accepted and not ended."""
+        return len(self.turns)
+
+
+def evolve(session: Session, fact: Fact) -> Session:
+    """The state after an accepted event. Never refuses a recorded fact."""
+    event, version = fact.event, session.version + 1
+    match event:
+        case ev.SessionCreated():
+            return changed(
+                session,
+                version=version,
+                exists=True,
+                channel=event.channel,
+                title=event.title,
+                instructions=event.instructions,
+                model=event.model,
+                metadata=event.metadata,
+                history_max_tokens=event.history_max_tokens,
+                history_keep_tail=event.history_keep_tail,
+            )
+        case ev.TurnAccepted():
+            return _accepted(session, fact.turn_id or "", event)
+        case ev.TurnStarted():
+            return _started(session, fact.turn_id or "", fact.attempt, event)
+        case ev.MessageStored():
+            return _stored(session, fact.turn_id, event)
+        case ev.TurnCompleted():
+            return _ended(session, fact, "completed", "", "", event.usage)
+        case ev.TurnFailed():
+            return _ended(session, fact, "failed", event.code, event.reason, event.usage)
+        case ev.TurnCancelled():
+            return _cancelled(session, fact, event)
+        case ev.RequestRefused():
+            answer = Answer(
+                command_hash=event.command_hash,
+                kind="refused",
+                code=event.code,
+                reason=event.reason,
+                reply=reply_address(event),
+            )
+            key = event.request_id
+            if key in session.answers:
+                key = conflict_key(key, event.command_hash)
+            return changed(session, version=version, answers=session.answers.set(key, answer))
+        case (
+            ev.HistoryCompactionRequested()
+            | ev.HistoryCompacted()
+            | ev.HistoryCompactionFailed()
+            | ev.HistoryCompactionSkipped()
+        ):
+            return _after_history_compaction(session, event)
+        case _:
+            return _after_lifecycle(session, event)
+
+
+def _after_lifecycle(session: Session, event: ev.Event) -> Session:
+    """What a session hears and tells; anything else is a fact of another kind of stream, and never refused."""
+    version = session.version + 1
+    match event:
+        case ev.SessionTitled():
+            return changed(session, version=version, title=event.title)
+        case ev.SessionArchived():
+            return changed(session, version=version, archived=True)
+        case ev.SessionActivated():
+            return changed(session, version=version, active=True)
+        case ev.SessionDeactivated():
+            return changed(session, version=version, active=False)
+        case ev.CommandForwarded():
+            return changed(session, version=version, forward_seq=event.seq, outbox=pending(session.outbox, event))
+        case ev.ForwardDelivered():
+            return changed(session, version=version, outbox=delivered(session.outbox, event.seq))
+        case ev.ForwardReceived():
+            marks = session.marks.set(source_key(event.source_kind, event.source_id), event.seq)
+            return changed(session, version=version, marks=marks)
+        case _:
+            return changed(session, version=version)
+
+
+def _after_history_compaction(session: Session, event: _HistoryCompaction) -> Session:
+    version = session.version + 1
+    match event:
+        case ev.HistoryCompactionRequested():
+            return _owed(session, event)
+        case ev.HistoryCompacted():
+            state = session.history_compaction.after_summary(recorded_summary(event))
+            session = changed(session, version=version, history_compaction=state)
+            return _paid(session, event.request_id, kind="compacted", compacted=compacted_answer(event))
+        case ev.HistoryCompactionFailed():
+            state = session.history_compaction.after_failure(event.history_seq, event.trigger)
+            session = changed(session, version=version, history_compaction=state)
+            return _paid(session, event.request_id, kind="not_compacted", code=event.code, reason=event.reason)
+        case ev.HistoryCompactionSkipped():
+            answer = newest_summary_answer(session.history_compaction)
+            session = changed(session, version=version)
+            return _paid(session, event.request_id, kind="compacted", compacted=answer)
+
+
+def _owed(session: Session, event: ev.HistoryCompactionRequested) -> Session:
+    reply = reply_address(event)
+    answer = Answer(command_hash=event.command_hash, kind="compacting", reply=reply)
+    run = OwedRun(request_id=event.request_id, instructions=event.instructions, reply=reply)
+    return changed(
+        session,
+        version=session.version + 1,
+        owed_runs=(*session.owed_runs, run),
+        answers=session.answers.set(event.request_id, answer),
+    )
+
+
+def _paid(session: Session, request_id: str | None, **answered: Any) -> Session:
+    answer = session.answers.get(request_id or "")
+    if request_id is None or answer is None:
+        return session
+    return changed(
+        session,
+        owed_runs=tuple(run for run in session.owed_runs if run.request_id != request_id),
+        answers=session.answers.set(request_id, changed(answer, **answered)),
+    )
+
+
+_Asked = ev.TurnAccepted | ev.RequestRefused | ev.ChannelRequestDecided | ev.HistoryCompactionRequested
+
+
+def reply_address(event: _Asked) -> ReplyAddress:
+    """Where the request of this event is answered."""
+    return ReplyAddress(
+        reply_to=event.reply_to,
+        framing=event.framing,
+        traceparent=event.traceparent,
+        tracestate=event.tracestate,
+    )
+
+
+def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session:
+    reply = reply_address(event)
+    turn = Turn(
+        turn_id=turn_id,
+        request_id=event.request_id,
+        content=event.content,
+        requested_model=event.model,
+        reply=reply,
+    )
+    return changed(
+        session,
+        version=session.version + 1,
+        turns=session.turns.set(turn_id, turn),
+        queue=(*session.queue, turn_id),
+        answers=session.answers.set(
+            event.request_id, Answer(command_hash=event.command_hash, turn_id=turn_id, reply=reply)
+        ),
+    )
+
+
+def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted) -> Session:
+    turn = session.turns[turn_id]
+    turn = changed(
+        turn,
+        attempt=attempt,
+        model=event.model,
+        runner_failures=turn.runner_failures + (event.cause == "retry"),
+        takeovers_in_a_row=turn.takeovers_in_a_row + (event.cause == "takeover"),
+    )
+    if event.usage is not None:
+        turn = changed(turn, spent=added(turn.spent, event.usage))
+    return changed(
+        session,
+        version=session.version + 1,
+        turns=session.turns.set(turn_id, turn),
+        running=turn_id,
+        queue=tuple(queued for queued in session.queue if queued != turn_id),
+        turn_count=session.turn_count + (event.cause == "first"),
+    )
+
+
+def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> Session:
+    version = session.version + 1
+    before = session.turns.get(turn_id or "")
+    if before is None:
+        return changed(session, version=version, messages=event.message_seq)
+    turn = before
+    if event.role == "tool":
+        turn = changed(turn, open_calls=without_result(turn.open_calls, event.tool_call_id))
+    elif event.role == "assistant":
+        turn = changed(turn, open_calls=event.tool_calls, answer_seq=event.message_seq)
+    if event.role != "user" and not event.interrupted and turn.takeovers_in_a_row:
+        turn = changed(turn, takeovers_in_a_row=0)
+    if event.usage is not None:
+        turn = changed(turn, spent=added(turn.spent, event.usage))
+    if turn is before:
+        return changed(session, version=version, messages=event.message_seq)
+    return changed(session, version=version, messages=event.message_seq, turns=session.turns.set(turn.turn_id, turn))
+
+
+def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usage: Usage) -> Session:
+    turn = session.turns[fact.turn_id or ""]
+    answer = changed(
+        session.answers[turn.request_id], kind=kind, code=code, reason=reason, usage=usage, attempt=fact.attempt
+    )
+    measure = session.measure
+    if usage.last_input_tokens > 0 and turn.answer_seq and kind != "cancelled":  # its text is of a later call
+        # The turn's last model call wrote its last message (or a later one that was not stored).
+        measure = PromptMeasure(input_tokens=usage.last_input_tokens, through_seq=turn.answer_seq - 1)
+    return changed(
+        session,
+        version=session.version + 1,
+        measure=measure,
+        turns=session.turns.delete(turn.turn_id),
+        answers=session.answers.set(turn.request_id, answer),
+        running=None if session.running == turn.turn_id else session.running,
+        queue=tuple(queued for queued in session.queue if queued != turn.turn_id),
+    )
+
+
+def _cancelled(session: Session, fact: Fact, event: ev.TurnCancelled) -> Session:
+    session = _ended(session, fact, "cancelled", "cancelled", event.reason, event.usage)
+    if event.by_request_id is None or event.by_request_id in session.answers:
+        return session
+    by = Answer(
+        command_hash=event.by_command_hash or "",
+        turn_id=fact.turn_id,
+        kind="cancelled",
+        code="cancelled",
+        reason=event.reason,
+        attempt=fact.attempt,
+        usage=event.usage,
+        reply=ReplyAddress(
+            reply_to=event.by_reply_to,
+            framing=event.by_framing or "avro",
+            traceparent=event.by_traceparent,
+            tracestate=event.by_tracestate,
+        ),
+    )
+    return changed(session, answers=session.answers.set(event.by_request_id, by))
+
+
+def conflict_key(request_id: str, command_hash: str) -> str:
+    """Where the refusal of a re-used request id is kept, beside the answer of its first use."""
+    return f"{request_id}\0{command_hash}"

@@ -1,0 +1,95 @@
+"""A turn: one user message to its terminal event.
+
+    accepted --> started(attempt n) --> completed
+        |              |  `- owner lost / runner failed --> started(attempt n+1)
+        |              |--> failed        `--> cancelled (partial text kept)
+        `--> cancelled before it started
+
+Runner failures and takeovers are counted apart: an owner's death is not the turn's fault.
+"""
+
+from dataclasses import dataclass, field
+
+from turnlog_schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage, added
+from turnlog_streams.records import changed
+
+INTERRUPTED_TEXT = (
+    "The outcome of this tool call is unknown: it was interrupted. It may have run, may be running, or may yet run."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyAddress:
+    """Where and how a request is answered."""
+
+    reply_to: str | None = None
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A turn that has no terminal event yet."""
+
+    turn_id: str
+    request_id: str
+    content: tuple[ContentPart, ...]
+    requested_model: str | None
+    reply: ReplyAddress
+    model: str | None = None  #: the effective one, once started
+    attempt: int = 0  #: 0: waits its turn
+    runner_failures: int = 0
+    takeovers_in_a_row: int = 0  #: since the last message that a runner produced
+    open_calls: tuple[ToolCall, ...] = ()  #: stored calls without a stored result, in order
+    answer_seq: int = 0  #: message_seq of the newest assistant message; 0: none yet
+    spent: Usage = NO_USAGE  #: what its attempts have cost, as far as the log has it
+
+    def cost(self, usage: Usage) -> Usage:
+        """What the whole turn cost, if its last attempt cost ``usage`` beside what is recorded.
+
+        The last prompt is the last attempt's: of an earlier one it would measure another history.
+        """
+        if self.spent == NO_USAGE:
+            return usage
+        return changed(added(self.spent, usage), last_input_tokens=usage.last_input_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactedAnswer:
+    """How a request to compact the history was answered."""
+
+    summary: str = ""  #: empty: there was nothing to summarise
+    from_seq: int = 0
+    to_seq: int = 0
+    changed: bool = False  #: the summary was made for it
+    tokens_before: int | None = None
+    tokens_after: int | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What became of a request, kept for ever: the producer's retry finds it."""
+
+    command_hash: str
+    turn_id: str | None = None  #: ``None``: refused, or no turn's
+    kind: str = "open"  #: ``open``, ``completed``, ``failed``, ``cancelled`` or ``refused``; of a request to compact
+    #: the history ``compacting``, ``compacted`` or ``not_compacted``
+    code: str = ""
+    reason: str = ""
+    attempt: int = 0
+    usage: Usage = field(default_factory=Usage)
+    reply: ReplyAddress = field(default_factory=ReplyAddress)  #: of the request that was decided
+    compacted: CompactedAnswer | None = None
+
+
+def without_result(open_calls: tuple[ToolCall, ...], call_id: str | None) -> tuple[ToolCall, ...]:
+    """The open calls after a result came in: the first with its id is answered, else the first of all.
+
+    By position, since ids repeat in real conversations.
+    """
+    for index, call in enumerate(open_calls):
+        if call.call_id == call_id:
+            return open_calls[:index] + open_calls[index + 1 :]
+    return open_calls[1:]

@@ -1,0 +1,160 @@
+"""One class for every setting, read from the environment (``TURNLOG_...``). Each bound has its unit in its name."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from turnlog_streams.history.compaction import HistoryCompactionPolicy
+from turnlog_streams.policy import Policy
+from turnlog_streams.topics import Topics
+from turnlog_workers.base.settings_check import conflicts
+
+KIB = 1024
+MIB = 1024 * KIB
+#: With what a batch costs beside its records it fits into the event log as ``turnlog topics init`` makes it: 8 MiB.
+LARGEST_BATCH_BYTES = 7 * MIB
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/,\[\]]+)(:\d{1,5})?")
+_TOPIC = r"[A-Za-z0-9._-]"
+
+
+class Settings(BaseSettings):
+    """The settings of every process. An unusable value is a ``pydantic.ValidationError`` that names the setting."""
+
+    model_config = SettingsConfigDict(env_prefix="TURNLOG_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    # ---- where things are
+    bootstrap_server: str = "localhost:9092"  #: comma-separated host:port
+    prefix: str = Field(default="chat", pattern=rf"^{_TOPIC}{{1,200}}$")  #: of every topic
+    group: str = Field(default="", max_length=200)  #: consumer group of the workers; empty: ``<prefix>.workers``
+    data_dir: Path = Path("turnlog-data")
+    snapshot_path: Path | None = None  #: published analysts' file; absent: ``<data_dir>/snapshot.duckdb``
+    worker_name: str = Field(default="", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]{0,199})?$")  #: empty: from the host's
+
+    # ---- connection security, the same for every client
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str = ""
+    sasl_password: SecretStr = SecretStr("")
+    ssl_ca_file: Path | None = None
+    ssl_cert_file: Path | None = None
+    ssl_key_file: Path | None = None
+
+    # ---- topics
+    partitions: int = Field(default=12, ge=1, le=10_000)
+    replication_factor: int = Field(default=1, ge=1, le=100)
+    reply_topic_prefix: str = Field(default="", pattern=rf"^{_TOPIC}{{0,249}}$")  #: empty: ``<prefix>.replies``
+
+    # ---- models
+    default_model: str = Field(default="echo:", min_length=1, max_length=1000)
+    fast_model: str = Field(default="", max_length=1000)  #: of small tasks; empty: the default model
+    allow_models: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = (
+        "echo:*",
+    )  #: shell-style patterns, commas
+
+    # ---- group membership
+    session_timeout_s: float = Field(default=10.0, ge=1, le=1800)  #: how long a dead worker keeps its partitions
+    rebalance_timeout_s: float = Field(default=5.0, ge=0.5, le=300)  #: for a worker that does not answer
+    heartbeat_interval_s: float = Field(default=1.0, ge=0.05, le=300)  #: also how late others notice a join
+    commit_interval_s: float = Field(default=1.0, ge=0.05, le=300)
+
+    # ---- the log
+    append_linger_ms: float = Field(default=3.0, ge=0, le=500)  #: what arrives meanwhile shares the next append
+    append_timeout_s: float = Field(default=10.0, ge=1, le=300)  #: then the partition is released and claimed again
+    max_batch_bytes: int = Field(default=4 * MIB, ge=64 * KIB, le=LARGEST_BATCH_BYTES)
+    tail_check_interval_s: float = Field(default=1.0, ge=0.05, le=300)  #: for foreign claims, missed requests
+    stalled_delivery_s: float = Field(default=5.0, ge=0.1, le=3600)  #: then requests are read from the topic
+    startup_timeout_s: float = Field(default=30.0, ge=1, le=600)
+
+    # ---- turns
+    max_request_bytes: int = Field(default=MIB, ge=16 * KIB, le=4 * MIB)  #: of a record, unpacked
+    max_text_bytes: int = Field(default=256 * KIB, ge=1024, le=4 * MIB)
+    max_tool_result_bytes: int = Field(default=512 * KIB, ge=1024, le=4 * MIB)
+    max_running_turns: int = Field(default=10_000, ge=1, le=1_000_000)  #: of one worker
+    max_queued_turns_per_session: int = Field(default=100, ge=1, le=100_000)
+    max_queued_turns: int = Field(default=50_000, ge=1, le=10_000_000)  #: of one worker; then the intake waits
+    max_inbox_requests: int = Field(default=10_000, ge=1, le=1_000_000)  #: of one partition; then the intake waits
+    max_runner_attempts: int = Field(default=3, ge=1, le=100)
+    max_takeovers: int = Field(default=20, ge=1, le=10_000)
+    retry_delay_s: float = Field(default=0.5, ge=0, le=600)  #: before the second attempt; doubles
+    turn_timeout_s: float = Field(default=600.0, ge=1, le=86_400)
+    max_turn_messages: int = Field(default=200, ge=1, le=100_000)  #: that a runner may produce in one turn
+    idle_timeout_s: float = Field(default=600.0, ge=0.1, le=604_800)  #: of a session and its runner
+    drain_timeout_s: float = Field(default=10.0, ge=0, le=3600)
+    delta_interval_ms: int = Field(default=25, ge=0, le=10_000)  #: between text frames; 0: each piece
+    reply_linger_ms: float = Field(default=3.0, ge=0, le=1000)
+    max_pending_replies: int = Field(default=100_000, ge=100, le=10_000_000)  #: not acknowledged, of one worker
+
+    # ---- history compaction
+    history_max_tokens: int = Field(default=0, ge=-1, le=100_000_000)  #: 0: 80,000; -1: on request
+    history_keep_tail: int = Field(default=20, ge=0, le=10_000)  #: newest messages that stay word for word
+    summary_max_tokens: int = Field(default=4_000, ge=64, le=1_000_000)  #: also at most an eighth of the limit
+    summary_window_tokens: int = Field(default=32_768, ge=1_024, le=10_000_000)  #: one call: prompt, answer
+    summary_timeout_s: float = Field(default=120.0, ge=1, le=3600)  #: then the history is cut short without a model
+
+    # ---- stores
+    store_commit_interval_s: float = Field(default=5.0, ge=0.05, le=300)  #: some 15 ms of CPU for each partition
+    store_batch_events: int = Field(default=5_000, ge=1, le=1_000_000)
+    store_memory_mb: int = Field(default=256, ge=64, le=1_048_576)  #: of DuckDB, all partitions together
+    publish_interval_s: float = Field(default=2.0, ge=0.05, le=3600)  #: of the analysts' snapshot
+
+    # ---- logging
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    library_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"  #: of Kafka clients and other libraries
+    log_format: Literal["auto", "human", "json"] = "auto"
+    ready_file: Path | None = None  #: touched when the process is ready
+
+    @field_validator("allow_models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("bootstrap_server")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for address in value.split(","):
+            if not _ADDRESS.fullmatch(address.strip()):
+                raise ValueError(f"{address.strip()!r} is no host:port (several with commas, without a scheme)")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if problems := list(conflicts(self)):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(prefix=self.prefix)
+
+    @property
+    def group_id(self) -> str:
+        return self.group or f"{self.prefix}.workers"
+
+    @property
+    def reply_prefix(self) -> str:
+        return self.reply_topic_prefix or self.topics.replies
+
+    @property
+    def snapshot(self) -> Path:
+        """Where the analysts' read-only file is published."""
+        return self.snapshot_path or self.data_dir / "snapshot.duckdb"
+
+    def policy(self) -> Policy:
+        """The bounds that decisions know."""
+        return Policy(
+            default_model=self.default_model,
+            fast_model=self.fast_model,
+            allow_models=self.allow_models,
+            max_text_bytes=self.max_text_bytes,
+            max_queued_turns=self.max_queued_turns_per_session,
+            max_runner_attempts=self.max_runner_attempts,
+            max_takeovers=self.max_takeovers,
+            history=HistoryCompactionPolicy(max_tokens=self.history_max_tokens, keep_tail=self.history_keep_tail),
+            max_summary_tokens=self.summary_max_tokens,
+            summary_window_tokens=self.summary_window_tokens,
+        )

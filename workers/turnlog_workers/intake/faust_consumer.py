@@ -1,0 +1,174 @@
+"""Faust's transport with our own consumer in it: a static member of the group (see ``membership.group_member``), which
+reads committed records only, and what it cannot read holds up nobody.
+
+Faust ties reading committed to ``exactly_once``, and dies of a batch that aiokafka cannot parse, with every other
+partition of the worker. Here such a partition is set aside: its shard reads some thousand requests from the topic
+itself (:mod:`turnlog_workers.kafka.request_log`), and Faust goes on from there.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, cast
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import IllegalStateError
+from faust.transport.drivers.aiokafka import (
+    AIOKafkaConsumerThread,
+    Consumer,
+    Transport,
+    credentials_to_aiokafka_auth,
+    server_list,
+)
+from faust.types import TP
+
+from turnlog_workers.base.logs import at
+from turnlog_workers.base.ports import LogError
+from turnlog_workers.base.tasks import watched
+from turnlog_workers.kafka.raw_fetch import fetched_records, what_is_wrong
+from turnlog_workers.membership.group_member import GroupConsumer, GroupMember
+
+log = logging.getLogger(__name__)
+_RETRY_S = 0.5
+
+#: Reads a partition from an offset on past Faust; where Faust goes on, ``None`` while nobody can tell.
+#: Raises :class:`LogError`.
+ReadPast = Callable[[int, int], Awaitable[int | None]]
+
+
+class IntakeThread(AIOKafkaConsumerThread):
+    """The thread that talks to the broker."""
+
+    def _create_worker_consumer(self, transport: Transport) -> GroupConsumer:
+        conf = self.app.conf
+        return GroupConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            on_fenced=self._fenced,
+            bootstrap_servers=server_list(transport.url, transport.default_port),
+            enable_auto_commit=False,
+            auto_offset_reset=conf.consumer_auto_offset_reset,
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=_ms(conf.broker_max_poll_interval),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_wait_ms=1500,
+            request_timeout_ms=_ms(conf.broker_request_timeout),
+            check_crcs=conf.broker_check_crcs,
+            isolation_level="read_committed",
+            session_timeout_ms=_ms(conf.broker_session_timeout),
+            rebalance_timeout_ms=_ms(conf.broker_rebalance_timeout),
+            heartbeat_interval_ms=_ms(conf.broker_heartbeat_interval),
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+            **credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+
+    async def name_is_ours(self) -> bool:
+        """Does the group still mean us by our name? Asked now, not remembered."""
+        return bool(await self.call_thread(cast(GroupMember, self._ensure_consumer()._coordinator).is_ours))
+
+    def _fenced(self, sentence: str) -> None:
+        app = cast(Any, self.app)
+        app.loop.call_soon_threadsafe(app.fenced, sentence)
+
+    async def _fetch_records(
+        self,
+        consumer: AIOKafkaConsumer,
+        active_partitions: set[TP] | None,
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> dict[TopicPartition, list[Any]]:
+        """Fetched records by partition, as aiokafka's ``fetched_records``; of a bad partition none."""
+        if not self.consumer.flow_active:
+            return {}
+        return await fetched_records(
+            consumer,
+            partial(self._set_aside, consumer),
+            wanted=active_partitions,
+            timeout_s=timeout,
+            max_records=max_records,
+        )
+
+    def _set_aside(self, consumer: AIOKafkaConsumer, tp: TopicPartition, error: Exception) -> None:
+        """No more fetches of this partition until the main thread says where to go on."""
+        with contextlib.suppress(IllegalStateError):  # not ours any more
+            state = consumer._subscription._assigned_state(tp)
+            if state.has_valid_position:
+                consumer.pause(tp)
+                intake = cast(IntakeConsumer, self.consumer)
+                self.parent_loop.call_soon_threadsafe(intake.set_aside, TP(*tp), state.position, what_is_wrong(error))
+
+    async def go_on(self, tp: TP, offset: int) -> None:
+        """Fetch a partition again that was set aside, from there on."""
+        consumer, partition = self._ensure_consumer(), TopicPartition(*tp)
+        with contextlib.suppress(IllegalStateError):  # not ours any more
+            consumer.seek(partition, offset)
+            consumer.resume(partition)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing: Faust compares with the high watermark, which an open transaction keeps away for as long as it
+        lasts. Requests that do not come are looked for by the tail watch."""
+
+
+class IntakeConsumer(Consumer):
+    """Faust's consumer of the requests."""
+
+    #: Set by the app.
+    read_past: ReadPast
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._set_aside: dict[TP, asyncio.Task[None]] = {}
+
+    def _new_consumer_thread(self) -> IntakeThread:
+        return IntakeThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def name_is_ours(self) -> bool:
+        """Does the group still mean us by our name?"""
+        return await cast(IntakeThread, self._thread).name_is_ours()
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        # Faust counts the message behind the gap as acknowledged, too.
+        await super()._add_gap(tp, offset_from, offset_to - 1)
+
+    def set_aside(self, tp: TP, position: int, problem: str) -> None:
+        """A partition cannot be read from ``position`` on (in the main thread)."""
+        log.warning(
+            "a batch cannot be read (%s): the partition is read past it",
+            problem,
+            extra=at(topic=tp.topic, partition=tp.partition, offset=position),
+        )
+        before = self._set_aside.pop(tp, None)
+        if before is not None:
+            before.cancel()
+        task = self._set_aside[tp] = watched(self._pass_by(tp, position), f"reading past a batch of {tp.partition}")
+        task.add_done_callback(lambda done: self._set_aside.pop(tp, None) if self._set_aside.get(tp) is done else None)
+
+    async def _pass_by(self, tp: TP, position: int) -> None:
+        generation = self.app.consumer_generation_id
+        while not self.should_stop and generation == self.app.consumer_generation_id:
+            try:
+                end = await self.read_past(tp.partition, position)
+            except LogError as error:
+                place = at(topic=tp.topic, partition=tp.partition, offset=position)
+                log.warning("cannot read past an unreadable batch yet: %s", error, extra=place)
+                end = None
+            if end is not None:
+                self._read_offset[tp] = end  # what was fetched before and comes late is not wanted
+                thread = cast(IntakeThread, self._thread)
+                await thread.call_thread(thread.go_on, tp, end)
+                return
+            await asyncio.sleep(_RETRY_S)
+
+
+class IntakeTransport(Transport):
+    """Faust's transport with this consumer."""
+
+    Consumer = IntakeConsumer
+
+
+def _ms(seconds: Any) -> int:
+    return int((seconds or 0) * 1000)

@@ -1,0 +1,72 @@
+"""kafka-python clients that end: connected within a time limit, and nothing of them left running when that fails."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
+from kafka.net.selector import NetworkSelector
+
+from turnlog_workers.base.config import Settings
+from turnlog_workers.kafka.batch_codecs import bound_kafka_python
+from turnlog_workers.kafka.connections import client_options, what_to_check
+
+_MAX_BACKOFF_MS = 1000
+_MIN_TIMEOUT_S = 1.0  # a consumer's requests must be allowed to wait longer than its fetches
+
+Client = TypeVar("Client")
+
+bound_kafka_python()
+
+
+class BrokerUnreachableError(Exception):
+    """No broker answers in time, or it will not let us in."""
+
+
+def unreachable(settings: Settings, error: Exception) -> BrokerUnreachableError:
+    """What to tell about a broker that failed us."""
+    return BrokerUnreachableError(
+        f"Kafka at {settings.bootstrap_server} does not answer ({type(error).__name__}: {error}): start it "
+        "(a development stack: turnlog up), or set TURNLOG_BOOTSTRAP_SERVER to where it is. "
+        f"{what_to_check(settings, error)}"
+    )
+
+
+@contextlib.contextmanager
+def connected(
+    make: Callable[..., Client], settings: Settings, client_id: str, timeout_s: float, **options: Any
+) -> Iterator[Client]:
+    """A connected client, closed at the end. Any ``KafkaError`` becomes a :class:`BrokerUnreachableError`.
+
+    ``timeout_s`` bounds the connecting, and then each request.
+    """
+    started: list[Any] = []
+
+    def net_client(**configs: Any) -> Any:
+        started.append(NetworkSelector(**configs))
+        return KafkaNetClient(net=started[-1], **configs)
+
+    timeout_ms = int(max(timeout_s, _MIN_TIMEOUT_S) * 1000)
+    try:
+        client: Any = make(
+            **client_options(settings, client_id),
+            bootstrap_timeout_ms=timeout_ms,
+            request_timeout_ms=timeout_ms,
+            # The default grows to 30 s: a broker that comes back within our time limit would not be noticed.
+            reconnect_backoff_max_ms=_MAX_BACKOFF_MS,
+            kafka_client=net_client,
+            **options,
+        )
+    except KafkaError as error:
+        # The constructor that fails leaves its thread behind, connecting again and again.
+        for net in started:
+            net.stop()
+            net.close()
+        raise unreachable(settings, error) from error
+    try:
+        yield client
+    except KafkaError as error:
+        raise unreachable(settings, error) from error
+    finally:
+        client.close()

@@ -1,0 +1,118 @@
+"""What waits for one partition of a topic, in order, and what becomes of it when the broker does not take it."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from aiokafka.errors import KafkaError, RecordTooLargeError, UnknownTopicOrPartitionError
+
+from turnlog_workers.base.ports import Headers
+from turnlog_workers.kafka.connections import REFUSALS, REFUSED_RECORDS
+
+log = logging.getLogger(__name__)
+PAUSE_S = 0.5  #: before the second try; doubles
+MAX_PAUSE_S = 5.0
+MAX_TRIES = 12  #: a minute, for what may be given up
+MAX_TRIES_IF_REFUSED = 3
+#: One record may be to blame: each is tried on its own.
+OF_ONE_RECORD = (*REFUSED_RECORDS, RecordTooLargeError)
+#: Of a terminal frame that is too long for its topic: then it is cut to this, then to that.
+SHORTER_BYTES = (64 * 1024, 4 * 1024, 0)
+Shorten = Callable[[int], bytes]  #: the frame in about so many bytes
+
+
+class SentFrame:
+    """A frame (or a request of our own): on its way, then stored or given up."""
+
+    __slots__ = ("_cuts", "_shorten", "_stored", "headers", "key", "terminal", "value")
+
+    def __init__(
+        self, key: bytes, value: bytes, headers: Headers, *, terminal: bool, shorten: Shorten | None = None
+    ) -> None:
+        self.key = key
+        self.value = value
+        self.headers = headers
+        self.terminal = terminal  #: sent again when the broker does not take it
+        self._shorten = shorten
+        self._cuts = 0
+        self._stored: bool | None = None
+
+    def cut(self) -> bool:
+        """Make it shorter, if it can be."""
+        size = len(self.value)
+        while self._shorten is not None and self._cuts < len(SHORTER_BYTES):
+            self.value = self._shorten(SHORTER_BYTES[self._cuts])
+            self._cuts += 1
+            if len(self.value) < size:
+                return True
+        return False
+
+    def on_its_way(self) -> bool:
+        return self._stored is None
+
+    def stored(self) -> bool:
+        return self._stored is True
+
+    def finish(self, *, stored: bool) -> None:
+        """The broker has it, or it is given up: nobody here needs its bytes any more."""
+        self._stored = stored
+        self.value, self.headers, self._shorten = b"", (), None
+
+
+DROPPED = SentFrame(b"", b"", (), terminal=False)
+DROPPED.finish(stored=False)
+
+
+class Lane:
+    """The frames of one topic and partition (-1: not known yet), in order."""
+
+    def __init__(self, topic: str, partition: int, *, lasting: bool) -> None:
+        """``lasting``: it is tried for ever, since nobody else would send what it holds."""
+        self.topic = topic
+        self.partition = partition
+        self.lasting = lasting
+        self.queue: deque[SentFrame] = deque()
+        self.alone = 0  #: so many of the next go one by one
+        self._tries = 0
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+    def next_batch(self, most: int) -> list[SentFrame]:
+        """Take what goes next."""
+        if self.alone:
+            self.alone -= 1
+            most = 1
+        return [self.queue.popleft() for _ in range(min(len(self.queue), most))]
+
+    def went_well(self) -> None:
+        """The broker took some."""
+        self._tries = 0
+
+    def failed(self, batch: list[SentFrame], error: BaseException) -> tuple[list[SentFrame], float]:
+        """Put back what is to be tried again; what is given up instead, and the pause before the next try."""
+        of_one = isinstance(error, OF_ONE_RECORD) or not isinstance(error, KafkaError | OSError)
+        if of_one and len(batch) > 1:
+            self.queue.extendleft(reversed(batch))
+            self.alone = len(batch)
+            return [], 0.0
+        if of_one and isinstance(error, OF_ONE_RECORD) and batch[0].cut():
+            log.warning("a frame is too long for %s: it is cut", self)
+            self.queue.appendleft(batch[0])
+            self.alone = max(self.alone, 0) + 1
+            return [], 0.0
+        if of_one:
+            return batch, 0.0
+        self._tries += 1
+        ephemeral = [frame for frame in batch if not frame.terminal]
+        self.queue.extendleft(reversed([frame for frame in batch if frame.terminal]))
+        most = MAX_TRIES_IF_REFUSED if isinstance(error, (UnknownTopicOrPartitionError, *REFUSALS)) else MAX_TRIES
+        if not self.lasting and self._tries >= most:
+            return [*ephemeral, *self.give_up()], 0.0
+        return ephemeral, min(PAUSE_S * 2 ** (self._tries - 1), MAX_PAUSE_S)
+
+    def give_up(self) -> Iterable[SentFrame]:
+        """Empty it: nobody can store what it holds."""
+        given_up, self.queue = self.queue, deque()
+        self.alone = self._tries = 0
+        return given_up

@@ -1,0 +1,314 @@
+"""The topics of a deployment: made once, checked at every start, never changed behind anybody's back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+
+from turnlog_streams.topics import Topics
+from turnlog_workers.base.config import MIB, Settings
+from turnlog_workers.kafka.kafka_python import BrokerUnreachableError, connected
+
+_CLIENT_ID = "turnlog-topics"
+_DAY_MS = 24 * 60 * 60 * 1000
+_UNLIMITED = "-1"
+_INIT = "run: turnlog topics init"
+_AT_LEAST = ("max.message.bytes", "retention.ms", "retention.bytes")
+
+
+class TopicsError(Exception):
+    """The topics are not as they must be: which, and what to run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSpec:
+    """A topic as it must be."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+    strict: bool = False  #: any other cleanup policy or retention would lose what cannot be replaced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFound:
+    """A topic as it is."""
+
+    name: str
+    topic_id: str
+    partitions: int
+    replication_factor: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicReport:
+    """What ``init_topics`` did with one topic."""
+
+    name: str
+    created: bool
+    partitions: int
+    problems: tuple[str, ...] = ()  #: how it differs from what it must be, each with what to run
+    warnings: tuple[str, ...] = ()  #: how it differs, where all works nevertheless
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicsState:
+    """What a worker needs to know of the topics."""
+
+    partition_count: int  #: of events and replies: the one that says where a session lives
+    requests_partitions: int  #: as many, or more: see ``process.surplus_partitions``
+    requests_topic_id: str
+    problems: tuple[str, ...] = field(default=())  #: worth a warning, no reason to stop
+
+
+def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
+    """Every topic, in the order in which they are made."""
+    topics, count = settings.topics, settings.partitions
+    big = str(8 * MIB)  # a dead letter with its headers always fits
+    deleted = {"cleanup.policy": "delete", "max.message.bytes": big}
+    compacted = {"cleanup.policy": "compact", "max.message.bytes": big}
+    return (
+        TopicSpec(
+            name=topics.requests,
+            partitions=count,
+            config=deleted | {"retention.ms": str(7 * _DAY_MS), "max.message.bytes": str(settings.max_request_bytes)},
+        ),
+        TopicSpec(
+            name=topics.events,
+            partitions=count,
+            config=deleted | {"retention.ms": _UNLIMITED, "retention.bytes": _UNLIMITED},
+            strict=True,
+        ),
+        TopicSpec(name=topics.replies, partitions=count, config=deleted | {"retention.ms": str(_DAY_MS)}),
+        TopicSpec(name=topics.schemas, partitions=1, config=compacted, strict=True),
+        TopicSpec(name=topics.settings, partitions=1, config=compacted),
+        TopicSpec(name=topics.dead_letters, partitions=1, config=deleted | {"retention.ms": str(30 * _DAY_MS)}),
+    )
+
+
+def init_topics(settings: Settings, *, timeout_s: float | None = None) -> list[TopicReport]:
+    """Create the topics that are missing; those that exist are reported on, never altered.
+
+    Raises :class:`TopicsError` (the broker refuses to make one) or :class:`BrokerUnreachableError`.
+    """
+    specs = topic_specs(settings)
+    timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
+    with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
+        before = _describe(admin, [spec.name for spec in specs])
+        missing = [spec for spec in specs if spec.name not in before]
+        if missing:
+            _create(admin, missing, settings, timeout_s)
+        found = before | _describe(admin, [spec.name for spec in missing])
+    topics = settings.topics
+    requests, recorded = found[topics.requests].partitions, found[topics.events].partitions
+    more = requests > recorded
+    return [
+        TopicReport(
+            name=spec.name,
+            created=spec.name not in before,
+            partitions=found[spec.name].partitions,
+            problems=tuple(_differences(spec, found[spec.name], settings, counts=not (more and spec is specs[0]))),
+            warnings=(grown(topics, requests, recorded),) if more and spec is specs[0] else (),
+        )
+        for spec in specs
+    ]
+
+
+def check_topics(settings: Settings, *, timeout_s: float | None = None) -> TopicsState:
+    """The state of the topics, if a worker can run on them.
+
+    Raises :class:`TopicsError` (one sentence: which topic, and what to run) or :class:`BrokerUnreachableError`.
+    """
+    specs = topic_specs(settings)
+    timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
+    with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
+        found = _describe(admin, [spec.name for spec in specs])
+    missing = [spec.name for spec in specs if spec.name not in found]
+    if missing:
+        what = f"topic {missing[0]} does not exist" if len(missing) == 1 else f"topics {_and(missing)} do not exist"
+        raise TopicsError(f"{what}; {_INIT}")
+    requests, events, replies = (found[spec.name] for spec in specs[:3])
+    counts = [topic.partitions for topic in (requests, events, replies)]
+    if events.partitions != replies.partitions or requests.partitions < events.partitions:
+        raise TopicsError(unequal(settings.topics, counts))
+    problems: list[str] = []
+    if requests.partitions > events.partitions:
+        problems.append(grown(settings.topics, requests.partitions, events.partitions))
+    for spec in specs:
+        # How many partitions there are was decided when the topics were made; the setting is for new ones.
+        differences = _differences(spec, found[spec.name], settings, counts=False)
+        if differences and spec.strict and _loses_records(spec, found[spec.name]):
+            raise TopicsError(differences[-1])
+        problems += differences
+    return TopicsState(
+        partition_count=events.partitions,
+        requests_partitions=requests.partitions,
+        requests_topic_id=requests.topic_id,
+        problems=tuple(problems),
+    )
+
+
+def unequal(topics: Topics, counts: Sequence[int]) -> str:
+    """The sentence for partition counts (of requests, events and replies) that cannot be worked with."""
+    return (
+        f"topics {_and([topics.requests, topics.events, topics.replies])} must have the same number of partitions, but "
+        f"have {_and([str(count) for count in counts])}; choose a new TURNLOG_PREFIX and {_INIT}"
+    )
+
+
+def grown(topics: Topics, requests: int, recorded: int) -> str:
+    """The sentence for a requests topic with more partitions than the event log."""
+    first, last = recorded, requests - 1
+    those = f"partition {first}" if first == last else f"partitions {first} to {last}"
+    return (
+        f"topic {topics.requests} has {requests} partitions, {topics.events} has {recorded}: partitions were added, "
+        f"which moves no session. Workers send the requests of {those} on, and those that producers now put elsewhere; "
+        f"that costs a hop, and nothing is lost. For more partitions choose a new TURNLOG_PREFIX and {_INIT}"
+    )
+
+
+def list_topics(settings: Settings, *, timeout_s: float | None = None) -> list[TopicFound]:
+    """The topics of this deployment that exist. Raises as :func:`check_topics`."""
+    timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
+    with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
+        return list(_describe(admin, settings.topics.all).values())
+
+
+def topic_id(settings: Settings, name: str, *, timeout_s: float | None = None) -> str | None:
+    """The id of a topic, another one each time it is made; ``None``: it does not exist. Raises as `check_topics`."""
+    timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
+    with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
+        found = _describe(admin, [name]).get(name)
+    return found.topic_id if found else None
+
+
+def max_message_bytes(settings: Settings, name: str, *, timeout_s: float) -> int:
+    """How long a topic's record batches may be. Raises as :func:`check_topics`."""
+    with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
+        return int(_configs(admin, [name])[name]["max.message.bytes"])
+
+
+def _describe(admin: Any, names: Iterable[str]) -> dict[str, TopicFound]:
+    """Those of the named topics that exist, in the order of the names."""
+    names = list(names)
+    if not names:
+        return {}
+    described = {topic["name"]: topic for topic in admin.describe_topics(names)}
+    existing: dict[str, Any] = {}
+    for name in names:
+        code = described[name]["error_code"]
+        if code == UnknownTopicOrPartitionError.errno:
+            continue
+        if code:
+            raise TopicsError(f"the broker does not describe topic {name}: {for_code(code).__name__}")
+        existing[name] = described[name]
+    configs = _configs(admin, list(existing))
+    return {
+        name: TopicFound(
+            name=name,
+            topic_id=_id_of(topic),
+            partitions=len(topic["partitions"]),
+            replication_factor=min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
+            config=configs[name],
+        )
+        for name, topic in existing.items()
+    }
+
+
+def _id_of(topic: Mapping[str, Any]) -> str:
+    if not topic["topic_id"]:
+        raise TopicsError(f"the broker tells no id of topic {topic['name']}: Kafka 2.8 or newer is needed")
+    return str(topic["topic_id"])
+
+
+def _configs(admin: Any, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    if not names:
+        return {}
+    keys = ["cleanup.policy", *_AT_LEAST]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, keys) for name in names]
+    answer = admin.describe_configs(resources, config_filter="all").get("topic", {})
+    configs = {name: {key: entry["value"] for key, entry in answer.get(name, {}).items()} for name in names}
+    for name, config in configs.items():
+        if set(keys) - set(config):
+            raise TopicsError(
+                f"the broker does not tell the configuration of topic {name}: grant DESCRIBE_CONFIGS on it to this user"
+            )
+    return configs
+
+
+def _create(admin: Any, specs: Sequence[TopicSpec], settings: Settings, timeout_s: float) -> None:
+    wanted = {
+        spec.name: {
+            "num_partitions": spec.partitions,
+            "replication_factor": settings.replication_factor,
+            "configs": dict(spec.config),
+        }
+        for spec in specs
+    }
+    answer = admin.create_topics(wanted, timeout_ms=int(timeout_s * 1000), raise_errors=False)
+    for topic in answer["topics"]:
+        code = topic["error_code"]
+        if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster: it is reported on like any other
+            reason = topic["error_message"] or for_code(code).__name__
+            raise TopicsError(f"the broker refuses to make topic {topic['name']}: {reason}")
+    admin.wait_for_topics(list(wanted), timeout_ms=int(timeout_s * 1000))
+
+
+def _differences(spec: TopicSpec, found: TopicFound, settings: Settings, *, counts: bool = True) -> list[str]:
+    """How a topic differs from what it must be, each with what to run."""
+    problems: list[str] = []
+    if counts and found.partitions != spec.partitions:
+        problems.append(
+            f"topic {spec.name} has {found.partitions} partitions, not {spec.partitions}: their number never changes, "
+            f"since sessions would move to other logs; choose a new TURNLOG_PREFIX for {spec.partitions} and {_INIT}"
+        )
+    if found.replication_factor < settings.replication_factor:
+        problems.append(
+            f"topic {spec.name} has {found.replication_factor} replicas, not {settings.replication_factor}; "
+            "run: kafka-reassign-partitions.sh"
+        )
+    wrong = [key for key, value in spec.config.items() if not _suffices(key, found.config[key], value)]
+    if wrong:
+        has = _and([f"{key}={found.config[key]}" for key in wrong])
+        must = ",".join(f"{key}={spec.config[key]}" for key in wrong)
+        problems.append(
+            f"topic {spec.name} has {has}; run: kafka-configs.sh --bootstrap-server {settings.bootstrap_server} "
+            f"--alter --entity-type topics --entity-name {spec.name} --add-config {must}"
+        )
+    return problems
+
+
+def _suffices(key: str, actual: str, expected: str) -> bool:
+    """More room or more time than asked for is nobody's problem; -1 is without limit."""
+    if key not in _AT_LEAST:
+        return actual == expected
+    return actual == _UNLIMITED or (expected != _UNLIMITED and int(actual) >= int(expected))
+
+
+def _loses_records(spec: TopicSpec, found: TopicFound) -> bool:
+    keys = [key for key in spec.config if key != "max.message.bytes"]
+    return any(not _suffices(key, found.config[key], spec.config[key]) for key in keys)
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+__all__ = [
+    "BrokerUnreachableError",
+    "TopicFound",
+    "TopicReport",
+    "TopicSpec",
+    "TopicsError",
+    "TopicsState",
+    "check_topics",
+    "init_topics",
+    "list_topics",
+    "max_message_bytes",
+    "topic_id",
+    "topic_specs",
+]

@@ -1,0 +1,193 @@
+"""The analysts' DuckDB file: all partitions, written by the materializer alone."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_workers.materializer.publications import Publications
+from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouched, publish
+from turnlog_workers.store import database_files as duck_files
+from turnlog_workers.store.batch_writer import BatchWriter
+from turnlog_workers.store.database_files import FileKind
+from turnlog_workers.store.port import StoreError
+
+log = logging.getLogger(__name__)
+
+_ALIAS = "analytics"
+_MAX_CACHED_SESSIONS = 20_000
+_SLOW_COPY_S = 120.0
+RequestPlace = tuple[int, int]  #: partition and offset of a request
+
+
+class AnalystsFile:
+    """The file, open. One thread uses it; only the copying of a snapshot happens in another."""
+
+    def __init__(self, path: Path, kind: FileKind, *, memory_limit_mb: int = 2048) -> None:
+        """Open the file where it stands, or make it. Raises :class:`StoreError`."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"the folder {path.parent} cannot be made: {error}") from error
+        self.path = path
+        self.kind = kind
+        self._instance = duckdb.connect(
+            ":memory:",
+            config={
+                "threads": 2,
+                "memory_limit": f"{memory_limit_mb}MB",
+                "temp_directory": str(path.parent / "temp"),
+                # Only publishing checkpoints: a snapshot is a copy of a file that must not change meanwhile.
+                "wal_autocheckpoint": "100GB",
+            },
+        )
+        self.publications = Publications(path.parent)
+        self._copying = ThreadPoolExecutor(max_workers=1, thread_name_prefix="turnlog-snapshot")
+        self._copy: Future[Mark] | None = None
+        self._copy_target = path
+        self._copy_began = 0.0
+        self._published: Mapping[int, LogPosition] | None = None
+        self._mark: Mark | None = None  #: of the file that was published last
+        self._bytes_changed = False
+        self._attached = False
+        try:
+            self._open()
+        except BaseException:
+            self._instance.close()
+            raise
+
+    def _open(self) -> None:
+        duck_files.attach(self._instance, self.path, _ALIAS, self.kind)
+        self._attached = True
+        # Closed only when the database is detached: see turnlog_workers.materializer.snapshot.
+        self._source = self.path.open("rb", buffering=0)
+        self._cursor = self._instance.cursor()
+        self._cursor.execute(f"USE {_ALIAS}")
+        self._writer = BatchWriter(
+            self._cursor, analysts=True, max_cached_sessions=_MAX_CACHED_SESSIONS, name="materializer"
+        )
+
+    @property
+    def positions(self) -> Mapping[int, LogPosition]:
+        """The committed checkpoint of every partition."""
+        return self._writer.positions
+
+    def write(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
+        """Commit rows and checkpoints of all partitions of a batch in one transaction. Raises :class:`StoreError`."""
+        try:
+            self._writer.commit(events, positions)
+        except duckdb.Error as error:
+            raise self._failed(error) from error
+
+    def fill_dead_letters(self, found: Mapping[RequestPlace, bytes]) -> set[RequestPlace]:
+        """Put bytes beside the dead letters that are known; tells which are. Raises :class:`StoreError`."""
+        if not found:
+            return set()
+        partitions, offsets = zip(*found, strict=True)
+        batch = pa.table(
+            {"partition": partitions, "request_offset": offsets, "bytes": pa.array(found.values(), pa.binary())}
+        )
+        try:
+            known, changed = _fill(self._cursor, batch)
+        except duckdb.Error as error:
+            raise self._failed(error) from error
+        self._bytes_changed = self._bytes_changed or changed
+        return known
+
+    def _failed(self, error: duckdb.Error) -> StoreError:
+        return StoreError(
+            f"{self.path}: {type(error).__name__}: {error}. Check the free disk space; the file may be deleted, it "
+            "comes back from the log"
+        )
+
+    def start_anew(self, reason: str, *, tolerant: bool = False) -> None:
+        """Move the file aside and begin at the log's beginning. Raises :class:`StoreError`."""
+        log.warning("%s is moved aside and rebuilt from the log: %s", self.path, reason)
+        self._wait_for_copy()
+        self._detach()
+        duck_files.move_aside(self.path)
+        self._open()
+        self._writer.tolerant = tolerant
+
+    def publish(self, target: Path) -> bool:
+        """Begin to publish a snapshot, if there is something new and none is being copied; whether it did.
+
+        After a failure not at once. Raises :class:`StoreError`.
+        """
+        if self._copy is not None and not self._copy.done():
+            took_s = time.monotonic() - self._copy_began
+            if took_s > _SLOW_COPY_S and self.publications.may_try:
+                self.publications.failed(target, f"the snapshot {target} is still being copied: does its disk answer?")
+            return False
+        self._wait_for_copy()
+        return self.publications.may_try and self._begin(target)
+
+    def _begin(self, target: Path) -> bool:
+        current = self._published == self.positions and not self._bytes_changed
+        if current and is_untouched(target, self._mark):
+            return False
+        try:
+            self._cursor.execute(f"CHECKPOINT {_ALIAS}")
+        except duckdb.Error as error:
+            raise self._failed(error) from error
+        self._published, self._bytes_changed = self.positions, False
+        self._copy_target, self._copy_began = target, time.monotonic()
+        self._copy = self._copying.submit(publish, self._source, target, self.positions)
+        return True
+
+    def _wait_for_copy(self) -> None:
+        """A copy that failed is tried again with the next."""
+        copy, self._copy = self._copy, None
+        if copy is None:
+            return
+        try:
+            self._mark = copy.result()
+        except SnapshotError as error:
+            self._published = self._mark = None
+            self.publications.failed(self._copy_target, str(error))
+        else:
+            self.publications.succeeded(self._copy_target)
+
+    def publish_now(self, target: Path) -> None:
+        """Publish what is committed, and wait for it. A failure is told by :attr:`publications`."""
+        self._wait_for_copy()
+        if self._begin(target):
+            self._wait_for_copy()
+
+    def _detach(self) -> None:
+        if not self._attached:
+            return
+        self._attached = False
+        self._cursor.close()
+        try:
+            duck_files.detach(self._instance, _ALIAS)
+        finally:
+            self._source.close()
+            duck_files.forget(self.path)
+
+    def close(self) -> None:
+        """Give the file free."""
+        self._wait_for_copy()
+        self._copying.shutdown()
+        self._detach()
+        self._instance.close()
+
+
+def _fill(cursor: duckdb.DuckDBPyConnection, batch: pa.Table) -> tuple[set[RequestPlace], bool]:
+    """DuckDB finds ``batch`` by its name, as in ``store.tables``."""
+    known = cursor.execute(
+        "SELECT partition, request_offset FROM dead_letters SEMI JOIN batch USING (partition, request_offset)"
+    )
+    places = {(partition, offset) for partition, offset in known.fetchall()}
+    if not places:
+        return places, False
+    changed = cursor.execute(
+        "UPDATE dead_letters SET bytes = batch.bytes FROM batch WHERE dead_letters.partition = batch.partition "
+        "AND dead_letters.request_offset = batch.request_offset AND dead_letters.bytes IS NULL"
+    ).fetchone()
+    return places, bool(changed and changed[0])

@@ -1,0 +1,235 @@
+"""The materializer: the whole event log into the analysts' DuckDB file, and a snapshot of it for readers.
+
+Kill it anywhere: the file's checkpoints say where to go on, and a snapshot appears whole or not at all.
+"""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from types import FrameType
+
+from kafka import KafkaConsumer, TopicPartition
+
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.registry import EVENTS, packaged
+from turnlog_streams.projection.state import ProjectionError
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_workers.base import logs
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.ports import LogBrokenError, LogError
+from turnlog_workers.base.readiness_file import mark_ready, mark_unready
+from turnlog_workers.base.settings_check import unknown_variables
+from turnlog_workers.kafka.kafka_python import BrokerUnreachableError, connected
+from turnlog_workers.kafka.schema_topic import read_schemas
+from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_topics
+from turnlog_workers.materializer.analysts_file import AnalystsFile, RequestPlace
+from turnlog_workers.materializer.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
+from turnlog_workers.store.database_files import FileKind, FileLockedError
+from turnlog_workers.store.port import StoreError
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_UNREACHABLE = 3
+FILE_NAME = "analytics.duckdb"
+_POLL_S = 0.25
+_MAX_RETRY_DELAY_S = 5.0
+_HEALTH_CHECK_S = 5.0
+_MAX_WAITING_LETTERS = 1_000
+
+
+def run_materializer(settings: Settings) -> int:
+    """Materialize until SIGTERM or SIGINT; the exit code (0; 1: cannot go on; 3: no broker at the start)."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for sentence in unknown_variables(settings):
+        log.warning("%s", sentence)
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return Materializer(settings, stop).run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Materializer:
+    """One run of the process. ``stop`` ends it after the batch at hand, with a last snapshot."""
+
+    def __init__(
+        self, settings: Settings, stop: threading.Event, refresh_schemas: Callable[[], None] | None = None
+    ) -> None:
+        self._settings = settings
+        self._stop = stop
+        registry = packaged()
+        self._codec = Codec(EVENTS, registry)
+        self._refresh_schemas = refresh_schemas or (lambda: _read_schemas(settings))
+        self._file: AnalystsFile | None = None
+        self._ready = False
+        self._dead_letters = True  #: are their bytes followed?
+        self._told_healthy = True
+        self._waiting: OrderedDict[RequestPlace, bytes] = OrderedDict()  #: bytes whose event is not read yet
+        self._pending: list[LoggedEvent] = []
+
+    def run(self) -> int:
+        """Materialize until told to stop; the exit code."""
+        try:
+            return self._run()
+        except FileLockedError as error:
+            log.error("%s: another materializer is running on this data directory; stop it first", error)
+        except (StoreError, LogError, TopicsError) as error:
+            log.error("%s", error)
+        finally:
+            if self._file is not None:
+                self._file.close()
+        return EXIT_FAILED
+
+    def _run(self) -> int:
+        delay_s = 0.25
+        while not self._stop.is_set():
+            try:
+                self._connect_and_follow()
+            except BrokerUnreachableError as error:
+                if self._file is None:
+                    log.error("%s", error)
+                    return EXIT_UNREACHABLE
+                log.warning("%s; trying again in %g s", error, delay_s)
+                self._stop.wait(delay_s)
+                delay_s = min(delay_s * 2, _MAX_RETRY_DELAY_S)
+            else:
+                delay_s = 0.25
+        if self._file is not None:
+            self._file.publish_now(self._settings.snapshot)
+        return 0
+
+    def _connect_and_follow(self) -> None:
+        settings = self._settings
+        topics = {topic.name: topic for topic in list_topics(settings)}
+        events = topics.get(settings.topics.events)
+        if events is None:
+            raise TopicsError(f"topic {settings.topics.events} does not exist; run: turnlog topics init")
+        parked = topics.get(settings.topics.dead_letters) if self._dead_letters else None
+        options = {**OPTIONS, "max_poll_records": settings.store_batch_events}
+        with connected(
+            KafkaConsumer, settings, "turnlog-materializer", settings.startup_timeout_s, **options
+        ) as consumer:
+            follower = LogFollower(
+                consumer,
+                events=events.name,
+                partitions=events.partitions,
+                dead_letters=[TopicPartition(parked.name, p) for p in range(parked.partitions)] if parked else [],
+                codec=self._codec,
+                refresh_schemas=self._refresh_schemas,
+                timeout_s=settings.append_timeout_s,
+            )
+            file = self._open_file(events)
+            self._pending.clear()
+            try:
+                follower.start(file.positions)
+                self._follow(follower, file)
+            except OtherLogError as error:
+                file.start_anew(str(error))  # and connect again
+            except UnreadableBatchError as error:
+                self._without_dead_letters(events.name, error)  # and connect again
+            except ProjectionError as error:
+                # Ours may have lost rows. If the log itself is odd, only the stream that is so is left out.
+                file.start_anew(str(error), tolerant=True)
+
+    def _without_dead_letters(self, events: str, error: UnreadableBatchError) -> None:
+        """A foreign record among the dead letters must not keep anybody from the events."""
+        if not self._dead_letters:
+            raise LogBrokenError(f"a batch of {events} cannot be read: {error}") from error
+        log.error(
+            "a batch cannot be read (%s): if the log itself can, %s has a record that is not Turnlog's. The bytes of "
+            "dead letters are not copied any more; it is tried again at the next start",
+            error,
+            self._settings.topics.dead_letters,
+        )
+        self._dead_letters = False
+
+    def _open_file(self, events: TopicFound) -> AnalystsFile:
+        """The file; one of another topic of this name is moved aside."""
+        kind = FileKind(
+            deployment=f"{events.name} {events.topic_id}", analysts=True, partitions=tuple(range(events.partitions))
+        )
+        if self._file is not None and self._file.kind != kind:
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            self._file = AnalystsFile(self._settings.data_dir / FILE_NAME, kind)
+        return self._file
+
+    def _follow(self, follower: LogFollower, file: AnalystsFile) -> None:
+        settings = self._settings
+        target = settings.snapshot
+        ends = follower.ends()
+        behind = True
+        file.publish_now(target)  # at once, so that there is something to query
+        commit_interval_s = min(settings.store_commit_interval_s, settings.publish_interval_s)
+        committed_at = published_at = checked_at = time.monotonic()
+        while not self._stop.is_set():
+            events, parked = follower.poll(_POLL_S, settings.store_batch_events)
+            self._pending += events
+            for partition, offset, value in parked:
+                self._waiting[partition, offset] = value
+            now = time.monotonic()
+            if len(self._pending) >= settings.store_batch_events or now >= committed_at + commit_interval_s:
+                self._commit(follower, file)
+                committed_at = now
+            if now >= published_at + settings.publish_interval_s:
+                file.publish(target)
+                published_at = now
+                self._tell_health(file)
+            if behind and follower.has_reached(ends):
+                behind = False
+                self._caught_up(follower, file)
+            if now >= checked_at + _HEALTH_CHECK_S:
+                follower.ends()  # raises when the broker is away, or the log is another one
+                checked_at = now
+        self._commit(follower, file)
+
+    def _caught_up(self, follower: LogFollower, file: AnalystsFile) -> None:
+        self._commit(follower, file)
+        follower.follow_dead_letters()
+        if not self._ready:
+            file.publish_now(self._settings.snapshot)
+            self._ready = True
+            mark_ready()
+            log.info("caught up; the snapshot is %s", self._settings.snapshot)
+
+    def _tell_health(self, file: AnalystsFile) -> None:
+        """Ready is: caught up once, and snapshots do not fail for long."""
+        if not self._ready or file.publications.healthy == self._told_healthy:
+            return
+        self._told_healthy = file.publications.healthy
+        try:
+            if self._told_healthy:
+                mark_ready()
+            else:
+                mark_unready()
+        except OSError as error:
+            log.warning("the readiness file cannot be changed: %s", error)
+
+    def _commit(self, follower: LogFollower, file: AnalystsFile) -> None:
+        events, self._pending = self._pending, []
+        file.write(events, follower.positions)
+        for place in file.fill_dead_letters(self._waiting):
+            self._waiting.pop(place)
+        while len(self._waiting) > _MAX_WAITING_LETTERS:  # parked by an owner whose event did not count
+            self._waiting.popitem(last=False)
+
+
+def _read_schemas(settings: Settings) -> None:
+    read_schemas(settings, packaged())
+
+
+if __name__ == "__main__":
+    settings = Settings()
+    logs.set_up(settings)
+    sys.exit(run_materializer(settings))

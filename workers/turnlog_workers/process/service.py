@@ -1,0 +1,377 @@
+"""A worker's inside: its parts, its shards, and what it does when the group assigns or revokes partitions."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from turnlog_schemas.codec import RequestCodec
+from turnlog_schemas.registry import packaged
+from turnlog_streams.policy import Policy
+from turnlog_streams.runtime_settings import forbidden, runner_factories, with_run_settings
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.logs import at
+from turnlog_workers.base.ports import LogError, Outbox, RequestRecord
+from turnlog_workers.base.readiness_file import mark_ready
+from turnlog_workers.base.settings_check import check_models, unknown_variables
+from turnlog_workers.base.shared_look import SharedLook
+from turnlog_workers.base.tasks import all_within, describe, end, kept_running, watched
+from turnlog_workers.intake.request_reader import RequestReader
+from turnlog_workers.kafka import schema_topic
+from turnlog_workers.kafka.event_log import KafkaEventLog, LogProducer
+from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
+from turnlog_workers.kafka.open_transactions import TransactionWatch
+from turnlog_workers.kafka.record_sender import KafkaOutbox
+from turnlog_workers.kafka.reply_sender import ReplySender
+from turnlog_workers.kafka.request_log import KafkaRequestLog
+from turnlog_workers.kafka.settings_topic import RunSettings
+from turnlog_workers.kafka.topic_reader import TopicReader
+from turnlog_workers.kafka.topics_admin import TopicsState, check_topics, topic_id
+from turnlog_workers.process.surplus_partitions import GrowthWatch, Surplus, SurplusPartition, committed_in_group
+from turnlog_workers.process.tail_watch import TailWatch
+from turnlog_workers.runners.registry import RunnerRegistry
+from turnlog_workers.sessions.turn_attempt import ActorLimits
+from turnlog_workers.shard.partition import Shard, ShardStuckError
+from turnlog_workers.shard.worker_context import Membership, ShardLimits, WorkerParts
+from turnlog_workers.store.partition_store import StoreDirectory
+
+log = logging.getLogger(__name__)
+_RELEASE_LIMIT_S = 10.0  #: of all partitions, at the end
+_STEP_LIMIT_S = 5.0
+_READ_PAST_REQUESTS = 5_000  #: what is behind them Faust tries again
+
+
+class WorkerService:
+    """Everything of a worker but Faust, which tells it of assignments and deliveries."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        owner: str,
+        ack: Callable[[int, int], None],
+        stop: Callable[[str], None],
+        name_is_ours: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._settings = settings
+        self._owner = owner  #: what claims call this worker
+        self._ack = ack
+        self._name_is_ours = name_is_ours
+        self._stop = stop
+        self._shards: dict[int, Shard] = {}
+        self._membership = Membership()
+        self._parts: WorkerParts | None = None
+        self._reader = TopicReader(settings)
+        self._producer = LogProducer(settings)
+        self._replies = ReplySender(settings, source=owner, now_ms=_wall_ms)
+        self._stores: StoreDirectory | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._policy_now = settings.policy()
+        self._run_settings = RunSettings(settings, self._reader, self._take_settings)
+        self._follow: asyncio.Task[None] | None = None
+        self._growth: asyncio.Task[None] | None = None
+        self._surplus: Surplus | None = None
+        self._transactions: asyncio.Task[None] | None = None
+        self._releasing: dict[int, asyncio.Task[None]] = {}
+        self._changing = asyncio.Lock()
+
+    # ---- start and stop
+
+    async def start(self) -> None:
+        """Check the topics, publish our schemas, connect. Raises with a sentence when something is not right."""
+        settings = self._settings
+        warnings = [*unknown_variables(settings), *check_models(settings)]
+        topics = await asyncio.to_thread(check_topics, settings)
+        for problem in (*warnings, *topics.problems):
+            log.warning("%s", problem)
+        await asyncio.to_thread(schema_topic.publish_schemas, settings)
+        await asyncio.to_thread(schema_topic.read_schemas, settings, packaged())
+        await self._replies.start()
+        await self._run_settings.catch_up()
+        # The topic's id tells a re-created log from the one that the files were made of.
+        events_id = await asyncio.to_thread(topic_id, settings, settings.topics.events)
+        self._stores = StoreDirectory(
+            settings.data_dir / "stores",
+            deployment=f"{settings.prefix} {events_id}",
+            memory_limit_mb=settings.store_memory_mb,
+        )
+        self._parts = self._build_parts(topics)
+        self._keep_watching()
+        self._watch_transactions()
+        self._follow = kept_running(self._run_settings.follow, "following the run-time settings", gave_up=self._fatal)
+        self._surplus = Surplus(self._parts, committed_in_group(settings))
+        growth = GrowthWatch(
+            self._producer.partition_counts,
+            settings.topics,
+            recorded=topics.partition_count,
+            known=topics.requests_partitions,
+        )
+        self._growth = kept_running(growth.run, "looking at the number of partitions", gave_up=self._fatal)
+
+    def _build_parts(self, topics: TopicsState) -> WorkerParts:
+        settings, owner = self._settings, self._owner
+        runners = RunnerRegistry()
+        assert self._stores is not None
+        schemas: SharedLook[bytes] = SharedLook(
+            self._read_schemas, known=lambda name: packaged().find(name) is not None, now=time.monotonic
+        )
+        outbox = KafkaOutbox(
+            settings,
+            self._producer,
+            self._replies,
+            partition_count=topics.partition_count,
+            source=owner,
+            now_ms=_wall_ms,
+        )
+        return WorkerParts(
+            owner=owner,
+            process=secrets.token_hex(4),
+            topics=settings.topics,
+            topics_id=topics.requests_topic_id,
+            partition_count=topics.partition_count,
+            event_log=KafkaEventLog(settings, self._producer, self._reader, source=owner, schemas=schemas),
+            request_log=KafkaRequestLog(settings, self._reader),
+            outbox=outbox,
+            stores=self._stores,
+            requests=RequestReader(
+                RequestCodec(),
+                settings.topics,
+                partition_count=topics.partition_count,
+                reply_prefix=settings.reply_prefix,
+                reply_topic_exists=outbox.known_reply_topic,
+                max_request_bytes=settings.max_request_bytes,
+            ),
+            make_runner=lambda model: runners.make(model, runner_factories(self._run_settings.values)),
+            policy=self._policy,
+            schemas=schemas,
+            reply_topics=reply_topics(outbox),
+            running=asyncio.Semaphore(settings.max_running_turns),
+            actor_limits=_actor_limits(settings),
+            limits=ShardLimits(
+                max_batch_bytes=settings.max_batch_bytes,
+                max_inbox_requests=settings.max_inbox_requests,
+                max_queued_turns=settings.max_queued_turns,
+                store_commit_interval_s=settings.store_commit_interval_s,
+                store_batch_events=settings.store_batch_events,
+                session_timeout_s=settings.session_timeout_s,
+                idle_timeout_s=settings.idle_timeout_s,
+                stalled_delivery_s=settings.stalled_delivery_s,
+                append_linger_s=settings.append_linger_ms / 1000,
+            ),
+            membership=self._membership,
+            ack=self._ack,
+            fatal=self._fatal,
+            now=time.monotonic,
+            now_ms=_wall_ms,
+            name_is_ours=self._name_is_ours,
+            random_id=lambda: secrets.token_hex(8),
+            jitter=random.random,
+            open_turns=lambda: sum(shard.open_turns for shard in self._shards.values()),
+        )
+
+    def _policy(self) -> Policy:
+        return self._policy_now
+
+    def _take_settings(self, values: Mapping[str, str]) -> None:
+        """Turns that start from now on use them; live runners keep theirs until their session is reset."""
+        draining = not self._policy_now.start_turns
+        own = self._settings.policy()
+        policy = with_run_settings(own, values)
+        self._policy_now = replace(policy, start_turns=not draining)
+        log.info("run-time settings: %s", ", ".join(sorted(values)) or "none")
+        for name, model in sorted(forbidden(own, values).items()):
+            log.warning("%s is passed over: TURNLOG_ALLOW_MODELS does not allow %.200s here", name, model)
+
+    def _fatal(self, reason: str) -> None:
+        log.critical("stopping: %s", reason)
+        self._stop(reason)
+
+    async def drain(self) -> None:
+        """No new turns; the running ones get their time. What is left is resumed by the next owner."""
+        if self._parts is None:
+            return
+        self._parts.draining = True
+        self._policy_now = replace(self._policy_now, start_turns=False)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.drain_timeout_s
+        while self.running_turns and loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        if self.running_turns:
+            log.info("%d turns are left to the next owner", self.running_turns)
+
+    async def stop(self) -> None:
+        """Release every partition (before the group is left), then disconnect."""
+        with contextlib.suppress(TimeoutError):  # an assignment that hangs must not hold up the end
+            async with asyncio.timeout(_STEP_LIMIT_S):
+                await self._changing.acquire()
+        shards = list(self._shards.items())
+        self._shards.clear()
+        releases = [(f"partition {partition} is not released in order", shard.stop()) for partition, shard in shards]
+        releases += [(f"partition {p} is not released in order", _ended(task)) for p, task in self._releasing.items()]
+        if self._surplus is not None:
+            releases.append(("the added partitions are not left in order", self._surplus.stop()))
+        await all_within(releases, _RELEASE_LIMIT_S)
+        await end(self._watch)
+        await end(self._follow)
+        await end(self._growth)
+        await end(self._transactions)
+        clients = (
+            ("the replies' producer does not stop", self._replies.stop()),
+            ("the log's producer does not stop", self._producer.close()),
+            ("the log's readers do not stop", self._reader.close()),
+        )
+        await all_within(clients, _STEP_LIMIT_S)
+        if self._stores is not None:
+            await all_within([("the stores are not closed", self._stores.close())], _STEP_LIMIT_S)
+
+    @property
+    def running_turns(self) -> int:
+        """Turns that have a runner at work."""
+        return sum(shard.running_turns for shard in self._shards.values())
+
+    # ---- what Faust tells
+
+    def revoked(self) -> None:
+        """The group rebalances: no new claims; what we hold goes on, the log fences it if need be."""
+        log.info("the group rebalances: what is served here goes on, with requests read from the topic")
+        self._membership.begin_rebalance()
+
+    async def assigned(self, partitions: Collection[int], generation: int) -> None:
+        """The full new assignment. Kept partitions go on, if nobody else can have owned them meanwhile."""
+        membership = self._membership
+        async with self._changing:
+            if self._parts is None or self._parts.draining:
+                return
+            surplus = {p for p in partitions if p >= self._parts.partition_count}
+            partitions = set(partitions) - surplus
+            if self._surplus is not None:
+                await self._surplus.assigned(surplus)
+            kept_trust = generation == membership.generation + 1
+            membership.take_assignment(generation, self._parts.now())
+            lost = [p for p in self._shards if p not in partitions]
+            kept = [p for p in self._shards if p in partitions]
+            gained = [p for p in partitions if p not in self._shards]
+            log.info(
+                "generation %d: %d partitions kept, %d gained, %d lost", generation, len(kept), len(gained), len(lost)
+            )
+            for partition in lost:
+                self._release(partition)
+            if not kept_trust:
+                await self._doubt(kept)
+            for partition in sorted(gained):
+                shard = self._shards[partition] = Shard(self._parts, partition)
+                shard.start(after=self._releasing.get(partition))
+        mark_ready()  # also without a partition: a spare worker serves as well as it can
+
+    async def _doubt(self, partitions: Sequence[int]) -> None:
+        results = await asyncio.gather(*(self._shards[p].doubt() for p in partitions), return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):  # nobody may claim a partition beside a shard that is still there
+                self._fatal(str(error) if isinstance(error, ShardStuckError) else describe(error))
+
+    def _release(self, partition: int) -> None:
+        """Stop a lost partition's shard; neither the group nor what we gain waits for its turns and its disk."""
+
+        async def stop(shard: Shard, before: asyncio.Task[None] | None) -> None:
+            try:
+                await shard.stop()
+            except Exception as error:
+                log.error("released, not in order: %s", error, extra=at(partition=partition))
+            if before is not None:
+                await asyncio.wait([before])
+            if self._releasing.get(partition) is asyncio.current_task():
+                del self._releasing[partition]
+
+        stopping = stop(self._shards.pop(partition), self._releasing.get(partition))
+        self._releasing[partition] = watched(stopping, f"the release of partition {partition}")
+
+    def deliver(self, record: RequestRecord) -> bool:
+        """A request from Faust. False: its shard has enough, hold the partition back."""
+        taker = self._taker(record.partition)
+        if taker is None:
+            return True
+        taker.deliver(record)
+        return not taker.inbox.full
+
+    async def read_past(self, partition: int, position: int) -> int | None:
+        """Faust cannot read on from ``position``: the shard reads from there on, so many requests as there are now.
+
+        Where Faust goes on; ``None``: the partition is not ours now. Raises :class:`LogError`.
+        """
+        taker = self._taker(partition)
+        if self._parts is None or taker is None:
+            return None
+        end = (await self._parts.request_log.stable_ends([partition]))[partition]
+        end = min(end, position + _READ_PAST_REQUESTS)
+        if self._taker(partition) is not taker:
+            return None
+        taker.skip(position, end)
+        return end
+
+    def has_room(self, partition: int) -> bool:
+        """May a partition that was held back be fetched again?"""
+        taker = self._taker(partition)
+        return taker is None or len(taker.inbox) <= self._settings.max_inbox_requests // 2
+
+    def _taker(self, partition: int) -> Shard | SurplusPartition | None:
+        """Who takes the requests of a partition."""
+        if partition in self._shards or self._surplus is None:
+            return self._shards.get(partition)
+        return self._surplus.get(partition)
+
+    # ---- upkeep
+
+    def _keep_watching(self) -> None:
+        settings = self._settings
+        assert self._parts is not None
+        watch = TailWatch(
+            self._reader,
+            settings.topics,
+            self._shards,
+            membership=self._membership,
+            interval_s=settings.tail_check_interval_s,
+            stalled_delivery_s=settings.stalled_delivery_s,
+            now=self._parts.now,
+        )
+        self._watch = kept_running(watch.run, "the watch over the topics' ends", gave_up=self._fatal)
+
+    def _watch_transactions(self) -> None:
+        watch = TransactionWatch(self._settings, self._reader, lambda: list(self._shards))
+        self._transactions = kept_running(watch.run, "the watch over open transactions", gave_up=self._fatal)
+
+    async def _read_schemas(self) -> None:
+        try:
+            await asyncio.to_thread(
+                schema_topic.read_schemas, self._settings, packaged(), timeout_s=self._settings.append_timeout_s
+            )
+        except BrokerUnreachableError as error:
+            raise LogError(f"the schemas topic cannot be read: {error}") from error
+
+
+def reply_topics(outbox: Outbox, now: Callable[[], float] = time.monotonic) -> SharedLook[str]:
+    """Looks for reply topics that requests name."""
+    return SharedLook(outbox.look_for_reply_topics, known=outbox.known_reply_topic, now=now)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _actor_limits(settings: Settings) -> ActorLimits:
+    return ActorLimits(
+        turn_timeout_s=settings.turn_timeout_s,
+        retry_delay_s=settings.retry_delay_s,
+        delta_interval_s=settings.delta_interval_ms / 1000,
+        max_text_bytes=settings.max_text_bytes,
+        max_tool_result_bytes=settings.max_tool_result_bytes,
+        max_turn_messages=settings.max_turn_messages,
+        summary_timeout_s=settings.summary_timeout_s,
+    )

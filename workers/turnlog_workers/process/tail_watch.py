@@ -1,0 +1,115 @@
+"""Looks at the ends of our topics now and then: foreign claims, and requests that nobody delivers, show there.
+
+While the group rebalances Faust delivers nothing, and that may take seconds: a join waits for members that are dead.
+Who owns what is the log's to say, not the group's, so what we own goes on being served: then the looks come quickly,
+and what they find is read from the topic.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from turnlog_streams.topics import Topics
+from turnlog_workers.base.ports import LogError
+from turnlog_workers.shard.partition import Shard
+from turnlog_workers.shard.worker_context import Membership
+
+log = logging.getLogger(__name__)
+_UNSETTLED_INTERVAL_S = 0.05  #: between two looks while the group rebalances
+_SETTLING_S = 0.2  #: a delivery takes some milliseconds, the first ones after a rebalance a little longer
+_BEHIND_FACTOR = 12  #: a delivery that has others before it may merely have to wait
+
+
+class EndsReader(Protocol):
+    """Who knows where a topic ends."""
+
+    async def ends(self, topic: str, partitions: Sequence[int], *, committed: bool = False) -> Mapping[int, int]:
+        """End offset of each partition; with ``committed`` before what is not. Raises :class:`LogError`."""
+        ...
+
+
+class TailWatch:
+    """Tells every serving shard where its topics end. ``shards`` is asked anew each time."""
+
+    def __init__(
+        self,
+        reader: EndsReader,
+        topics: Topics,
+        shards: Mapping[int, Shard],
+        *,
+        membership: Membership,
+        interval_s: float,
+        stalled_delivery_s: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._reader = reader
+        self._topics = topics
+        self._shards = shards
+        self._membership = membership
+        self._interval_s = interval_s
+        self._stalled_delivery_s = stalled_delivery_s
+        self._now = now
+        self._looked: dict[int, tuple[int, int]] = {}  #: by partition, at the last look: delivered, and there
+        self._behind_at = -math.inf
+
+    async def run(self) -> None:
+        """Look again and again, for ever."""
+        while True:
+            await self._until_next_look()
+            try:
+                await self.look()
+            except LogError as error:
+                log.warning("cannot look at the log's end: %s", error)
+                await asyncio.sleep(self._interval_s)
+
+    async def _until_next_look(self) -> None:
+        """A pause; a short one while nobody else tells us of requests."""
+        if self._unsettled:
+            await asyncio.sleep(min(_UNSETTLED_INTERVAL_S, self._interval_s))
+        else:
+            # Not asyncio.wait_for: in Python 3.11 it forgets a cancellation that comes together with the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._membership.unsettled.wait()
+
+    @property
+    def _unsettled(self) -> bool:
+        """Does the group rebalance, or has it only just done so?"""
+        return self._membership.rebalancing or self._now() - self._membership.assigned_at < self._stalled_delivery_s
+
+    def _patience_s(self, *, intake_behind: bool) -> float:
+        """How long a request may be there and not be delivered."""
+        if self._membership.rebalancing:
+            return 0.0  # nothing is delivered now, and nobody knows for how long
+        patience_s = min(_SETTLING_S, self._stalled_delivery_s) if self._unsettled else self._stalled_delivery_s
+        return patience_s * _BEHIND_FACTOR if intake_behind else patience_s
+
+    async def look(self) -> None:
+        """Look once. Raises :class:`LogError`."""
+        partitions = [p for p, shard in self._shards.items() if shard.serving is not None]
+        if not partitions:
+            return
+        events = await self._reader.ends(self._topics.events, partitions)
+        requests = await self._reader.ends(self._topics.requests, partitions, committed=True)
+        patience_s = self._patience_s(intake_behind=self._intake_behind(requests))
+        for partition in partitions:
+            shard = self._shards.get(partition)
+            if shard is not None and shard.serving is not None:
+                shard.serving.notice(events[partition], requests[partition], patience_s=patience_s)
+
+    def _intake_behind(self, requests: Mapping[int, int]) -> bool:
+        """Did Faust, a short while ago, still deliver what was old? A backlog comes partition by partition."""
+        now = self._now()
+        before, self._looked = self._looked, {}
+        for partition, end in requests.items():
+            shard = self._shards.get(partition)
+            if shard is not None:
+                delivered = shard.inbox.delivered_end
+                delivered_before, end_before = before.get(partition, (delivered, end))
+                if delivered_before < delivered < end_before:
+                    self._behind_at = now
+                self._looked[partition] = (delivered, end)
+        return now - self._behind_at < self._stalled_delivery_s

@@ -1,0 +1,121 @@
+"""The runner: what talks to a model for one session.
+
+A runner gets the history and the user's message and yields typed outputs. The session asks for the next output only
+after a message with tool calls is confirmed in the log, so a runner that runs tools itself starts them right after
+that ``yield``: a tool never starts before its call is stored. The end of the iteration is the end of the turn.
+
+All that a runner yields and raises is checked (``runners.checked``, ``.contained``): what is wrong ends its own
+turn, and a ``SystemExit`` in a task or callback that it started ends nothing else. What cannot be contained: code that
+blocks the event loop (a factory, too) stops the whole worker meanwhile, and so does one that cancels others' tasks.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from turnlog_schemas.parts import ContentPart, ToolCall, Usage
+from turnlog_streams.history.messages import HistoryMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnInput:
+    """All that a runner may know of the turn it is to run."""
+
+    session_id: str
+    turn_id: str
+    attempt: int
+    turn_number: int  #: of the session, from 1; history compaction does not change it
+    fencing_token: int  #: the owner's epoch, for tools: a higher one means a newer owner
+    model: str
+    instructions: str | None
+    user_content: tuple[ContentPart, ...]
+    history: Sequence[HistoryMessage] = ()  #: assembled, everything before this turn's user message
+    turn_messages: Sequence[HistoryMessage] = ()  #: stored in this turn so far, after the user message
+    assembled: Sequence[HistoryMessage] = ()  #: all that a model is to see: a summary (role ``summary``) and what it
+    #: does not cover, this turn's messages included, without those of a model that say nothing. After a failed turn two
+    #: messages of the user may follow each other; ``history.openai_format`` renders it and joins them
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    allow_tools: bool = True  #: false: the model must write, it is not told of any tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """A piece of the answer, as it is generated."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningDelta:
+    """A piece of the model's reasoning; streamed, never stored."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssistantMessage:
+    """A whole message of the model. ``content`` ``None`` and the empty text differ. Calls start after this yield."""
+
+    content: tuple[ContentPart, ...] | None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """The result of an open tool call: ``call_id`` is that of one."""
+
+    call_id: str
+    content: tuple[ContentPart, ...] | None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """What this ``run()`` has cost so far, as a total; the last one counts.
+
+    The session adds up the attempts. What was not reported before a crash is lost, so report after each model call.
+    """
+
+    usage: Usage
+
+
+RunnerOutput = TextDelta | ReasoningDelta | AssistantMessage | ToolResult | UsageReport
+
+
+class RunnerError(Exception):
+    """A runner gave up. ``retryable``: another attempt may help. The reason reaches the user: no secrets in it."""
+
+    def __init__(self, code: str, reason: str, *, retryable: bool = True) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.retryable = retryable
+
+
+class Runner(Protocol):
+    """Calls the model for one session. One turn at a time."""
+
+    @property
+    def alive(self) -> bool:
+        """False when the runner must be replaced before the next turn."""
+        ...
+
+    def run(self, turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        """Run one turn (or go on with it after ``turn.turn_messages``). Raises :class:`RunnerError`.
+
+        It may be cancelled at each ``await``, and closed at each ``yield``; one that does not end within seconds then
+        is left alone.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Free what the runner holds. Called once."""
+        ...
+
+
+class RunnerFactory(Protocol):
+    """Makes runners of one provider: what an entry point of the group ``turnlog.runners`` names."""
+
+    def __call__(self, model: str) -> Runner:
+        """A runner for a full model name. Raises :class:`RunnerError` for one it cannot serve."""
+        ...

@@ -1,0 +1,125 @@
+"""What the offline runners share: they play a plan of whole messages, word by word."""
+
+import asyncio
+import re
+from collections.abc import Iterable, Sequence
+
+from turnlog_schemas.parts import ContentPart, Usage, content_text
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_workers.runners.base import AssistantMessage, RunnerError, ToolResult, TurnInput
+
+_WORD = re.compile(r"\s*\S+\s*|\s+")
+_CHARACTERS_PER_TOKEN = 4
+_DELTAS_PER_LOOP_PASS = 32
+
+Step = AssistantMessage | ToolResult
+"""A message that a turn stores after the user's."""
+
+
+class OfflineRunner:
+    """The life of a runner that holds nothing outside of the process."""
+
+    def __init__(self) -> None:
+        self._closed = False
+
+    @property
+    def alive(self) -> bool:
+        """True until it is closed."""
+        return not self._closed
+
+    async def aclose(self) -> None:
+        """Nothing to free; the runner takes no further turn."""
+        self._closed = True
+
+    def _check_alive(self) -> None:
+        if self._closed:
+            raise RunnerError("runner_closed", "the runner of this session was closed", retryable=True)
+
+
+def words(text: str) -> list[str]:
+    """The text cut before each word but the first; joined they are the text again, white space included."""
+    return _WORD.findall(text)
+
+
+class Pace:
+    """How fast deltas come. Without a delay it still lets other sessions go on every few deltas."""
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        self._count = 0
+
+    async def tick(self) -> None:
+        """Wait before the next delta."""
+        self._count += 1
+        if self._delay_s > 0:
+            await asyncio.sleep(self._delay_s)
+        elif self._count % _DELTAS_PER_LOOP_PASS == 0:
+            await asyncio.sleep(0)
+
+
+def role_of(step: Step) -> str:
+    """The role under which the session stores a step."""
+    return "assistant" if isinstance(step, AssistantMessage) else "tool"
+
+
+def resume_position(turn: TurnInput, steps: Sequence[Step]) -> int:
+    """How many steps are stored already. By position: ids repeat. Raises :class:`RunnerError` if they are others."""
+    stored = [message.role for message in turn.turn_messages]
+    planned = [role_of(step) for step in steps]
+    if stored != planned[: len(stored)]:
+        reason = (
+            f"session {turn.session_id}, turn {turn.turn_number}: the messages stored by an earlier attempt ({stored}) "
+            f"are not how this turn begins ({planned}); was another model or file behind its name?"
+        )
+        raise RunnerError("resume_mismatch", reason, retryable=False)
+    return len(stored)
+
+
+def estimated_usage(turn: TurnInput, steps: Iterable[Step]) -> Usage:
+    """Tokens of a whole turn, about 4 characters each: no tokenizer is at hand. Earlier attempts' steps count too."""
+    prompt = estimated_tokens(turn.instructions) + _content_tokens(turn.user_content)
+    for message in turn.history:
+        prompt += _message_tokens(message)
+    input_tokens = output_tokens = model_calls = last_input_tokens = 0
+    stored = len(turn.turn_messages)
+    for index, step in enumerate(steps):
+        if index == stored and turn.assembled:  # what comes from here on is made of the history as it is now
+            prompt = estimated_tokens(turn.instructions) + sum(map(_message_tokens, turn.assembled))
+        size = _message_tokens(step)
+        if isinstance(step, AssistantMessage):
+            model_calls += 1
+            last_input_tokens = prompt
+            input_tokens += prompt
+            output_tokens += size
+        prompt += size
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        model_calls=model_calls,
+        last_input_tokens=last_input_tokens,
+    )
+
+
+def estimated_tokens(text: str | None) -> int:
+    """About one token for 4 characters, rounded up."""
+    return -(-len(text or "") // _CHARACTERS_PER_TOKEN)
+
+
+def _content_tokens(content: Sequence[ContentPart] | None) -> int:
+    tokens = 0
+    for part in content or ():
+        tokens += estimated_tokens(part.text)
+    return tokens
+
+
+def _message_tokens(message: HistoryMessage | Step) -> int:
+    tokens = _content_tokens(message.content)
+    if not isinstance(message, ToolResult):
+        for call in message.tool_calls:
+            tokens += estimated_tokens(call.name) + estimated_tokens(call.arguments)
+    return tokens
+
+
+def text_pieces(content: tuple[ContentPart, ...] | None) -> list[str]:
+    """The words of a message's text; none if it has no text."""
+    return words(content_text(content) or "")

@@ -1,0 +1,54 @@
+"""Which runner serves a model name: the part before its first ``:`` names an entry point."""
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory
+from turnlog_workers.runners.checked import type_name
+
+GROUP = "turnlog.runners"
+
+
+class RunnerRegistry:
+    """Makes runners. Plug-ins are looked up at the first use and imported when their provider is first asked for."""
+
+    def __init__(self, overrides: Mapping[str, RunnerFactory] | None = None) -> None:
+        """``overrides``: factories by provider that come before the installed ones (for tests and embedding)."""
+        self._factories: dict[str, RunnerFactory] = dict(overrides or {})
+        self._installed: dict[str, EntryPoint] | None = None
+
+    def providers(self) -> tuple[str, ...]:
+        """The names of all providers, sorted."""
+        return tuple(sorted({*self._factories, *self._entry_points()}))
+
+    def make(self, model: str, chosen: Mapping[str, str] | None = None) -> Runner:
+        """A runner for a full model name. Raises :class:`RunnerError` if none can serve it.
+
+        ``chosen``: entry point names by provider, where another than the provider's own shall make its runners.
+        """
+        provider = model.partition(":")[0]
+        provider = (chosen or {}).get(provider, provider)
+        factory = self._factories.get(provider)
+        if factory is None:
+            factory = self._factories[provider] = self._load(provider, model)
+        return factory(model)
+
+    def _load(self, provider: str, model: str) -> RunnerFactory:
+        entry_point = self._entry_points().get(provider)
+        if entry_point is None:
+            reason = f"model {model!r}: there is no runner {provider!r} here; installed: {', '.join(self.providers())}"
+            raise RunnerError("unknown_provider", reason, retryable=False)
+        try:
+            factory: RunnerFactory = entry_point.load()
+        except BaseException as error:  # whatever a plug-in's import does, it must not end more than this turn
+            reason = f"model {model!r}: the runner {entry_point.value!r} cannot be loaded ({type_name(error)})"
+            raise RunnerError("broken_provider", reason, retryable=False) from error
+        return factory
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        if self._installed is None:
+            installed: dict[str, EntryPoint] = {}
+            for entry_point in entry_points(group=GROUP):
+                installed.setdefault(entry_point.name, entry_point)
+            self._installed = installed
+        return self._installed

@@ -1,0 +1,47 @@
+"""Failure stays where it happens: what fails on one stream must not release its partition again and again."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from turnlog_workers.base.logs import at
+from turnlog_workers.base.tasks import describe, frames
+from turnlog_workers.sessions.history_compactor import UnrecordableError
+from turnlog_workers.shard.run_ahead import DecisionTooLargeError
+from turnlog_workers.shard.stream_in_memory import Live, LiveSession
+
+log = logging.getLogger(__name__)
+
+
+class Containment:
+    """Sets streams of one partition aside: until the next claim nothing is decided for them, and others go on."""
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self._place = at(topic=topic, partition=partition)
+
+    @contextlib.contextmanager
+    def around(self, live: Live, what: str) -> Iterator[None]:
+        """Whatever fails in here sets the stream aside."""
+        try:
+            yield
+        except Exception as error:
+            self.set_aside(live, what, error)
+
+    def set_aside(self, live: Live, what: str, error: Exception) -> None:
+        """Refuse what comes for the stream, with a sentence. Logged once."""
+        if not live.set_aside:
+            live.set_aside = f"{what} made it fail ({describe(error)})"
+            told = live.kind, live.stream_id, live.set_aside, frames(error)
+            log.error("%s %s is set aside: %s%s", *told, extra=self._place)
+
+    def unrecordable(self, live: LiveSession, error: Exception) -> UnrecordableError:
+        """For the actor, which says what becomes of its outcome. The error's own text may hold anything."""
+        if isinstance(error, UnrecordableError):
+            return error
+        too_large = isinstance(error, DecisionTooLargeError)
+        why = str(error) if too_large else describe(error)
+        told = live.stream_id, why, "" if too_large else frames(error)
+        log.error("session %s: an outcome cannot be recorded: %s%s", *told, extra=self._place)
+        unrecordable = UnrecordableError(why)
+        unrecordable.__cause__ = error
+        return unrecordable

@@ -1,0 +1,359 @@
+"""A shard: one owned partition, from claim to release.
+
+    assigned --> claim --> catch up --> serve --.
+                   ^                            | fenced, append failed or overdue
+                   `---- release <--------------'     (crash-only: there is one way in)
+
+The inbox belongs to the assignment, not to the epoch: a request leaves it only when it is confirmed.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+
+from turnlog_streams.projection.state import ProjectionError
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition, record_id
+from turnlog_workers.base.logs import at
+from turnlog_workers.base.ports import LogAuthorizationError, LogBrokenError, LogError, RequestRecord
+from turnlog_workers.base.tasks import describe, end, frames, kept_running, was_cancelled, watched
+from turnlog_workers.intake.inbox import Inbox
+from turnlog_workers.shard.epoch import Claim, Epoch, FencedError
+from turnlog_workers.shard.serving import Serving
+from turnlog_workers.shard.worker_context import WorkerParts
+from turnlog_workers.store.port import PartitionStore, StoreError, UnreadableStoreError
+
+log = logging.getLogger(__name__)
+_RETRY_MIN_S = 0.1
+_RETRY_MAX_S = 2.0
+_RETRY_AT_ONCE_S = 0.5
+_STEADY_S = 10.0
+_CANCEL_AGAIN_S = 10.0  #: longer than an orderly release takes
+_MAX_CANCELS = 6
+_MAX_STORE_FAILURES = 3  #: in a row: then the store is made anew
+
+
+class ShardStuckError(Exception):
+    """A shard does not end although it was cancelled again and again."""
+
+
+class Shard:
+    """Owns one assigned partition until :meth:`stop`."""
+
+    def __init__(self, parts: WorkerParts, partition: int) -> None:
+        self.partition = partition
+        self.inbox = Inbox(limit=parts.limits.max_inbox_requests, ack=self._acknowledge)
+        self.serving: Serving | None = None
+        self.claims = 0  #: opened by this shard
+        self._parts = parts
+        self._place = at(topic=parts.topics.events, partition=partition)
+        self._store: asyncio.Task[PartitionStore] | None = None
+        self._store_failures = 0  #: in a row, of what the store holds
+        self._rebuild: str | None = None  #: why the store is to be made anew; at most once in an assignment: then empty
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- what the worker calls
+
+    def start(self, after: asyncio.Task[None] | None = None) -> None:
+        """Begin with a claim; ``after`` is the release of the partition's last shard in this worker."""
+        name = f"the shard of partition {self.partition}"
+        self._task = watched(
+            self._run(after), name, died=lambda error: self._parts.fatal(f"{name} died: {describe(error)}")
+        )
+
+    async def stop(self) -> None:
+        """Release for good: stop the turns, save what is confirmed, close the store."""
+        await self._cancel_run()
+        if self._store is not None:
+            opening, self._store = self._store, None
+            try:
+                store = await opening
+            except Exception as error:
+                log.warning("the store was not opened: %s", error, extra=self._place)
+                return
+            await store.close()
+
+    async def doubt(self) -> None:
+        """Others may have owned the partition meanwhile; then the log has their claim: look before all else."""
+        if self.serving is not None:
+            self.serving.doubt()
+            return
+        await self._cancel_run()
+        self.start()
+
+    def deliver(self, record: RequestRecord) -> None:
+        """A request from Faust."""
+        self.inbox.deliver(record)
+        if self.serving is not None:
+            self.serving.wake()
+
+    def skip(self, start: int, end: int) -> None:
+        """Faust goes on at ``end``: what is before it is read from the topic."""
+        self.inbox.skip(start, end)
+        if self.serving is not None:
+            self.serving.wake()
+
+    @property
+    def running_turns(self) -> int:
+        """Turns that have a runner at work."""
+        return self.serving.running_turns if self.serving is not None else 0
+
+    @property
+    def open_turns(self) -> int:
+        """Turns that are accepted and not ended."""
+        return self.serving.open_turns if self.serving is not None else 0
+
+    def _acknowledge(self, offset: int) -> None:
+        """Tell the group, for those who look at its lag: what is to be done is in the log."""
+        try:
+            self._parts.ack(self.partition, offset)
+        except Exception as error:
+            log.warning("request %d is not acknowledged: %s", offset, describe(error), extra=self._place)
+
+    # ---- the life of an assignment
+
+    async def _cancel_run(self) -> None:
+        """End what runs. Raises :class:`ShardStuckError` when it does not end."""
+        task, self._task = self._task, None
+        for _ in range(_MAX_CANCELS):
+            if task is None or task.done():
+                return
+            # Again after a while: libraries that we call have been seen to swallow a cancellation.
+            task.cancel()
+            await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)
+        if task is not None and not task.done():
+            raise ShardStuckError(f"partition {self.partition} is not released: something in it does not end")
+
+    async def _run(self, after: asyncio.Task[None] | None) -> None:
+        if after is not None:
+            await asyncio.wait([after])
+        retry_s = _RETRY_MIN_S
+        while True:
+            await self._until_settled()
+            assigned = self._parts.membership.assigned
+            began = self._parts.now()
+            try:
+                await self._own()
+            except FencedError as fenced:
+                log.warning("%s", fenced, extra=self._place)
+                if fenced.newest_generation > self._parts.membership.generation:
+                    await self._wait_for_assignment(assigned)
+                else:
+                    retry_s = self._slower(retry_s, began)
+                    if fenced.by_namesake:
+                        await self._until_name_is_ours()
+                    if retry_s > _RETRY_AT_ONCE_S:  # two owners of one generation must not fence each other for ever
+                        await asyncio.sleep(retry_s * self._parts.jitter())
+            except LogAuthorizationError as error:
+                self._parts.fatal(str(error))
+                return
+            except LogBrokenError as error:
+                self._parts.fatal(str(error))
+                return
+            except LogError as error:
+                log.warning("released: %s", error, extra=self._place)
+                retry_s = self._slower(retry_s, began)
+                await asyncio.sleep(retry_s)
+            except (Exception, asyncio.CancelledError) as error:
+                if was_cancelled(error):
+                    raise
+                # A defect, or a disk that is full: crash-only, as after any other failure, but bounded in its pace.
+                log.error("released: %s%s", describe(error), frames(error), extra=self._place)
+                self._blame_the_store(error, began)
+                await asyncio.sleep(_RETRY_MAX_S)
+
+    def _blame_the_store(self, error: BaseException, began: float) -> None:
+        """A partition that fails again and again for what its store holds is served from a new one, once."""
+        if self._parts.now() - began > _STEADY_S:
+            self._store_failures = 0
+        if isinstance(error, ProjectionError):
+            self._store_failures = _MAX_STORE_FAILURES
+        elif isinstance(error, UnreadableStoreError) or not isinstance(error, StoreError):
+            self._store_failures += 1
+        if self._store_failures >= _MAX_STORE_FAILURES and self._rebuild is None:
+            self._rebuild = f"the partition could not be served with it ({describe(error)})"
+
+    def _slower(self, retry_s: float, began: float) -> float:
+        """The next pause: longer each time, from the beginning after a time without trouble."""
+        steady = self._parts.now() - began > _STEADY_S
+        return _RETRY_MIN_S if steady else min(2 * retry_s, _RETRY_MAX_S)
+
+    async def _until_settled(self) -> None:
+        """No claim while the group rebalances: the partition may be somebody else's in a moment."""
+        while self._parts.membership.rebalancing:
+            await self._wait_for_assignment(self._parts.membership.assigned)
+
+    async def _until_name_is_ours(self) -> None:
+        """Two processes of one name have the same generation: the group knows which of them it means, nobody else.
+
+        The one whom it does not mean never claims again; it ends as soon as it hears so.
+        """
+        pause_s = _RETRY_MIN_S
+        while not await self._parts.name_is_ours():
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_MAX_S)
+
+    async def _wait_for_assignment(self, assigned: asyncio.Event) -> None:
+        """Until the next assignment; at most a session timeout (generations restart when a group is deleted)."""
+        limit_s = self._parts.limits.session_timeout_s * (1 + self._parts.jitter())
+        # Not asyncio.wait_for: in Python 3.11 it forgets a cancellation that comes together with the assignment.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await assigned.wait()
+
+    async def _own(self) -> None:
+        """Claim, catch up, serve; whatever ends it, everything folded is thrown away."""
+        store, events_end = await self._open_store()
+        epoch = Epoch(self._parts.event_log, self.partition, store.position)
+        catch_up = _CatchUp(store, self._parts.limits.store_batch_events)
+        # Most of it before the claim: whoever serves now goes on meanwhile, and a refusal leaves no trace in the log.
+        await epoch.read_ahead(events_end, catch_up.take)
+        first = await self._check_deployment(epoch.position)
+        claimed_at = self._parts.now()
+        claim = Claim(
+            owner=self._parts.owner,
+            process=self._parts.process,
+            incarnation=f"{self._parts.process}.{self._parts.random_id()}",
+            generation=self._parts.membership.generation,
+            partition_count=self._parts.partition_count,
+            requests_topic_id=self._parts.topics_id,
+        )
+        await epoch.open(claim, self._parts.now_ms(), catch_up.take)
+        await catch_up.finish(epoch.position)
+        self.claims += 1
+        accepted = epoch.position.accepted
+        self.inbox.cover(accepted)
+        # Nothing accepted yet: what is gone before anybody could decide it is lost, and the log will say so.
+        next_request = accepted + 1
+        serving = Serving(
+            self._parts,
+            self.partition,
+            epoch=epoch,
+            store=store,
+            inbox=self.inbox,
+            first=next_request,
+            confirmed_at=claimed_at,
+        )
+        # What lies between the log's work list and the first delivery is ours to read: Faust may stand further on.
+        self.inbox.known_end = max(self.inbox.known_end, next_request, first)
+        log.info("serving from request %d under claim %d", next_request, epoch.epoch, extra=self._place)
+        saver = kept_running(
+            lambda: self._save_regularly(serving), f"the saver of partition {self.partition}", gave_up=self._parts.fatal
+        )
+        try:
+            self.serving = serving
+            await serving.resume()
+            await serving.run()
+        finally:
+            self.serving = None
+            await end(saver)
+            await serving.close()
+            await self._save_last(serving)
+
+    async def _open_store(self) -> tuple[PartitionStore, int]:
+        """The store, of this very log, and the log's end."""
+        if self._rebuild:
+            store = await self._opened_fresh(self._rebuild)
+            self._rebuild = ""
+        else:
+            store = await self._opened(lambda: self._parts.stores.open(self.partition))
+        begin, end = await self._parts.event_log.bounds(self.partition)
+        if begin > 0:
+            raise LogBrokenError(
+                f"events[{self.partition}] begins at {begin}: the event log lost its first records; its retention must "
+                "be unlimited (run: turnlog doctor)"
+            )
+        if not await self._same_log(store.position, end):
+            store = await self._opened_fresh("it is of another event log")
+        return store, end
+
+    async def _opened_fresh(self, reason: str) -> PartitionStore:
+        opening, self._store = self._store, None
+        if opening is not None:
+            await (await opening).close()
+        return await self._opened(lambda: self._parts.stores.open_fresh(self.partition, reason))
+
+    async def _opened(self, make: Callable[[], Coroutine[None, None, PartitionStore]]) -> PartitionStore:
+        """The store that is open or being opened. Opening goes on when we are cancelled: :meth:`stop` closes it."""
+        if self._store is None:
+            self._store = asyncio.create_task(make(), name=f"store {self.partition}")
+        opening = self._store
+        try:
+            return await asyncio.shield(opening)
+        except Exception:
+            self._store = None
+            raise
+
+    async def _same_log(self, position: LogPosition, end: int) -> bool:
+        """Does the record before the checkpoint still have the id that the store remembers?"""
+        if position.next_offset == 0:
+            return True
+        if position.next_offset > end:
+            return False
+        async for events in self._parts.event_log.read(self.partition, position.next_offset - 1, position.next_offset):
+            for event in events:
+                return record_id(event.header, event.payload) == position.last_event_id
+        return False
+
+    async def _check_deployment(self, position: LogPosition) -> int:
+        """Does the deployment fit what the log says of it? Where the requests topic begins.
+
+        Raises :class:`LogBrokenError`.
+        """
+        if position.partition_count and position.partition_count != self._parts.partition_count:
+            raise LogBrokenError(
+                f"partition {self.partition}: the log was written with {position.partition_count} partitions, now "
+                f"there are {self._parts.partition_count}: sessions would change their place. "
+                "Use a new prefix (TURNLOG_PREFIX)"
+            )
+        if position.requests_topic_id and position.requests_topic_id != self._parts.topics_id:
+            raise self._recreated(f"its id was {position.requests_topic_id}, now it is {self._parts.topics_id}")
+        # Asked after the log was read: what is accepted there was in the topic before.
+        first, end = await self._parts.request_log.bounds(self.partition)
+        if position.accepted >= end:
+            raise self._recreated(f"accepted up to {position.accepted}, it ends at {end}")
+        return first
+
+    def _recreated(self, how_we_know: str) -> LogBrokenError:
+        return LogBrokenError(
+            f"partition {self.partition}: the requests topic was re-created ({how_we_know}): new requests would be "
+            "skipped as known. Use a new prefix (TURNLOG_PREFIX)"
+        )
+
+    async def _save_regularly(self, serving: Serving) -> None:
+        while True:
+            await asyncio.sleep(self._parts.limits.store_commit_interval_s)
+            try:
+                await serving.save()
+            except Exception as error:
+                log.error("the store cannot be written: %s", error, extra=self._place)
+            try:
+                await serving.upkeep()
+            except Exception as error:
+                log.error("idle sessions are not put away: %s", error, extra=self._place)
+
+    async def _save_last(self, serving: Serving) -> None:
+        """What is confirmed stays confirmed: the next epoch (ours or another's) has less to catch up."""
+        try:
+            await serving.save()
+        except Exception as error:
+            log.error("the store cannot be written: %s", error, extra=self._place)
+
+
+class _CatchUp:
+    """Collects what is read into store-sized batches."""
+
+    def __init__(self, store: PartitionStore, batch_events: int) -> None:
+        self._store = store
+        self._batch_events = batch_events
+        self._events: list[LoggedEvent] = []
+
+    async def take(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        self._events.extend(events)
+        if len(self._events) >= self._batch_events:
+            await self.finish(position)
+
+    async def finish(self, position: LogPosition) -> None:
+        events, self._events = self._events, []
+        if position.next_offset != self._store.position.next_offset:
+            await self._store.write(events, position)

@@ -1,0 +1,91 @@
+"""What the actors of a partition tell while it is served: taken in order, each decided as one."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from turnlog_streams.session.commands import SessionCommand
+from turnlog_workers.base.ports import RecordsRefusedError
+from turnlog_workers.sessions.history_compactor import UnrecordableError
+from turnlog_workers.shard.containment import Containment
+from turnlog_workers.shard.residency import Resident
+from turnlog_workers.shard.run_ahead import Decider, Decision
+from turnlog_workers.shard.stream_in_memory import LiveSession, closed_to_decisions
+
+_MAX_OUTCOMES = 500
+
+
+class Outcome(NamedTuple):
+    """An actor's outcome, and who waits for its confirmation."""
+
+    session_id: str
+    commands: Sequence[SessionCommand]
+    done: asyncio.Future[None]
+
+
+class ServedOutcomes:
+    """The outcomes of one claim."""
+
+    def __init__(self, decider: Decider, resident: Resident, containment: Containment) -> None:
+        self._decider = decider
+        self._resident = resident
+        self._containment = containment
+        self._waiting: deque[Outcome] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, session_id: str, commands: Sequence[SessionCommand], done: asyncio.Future[None]) -> None:
+        """Take an outcome; ``done`` is when it is confirmed."""
+        self._waiting.append(Outcome(session_id, commands, done))
+
+    def put_last(self, session_id: str, outcome: SessionCommand, done: asyncio.Future[None]) -> None:
+        """An actor's work died: this is its outcome. If not even that can be recorded, the session is set aside."""
+
+        def recorded(done: asyncio.Future[None]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
+                live = self._resident.sessions.get(session_id)
+                if live is not None and isinstance(error, Exception):
+                    self._containment.set_aside(live, "the end of its work", error)
+
+        done.add_done_callback(recorded)
+        self.put(session_id, [outcome], done)
+
+    def take(self) -> list[Outcome]:
+        """The next ones, a bounded number."""
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_OUTCOMES))]
+
+    def decide(self, outcome: Outcome) -> None:
+        """Decide it, or tell its actor why it cannot be recorded."""
+        live, done = self._resident.sessions[outcome.session_id], outcome.done
+        closed = closed_to_decisions(live)
+        try:
+            if closed is not None:
+                raise UnrecordableError(closed[1])
+            self._decider.outcome(live, outcome.commands, partial(_confirm, done))
+            again = partial(self._decide_again, outcome)
+            self._decider.note(Decision(again, partial(self._refused, live, done)))
+        except Exception as error:
+            self._fail(live, done, error)
+
+    async def _decide_again(self, outcome: Outcome) -> None:
+        self.decide(outcome)
+
+    async def _refused(self, live: LiveSession, done: asyncio.Future[None], error: RecordsRefusedError) -> None:
+        self._fail(live, done, error)
+
+    def _fail(self, live: LiveSession, done: asyncio.Future[None], error: Exception) -> None:
+        if not done.done():
+            done.set_exception(self._containment.unrecordable(live, error))
+
+    def close(self) -> None:
+        """Whoever waits is cancelled."""
+        for outcome in self._waiting:
+            outcome.done.cancel()
+
+
+def _confirm(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)

@@ -1,0 +1,374 @@
+"""Serving a partition under one claim: decide, append, confirm, and only then let anybody see it.
+
+Commit order of a group, each step only after the one before: (1) its records are appended, (2) the append is
+confirmed, (3) frames go out and runners start, (4) requests are acknowledged, (5) whoever waits is told.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from turnlog_schemas import frames as fr
+from turnlog_schemas.events import CHANNEL, SESSION, TurnCancelled, TurnCompleted, TurnFailed
+from turnlog_schemas.parts import Usage
+from turnlog_streams.projection.rehydration import Unanswered
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.session.commands import ResumeTurn, SessionCommand
+from turnlog_workers.base.crash_points import crash_point
+from turnlog_workers.base.logs import at
+from turnlog_workers.base.ports import RecordsRefusedError
+from turnlog_workers.base.tasks import describe
+from turnlog_workers.intake.inbox import Inbox
+from turnlog_workers.intake.request_reader import ForStream
+from turnlog_workers.runners.base import TurnInput
+from turnlog_workers.sessions.history_compactor import CompactionInput
+from turnlog_workers.sessions.session_actor import SessionActor
+from turnlog_workers.shard.containment import Containment
+from turnlog_workers.shard.epoch import Epoch
+from turnlog_workers.shard.forwarder import Forwarder
+from turnlog_workers.shard.frame_sender import FrameSender
+from turnlog_workers.shard.group_commit import GroupCommit
+from turnlog_workers.shard.residency import Resident
+from turnlog_workers.shard.run_ahead import Decider, Decision, Effect, Group
+from turnlog_workers.shard.served_outcomes import ServedOutcomes
+from turnlog_workers.shard.served_requests import ServedRequests
+from turnlog_workers.shard.stream_in_memory import LiveSession, closed_to_decisions
+from turnlog_workers.shard.unsaved import Unsaved
+from turnlog_workers.shard.worker_context import WorkerParts
+from turnlog_workers.store.port import PartitionStore, StoreError
+
+log = logging.getLogger(__name__)
+_SAVE_AGAIN_S = 0.5
+_SAVE_AGAIN_MAX_S = 5.0
+_MAX_UNSAVED_BATCHES = 4  #: then the partition waits for its store
+_BACKLOG_REQUESTS = 20
+_TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
+
+
+class Serving:
+    """One epoch of one partition. Everything in it is thrown away at release."""
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        partition: int,
+        *,
+        epoch: Epoch,
+        store: PartitionStore,
+        inbox: Inbox,
+        first: int,
+        confirmed_at: float,
+    ) -> None:
+        self.resident = Resident(parts, store)
+        self.confirmed_at = confirmed_at  #: nobody else had claimed then, for sure; later the process may have slept
+        self._parts = parts
+        self._partition = partition
+        self._epoch = epoch
+        self._store = store
+        self._inbox = inbox
+        self._tail_end = 0
+        self._closed = False
+        self._wake = asyncio.Event()
+        self._doubts: list[asyncio.Future[None]] = []
+        self._frames = FrameSender(parts.outbox, partition, epoch=epoch.epoch, replied=epoch.position.replied)
+        self.unsaved = Unsaved(store)
+        self._forwarder = Forwarder(parts.outbox, parts.now)
+        self._containment = Containment(parts.topics.events, partition)
+        self._decider = Decider(
+            parts.event_log,
+            partition,
+            epoch=epoch.epoch,
+            accepted=first - 1,
+            replied=lambda: self._frames.replied.upto(epoch.position.next_offset),
+            policy=parts.policy,
+            now_ms=parts.now_ms,
+            max_batch_bytes=parts.limits.max_batch_bytes,
+        )
+        self._group_commit = GroupCommit(self._decider, self._commit, now=parts.now, partition=partition)
+        self._outcomes = ServedOutcomes(self._decider, self.resident, self._containment)
+        self._requests = ServedRequests(
+            parts,
+            partition,
+            inbox=inbox,
+            first=first,
+            decider=self._decider,
+            resident=self.resident,
+            forwarder=self._forwarder,
+            wake=self.wake,
+        )
+
+    # ---- what others call
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._wake.set()
+
+    async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
+        """An actor's outcome: decided as one, returns when it is confirmed."""
+        done = self._waiter()
+        self._outcomes.put(session_id, commands, done)
+        await done
+
+    def failed(self, session_id: str, outcome: SessionCommand) -> None:
+        """An actor's work died: this is its outcome."""
+        self._outcomes.put_last(session_id, outcome, self._waiter())
+
+    def _waiter(self) -> asyncio.Future[None]:
+        """What an actor waits for; cancelled by the release, also for an actor that comes after it."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            waiter.cancel()
+        self._wake.set()
+        return waiter
+
+    async def confirm_ownership(self) -> None:
+        """If nothing was confirmed for a session timeout (a pause, perhaps), read the tail before going on."""
+        if self._parts.now() - self.confirmed_at <= self._parts.limits.session_timeout_s:
+            return
+        sure = self._waiter()
+        self._doubts.append(sure)
+        await sure
+
+    def doubt(self) -> None:
+        """Somebody else may have claimed: the tail is read before the next append, runner or tool."""
+        self.confirmed_at = -math.inf
+        self._doubts.append(self._waiter())
+
+    def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
+        """An ephemeral frame of the running attempt."""
+        live = self.resident.sessions.get(turn.session_id)
+        if live is not None:
+            self._frames.delta(live, turn, frame)
+
+    def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
+        """What the runner of the running turn gets; ``None``: the turn is over."""
+        live = self.resident.sessions[session_id]
+        return live.turn_input(turn_id, self._epoch.epoch) if live.session.running == turn_id else None
+
+    def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
+        """What a run of history compaction depends on."""
+        live = self.resident.sessions[session_id]
+        return live.compaction_input(self._parts.policy(), self._epoch.epoch, usage)
+
+    def notice(self, events_end: int, requests_end: int, *, patience_s: float) -> None:
+        """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here.
+
+        A request that is not delivered for ``patience_s`` is read from the topic.
+        """
+        if events_end > self._epoch.position.next_offset:
+            self._tail_end = max(self._tail_end, events_end)
+            self._wake.set()
+        if self._requests.notice(requests_end, patience_s):
+            self._wake.set()
+
+    @property
+    def open_turns(self) -> int:
+        """Turns that are accepted and not ended."""
+        return self._decider.open_turns
+
+    @property
+    def running_turns(self) -> int:
+        """Sessions with a turn at work."""
+        return sum(live.turn_at_work for live in self.resident.sessions.values())
+
+    # ---- the loop
+
+    async def resume(self) -> None:
+        """Take over: answer again what may not have been heard, go on with everything unfinished."""
+        unanswered = await self._store.unanswered(self._epoch.position.replied)
+        sessions = await self._store.unfinished()
+        channels = await self._store.unfinished_channels()
+        streams = {(waiting.stream_kind, waiting.session_id) for waiting in unanswered}
+        streams |= {(SESSION, name) for name in sessions} | {(CHANNEL, name) for name in channels}
+        await self.resident.use(streams)
+        unfinished = [self.resident.sessions[name] for name in sessions]
+        self._decider.open_turns = sum(live.session.open_turns for live in unfinished)
+        for waiting in unanswered:
+            with self._containment.around(self.resident.get(waiting.stream_kind, waiting.session_id), "its answers"):
+                self._answer_again(waiting)
+        for live in unfinished:
+            with self._containment.around(live, "its unfinished turn"):
+                self._resume_turn(live)
+        await self._group_commit.everything()
+        for kind, name in streams:
+            stream = self.resident.get(kind, name)
+            with self._containment.around(stream, "what it has to forward"):
+                self._forwarder.note(kind, name, stream.outbox)
+        for live in unfinished:
+            with self._containment.around(live, "a history compaction that it owes"):
+                for owed in live.session.owed_runs if closed_to_decisions(live) is None else ():
+                    self._actor(live).compact(owed)
+        self.resident.release()
+
+    def _resume_turn(self, live: LiveSession) -> None:
+        session = live.session
+        turn_id = session.running or next(iter(session.queue), None)
+        if turn_id is not None and closed_to_decisions(live) is None:
+            resume = ResumeTurn(turn_id=turn_id, attempt=session.turns[turn_id].attempt)
+            self._decider.outcome(live, [resume])
+            self._decider.note(Decision(partial(self._resume_again, live), partial(self._not_resumed, live)))
+
+    async def _resume_again(self, live: LiveSession) -> None:
+        with self._containment.around(live, "its unfinished turn"):
+            self._resume_turn(live)
+
+    async def _not_resumed(self, live: LiveSession, error: RecordsRefusedError) -> None:
+        self._containment.set_aside(live, "its unfinished turn", error)
+
+    def _answer_again(self, waiting: Unanswered) -> None:
+        live = self.resident.get(waiting.stream_kind, waiting.session_id)
+        reply = live.answer_of(waiting.request_id, waiting.command_hash)
+        if reply is not None:
+            # Until it is sent, the next owner must do the same: ``replied`` stays below its event.
+            self._frames.send(live, reply, offset=waiting.log_offset)
+
+    async def run(self) -> None:
+        """Serve until something raises: :class:`FencedError` or a ``LogError``."""
+        self._wake.set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            more = True
+            while more:
+                more = await self._step()
+                if self._parts.limits.append_linger_s:  # what arrives in this moment goes into one append
+                    await asyncio.sleep(self._parts.limits.append_linger_s)
+
+    async def _step(self) -> bool:
+        """Everything that waits now, as few appends as it fits into. True: look again at once."""
+        await self._look_at_tail()
+        outcomes = self._outcomes.take()
+        requests = await self._requests.take() if self._parts.may_take_requests(self.wake) else []
+        wanted = {(SESSION, outcome.session_id) for outcome in outcomes}
+        wanted |= {(item.kind, item.stream_id) for _, _, item in requests if isinstance(item, ForStream)}
+        await self.resident.use(wanted)
+        for outcome in outcomes:
+            self._outcomes.decide(outcome)
+        for request in requests:
+            await self._requests.decide(request)
+        await self._group_commit.everything()
+        self.resident.release()
+        self._parts.turns_may_have_ended()
+        if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._parts.limits.store_batch_events:
+            await self._until_saved()
+        return bool(requests or self._outcomes)
+
+    async def _until_saved(self) -> None:
+        """The store is far behind: wait for it. A release would not help, the next claim needs the store at once."""
+        pause_s = _SAVE_AGAIN_S
+        while True:
+            try:
+                return await self.save()
+            except StoreError as error:
+                log.error("the partition waits for its store: %s", error, extra=at(partition=self._partition))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _SAVE_AGAIN_MAX_S)
+
+    async def _look_at_tail(self) -> None:
+        doubts, self._doubts = self._doubts, []
+        asked_at = self._parts.now()
+        if doubts:
+            self._tail_end = (await self._parts.event_log.bounds(self._partition))[1]
+        if self._tail_end > self._epoch.position.next_offset:
+            await self._epoch.read_to(self._tail_end)
+        if doubts:
+            self.confirmed_at = asked_at
+            for sure in doubts:
+                if not sure.done():
+                    sure.set_result(None)
+
+    # ---- commit and effects
+
+    async def _commit(self, group: Group) -> None:
+        base = -1
+        if group.records:
+            asked_at = self._parts.now()
+            base = await self._epoch.append(group.records)
+            self.confirmed_at = asked_at
+            self._confirmed(group, base)
+        for effect in group.effects:
+            try:
+                self._take_effect(effect, base)
+            except Exception as error:
+                self._containment.set_aside(effect.live, "an effect of what was decided", error)
+        crash_point("shard.before_ack")
+        if group.covered >= 0:
+            self._inbox.cover(group.covered)
+        for done in group.done:
+            try:
+                done()
+            except Exception as error:
+                log.error("somebody who waited was not told: %s", describe(error), extra=at(partition=self._partition))
+        for (kind, name), outbox in group.outboxes.items():
+            with self._containment.around(self.resident.get(kind, name), "what it has to forward"):
+                self._forwarder.note(kind, name, outbox)
+
+    def _take_effect(self, effect: Effect, base: int) -> None:
+        if effect.cancel is not None and isinstance(effect.live, LiveSession):
+            effect.live.cancel_turn(effect.cancel)
+        if effect.reply is not None:
+            self._frames.send(effect.live, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
+        if effect.start is not None and isinstance(effect.live, LiveSession):
+            self._start(effect.live, effect.start)
+        if effect.compact is not None and isinstance(effect.live, LiveSession):
+            self._actor(effect.live).compact(effect.compact)
+
+    def _confirmed(self, group: Group, base: int) -> None:
+        for index, (record, live) in enumerate(zip(group.records, group.touched, strict=True)):
+            self.unsaved.append(
+                LoggedEvent(
+                    partition=self._partition, offset=base + index, header=record.header, payload=record.payload
+                )
+            )
+            if live is not None:
+                live.last_offset = base + index
+        crash_point("shard.after_accept")
+        if any(isinstance(record.payload, _TERMINAL) for record in group.records):
+            crash_point("shard.after_terminal")
+
+    def _start(self, live: LiveSession, turn_id: str) -> None:
+        turn = live.session.turns.get(turn_id)
+        if turn is None or live.session.running != turn_id:
+            return
+        self._actor(live).start(
+            turn_id, turn.attempt, next_message_seq=live.session.messages + 1, failures=turn.runner_failures
+        )
+
+    def _actor(self, live: LiveSession) -> SessionActor:
+        if live.actor is None:
+            live.actor = SessionActor(
+                live.session.session_id,
+                host=self,
+                make_runner=self._parts.make_runner,
+                running=self._parts.running,
+                limits=self._parts.actor_limits,
+            )
+        live.last_used = self._parts.now()
+        return live.actor
+
+    # ---- upkeep
+
+    async def save(self) -> None:
+        """Write what is confirmed to the store."""
+        await self.unsaved.save(lambda: self._epoch.position)
+
+    async def upkeep(self) -> None:
+        """What is to be done now and then: forwards that nobody received, streams that nobody uses."""
+        if len(self._inbox) < _BACKLOG_REQUESTS:  # else what we wait for waits behind others, here or there
+            self._forwarder.resend()
+        await self.resident.reap()
+
+    async def close(self) -> None:
+        """Stop every turn; whoever waits for a confirmation is cancelled."""
+        self._closed = True
+        await self._requests.close()
+        self._outcomes.close()
+        for sure in self._doubts:
+            sure.cancel()
+        actors = [live.actor for live in self.resident.sessions.values() if live.actor is not None]
+        await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
+        self.resident.sessions.clear()
+        self._parts.waiting_for_turns.discard(self.wake)
+        self._parts.turns_may_have_ended()  # ours are the next owner's now

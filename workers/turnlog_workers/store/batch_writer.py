@@ -1,0 +1,67 @@
+"""Commits batches of events to a DuckDB file: rows and checkpoints in one transaction, or neither."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import duckdb
+
+from turnlog_streams.projection.project import begun, project, touched
+from turnlog_streams.projection.state import State, StreamKey
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_workers.base.crash_points import crash_point
+from turnlog_workers.store import loading as duck_load
+from turnlog_workers.store import tables as duck
+
+
+class BatchWriter:
+    """The one writer of an attached file. Keeps the state of streams that it wrote last, to save reading it back."""
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, *, analysts: bool, max_cached_sessions: int, name: str
+    ) -> None:
+        """``connection`` uses the file as its current database; ``name`` is that of its crash point."""
+        self._connection = connection
+        self._analysts = analysts
+        self._max_cached_sessions = max_cached_sessions
+        self._name = name
+        self._states: OrderedDict[StreamKey, State] = OrderedDict()
+        self.tolerant = False  #: of events that refer to something unseen: the log itself has them
+        self.positions: Mapping[int, LogPosition] = duck.read_positions(connection)  #: committed
+
+    def commit(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
+        """Write accepted events, in log order per partition, and where their reader stands behind them.
+
+        Events below a partition's checkpoint are passed over. Raises ``duckdb.Error`` or ``ProjectionError``.
+        """
+        ahead = {
+            partition: position
+            for partition, position in positions.items()
+            if position.next_offset > self.positions[partition].next_offset
+        }
+        if not ahead:
+            return
+        events = [logged for logged in events if logged.offset >= self.positions[logged.partition].next_offset]
+        try:
+            self._commit(events, ahead)
+        except BaseException:
+            self._states.clear()  # the fold ran ahead of what is stored
+            raise
+        self.positions = {**self.positions, **ahead}
+        while len(self._states) > self._max_cached_sessions:
+            self._states.popitem(last=False)
+
+    def forget_states(self) -> None:
+        """Drop the states that were kept; the next batch reads what it needs."""
+        self._states.clear()
+
+    def _commit(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
+        keys = touched(events)
+        for key in keys & self._states.keys():
+            self._states.move_to_end(key)
+        stored = keys - self._states.keys() - begun(events)
+        self._states.update(duck_load.load_states(self._connection, stored))
+        changes = project(events, self._states, keep_raw_events=self._analysts, tolerant=self.tolerant)
+        with duck.transaction(self._connection):
+            duck.write_changes(self._connection, changes, analysts=self._analysts)
+            crash_point(f"{self._name}.mid_commit")
+            duck.write_positions(self._connection, positions)

@@ -1,0 +1,189 @@
+"""DuckDB files that belong to a log: opened where they stand, or moved aside and made anew.
+
+A file is used only if it opens, has this projection version and belongs to this deployment; everything in it comes
+back from the log. A file that another process holds is an error of its own: that process may be a stopped zombie.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from turnlog_streams.projection.rows import PROJECTION_VERSION
+from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.tables import create_tables, insert_positions, quoted, read_positions, transaction
+
+log = logging.getLogger(__name__)
+
+ASIDE = "aside"
+KEPT_ASIDE = 3  #: files of one name
+# Until a checkpoint, each column of each table has whole blocks in memory, however few its rows. A worker has a dozen
+# files: with the default of 256 KiB that was 600 MB for 20,000 sessions, with the smallest 150 MB, and less on disk.
+_WORKER_BLOCK_BYTES = 16 * 1024
+_ANALYSTS_BLOCK_BYTES = 256 * 1024
+_open_files: set[Path] = set()  # file locks do not hold against one's own process
+_open_files_lock = threading.Lock()
+
+
+class FileLockedError(StoreError):
+    """Another process has the file open."""
+
+
+class _UnusableError(Exception):
+    """The file cannot be used as it is; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileKind:
+    """What a file must be to be used."""
+
+    deployment: str  #: cluster and topic prefix: rows of another log are of no use
+    analysts: bool
+    partitions: tuple[int, ...]
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What the file says of itself in its table ``about``."""
+        return {"projection_version": str(PROJECTION_VERSION), "deployment": self.deployment}
+
+    @property
+    def block_bytes(self) -> int:
+        """The size of its blocks, which a file keeps for life: one with another size does not open."""
+        return _ANALYSTS_BLOCK_BYTES if self.analysts else _WORKER_BLOCK_BYTES
+
+
+def attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind) -> None:
+    """Attach a file as ``alias``, with all tables; one that cannot be used is moved aside.
+
+    Raises :class:`FileLockedError`, or :class:`StoreError` when not even a new file can be made.
+    """
+    path = path.resolve()
+    with _open_files_lock:
+        if path in _open_files:
+            raise FileLockedError(f"{path} is open in this process already")
+        _open_files.add(path)
+    try:
+        try:
+            _attach(connection, path, alias, kind)
+        except _UnusableError as error:
+            log.warning("%s is moved aside and rebuilt from the log: %s", path, error)
+            move_aside(path)
+            _attach(connection, path, alias, kind)
+    except BaseException as error:
+        forget(path)
+        if isinstance(error, _UnusableError):
+            raise StoreError(f"{path} cannot be made: {error}. Check the disk and the rights of its folder") from error
+        raise
+
+
+def attach_as_it_is(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind) -> None:
+    """Attach a file again that is known as open here, and was detached. Raises :class:`StoreError`."""
+    try:
+        _attach(connection, path.resolve(), alias, kind)
+    except _UnusableError as error:
+        raise StoreError(f"{path} cannot be attached again: {error}. Check the disk, or restart the worker") from error
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind) -> None:
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise StoreError(f"{path} may not be read or written by this user: change its rights, or remove it")
+    try:
+        connection.execute(f"ATTACH '{quoted(path)}' AS {alias} (BLOCK_SIZE {kind.block_bytes})")
+    except duckdb.Error as error:
+        if "Could not set lock" in str(error):
+            raise FileLockedError(f"{path} is open in another process") from error
+        raise _UnusableError(f"it does not open ({_first_line(error)})") from error
+    try:
+        _check_or_create(connection, alias, kind)
+    except BaseException as error:
+        with contextlib.suppress(duckdb.Error):
+            detach(connection, alias)
+        if isinstance(error, duckdb.Error):
+            raise _UnusableError(f"it cannot be read ({_first_line(error)})") from error
+        raise
+
+
+def _check_or_create(connection: duckdb.DuckDBPyConnection, alias: str, kind: FileKind) -> None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"USE {alias}")
+        there = cursor.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = $1", [alias]).fetchall()
+        if not there:
+            _create(cursor, kind)
+        elif ("about",) not in there:
+            raise _UnusableError("it was not made by this program")
+        marks = dict(cursor.execute("SELECT name, value FROM about").fetchall())
+        if marks != kind.marks:
+            raise _UnusableError(f"it says {marks}, and {kind.marks} is wanted")
+        missing = set(kind.partitions) - set(read_positions(cursor))
+        insert_positions(cursor, sorted(missing))
+    finally:
+        cursor.close()
+
+
+def _create(cursor: duckdb.DuckDBPyConnection, kind: FileKind) -> None:
+    """All or nothing: a process that dies here leaves a file without tables."""
+    with transaction(cursor):
+        cursor.execute("CREATE TABLE about (name VARCHAR, value VARCHAR)")
+        for mark in kind.marks.items():
+            cursor.execute("INSERT INTO about VALUES ($1, $2)", mark)
+        create_tables(cursor, analysts=kind.analysts)
+        insert_positions(cursor, kind.partitions)
+    cursor.execute("CHECKPOINT")
+
+
+def detach(connection: duckdb.DuckDBPyConnection, alias: str) -> None:
+    """Detach a database; no cursor may use it any more."""
+    connection.execute(f"DETACH {alias}")
+
+
+def forget(path: Path) -> None:
+    """The file is not open in this process any more."""
+    with _open_files_lock:
+        _open_files.discard(path.resolve())
+
+
+def move_aside(path: Path) -> None:
+    """Keep the file (and its write-ahead log) beside the others, the newest few only. Raises :class:`StoreError`."""
+    try:
+        folder = path.parent / ASIDE
+        folder.mkdir(exist_ok=True)
+        name = f"{path.stem}.{time.time_ns()}{path.suffix}"
+        for source, target in zip(_with_wal(path), _with_wal(folder / name), strict=True):
+            if source.exists():
+                source.replace(target)
+        for old in sorted(folder.glob(f"{path.stem}.*{path.suffix}"))[:-KEPT_ASIDE]:
+            delete(old)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be moved aside: {error}. Remove it by hand") from error
+
+
+def delete(path: Path) -> None:
+    """Delete a file and its write-ahead log."""
+    for part in _with_wal(path):
+        part.unlink(missing_ok=True)
+
+
+def _with_wal(path: Path) -> Iterable[Path]:
+    return path, wal_of(path)
+
+
+def wal_of(path: Path) -> Path:
+    """Where DuckDB keeps the file's write-ahead log."""
+    return path.with_name(f"{path.name}.wal")
+
+
+def is_open_here(path: Path) -> bool:
+    """Is the file open in this process?"""
+    with _open_files_lock:
+        return path.resolve() in _open_files
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,358 @@
+"""The worker's store: one DuckDB file per partition, all attached to one DuckDB instance.
+
+Every DuckDB call runs in one thread of its own, so the event loop never waits for a disk. Memory, not the store, is
+the authority for live sessions: the store is written every second or so, and loads sessions that are not live.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import duckdb
+import psutil
+
+from turnlog_streams.projection.rehydration import LoadedChannel, LoadedSession, Unanswered
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_workers.store import database_files as duck_files
+from turnlog_workers.store import loading as duck_load
+from turnlog_workers.store.batch_writer import BatchWriter
+from turnlog_workers.store.database_files import FileKind, FileLockedError
+from turnlog_workers.store.port import StoreError, UnreadableStoreError
+from turnlog_workers.store.temp_directory import ScratchFolder
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_OF_PROCESS = re.compile(r"p\d+\.(\d+)(-\d+)?\.duckdb")
+_HAND_OVER_POLL_S = 0.05
+_MAX_OWN_FILES = 16  #: of one partition in one process, while others hold the usual one
+_MAX_CACHED_SESSIONS = 2_000  #: of one partition
+# What is not checkpointed is held in memory at many times its size; a checkpoint rewrites what changed, at worst the
+# whole file: a threshold that grows with the file keeps both in proportion.
+_MIN_CHECKPOINT_WAL_BYTES = 2 * 1024 * 1024
+_MAX_CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
+_CHECKPOINT_WAL_OF_FILE = 1 / 8
+_MEMORY_AT_REST_MB = 16
+
+
+class StoreDirectory:
+    """The stores of one worker, in one folder."""
+
+    def __init__(
+        self, path: Path, *, deployment: str, threads: int = 1, memory_limit_mb: int = 256, hand_over_s: float = 2.0
+    ) -> None:
+        """``deployment`` names cluster and topics: files of another one are moved aside.
+
+        ``hand_over_s`` is how long the file of a partition is waited for while another process holds it.
+        Raises :class:`StoreError` when the folder cannot be made.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._scratch = ScratchFolder(path / "temp")
+        except OSError as error:
+            raise StoreError(f"the folder {path} cannot be made: {error}. Set TURNLOG_DATA_DIR to another") from error
+        self._path = path
+        self._deployment = deployment
+        self._hand_over_s = hand_over_s
+        self._memory_limit_mb = memory_limit_mb
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="turnlog-store")
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "threads": threads,
+                "memory_limit": f"{memory_limit_mb}MB",
+                "allocator_flush_threshold": "16MB",  # the default keeps 128 MB of freed memory, beside the limit
+                "temp_directory": str(self._scratch.path),
+                "wal_autocheckpoint": "1GB",  # a commit must stay short: checkpoints come from here, on purpose
+            },
+        )
+        self._open: dict[int, DuckPartitionStore] = {}
+        self._opening: set[int] = set()
+        self._closed = False
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in the store's thread. DuckDB's errors come back as :class:`StoreError`."""
+        if self._closed:
+            raise StoreError(f"the stores in {self._path} are closed")
+
+        def call() -> T:
+            try:
+                return function(*args, **kwargs)
+            except duckdb.Error as error:
+                raise StoreError(
+                    f"DuckDB in {self._path}: {type(error).__name__}: {error}. Check the free disk space; "
+                    "the files may be deleted, they come back from the log"
+                ) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    async def open(self, partition: int) -> "DuckPartitionStore":
+        """The partition's store, where it stands. If another process does not let go of its file: one of our own.
+
+        An owner that loses the partition closes the file at about the same moment as we ask for it.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._hand_over_s
+        while loop.time() < deadline:
+            try:
+                return await self._opened(partition, lambda: self._attach_usual(partition))
+            except FileLockedError:
+                await asyncio.sleep(_HAND_OVER_POLL_S)
+        return await self._opened(partition, lambda: self._attach(partition))
+
+    async def open_fresh(self, partition: int, reason: str) -> "DuckPartitionStore":
+        """Move the partition's file aside and start from the log's beginning."""
+
+        def attach() -> DuckPartitionStore:
+            store = self._attach(partition)
+            if store.position != LogPosition():
+                log.warning("%s is moved aside and rebuilt from the log: %s", store.file, reason)
+                store.detach()
+                duck_files.move_aside(store.file)
+                store = self._attach(partition)
+            store.tolerate()
+            return store
+
+        return await self._opened(partition, attach)
+
+    async def _opened(self, partition: int, attach: "Callable[[], DuckPartitionStore]") -> "DuckPartitionStore":
+        if partition in self._open or partition in self._opening:
+            raise ValueError(f"the store of partition {partition} is open already: close it first")
+        self._opening.add(partition)
+        try:
+            store = self._open[partition] = await self.run(attach)
+        finally:
+            self._opening.discard(partition)
+        return store
+
+    def _usual(self, partition: int) -> Path:
+        return self._path / f"{_alias(partition)}.duckdb"
+
+    def _attach_usual(self, partition: int) -> "DuckPartitionStore":
+        file = self._usual(partition)
+        store = self._attach_file(partition, file)
+        self._delete_left_over(file.stem)
+        return store
+
+    def _attach_file(self, partition: int, file: Path) -> "DuckPartitionStore":
+        alias = _alias(partition)
+        kind = FileKind(deployment=self._deployment, analysts=False, partitions=(partition,))
+        duck_files.attach(self._connection, file, alias, kind)
+        return DuckPartitionStore(self, partition, file, kind, self._connection)
+
+    def _attach(self, partition: int) -> "DuckPartitionStore":
+        try:
+            return self._attach_usual(partition)
+        except FileLockedError as error:
+            log.warning("%s; another file is used meanwhile", error)
+        alias = self._usual(partition).stem
+        for number in range(1, _MAX_OWN_FILES):
+            with contextlib.suppress(FileLockedError):
+                return self._attach_file(partition, self._path / f"{alias}.{os.getpid()}-{number}.duckdb")
+        raise StoreError(f"every file for partition {partition} in {self._path} is open elsewhere: stop old workers")
+
+    def _delete_left_over(self, alias: str) -> None:
+        """Files of processes that had to use one of their own, and are gone."""
+        for file in self._path.glob(f"{alias}.*.duckdb"):
+            match = _OF_PROCESS.fullmatch(file.name)
+            if match and not psutil.pid_exists(int(match[1])):
+                duck_files.delete(file)
+
+    def give_memory_back(self) -> None:
+        """Empty DuckDB's memory, if every store rests (in the store's thread).
+
+        A new limit makes it drop what it need not hold, and its allocator return that to the system (DuckDB 1.5,
+        ``BufferPool::SetLimit``). Nothing else does: of freed memory it keeps what it had at its peak.
+        """
+        if not all(store.resting for store in list(self._open.values())):
+            return
+        with contextlib.suppress(duckdb.OutOfMemoryException):  # what is left is in use; the rest is gone
+            self._connection.execute(f"SET memory_limit = '{_MEMORY_AT_REST_MB}MB'")
+        self._connection.execute(f"SET memory_limit = '{self._memory_limit_mb}MB'")
+
+    def closed(self, partition: int) -> None:
+        """A store tells that it is closed."""
+        self._open.pop(partition, None)
+
+    async def close(self) -> None:
+        """Close every store and the instance. May be called again."""
+        if self._closed:
+            return
+        for store in list(self._open.values()):
+            try:
+                await store.close()
+            except Exception as error:  # the log has everything; the others are to be closed all the same
+                log.error("%s is not closed in order: %s", store.file, error)
+        await self.run(self._connection.close)
+        self._closed = True
+        self._executor.shutdown(wait=False)
+        self._scratch.remove()
+
+
+def _alias(partition: int) -> str:
+    """What DuckDB knows a partition's database as."""
+    return f"p{partition:04d}"
+
+
+class DuckPartitionStore:
+    """One partition's DuckDB file, open."""
+
+    def __init__(
+        self, directory: StoreDirectory, partition: int, file: Path, kind: FileKind, instance: duckdb.DuckDBPyConnection
+    ) -> None:
+        self.file = file
+        self.resting = False
+        self._directory = directory
+        self._partition = partition
+        self._kind = kind
+        self._alias = _alias(partition)
+        self._instance = instance
+        self._attached = True
+        self._invalidated = False  #: DuckDB takes nothing more until it is attached again
+        self._tolerant = False
+        self._use_file()
+        self._closed = False
+
+    @property
+    def position(self) -> LogPosition:
+        """The committed checkpoint."""
+        return self._writer.positions[self._partition]
+
+    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        """Rows and checkpoint in one transaction."""
+        await self._run(self._write, events, position)
+
+    async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
+        """Whole sessions, many in one query."""
+        return await self._read(duck_load.load_sessions, self._partition, session_ids)
+
+    async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
+        """Whole channels."""
+        return await self._read(duck_load.load_channels, self._partition, channels)
+
+    async def unfinished(self) -> list[str]:
+        """Sessions with open turns or pending forwards."""
+        return await self._read(duck_load.unfinished)
+
+    async def unfinished_channels(self) -> list[str]:
+        """Channels with pending forwards."""
+        return await self._read(duck_load.unfinished_channels)
+
+    async def unanswered(self, replied: int) -> list[Unanswered]:
+        """Requests whose answer follows from an event above ``replied``."""
+        return await self._read(duck_load.unanswered, self._partition, replied)
+
+    async def rest(self) -> None:
+        """Fold the write-ahead log into the file; the last store that comes to rest empties DuckDB's memory."""
+        await self._run(self._rest)
+
+    async def close(self) -> None:
+        """Checkpoint and give the file free."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._directory.run(self._close)
+        finally:
+            self._directory.closed(self._partition)
+
+    async def _run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise StoreError(f"the store of partition {self._partition} is closed")
+        return await self._directory.run(self._use, function, *args, **kwargs)
+
+    async def _read(
+        self, function: Callable[Concatenate[duckdb.DuckDBPyConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            return await self._run(lambda: function(self._cursor, *args, **kwargs))
+        except StoreError as error:
+            if isinstance(error.__cause__, duckdb.Error):
+                raise UnreadableStoreError(str(error)) from error
+            raise
+
+    # ---- in the store's thread
+
+    def tolerate(self) -> None:
+        """It is made of the whole log: what is odd in it is the log's, not ours to mend."""
+        self._tolerant = self._writer.tolerant = True
+
+    def _use(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self.resting = False
+        if self._invalidated:
+            self._attach_again()
+        try:
+            return function(*args, **kwargs)
+        except duckdb.Error as error:
+            # After a failed checkpoint (a full disk), also when there is space again (DuckDB 1.5).
+            self._invalidated = self._invalidated or "has been invalidated" in str(error)
+            raise
+
+    def _use_file(self) -> None:
+        self._cursor = self._instance.cursor()
+        self._cursor.execute(f"USE {self._alias}")
+        self._writer = BatchWriter(self._cursor, analysts=False, max_cached_sessions=_MAX_CACHED_SESSIONS, name="store")
+        self._writer.tolerant = self._tolerant
+
+    def _attach_again(self) -> None:
+        """The same file, with what was committed; nothing of it is moved aside while its owner goes on from there."""
+        before = self.position
+        if self._attached:
+            self._cursor.close()
+            duck_files.detach(self._instance, self._alias)
+            self._attached = False
+        duck_files.attach_as_it_is(self._instance, self.file, self._alias, self._kind)
+        self._attached = True
+        self._use_file()
+        if self.position != before:
+            found = self.position.next_offset
+            self._writer.positions = {self._partition: before}  # nobody must go on from there
+            raise StoreError(
+                f"{self.file} holds events up to {found}, and held them up to {before.next_offset}: restart the worker"
+            )
+        self._invalidated = False
+        log.warning("%s is attached again: DuckDB had given it up after a failed write", self.file)
+
+    def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        self._writer.commit(events, {self._partition: position})
+        wal = duck_files.wal_of(self.file)
+        if wal.exists() and wal.stat().st_size > self._checkpoint_wal_bytes():
+            self._checkpoint()
+
+    def _checkpoint_wal_bytes(self) -> float:
+        """Above this size of the write-ahead log, it is folded into the file."""
+        wanted = self.file.stat().st_size * _CHECKPOINT_WAL_OF_FILE
+        return min(max(wanted, _MIN_CHECKPOINT_WAL_BYTES), _MAX_CHECKPOINT_WAL_BYTES)
+
+    def _checkpoint(self) -> None:
+        self._cursor.execute(f"CHECKPOINT {self._alias}")
+
+    def _rest(self) -> None:
+        self._checkpoint()
+        self._writer.forget_states()
+        self.resting = True
+        self._directory.give_memory_back()
+
+    def _close(self) -> None:
+        try:
+            if self._attached:
+                self._checkpoint()
+        except duckdb.Error as error:  # the write-ahead log holds what the checkpoint would have
+            log.warning("%s: the checkpoint on closing failed: %s", self.file, error)
+        self.detach()
+
+    def detach(self) -> None:
+        """Give the file free (in the store's thread)."""
+        self._cursor.close()
+        try:
+            if self._attached:
+                duck_files.detach(self._instance, self._alias)
+        finally:
+            duck_files.forget(self.file)

@@ -12,6 +12,8 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.util import calc_crc32c
 
+from tests.waiting import tried
+
 _TIMESTAMP_MS = 1_790_000_000_000
 
 
@@ -62,12 +64,26 @@ def batch(
     return struct.pack(">qi", base, len(head) + len(signed)) + head + signed
 
 
+_STARTING = {3, 5, 6}  #: unknown topic, leader not available, not the leader
+
+
 async def produce(producer: AIOKafkaProducer, topic: str, partition: int, data: bytes) -> int:
-    """Send a batch as it is; the offset of its first record. Raises what the broker says."""
-    await producer.partitions_for(topic)
-    leader = producer.client.cluster.leader_for_partition(TopicPartition(topic, partition))
-    answer = await producer.client.send(leader, ProduceRequest(None, -1, 10_000, [(topic, [(partition, data)])]))
-    (_, ((_, code, offset, *_),)) = answer.topics[0]
+    """Send a batch as it is; the offset of its first record. Raises what the broker says.
+
+    Right after a topic was made, its leader may not know of it yet: then it is asked again.
+    """
+
+    async def stored() -> tuple[int, int] | None:
+        await producer.client.force_metadata_update()
+        await producer.partitions_for(topic)
+        leader = producer.client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        if leader is None or leader < 0:
+            return None
+        answer = await producer.client.send(leader, ProduceRequest(None, -1, 10_000, [(topic, [(partition, data)])]))
+        (_, ((_, code, offset, *_),)) = answer.topics[0]
+        return None if code in _STARTING else (code, int(offset))
+
+    code, offset = await tried(stored, f"{topic}[{partition}] has a leader")
     if code:
         raise for_code(code)(f"{topic}[{partition}]")
-    return int(offset)
+    return offset

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 POLL_INTERVAL_S = 0.02
@@ -26,3 +26,12 @@ async def eventually(condition: Callable[[], T], what: str, timeout_s: float = 2
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         await asyncio.sleep(POLL_INTERVAL_S)
     return answer
+
+
+async def tried(attempt: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = 20.0) -> T:
+    """What an attempt gives that is not ``None``: made again until then."""
+    deadline = time.monotonic() + timeout_s
+    while (found := await attempt()) is None:
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        await asyncio.sleep(POLL_INTERVAL_S)
+    return found

@@ -10,6 +10,7 @@ from turnlog.errors import BrokerUnreachableError, RequestTimedOutError, Turnlog
 from turnlog.kafka_client import PreparedRequest
 from turnlog.replies import NOTHING_HEARD, Position, ReplyFrame
 from turnlog_schemas.frames import RequestRefused
+from turnlog_workers.base.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,8 @@ class Exchange(ABC):
     async def _ask_again(self, deadline: float) -> None:
         """Send the request again whenever nothing is heard; give up at the deadline."""
         loop = asyncio.get_running_loop()
-        wait_s, most_s = self._resend_after_s, max(self._resend_after_s, MAX_RESEND_AFTER_S)
+        backoff = Backoff(self._resend_after_s, max(self._resend_after_s, MAX_RESEND_AFTER_S))
+        wait_s = backoff.next_delay(1)
         last_error: BrokerUnreachableError | None = None
         while True:
             wake_at = min(deadline, self._heard_at + wait_s)
@@ -194,8 +196,8 @@ class Exchange(ABC):
                 raise timed_out from last_error
             if now < self._heard_at + wait_s:
                 continue
-            self._heard_at, wait_s = now, min(2 * wait_s, most_s)
             self.resends += 1
+            self._heard_at, wait_s = now, backoff.next_delay(self.resends + 1)
             log.info("nothing heard, sending again: %s", self._request.what)
             try:
                 async with asyncio.timeout_at(deadline):

@@ -5,7 +5,7 @@ from typing import Any
 
 from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
 from turnlog_streams.forwarding import OPENED, TOUCHED, Forward, ReceiveForward
-from turnlog_workers.shard.forwarder import MAX_RESENDS, RESEND_MAX_S, RESEND_S, Forwarder
+from turnlog_workers.shard.forwarder import MAX_RESENDS, RESEND, Forwarder
 
 
 @dataclass
@@ -71,8 +71,8 @@ def test_what_is_not_received_is_repeated_ever_more_seldom() -> None:
     world.forwarder.note(*telling("s", 1))
     times = world.sent_until(2_000.0)
     pauses = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
-    assert pauses[:4] == [RESEND_S, 2 * RESEND_S, 4 * RESEND_S, 8 * RESEND_S]
-    assert set(pauses[7:]) == {RESEND_MAX_S}
+    assert pauses[:4] == [5.0, 10.0, 20.0, 40.0]
+    assert set(pauses[7:]) == {RESEND.max_s}
 
 
 def test_what_was_received_is_not_repeated() -> None:
@@ -89,7 +89,7 @@ def test_what_the_broker_does_not_take_is_not_sent_a_second_time() -> None:
     world.forwarder.note(*telling("s", 1))
     assert world.sent_until(100.0) == []
     world.line.has_them = True
-    assert world.sent_until(100.0 + 2 * RESEND_S)
+    assert world.sent_until(100.0 + 2 * RESEND.first_s)
 
 
 def test_many_that_wait_are_not_repeated_all_at_once() -> None:
@@ -97,7 +97,7 @@ def test_many_that_wait_are_not_repeated_all_at_once() -> None:
     for number in range(10 * MAX_RESENDS):
         world.forwarder.note(*telling(f"s{number}", 1))
     world.line.sent.clear()
-    world.now = RESEND_S
+    world.now = RESEND.first_s
     world.forwarder.resend()
     assert len(world.line.sent) == MAX_RESENDS
     again = {command.source_id for _, command in world.line.sent}

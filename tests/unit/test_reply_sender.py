@@ -20,6 +20,7 @@ from tests.waiting import eventually
 from turnlog_schemas import frames as fr
 from turnlog_streams.reply_frames import Reply
 from turnlog_streams.turn import ReplyAddress
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError
 from turnlog_workers.kafka import reply_lane
@@ -82,8 +83,7 @@ class Producer:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reply_lane, "PAUSE_S", 0.001)
-    monkeypatch.setattr(reply_lane, "MAX_PAUSE_S", 0.002)
+    monkeypatch.setattr(reply_lane, "AGAIN", Backoff(0.001, 0.002))
 
 
 def sender_of(producer: Producer, **settings: Any) -> ReplySender:

@@ -9,6 +9,7 @@ import pytest
 from tests.waiting import eventually
 from turnlog_streams.topics import Topics
 from turnlog_workers.base import tasks
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError
 from turnlog_workers.process import service
@@ -93,7 +94,7 @@ async def test_the_watch_over_the_ends_goes_on_after_an_error_that_nobody_expect
     watch = TailWatch(
         reader, Topics(), {}, membership=Membership(), interval_s=0.0, stalled_delivery_s=0.0, now=lambda: 1.0
     )
-    task = tasks.kept_running(watch.run, "the watch", gave_up=given_up.append, pause_s=0.0)
+    task = tasks.kept_running(watch.run, "the watch", gave_up=given_up.append, backoff=Backoff(0.0))
     await eventually(lambda: given_up, "given up in the end")
     assert len(looks) == 2 * tasks.MAX_DEATHS
     await tasks.end(task)

@@ -11,6 +11,7 @@ from tests.waiting import eventually
 from turnlog_schemas.codec import AVRO_MAGIC
 from turnlog_schemas.errors import UnknownFingerprintError
 from turnlog_workers.base import shared_look
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.ports import LogError, RequestRecord
 from turnlog_workers.base.shared_look import MIN_INTERVAL_S, SharedLook
 from turnlog_workers.intake.request_reader import ForStream, Misrouted, UnknownReplyTopicError, Unreadable
@@ -30,7 +31,7 @@ class Broker:
     answers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1000))
 
     def look(self) -> SharedLook[bytes]:
-        return SharedLook(self._look, known=self.known.__contains__, now=lambda: self.now, pauses_s=(0.0, 0.0))
+        return SharedLook(self._look, known=self.known.__contains__, now=lambda: self.now, again=Backoff(0.0))
 
     async def _look(self) -> None:
         self.asked += 1
@@ -103,7 +104,7 @@ async def test_a_look_that_fails_is_no_verdict() -> None:
     look = broker.look()
     with pytest.raises(LogError, match="away"):
         await look.find(b"new", 100.0)
-    assert broker.asked == 3
+    assert broker.asked == 5
     broker.failures = 0
     await look.find(b"new", 100.0)
     assert b"new" in broker.known, "the failure was not taken for an answer"

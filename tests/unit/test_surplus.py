@@ -14,6 +14,7 @@ import turnlog_workers.process.surplus_partitions
 from tests.waiting import eventually
 from turnlog_schemas.codec import RequestCodec
 from turnlog_streams.topics import Topics, partition_of
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.ports import (
     AppendUncertainError,
     LogAuthorizationError,
@@ -119,8 +120,8 @@ class World:
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(turnlog_workers.intake.bounded_retry, "_PAUSES_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(turnlog_workers.process.surplus_partitions, "_RETRY_MIN_S", 0.001)
+    monkeypatch.setattr(turnlog_workers.intake.bounded_retry, "_AGAIN", Backoff(0.0))
+    monkeypatch.setattr(turnlog_workers.process.surplus_partitions, "_AGAIN", Backoff(0.001, 0.01))
     world = World()
     for offset in range(20):
         world.topic[offset] = request(offset, f"s-{offset % 4}")

@@ -7,6 +7,7 @@ import pytest
 
 from tests.waiting import eventually
 from turnlog_workers.base import tasks
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.tasks import MAX_DEATHS, all_within, describe, end, kept_running, watched
 
 
@@ -50,7 +51,7 @@ async def test_a_task_that_is_to_run_for_ever_is_started_again_and_given_up_in_t
         if began % 2:
             raise OSError("no")
 
-    await kept_running(dies, "the watch", gave_up=reasons.append, pause_s=0.0)
+    await kept_running(dies, "the watch", gave_up=reasons.append, backoff=Backoff(0.0))
     assert began == MAX_DEATHS
     assert reasons == [f"the watch died {MAX_DEATHS} times in a row; the last time: it ended"]
 
@@ -65,7 +66,7 @@ async def test_a_death_now_and_then_is_no_row_of_deaths(monkeypatch: pytest.Monk
         raise OSError("no")
 
     reasons: list[str] = []
-    task = kept_running(dies, "the watch", gave_up=reasons.append, pause_s=0.0)
+    task = kept_running(dies, "the watch", gave_up=reasons.append, backoff=Backoff(0.0))
     await eventually(lambda: began > 3 * MAX_DEATHS, "started again and again")
     await end(task)
     assert not reasons

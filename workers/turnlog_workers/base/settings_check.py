@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from turnlog_workers.base.backoff import Backoff
+
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
 
@@ -86,7 +88,7 @@ def _of_turns(settings: "Settings") -> Iterator[str]:
             f"TURNLOG_MAX_QUEUED_TURNS_PER_SESSION={settings.max_queued_turns_per_session} must not be above "
             f"TURNLOG_MAX_QUEUED_TURNS={settings.max_queued_turns}, of the whole worker"
         )
-    pause_s = settings.retry_delay_s * 2.0 ** (settings.max_runner_attempts - 2)
+    pause_s = Backoff(settings.retry_delay_s).next_delay(settings.max_runner_attempts - 1)
     if pause_s > _LONGEST_PAUSE_S:
         yield (
             f"TURNLOG_RETRY_DELAY_S={settings.retry_delay_s:g} doubles with each of "

@@ -10,12 +10,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.ports import LogError
 from turnlog_workers.base.tasks import watched
 
 log = logging.getLogger(__name__)
 MIN_INTERVAL_S = 1.0  #: between the beginnings of two looks
-_PAUSES_S = (0.2, 1.0, 3.0)  #: before a look that failed is tried again
+_AGAIN = Backoff(0.2, 5.0)
+_TRIES = 5  #: of a look that fails: about three seconds
 Name = TypeVar("Name", bytes, str)
 
 
@@ -28,12 +30,12 @@ class SharedLook(Generic[Name]):
         *,
         known: Callable[[Name], bool],
         now: Callable[[], float],
-        pauses_s: tuple[float, ...] = _PAUSES_S,
+        again: Backoff = _AGAIN,
     ) -> None:
         self._look = look
         self._known: Callable[[Name], bool] = known
         self._now = now
-        self._pauses_s = pauses_s
+        self._again = again
         self._began_at = -MIN_INTERVAL_S  #: of the newest look
         self._looked_at = float("-inf")  #: the beginning of the newest look that succeeded
         self._running: asyncio.Future[None] | None = None
@@ -60,8 +62,8 @@ class SharedLook(Generic[Name]):
         if pause_s > 0:
             await asyncio.sleep(pause_s)
         error: LogError | None = None
-        for wait_s in (0.0, *self._pauses_s):
-            await asyncio.sleep(wait_s)
+        for failures in range(_TRIES):
+            await asyncio.sleep(self._again.next_delay(failures) if failures else 0.0)
             began_at = self._began_at = self._now()
             self.looks += 1
             try:

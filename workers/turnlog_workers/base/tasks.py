@@ -6,9 +6,10 @@ import traceback
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
+from turnlog_workers.base.backoff import Backoff
+
 log = logging.getLogger(__name__)
-_PAUSE_MIN_S = 0.5
-_PAUSE_MAX_S = 30.0
+_AGAIN = Backoff(0.5, 30.0)
 _STEADY_S = 60.0  #: of running: ends a row of deaths
 MAX_DEATHS = 8  #: in a row: about two minutes of trying
 
@@ -38,7 +39,7 @@ def watched(
 
 
 def kept_running(
-    work: Callable[[], Awaitable[None]], name: str, *, gave_up: Callable[[str], None], pause_s: float = _PAUSE_MIN_S
+    work: Callable[[], Awaitable[None]], name: str, *, gave_up: Callable[[str], None], backoff: Backoff = _AGAIN
 ) -> asyncio.Task[None]:
     """A task that is to run for ever: started again when it ends, ever later, and given up in the end.
 
@@ -62,7 +63,7 @@ def kept_running(
             if deaths >= MAX_DEATHS:
                 gave_up(f"{name} died {deaths} times in a row; the last time: {reason}")
                 return
-            await asyncio.sleep(min(pause_s * 2 ** (deaths - 1), _PAUSE_MAX_S))
+            await asyncio.sleep(backoff.next_delay(deaths))
 
     return watched(again(), name, died=lambda error: gave_up(f"{name} died: {describe(error)}"))
 

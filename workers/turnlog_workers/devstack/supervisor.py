@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.readiness_file import READY_FILE_VARIABLE
 from turnlog_workers.devstack.launch import launch_argv
 from turnlog_workers.devstack.stack_dir import ProcessRecord, StackError, identify
@@ -179,7 +180,7 @@ class Child:
         limits = self._limits
         if self.failing:
             return self._failed(how)
-        delay_s = min(limits.backoff_max_s, limits.backoff_first_s * 2.0 ** (self._deaths_in_row - 1))
+        delay_s = Backoff(limits.backoff_first_s, limits.backoff_max_s).next_delay(self._deaths_in_row)
         when = "" if was_ready else " before it was ready"
         self._say(f"{self.spec.name}: died{when} ({how}); starting it again in {delay_s:g} s")
         return delay_s
@@ -190,8 +191,8 @@ class Child:
         died = f"{self.spec.name} died {deaths} times in a row before it was ready (last: {how})"
         if self._essential:
             raise ChildFailedError(f"{died}. What it said is in {self.log_path}.")
-        exponent = min(deaths - limits.max_early_deaths + 1, 30)
-        delay_s = min(limits.seldom_max_s, limits.backoff_max_s * 2.0**exponent)
+        seldom = Backoff(2 * limits.backoff_max_s, limits.seldom_max_s)
+        delay_s = seldom.next_delay(deaths - limits.max_early_deaths + 1)
         if deaths == limits.max_early_deaths:
             self._say(
                 f"{died}. What it said is in {self.log_path}. The others go on without it; it is tried again ever more "

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import TypeVar
 
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.ports import (
     AppendUncertainError,
     LogAuthorizationError,
@@ -14,8 +16,8 @@ from turnlog_workers.base.ports import (
 )
 
 log = logging.getLogger(__name__)
-_PAUSES_S = (0.2, 1.0, 3.0)
-_MAX_PAUSE_S = 5.0
+_AGAIN = Backoff(0.2, 5.0)
+_TRIES = 5  #: about three seconds
 T = TypeVar("T")
 
 
@@ -25,11 +27,12 @@ async def patiently(store: Callable[[], Awaitable[None]]) -> None:
     Giving up means a release, and each release costs every running turn of the partition an attempt.
     Raises what the last attempt raises; anything but :class:`AppendUncertainError` at once.
     """
-    for pause_s in _PAUSES_S:
+    for failures in range(1, _TRIES):
         try:
             return await store()
         except AppendUncertainError as error:
-            log.warning("again in %s s: %s", pause_s, error)
+            pause_s = _AGAIN.next_delay(failures)
+            log.warning("again in %g s: %s", pause_s, error)
             await asyncio.sleep(pause_s)
     return await store()
 
@@ -40,13 +43,13 @@ async def persistently(step: Callable[[], Awaitable[T]]) -> T:
     Doing it twice must do no harm. What waiting cannot help is raised at once: :class:`RecordsRefusedError`,
     :class:`LogAuthorizationError` and :class:`LogBrokenError`.
     """
-    pause_s = _PAUSES_S[0]
-    while True:
+    for failures in count(1):
         try:
             return await step()
         except (RecordsRefusedError, LogAuthorizationError, LogBrokenError):
             raise
         except LogError as error:
+            pause_s = _AGAIN.next_delay(failures)
             log.warning("again in %g s: %s", pause_s, error)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+    raise AssertionError("a count has no end")

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 
 from aiokafka.errors import KafkaError, RecordTooLargeError, UnknownTopicOrPartitionError
 
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.ports import Headers
 from turnlog_workers.kafka.connections import REFUSALS, REFUSED_RECORDS
 
 log = logging.getLogger(__name__)
-PAUSE_S = 0.5  #: before the second try; doubles
-MAX_PAUSE_S = 5.0
+AGAIN = Backoff(0.5, 5.0)
 MAX_TRIES = 12  #: a minute, for what may be given up
 MAX_TRIES_IF_REFUSED = 3
 #: One record may be to blame: each is tried on its own.
@@ -109,7 +109,7 @@ class Lane:
         most = MAX_TRIES_IF_REFUSED if isinstance(error, (UnknownTopicOrPartitionError, *REFUSALS)) else MAX_TRIES
         if not self.lasting and self._tries >= most:
             return [*ephemeral, *self.give_up()], 0.0
-        return ephemeral, min(PAUSE_S * 2 ** (self._tries - 1), MAX_PAUSE_S)
+        return ephemeral, AGAIN.next_delay(self._tries)
 
     def give_up(self) -> Iterable[SentFrame]:
         """Empty it: nobody can store what it holds."""

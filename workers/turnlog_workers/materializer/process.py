@@ -19,6 +19,7 @@ from turnlog_schemas.registry import EVENTS, packaged
 from turnlog_streams.projection.state import ProjectionError
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_workers.base import logs
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogBrokenError, LogError
 from turnlog_workers.base.readiness_file import mark_ready, mark_unready
@@ -37,7 +38,7 @@ EXIT_FAILED = 1
 EXIT_UNREACHABLE = 3
 FILE_NAME = "analytics.duckdb"
 _POLL_S = 0.25
-_MAX_RETRY_DELAY_S = 5.0
+_CONNECT_AGAIN = Backoff(0.25, 5.0)
 _HEALTH_CHECK_S = 5.0
 _MAX_WAITING_LETTERS = 1_000
 
@@ -91,7 +92,7 @@ class Materializer:
         return EXIT_FAILED
 
     def _run(self) -> int:
-        delay_s = 0.25
+        failures = 0
         while not self._stop.is_set():
             try:
                 self._connect_and_follow()
@@ -99,11 +100,12 @@ class Materializer:
                 if self._file is None:
                     log.error("%s", error)
                     return EXIT_UNREACHABLE
+                failures += 1
+                delay_s = _CONNECT_AGAIN.next_delay(failures)
                 log.warning("%s; trying again in %g s", error, delay_s)
                 self._stop.wait(delay_s)
-                delay_s = min(delay_s * 2, _MAX_RETRY_DELAY_S)
             else:
-                delay_s = 0.25
+                failures = 0
         if self._file is not None:
             self._file.publish_now(self._settings.snapshot)
         return 0

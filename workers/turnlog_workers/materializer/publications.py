@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.json_file import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "publication.json"
-_FIRST_RETRY_S = 1.0
-_MAX_RETRY_S = 60.0  # each try copies the whole file
+_AGAIN = Backoff(1.0, 60.0)  # each try copies the whole file
 _SAY_AGAIN_S = 600.0
 _UNHEALTHY_AFTER_S = 30.0
 
@@ -100,7 +100,7 @@ class Publications:
             self._failing_since, self._failing_since_clock = self._now(), now
         self._failures += 1
         self._error = error
-        self._retry_at = now + min(_MAX_RETRY_S, _FIRST_RETRY_S * 2 ** min(self._failures - 1, 10))
+        self._retry_at = now + _AGAIN.next_delay(self._failures)
         if self._said is None or self._said[0] != error or now >= self._said[1] + _SAY_AGAIN_S:
             self._said = (error, now)
             log.error("%s (tried %d times; it is tried again)", error, self._failures)

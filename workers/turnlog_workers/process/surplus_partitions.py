@@ -18,6 +18,7 @@ from typing import Any
 from kafka import KafkaAdminClient, TopicPartition
 
 from turnlog_streams.topics import Topics, partition_of
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import (
@@ -39,8 +40,7 @@ from turnlog_workers.shard.worker_context import WorkerParts
 log = logging.getLogger(__name__)
 _LOOK_S = 3.0  #: how late growth is noticed
 _NO_EPOCH = 0  #: of frames: nothing here is claimed
-_RETRY_MIN_S = 0.5
-_RETRY_MAX_S = 30.0
+_AGAIN = Backoff(0.5, 30.0)
 
 #: From a partition to the offset behind the last request that was acknowledged; 0: none was.
 Committed = Callable[[int], Awaitable[int]]
@@ -73,7 +73,7 @@ class SurplusPartition:
         self._wake.set()
 
     async def _run(self) -> None:
-        retry_s = _RETRY_MIN_S
+        failures = 0
         while True:
             before = self.inbox.covered
             try:
@@ -85,8 +85,8 @@ class SurplusPartition:
                 log.warning("requests are not sent on: %s", error, extra=self._place())
             except Exception as error:
                 log.exception("requests are not sent on: %s", type(error).__name__, extra=self._place())
-            retry_s = _RETRY_MIN_S if self.inbox.covered > before else min(2 * retry_s, _RETRY_MAX_S)
-            await asyncio.sleep(retry_s)
+            failures = 1 if self.inbox.covered > before else failures + 1
+            await asyncio.sleep(_AGAIN.next_delay(failures))
 
     async def _send_on(self) -> None:
         """Everything that comes, in order. Raises :class:`LogError` or :class:`BrokerUnreachableError`."""

@@ -14,6 +14,7 @@ from turnlog_schemas.parts import Usage
 from turnlog_streams.history.compaction import MANUAL
 from turnlog_streams.session.commands import CompleteTurn, FailAttempt, FailHistoryCompaction, SessionCommand
 from turnlog_streams.session.state import OwedRun
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.tasks import describe, frames, watched
@@ -191,7 +192,7 @@ class SessionActor:
     async def _run(self, attempt: TurnAttempt, failures: int) -> None:
         async with self._order:
             if failures:
-                await asyncio.sleep(self._limits.retry_delay_s * 2 ** (failures - 1))
+                await asyncio.sleep(Backoff(self._limits.retry_delay_s).next_delay(failures))
             async with self._running:
                 ending = await self._ending(attempt)
             if not isinstance(ending, CompleteTurn):

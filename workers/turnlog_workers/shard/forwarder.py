@@ -13,10 +13,10 @@ from collections.abc import Callable
 from turnlog_schemas import commands as cmd
 from turnlog_schemas.events import SESSION
 from turnlog_streams.forwarding import Forward, ReceiveForward, due
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.ports import Outbox, Sent
 
-RESEND_S = 5.0  #: after the first sending; doubles
-RESEND_MAX_S = 300.0
+RESEND = Backoff(5.0, 300.0)
 MAX_RESENDS = 20  #: of one partition, each time somebody looks
 _MAX_LOOKS = 5_000  #: a few milliseconds
 
@@ -46,7 +46,7 @@ class Forwarder:
         self._outbox = outbox
         self._now = now
         self._sources: dict[_Key, _Source] = {}
-        self._again: list[tuple[float, float, _Key, int]] = []  # a heap: when, how long it waited, whose, seq
+        self._again: list[tuple[float, int, _Key, int]] = []  # a heap: when, how often it was sent, whose, seq
         self._prune_at = _MIN_PRUNE  #: so many entries: those of what is received go
 
     def note(self, kind: str, stream_id: str, outbox: tuple[Forward, ...]) -> None:
@@ -62,7 +62,7 @@ class Forwarder:
             source.sent = {seq: sent for seq, sent in source.sent.items() if seq in waiting}
         for forward in due(outbox):
             if forward.seq not in source.sent:
-                self._send(source, key, forward, RESEND_S)
+                self._send(source, key, forward, 1)
 
     def resend(self) -> None:
         """Some of what is not received for long is sent again: it, or its receipt, may be lost."""
@@ -71,19 +71,19 @@ class Forwarder:
         for _ in range(_MAX_LOOKS):
             if not left or not self._again or self._again[0][0] > now:
                 return
-            _, waited_s, key, seq = heapq.heappop(self._again)
+            _, sendings, key, seq = heapq.heappop(self._again)
             source = self._sources.get(key)
             forward = source.pending(seq) if source else None
             if source is None or forward is None:
                 continue  # received
             if source.sent[seq].on_its_way():  # the broker does not take it yet: the outbox tries again
-                self._look_again(waited_s, key, seq)
+                self._look_again(sendings, key, seq)
             else:  # stored, or given up: it is ours to send it again
                 left -= 1
-                self._send(source, key, forward, min(2 * waited_s, RESEND_MAX_S))
+                self._send(source, key, forward, sendings + 1)
 
-    def _look_again(self, wait_s: float, key: _Key, seq: int) -> None:
-        heapq.heappush(self._again, (self._now() + wait_s, wait_s, key, seq))
+    def _look_again(self, sendings: int, key: _Key, seq: int) -> None:
+        heapq.heappush(self._again, (self._now() + RESEND.next_delay(sendings), sendings, key, seq))
         if len(self._again) > self._prune_at:
             self._again = [
                 entry for entry in self._again if (source := self._sources.get(entry[2])) and source.pending(entry[3])
@@ -91,7 +91,7 @@ class Forwarder:
             heapq.heapify(self._again)
             self._prune_at = max(_MIN_PRUNE, 2 * len(self._again))
 
-    def _send(self, source: _Source, key: _Key, forward: Forward, wait_s: float) -> None:
+    def _send(self, source: _Source, key: _Key, forward: Forward, sendings: int) -> None:
         source_kind, source_id = key
         command = cmd.Forwarded(
             source_kind=source_kind,
@@ -105,7 +105,7 @@ class Forwarder:
         request_id = f"forward/{source_kind}/{source_id}/{forward.seq}"
         header = _header(forward.target_kind, forward.target_id, request_id[:256])
         source.sent[forward.seq] = self._outbox.request(header, command)
-        self._look_again(wait_s, key, forward.seq)
+        self._look_again(sendings, key, forward.seq)
 
     def receipt(self, kind: str, stream_id: str, received: ReceiveForward, *, refused: bool) -> None:
         """Tell the source that its forward is in the log of this stream."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from turnlog_streams.projection.state import ProjectionError
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, record_id
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogAuthorizationError, LogBrokenError, LogError, RequestRecord
 from turnlog_workers.base.tasks import describe, end, frames, kept_running, was_cancelled, watched
@@ -24,8 +25,7 @@ from turnlog_workers.shard.worker_context import WorkerParts
 from turnlog_workers.store.port import PartitionStore, StoreError, UnreadableStoreError
 
 log = logging.getLogger(__name__)
-_RETRY_MIN_S = 0.1
-_RETRY_MAX_S = 2.0
+_AGAIN = Backoff(0.1, 2.0)
 _RETRY_AT_ONCE_S = 0.5
 _STEADY_S = 10.0
 _CANCEL_AGAIN_S = 10.0  #: longer than an orderly release takes
@@ -127,7 +127,7 @@ class Shard:
     async def _run(self, after: asyncio.Task[None] | None) -> None:
         if after is not None:
             await asyncio.wait([after])
-        retry_s = _RETRY_MIN_S
+        failures = 0
         while True:
             await self._until_settled()
             assigned = self._parts.membership.assigned
@@ -139,9 +139,10 @@ class Shard:
                 if fenced.newest_generation > self._parts.membership.generation:
                     await self._wait_for_assignment(assigned)
                 else:
-                    retry_s = self._slower(retry_s, began)
+                    failures = self._failed_again(failures, began)
                     if fenced.by_namesake:
                         await self._until_name_is_ours()
+                    retry_s = _AGAIN.next_delay(failures)
                     if retry_s > _RETRY_AT_ONCE_S:  # two owners of one generation must not fence each other for ever
                         await asyncio.sleep(retry_s * self._parts.jitter())
             except LogAuthorizationError as error:
@@ -152,15 +153,15 @@ class Shard:
                 return
             except LogError as error:
                 log.warning("released: %s", error, extra=self._place)
-                retry_s = self._slower(retry_s, began)
-                await asyncio.sleep(retry_s)
+                failures = self._failed_again(failures, began)
+                await asyncio.sleep(_AGAIN.next_delay(failures))
             except (Exception, asyncio.CancelledError) as error:
                 if was_cancelled(error):
                     raise
                 # A defect, or a disk that is full: crash-only, as after any other failure, but bounded in its pace.
                 log.error("released: %s%s", describe(error), frames(error), extra=self._place)
                 self._blame_the_store(error, began)
-                await asyncio.sleep(_RETRY_MAX_S)
+                await asyncio.sleep(_AGAIN.max_s)
 
     def _blame_the_store(self, error: BaseException, began: float) -> None:
         """A partition that fails again and again for what its store holds is served from a new one, once."""
@@ -173,10 +174,9 @@ class Shard:
         if self._store_failures >= _MAX_STORE_FAILURES and self._rebuild is None:
             self._rebuild = f"the partition could not be served with it ({describe(error)})"
 
-    def _slower(self, retry_s: float, began: float) -> float:
-        """The next pause: longer each time, from the beginning after a time without trouble."""
-        steady = self._parts.now() - began > _STEADY_S
-        return _RETRY_MIN_S if steady else min(2 * retry_s, _RETRY_MAX_S)
+    def _failed_again(self, failures: int, began: float) -> int:
+        """Failures in a row, this one too; a time without trouble ends a row."""
+        return 1 if self._parts.now() - began > _STEADY_S else failures + 1
 
     async def _until_settled(self) -> None:
         """No claim while the group rebalances: the partition may be somebody else's in a moment."""
@@ -188,10 +188,10 @@ class Shard:
 
         The one whom it does not mean never claims again; it ends as soon as it hears so.
         """
-        pause_s = _RETRY_MIN_S
+        asked = 0
         while not await self._parts.name_is_ours():
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _RETRY_MAX_S)
+            asked += 1
+            await asyncio.sleep(_AGAIN.next_delay(asked))
 
     async def _wait_for_assignment(self, assigned: asyncio.Event) -> None:
         """Until the next assignment; at most a session timeout (generations restart when a group is deleted)."""

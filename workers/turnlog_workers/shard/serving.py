@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 
 from turnlog_schemas import frames as fr
 from turnlog_schemas.events import CHANNEL, SESSION, TurnCancelled, TurnCompleted, TurnFailed
@@ -16,6 +17,7 @@ from turnlog_schemas.parts import Usage
 from turnlog_streams.projection.rehydration import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.session.commands import ResumeTurn, SessionCommand
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import RecordsRefusedError
@@ -40,8 +42,7 @@ from turnlog_workers.shard.worker_context import WorkerParts
 from turnlog_workers.store.port import PartitionStore, StoreError
 
 log = logging.getLogger(__name__)
-_SAVE_AGAIN_S = 0.5
-_SAVE_AGAIN_MAX_S = 5.0
+_SAVE_AGAIN = Backoff(0.5, 5.0)
 _MAX_UNSAVED_BATCHES = 4  #: then the partition waits for its store
 _BACKLOG_REQUESTS = 20
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
@@ -257,14 +258,13 @@ class Serving:
 
     async def _until_saved(self) -> None:
         """The store is far behind: wait for it. A release would not help, the next claim needs the store at once."""
-        pause_s = _SAVE_AGAIN_S
-        while True:
+        for failures in count(1):
             try:
-                return await self.save()
+                await self.save()
+                return
             except StoreError as error:
                 log.error("the partition waits for its store: %s", error, extra=at(partition=self._partition))
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _SAVE_AGAIN_MAX_S)
+                await asyncio.sleep(_SAVE_AGAIN.next_delay(failures))
 
     async def _look_at_tail(self) -> None:
         doubts, self._doubts = self._doubts, []

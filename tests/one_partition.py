@@ -22,7 +22,7 @@ from turnlog_workers.intake.request_reader import RequestReader
 from turnlog_workers.kafka.event_log import BATCH_OVERHEAD_BYTES
 from turnlog_workers.process.service import reply_topics
 from turnlog_workers.shard.partition import Shard
-from turnlog_workers.shard.worker_context import Membership, ShardLimits, WorkerParts
+from turnlog_workers.shard.worker_context import Membership, ShardLimits, WorkerContext
 from turnlog_workers.store.memory_store import MemoryStores
 
 RECORD_BYTES = 100
@@ -79,7 +79,7 @@ class MemoryLog:
 
 
 @dataclass
-class MemoryOutbox:
+class MemoryRecordSender:
     """Keeps what leaves."""
 
     replies: list[tuple[str, Reply, Way]] = field(default_factory=list)
@@ -145,7 +145,7 @@ class OnePartition:
     max_batch_records: int = 100
     stores: MemoryStores = field(default_factory=MemoryStores)
     log: MemoryLog = field(default_factory=MemoryLog)
-    outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
+    sender: MemoryRecordSender = field(default_factory=MemoryRecordSender)
     acked: list[int] = field(default_factory=list)
     fatal: list[str] = field(default_factory=list)
     made: list[PlayedRunner] = field(default_factory=list)
@@ -154,10 +154,10 @@ class OnePartition:
     def __post_init__(self) -> None:
         self.requests = NoRequestLog()
         self.policy = Policy(default_model="main:", allow_models=("*",))
-        self.parts = self._parts()
-        self.shard = Shard(self.parts, 0)
+        self.context = self._context()
+        self.shard = Shard(self.context, 0)
 
-    def _parts(self) -> WorkerParts:
+    def _context(self) -> WorkerContext:
         clock = asyncio.get_running_loop().time
 
         async def no_look() -> None:
@@ -166,7 +166,7 @@ class OnePartition:
         async def name_is_ours() -> bool:
             return True
 
-        return WorkerParts(
+        return WorkerContext(
             owner="w",
             process="p",
             name_is_ours=name_is_ours,
@@ -174,19 +174,19 @@ class OnePartition:
             partition_count=1,
             event_log=self.log,
             request_log=self.requests,
-            outbox=self.outbox,
+            sender=self.sender,
             stores=self.stores,
             requests=RequestReader(
                 RequestCodec(),
                 Topics(),
                 partition_count=1,
                 reply_prefix="chat.replies",
-                reply_topic_exists=self.outbox.known_reply_topic,
+                reply_topic_exists=self.sender.known_reply_topic,
             ),
             make_runner=self._make_runner,
             policy=lambda: self.policy,
             schemas=SharedLook(no_look, known=lambda name: False, now=clock),
-            reply_topics=reply_topics(self.outbox, clock),
+            reply_topics=reply_topics(self.sender, clock),
             running=asyncio.Semaphore(1000),
             actor_limits=LIMITS,
             limits=ShardLimits(
@@ -226,7 +226,7 @@ class OnePartition:
     async def take_over(self) -> None:
         """A new claim, by the next owner: everything in memory is gone."""
         await self.shard.stop()
-        self.shard = Shard(self.parts, 0)
+        self.shard = Shard(self.context, 0)
         claims = self.claims
         self.log.go_on.set()
         self.shard.start()
@@ -255,6 +255,6 @@ class OnePartition:
         """The first frame of this type that a request gets."""
 
         def found() -> list[Any]:
-            return [frame for frame in self.outbox.to(request_id) if isinstance(frame, kind)]
+            return [frame for frame in self.sender.to(request_id) if isinstance(frame, kind)]
 
         return (await eventually(found, f"{request_id} gets a {kind.__name__}", 10.0))[0]

@@ -195,8 +195,8 @@ class SimSent:
 _COMMANDS = Codec(COMMANDS)
 
 
-class SimOutbox:
-    """:class:`Outbox`: frames wait a little, then go out in order; terminal ones until they are taken."""
+class SimRecordSender:
+    """:class:`RecordSender`: frames wait a little, then go out in order; terminal ones until they are taken."""
 
     def __init__(self, world: World, worker: str) -> None:
         self._world = world

@@ -147,7 +147,7 @@ def no_generation_hint() -> list[Any]:
 @_weakness("claim again at once, whatever the generation", faults.news_is_slow, max_requests=50)
 def _claim_at_once() -> list[Any]:
     """The pace alone would hide it: it keeps two owners from fencing each other ten times a second."""
-    return [*no_generation_hint(), patch.object(Shard, "_slower", lambda *times: 0.0)]
+    return [*no_generation_hint(), patch.object(Shard, "_failed_again", lambda *failures: 1)]
 
 
 @_weakness("a namesake claims again at once", faults.namesake, faults.news_is_slow, max_requests=50)
@@ -155,7 +155,10 @@ def _namesake_at_once() -> list[Any]:
     async def at_once(self: Shard) -> None:
         pass
 
-    return [patch.object(Shard, "_until_name_is_ours", at_once), patch.object(Shard, "_slower", lambda *times: 0.0)]
+    return [
+        patch.object(Shard, "_until_name_is_ours", at_once),
+        patch.object(Shard, "_failed_again", lambda *failures: 1),
+    ]
 
 
 # ---- effects and acknowledgements

@@ -13,7 +13,7 @@ from tests.odd_runners import PREFIX as ODD_PREFIX
 from tests.odd_runners import factory as odd_runner
 from tests.simulation.group import Group
 from tests.simulation.inputs import WatchedRunner
-from tests.simulation.ports import Disk, SimEventLog, SimJournal, SimOutbox, SimRequestLog, SimStores
+from tests.simulation.ports import Disk, SimEventLog, SimJournal, SimRecordSender, SimRequestLog, SimStores
 from tests.simulation.summaries import SUMMARY_MODEL, SUMMARY_TIMEOUT_S, SummaryRunner
 from tests.simulation.world import World
 from turnlog_schemas.codec import RequestCodec
@@ -27,7 +27,7 @@ from turnlog_workers.runners.base import Runner
 from turnlog_workers.runners.options import after_provider, read_options
 from turnlog_workers.runners.script import ScriptOptions, ScriptRunner
 from turnlog_workers.sessions.session_actor import ActorLimits
-from turnlog_workers.shard.worker_context import ShardLimits, WorkerParts
+from turnlog_workers.shard.worker_context import ShardLimits, WorkerContext
 
 NOTICE_S = 0.5  #: how late a member hears of a rebalance, typically
 
@@ -108,7 +108,7 @@ class SimReader:
 
 
 class NoReplySender:
-    """Frames go out by :class:`SimOutbox`."""
+    """Frames go out by :class:`SimRecordSender`."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -136,32 +136,32 @@ class SimService(WorkerService):
 
     async def start(self) -> None:
         """Put the parts together."""
-        self._parts = self._sim_parts()
+        self._context = self._sim_context()
         self._keep_watching()
 
-    def _sim_parts(self) -> WorkerParts:
+    def _sim_context(self) -> WorkerContext:
         world, settings = self._world, self._settings
-        outbox = SimOutbox(world, self._name)
-        return WorkerParts(
+        sender = SimRecordSender(world, self._name)
+        return WorkerContext(
             owner=self._name,
             process=world.new_id(),
             topics_id=world.requests_topic_id,
             partition_count=world.partition_count,
             event_log=SimEventLog(world, self._name, append_timeout_s=settings.append_timeout_s),
             request_log=SimRequestLog(world),
-            outbox=outbox,
+            sender=sender,
             stores=self._sim_stores,
             requests=RequestReader(
                 _codec(),
                 settings.topics,
                 partition_count=world.partition_count,
                 reply_prefix=settings.reply_prefix,
-                reply_topic_exists=outbox.known_reply_topic,
+                reply_topic_exists=sender.known_reply_topic,
             ),
             make_runner=self._make_runner,
             policy=self._policy,
             schemas=SharedLook(self._no_schemas, known=lambda name: False, now=world.loop.time),
-            reply_topics=reply_topics(outbox, world.loop.time),
+            reply_topics=reply_topics(sender, world.loop.time),
             running=asyncio.Semaphore(settings.max_running_turns),
             actor_limits=ActorLimits(
                 turn_timeout_s=settings.turn_timeout_s,

@@ -110,11 +110,11 @@ def _no_actor_for_bad(self: Serving, live: LiveSession, actor: Any = Serving._ac
 
 async def test_an_answer_that_cannot_be_made_again_keeps_no_other_from_being_sent() -> None:
     async with OnePartition() as world:
-        world.outbox.state = None
+        world.sender.state = None
         for name in ("bad", "good"):
             world.chat(name, f"{name}-1")
             await world.answer(f"{name}-1", fr.TurnCompleted)
-        world.outbox.replies.clear()
+        world.sender.replies.clear()
         with patch.object(LiveSession, "answer_of", failing_for("bad", LiveSession.answer_of)):
             await world.take_over()
             claims = world.claims
@@ -225,9 +225,9 @@ async def test_a_request_that_cannot_be_decided_is_parked_and_its_sender_is_told
                 refused = await world.answer(request_id, fr.RequestRefused)
                 assert (refused.code, refused.reason) == ("undecidable", "deciding it failed twice: KeyError")
             await world.answer("good-2", fr.TurnCompleted)
-        assert [offset for offset, _, _ in world.outbox.parked] == [1, 2]
+        assert [offset for offset, _, _ in world.sender.parked] == [1, 2]
         assert [letter.offset for letter in world.log.of(ev.RequestDeadLettered)] == [1, 2]
-        told = {reply.request_id: (reply.session_id, reply.channel) for _, reply, _ in world.outbox.replies}
+        told = {reply.request_id: (reply.session_id, reply.channel) for _, reply, _ in world.sender.replies}
         assert told["bad-2"] == ("", "bad")
         await eventually(lambda: world.acked == [0, 1, 2, 3], "all are acknowledged")
         assert world.claims == 1
@@ -242,7 +242,7 @@ async def test_an_answer_to_a_question_that_fails_is_a_refusal() -> None:
             assert (await world.answer("s-2", fr.RequestRefused)).code == "undecidable"
         world.ask(GetSession(), "s-3", session_id="s")
         await world.answer("s-3", fr.SessionInfo)
-        assert len(world.outbox.parked) == 1
+        assert len(world.sender.parked) == 1
 
 
 async def test_an_outcome_that_cannot_be_recorded_is_its_actor_s_problem_and_leaves_no_trace() -> None:
@@ -336,10 +336,10 @@ async def test_a_frame_that_cannot_be_made_does_not_stop_its_partition_and_its_r
             raise UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates not allowed")
 
     async with OnePartition() as world:
-        world.outbox.making = making
+        world.sender.making = making
         world.chat("s", "s-1")
         assert (await world.answer("s-1", fr.RequestRefused)).code == "unsendable"
-        world.outbox.making = lambda frame: None
+        world.sender.making = lambda frame: None
         world.chat("s", "s-2")
         await world.answer("s-2", fr.TurnCompleted)
         assert world.claims == 1
@@ -397,16 +397,16 @@ async def test_what_runs_goes_on_while_a_dead_letter_cannot_be_stored(monkeypatc
     async with OnePartition(play=waits) as world:
         world.chat("s", "s-1")
         await world.answer("s-1", fr.TurnStarted)
-        world.outbox.broken = True
+        world.sender.broken = True
         world.deliver("s", b"garbage")
         world.chat("s", "s-2")
-        await eventually(lambda: world.outbox.tries > 6, "it is tried again and again")
+        await eventually(lambda: world.sender.tries > 6, "it is tried again and again")
         go_on.set()
         await world.answer("s-1", fr.TurnCompleted)
-        assert not world.outbox.to("s-2"), "requests are decided in their order"
-        world.outbox.broken = False
+        assert not world.sender.to("s-2"), "requests are decided in their order"
+        world.sender.broken = False
         await world.answer("s-2", fr.TurnCompleted)
-        assert [offset for offset, _, _ in world.outbox.parked] == [1]
+        assert [offset for offset, _, _ in world.sender.parked] == [1]
         assert [letter.offset for letter in world.log.of(ev.RequestDeadLettered)] == [1]
         assert world.claims == 1, "the partition was not released"
 
@@ -419,7 +419,7 @@ async def test_what_runs_goes_on_while_somebody_looks_for_new_schemas() -> None:
         await go_on.wait()
 
     async with OnePartition() as world:
-        world.parts.schemas = SharedLook(look, known=lambda name: False, now=asyncio.get_running_loop().time)
+        world.context.schemas = SharedLook(look, known=lambda name: False, now=asyncio.get_running_loop().time)
         world.chat("s", "s-1")
         world.deliver("s", b"\xc3\x01" + b"12345678" + b"x" * 20)
         world.chat("s", "s-2")
@@ -430,7 +430,7 @@ async def test_what_runs_goes_on_while_somebody_looks_for_new_schemas() -> None:
         go_on.set()
         for request_id in ("s-1", "s-2"):
             await world.answer(request_id, fr.TurnCompleted)
-        assert [code for _, code, _ in world.outbox.parked] == ["unknown_fingerprint"]
+        assert [code for _, code, _ in world.sender.parked] == ["unknown_fingerprint"]
 
 
 # ---- bounds and forwards
@@ -449,7 +449,7 @@ async def test_requests_that_wait_for_turns_to_end_are_taken_then() -> None:
         await world.answer("r0", fr.TurnStarted)
         for number in range(1, 4):
             world.chat(f"s{number}", f"r{number}")
-        await eventually(lambda: world.parts.waiting_for_turns, "the shard waits")
+        await eventually(lambda: world.context.waiting_for_turns, "the shard waits")
         go_on.set()
         for number in range(4):
             await world.answer(f"r{number}", fr.TurnCompleted)
@@ -457,7 +457,7 @@ async def test_requests_that_wait_for_turns_to_end_are_taken_then() -> None:
 
 async def test_whoever_waits_for_turns_of_other_partitions_is_woken() -> None:
     async with OnePartition(max_queued_turns=10) as world:
-        parts, turns = world.parts, 10
+        parts, turns = world.context, 10
         woken: list[str] = []
 
         def wakes() -> None:
@@ -481,6 +481,6 @@ async def test_what_is_decided_but_not_confirmed_is_not_forwarded() -> None:
         for number in (1, 2):
             world.ask(CreateSession(), f"c-{number}", channel="mail", session_id=f"mail-{number}")
         await eventually(lambda: world.log.appends == 3, "the second group is on its way")
-        assert {header.session_id for header, _ in world.outbox.requests} == {"mail-1"}
+        assert {header.session_id for header, _ in world.sender.requests} == {"mail-1"}
         world.log.go_on.set()
-        await eventually(lambda: len({h.session_id for h, _ in world.outbox.requests}) == 2, "the second one, too")
+        await eventually(lambda: len({h.session_id for h, _ in world.sender.requests}) == 2, "the second one, too")

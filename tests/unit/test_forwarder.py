@@ -26,10 +26,10 @@ class Line:
         return self.has_them is True
 
 
-Outbox = tuple[str, str, tuple[Forward, ...]]
+RecordSender = tuple[str, str, tuple[Forward, ...]]
 
 
-def telling(session_id: str, *seqs: int) -> Outbox:
+def telling(session_id: str, *seqs: int) -> RecordSender:
     """A session that has something to tell its channel."""
     outbox = tuple(
         Forward(seq=seq, target_kind="channel", target_id="web", what=OPENED if seq == 1 else TOUCHED) for seq in seqs

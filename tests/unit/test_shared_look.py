@@ -16,7 +16,7 @@ from turnlog_workers.base.ports import LogError, RequestRecord
 from turnlog_workers.base.shared_look import MIN_INTERVAL_S, SharedLook
 from turnlog_workers.intake.request_reader import ForStream, Misrouted, UnknownReplyTopicError, Unreadable
 from turnlog_workers.kafka.event_log import KafkaEventLog
-from turnlog_workers.shard.worker_context import WorkerParts
+from turnlog_workers.shard.worker_context import WorkerContext
 
 
 @dataclass
@@ -134,12 +134,12 @@ class Reader:
         return Unreadable(code="unknown_fingerprint", reason="") if self.errors else Misrouted(key=b"k", value=b"v")
 
 
-def parts_with(reader: Reader, broker: Broker) -> WorkerParts:
-    parts: Any = object.__new__(WorkerParts)
-    parts.requests = reader
-    parts.schemas = parts.reply_topics = broker.look()
-    parts.topics = SimpleNamespace(requests="chat.requests")
-    return parts  # type: ignore[no-any-return]
+def parts_with(reader: Reader, broker: Broker) -> WorkerContext:
+    context: Any = object.__new__(WorkerContext)
+    context.requests = reader
+    context.schemas = context.reply_topics = broker.look()
+    context.topics = SimpleNamespace(requests="chat.requests")
+    return context  # type: ignore[no-any-return]
 
 
 RECORD = RequestRecord(partition=0, offset=7, key=b"k", value=b"v")

@@ -26,7 +26,7 @@ from turnlog_workers.base.ports import (
 )
 from turnlog_workers.intake.request_reader import RequestReader
 from turnlog_workers.process.surplus_partitions import GrowthWatch, Surplus
-from turnlog_workers.shard.worker_context import WorkerParts
+from turnlog_workers.shard.worker_context import WorkerContext
 
 COUNT = 3
 PARTITION = 4
@@ -41,7 +41,7 @@ def request(offset: int, session_id: str, **fields: Any) -> RequestRecord:
 
 
 class World:
-    """A requests topic, an outbox, and the parts that a surplus partition sees of a worker."""
+    """A requests topic, a sender, and the parts that a surplus partition sees of a worker."""
 
     def __init__(self) -> None:
         self.topic: dict[int, RequestRecord | UnreadableRange] = {}
@@ -53,13 +53,13 @@ class World:
         self.acks: list[int] = []
         self.fatal: list[str] = []
         self.failures: list[Exception] = []  #: of the next forwards
-        self.parts = cast(
-            WorkerParts,
+        self.context = cast(
+            WorkerContext,
             SimpleNamespace(
                 partition_count=COUNT,
                 topics=TOPICS,
                 request_log=self,
-                outbox=self,
+                sender=self,
                 read=self.verdict,
                 ack=lambda partition, offset: self.acks.append(offset),
                 fatal=self.fatal.append,
@@ -74,7 +74,7 @@ class World:
             reply_prefix=TOPICS.replies,
             reply_topic_exists=lambda topic: True,
         )
-        self.surplus = Surplus(self.parts, self.committed_offset)
+        self.surplus = Surplus(self.context, self.committed_offset)
 
     async def verdict(self, record: RequestRecord, there_since: float) -> Any:
         return self._reader.read(record)

@@ -120,7 +120,7 @@ class RequestLog(Protocol):
 Parked = tuple[RequestRecord, str, str]  #: a request that becomes a dead letter, the code and the reason
 
 
-class Outbox(Protocol):
+class RecordSender(Protocol):
     """Everything else that leaves the worker."""
 
     def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> "Sent":

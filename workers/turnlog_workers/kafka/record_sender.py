@@ -1,4 +1,4 @@
-""":class:`Outbox` on Kafka: frames, dead letters and forwarded requests."""
+""":class:`RecordSender` on Kafka: frames, dead letters and forwarded requests."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _MAX_MISROUTING = 1000  #: producers that are told apart
 
 
-class KafkaOutbox:
+class KafkaRecordSender:
     """Dead letters and forwards go through the log's producer: they must be stored before an event says so."""
 
     def __init__(

@@ -15,7 +15,7 @@ from turnlog_streams.policy import Policy
 from turnlog_streams.runtime_settings import forbidden, runner_factories, with_run_settings
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import at
-from turnlog_workers.base.ports import LogError, Outbox, RequestRecord
+from turnlog_workers.base.ports import LogError, RecordSender, RequestRecord
 from turnlog_workers.base.readiness_file import mark_ready
 from turnlog_workers.base.settings_check import check_models, unknown_variables
 from turnlog_workers.base.shared_look import SharedLook
@@ -25,7 +25,7 @@ from turnlog_workers.kafka import schema_topic
 from turnlog_workers.kafka.event_log import KafkaEventLog, LogProducer
 from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
 from turnlog_workers.kafka.open_transactions import TransactionWatch
-from turnlog_workers.kafka.record_sender import KafkaOutbox
+from turnlog_workers.kafka.record_sender import KafkaRecordSender
 from turnlog_workers.kafka.reply_sender import ReplySender
 from turnlog_workers.kafka.request_log import KafkaRequestLog
 from turnlog_workers.kafka.settings_topic import RunSettings
@@ -36,7 +36,7 @@ from turnlog_workers.process.tail_watch import TailWatch
 from turnlog_workers.runners.registry import RunnerRegistry
 from turnlog_workers.sessions.turn_attempt import ActorLimits
 from turnlog_workers.shard.partition import Shard, ShardStuckError
-from turnlog_workers.shard.worker_context import Membership, ShardLimits, WorkerParts
+from turnlog_workers.shard.worker_context import Membership, ShardLimits, WorkerContext
 from turnlog_workers.store.partition_store import StoreDirectory
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class WorkerService:
         self._stop = stop
         self._shards: dict[int, Shard] = {}
         self._membership = Membership()
-        self._parts: WorkerParts | None = None
+        self._context: WorkerContext | None = None
         self._reader = TopicReader(settings)
         self._producer = LogProducer(settings)
         self._replies = ReplySender(settings, source=owner, now_ms=_wall_ms)
@@ -99,11 +99,11 @@ class WorkerService:
             deployment=f"{settings.prefix} {events_id}",
             memory_limit_mb=settings.store_memory_mb,
         )
-        self._parts = self._build_parts(topics)
+        self._context = self._build_context(topics)
         self._keep_watching()
         self._watch_transactions()
         self._follow = kept_running(self._run_settings.follow, "following the run-time settings", gave_up=self._fatal)
-        self._surplus = Surplus(self._parts, committed_in_group(settings))
+        self._surplus = Surplus(self._context, committed_in_group(settings))
         growth = GrowthWatch(
             self._producer.partition_counts,
             settings.topics,
@@ -112,14 +112,14 @@ class WorkerService:
         )
         self._growth = kept_running(growth.run, "looking at the number of partitions", gave_up=self._fatal)
 
-    def _build_parts(self, topics: TopicsState) -> WorkerParts:
+    def _build_context(self, topics: TopicsState) -> WorkerContext:
         settings, owner = self._settings, self._owner
         runners = RunnerRegistry()
         assert self._stores is not None
         schemas: SharedLook[bytes] = SharedLook(
             self._read_schemas, known=lambda name: packaged().find(name) is not None, now=time.monotonic
         )
-        outbox = KafkaOutbox(
+        sender = KafkaRecordSender(
             settings,
             self._producer,
             self._replies,
@@ -127,7 +127,7 @@ class WorkerService:
             source=owner,
             now_ms=_wall_ms,
         )
-        return WorkerParts(
+        return WorkerContext(
             owner=owner,
             process=secrets.token_hex(4),
             topics=settings.topics,
@@ -135,20 +135,20 @@ class WorkerService:
             partition_count=topics.partition_count,
             event_log=KafkaEventLog(settings, self._producer, self._reader, source=owner, schemas=schemas),
             request_log=KafkaRequestLog(settings, self._reader),
-            outbox=outbox,
+            sender=sender,
             stores=self._stores,
             requests=RequestReader(
                 RequestCodec(),
                 settings.topics,
                 partition_count=topics.partition_count,
                 reply_prefix=settings.reply_prefix,
-                reply_topic_exists=outbox.known_reply_topic,
+                reply_topic_exists=sender.known_reply_topic,
                 max_request_bytes=settings.max_request_bytes,
             ),
             make_runner=lambda model: runners.make(model, runner_factories(self._run_settings.values)),
             policy=self._policy,
             schemas=schemas,
-            reply_topics=reply_topics(outbox),
+            reply_topics=reply_topics(sender),
             running=asyncio.Semaphore(settings.max_running_turns),
             actor_limits=_actor_limits(settings),
             limits=ShardLimits(
@@ -192,9 +192,9 @@ class WorkerService:
 
     async def drain(self) -> None:
         """No new turns; the running ones get their time. What is left is resumed by the next owner."""
-        if self._parts is None:
+        if self._context is None:
             return
-        self._parts.draining = True
+        self._context.draining = True
         self._policy_now = replace(self._policy_now, start_turns=False)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.drain_timeout_s
@@ -244,14 +244,14 @@ class WorkerService:
         """The full new assignment. Kept partitions go on, if nobody else can have owned them meanwhile."""
         membership = self._membership
         async with self._changing:
-            if self._parts is None or self._parts.draining:
+            if self._context is None or self._context.draining:
                 return
-            surplus = {p for p in partitions if p >= self._parts.partition_count}
+            surplus = {p for p in partitions if p >= self._context.partition_count}
             partitions = set(partitions) - surplus
             if self._surplus is not None:
                 await self._surplus.assigned(surplus)
             kept_trust = generation == membership.generation + 1
-            membership.take_assignment(generation, self._parts.now())
+            membership.take_assignment(generation, self._context.now())
             lost = [p for p in self._shards if p not in partitions]
             kept = [p for p in self._shards if p in partitions]
             gained = [p for p in partitions if p not in self._shards]
@@ -263,7 +263,7 @@ class WorkerService:
             if not kept_trust:
                 await self._doubt(kept)
             for partition in sorted(gained):
-                shard = self._shards[partition] = Shard(self._parts, partition)
+                shard = self._shards[partition] = Shard(self._context, partition)
                 shard.start(after=self._releasing.get(partition))
         mark_ready()  # also without a partition: a spare worker serves as well as it can
 
@@ -303,9 +303,9 @@ class WorkerService:
         Where Faust goes on; ``None``: the partition is not ours now. Raises :class:`LogError`.
         """
         taker = self._taker(partition)
-        if self._parts is None or taker is None:
+        if self._context is None or taker is None:
             return None
-        end = (await self._parts.request_log.stable_ends([partition]))[partition]
+        end = (await self._context.request_log.stable_ends([partition]))[partition]
         end = min(end, position + _READ_PAST_REQUESTS)
         if self._taker(partition) is not taker:
             return None
@@ -327,7 +327,7 @@ class WorkerService:
 
     def _keep_watching(self) -> None:
         settings = self._settings
-        assert self._parts is not None
+        assert self._context is not None
         watch = TailWatch(
             self._reader,
             settings.topics,
@@ -335,7 +335,7 @@ class WorkerService:
             membership=self._membership,
             interval_s=settings.tail_check_interval_s,
             stalled_delivery_s=settings.stalled_delivery_s,
-            now=self._parts.now,
+            now=self._context.now,
         )
         self._watch = kept_running(watch.run, "the watch over the topics' ends", gave_up=self._fatal)
 
@@ -352,9 +352,9 @@ class WorkerService:
             raise LogError(f"the schemas topic cannot be read: {error}") from error
 
 
-def reply_topics(outbox: Outbox, now: Callable[[], float] = time.monotonic) -> SharedLook[str]:
+def reply_topics(sender: RecordSender, now: Callable[[], float] = time.monotonic) -> SharedLook[str]:
     """Looks for reply topics that requests name."""
-    return SharedLook(outbox.look_for_reply_topics, known=outbox.known_reply_topic, now=now)
+    return SharedLook(sender.look_for_reply_topics, known=sender.known_reply_topic, now=now)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -35,7 +35,7 @@ from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted
 from turnlog_workers.kafka.kafka_python import BrokerUnreachableError, connected
 from turnlog_workers.kafka.topics_admin import grown
 from turnlog_workers.shard.served_requests import tell
-from turnlog_workers.shard.worker_context import WorkerParts
+from turnlog_workers.shard.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 _LOOK_S = 3.0  #: how late growth is noticed
@@ -49,9 +49,9 @@ Committed = Callable[[int], Awaitable[int]]
 class SurplusPartition:
     """One such partition that the group has assigned to this worker, until :meth:`stop`."""
 
-    def __init__(self, parts: WorkerParts, partition: int, committed: Committed) -> None:
-        self.inbox = Inbox(limit=parts.limits.max_inbox_requests, ack=partial(parts.ack, partition))
-        self._parts = parts
+    def __init__(self, context: WorkerContext, partition: int, committed: Committed) -> None:
+        self.inbox = Inbox(limit=context.limits.max_inbox_requests, ack=partial(context.ack, partition))
+        self._context = context
         self._partition = partition
         self._committed = committed
         self._next = -1
@@ -79,7 +79,7 @@ class SurplusPartition:
             try:
                 await self._send_on()
             except LogAuthorizationError as error:
-                self._parts.fatal(str(error))
+                self._context.fatal(str(error))
                 return
             except (LogError, BrokerUnreachableError) as error:
                 log.warning("requests are not sent on: %s", error, extra=self._place())
@@ -92,7 +92,7 @@ class SurplusPartition:
         """Everything that comes, in order. Raises :class:`LogError` or :class:`BrokerUnreachableError`."""
         if self._next < 0:
             begin = await self._committed(self._partition)
-            first, _ = await self._parts.request_log.bounds(self._partition)
+            first, _ = await self._context.request_log.bounds(self._partition)
             self._next = begin
             self.inbox.cover(begin - 1)
             self.inbox.known_end = max(self.inbox.known_end, begin, first)
@@ -101,7 +101,7 @@ class SurplusPartition:
                 "the partition of their key among %d",
                 self._partition,
                 self._next,
-                self._parts.partition_count,
+                self._context.partition_count,
                 extra=self._place(),
             )
         while True:
@@ -118,12 +118,12 @@ class SurplusPartition:
         inbox = self.inbox
         position = inbox.covered + 1
         while (missing_to := inbox.missing_from(position)) > position:
-            first = await inbox.fill(self._parts.request_log, self._partition, position, missing_to)
+            first = await inbox.fill(self._context.request_log, self._partition, position, missing_to)
             if first > position:
                 log.error("requests %d to %d were deleted unread", position, first - 1, extra=self._place())
                 position = first
         records: list[RequestRecord] = []
-        while inbox.has(position) and len(records) < self._parts.limits.max_group_requests:
+        while inbox.has(position) and len(records) < self._context.limits.max_group_requests:
             found = inbox.get(position)
             if isinstance(found, UnreadableRange):
                 log.error("requests %d to %d: %s", found.first, found.last, found.reason, extra=self._place())
@@ -136,24 +136,24 @@ class SurplusPartition:
 
     async def _wait(self) -> None:
         """Until something is delivered; now and then look whether something is there that nobody delivers."""
-        limit_s = self._parts.limits.stalled_delivery_s
+        limit_s = self._context.limits.stalled_delivery_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._wake.wait()
         self._wake.clear()
         if not self.inbox.has(self._next):
-            end = (await self._parts.request_log.stable_ends([self._partition]))[self._partition]
-            if self.inbox.silent_for(self._next, end, self._parts.now()) >= limit_s:
+            end = (await self._context.request_log.stable_ends([self._partition]))[self._partition]
+            if self.inbox.silent_for(self._next, end, self._context.now()) >= limit_s:
                 self.inbox.known_end = max(self.inbox.known_end, end)
 
     async def _store(self, records: Sequence[RequestRecord]) -> None:
         """Each where it belongs; those for one partition in their order, all on return."""
         chains: dict[int, list[tuple[RequestRecord, Incoming]]] = defaultdict(list)
-        there_since = self._parts.now()
+        there_since = self._context.now()
         for record in records:
-            item = await self._parts.read(record, there_since)
+            item = await self._context.read(record, there_since)
             # Dead letters wait for nobody.
-            target = partition_of(item.key, self._parts.partition_count) if isinstance(item, Misrouted) else -1
+            target = partition_of(item.key, self._context.partition_count) if isinstance(item, Misrouted) else -1
             chains[target].append((record, item))
         stored = await asyncio.gather(*map(self._store_in_order, chains.values()), return_exceptions=True)
         for error in stored:
@@ -164,7 +164,7 @@ class SurplusPartition:
         for record, item in chain:
             if isinstance(item, Misrouted):
                 try:
-                    await patiently(partial(self._parts.outbox.forward, record, item.key, item.value))
+                    await patiently(partial(self._context.sender.forward, record, item.key, item.value))
                 except RecordsRefusedError as error:
                     await self._park(record, "too_long", f"it cannot be sent on to its partition: {error}", item.told)
             else:
@@ -174,19 +174,19 @@ class SurplusPartition:
 
     async def _park(self, record: RequestRecord, code: str, reason: str, told: ForStream | None) -> None:
         log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
-        await patiently(partial(self._parts.outbox.dead_letters, [(record, code, reason)]))
+        await patiently(partial(self._context.sender.dead_letters, [(record, code, reason)]))
         if told is not None:
-            tell(self._parts, told, _NO_EPOCH)
+            tell(self._context, told, _NO_EPOCH)
 
     def _place(self, offset: int | None = None) -> dict[str, Any]:
-        return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)
+        return at(topic=self._context.topics.requests, partition=self._partition, offset=offset)
 
 
 class Surplus:
     """The surplus partitions of this worker."""
 
-    def __init__(self, parts: WorkerParts, committed: Committed) -> None:
-        self._parts = parts
+    def __init__(self, context: WorkerContext, committed: Committed) -> None:
+        self._context = context
         self._committed = committed
         self._partitions: dict[int, SurplusPartition] = {}
 
@@ -196,7 +196,7 @@ class Surplus:
         await asyncio.gather(*(self._partitions.pop(p).stop() for p in lost))
         for partition in sorted(partitions):
             if partition not in self._partitions:
-                self._partitions[partition] = SurplusPartition(self._parts, partition, self._committed)
+                self._partitions[partition] = SurplusPartition(self._context, partition, self._committed)
 
     async def stop(self) -> None:
         """Send nothing more."""

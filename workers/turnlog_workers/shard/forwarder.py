@@ -14,7 +14,7 @@ from turnlog_schemas import commands as cmd
 from turnlog_schemas.events import SESSION
 from turnlog_streams.forwarding import Forward, ReceiveForward, due
 from turnlog_workers.base.backoff import Backoff
-from turnlog_workers.base.ports import Outbox, Sent
+from turnlog_workers.base.ports import RecordSender, Sent
 
 RESEND = Backoff(5.0, 300.0)
 MAX_RESENDS = 20  #: of one partition, each time somebody looks
@@ -42,8 +42,8 @@ class _Source:
 class Forwarder:
     """The forwards of one partition's streams. It knows outboxes as the confirmed log has them, not what runs ahead."""
 
-    def __init__(self, outbox: Outbox, now: Callable[[], float]) -> None:
-        self._outbox = outbox
+    def __init__(self, sender: RecordSender, now: Callable[[], float]) -> None:
+        self._sender = sender
         self._now = now
         self._sources: dict[_Key, _Source] = {}
         self._again: list[tuple[float, int, _Key, int]] = []  # a heap: when, how often it was sent, whose, seq
@@ -76,7 +76,7 @@ class Forwarder:
             forward = source.pending(seq) if source else None
             if source is None or forward is None:
                 continue  # received
-            if source.sent[seq].on_its_way():  # the broker does not take it yet: the outbox tries again
+            if source.sent[seq].on_its_way():  # the broker does not take it yet: the sender tries again
                 self._look_again(sendings, key, seq)
             else:  # stored, or given up: it is ours to send it again
                 left -= 1
@@ -104,7 +104,7 @@ class Forwarder:
         )
         request_id = f"forward/{source_kind}/{source_id}/{forward.seq}"
         header = _header(forward.target_kind, forward.target_id, request_id[:256])
-        source.sent[forward.seq] = self._outbox.request(header, command)
+        source.sent[forward.seq] = self._sender.request(header, command)
         self._look_again(sendings, key, forward.seq)
 
     def receipt(self, kind: str, stream_id: str, received: ReceiveForward, *, refused: bool) -> None:
@@ -118,7 +118,7 @@ class Forwarder:
             refused=refused,
         )
         request_id = f"receipt/{kind}/{stream_id}/{received.seq}"
-        self._outbox.request(_header(received.source_kind, received.source_id, request_id[:256]), command)
+        self._sender.request(_header(received.source_kind, received.source_id, request_id[:256]), command)
 
 
 def _header(kind: str, stream_id: str, request_id: str) -> cmd.RequestHeader:

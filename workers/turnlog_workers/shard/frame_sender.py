@@ -6,7 +6,7 @@ from dataclasses import replace
 from turnlog_schemas import frames as fr
 from turnlog_streams.reply_frames import Reply
 from turnlog_workers.base.logs import at
-from turnlog_workers.base.ports import Outbox, Sent
+from turnlog_workers.base.ports import RecordSender, Sent
 from turnlog_workers.base.tasks import describe
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.shard.reply_watermark import Replied
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 class FrameSender:
     """Gives frames their place: epoch, partition and ``frame_seq``."""
 
-    def __init__(self, outbox: Outbox, partition: int, *, epoch: int, replied: int) -> None:
+    def __init__(self, sender: RecordSender, partition: int, *, epoch: int, replied: int) -> None:
         self.replied = Replied(replied)
-        self._outbox = outbox
+        self._sender = sender
         self._partition = partition
         self._epoch = epoch
 
@@ -35,7 +35,7 @@ class FrameSender:
             self.replied.add(offset, sent)
 
     def _queue(self, live: Live, reply: Reply, frame_seq: int) -> Sent:
-        return self._outbox.reply(
+        return self._sender.reply(
             reply, stream_id=live.stream_id, partition=self._partition, epoch=self._epoch, frame_seq=frame_seq
         )
 

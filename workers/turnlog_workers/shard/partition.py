@@ -21,7 +21,7 @@ from turnlog_workers.base.tasks import describe, end, frames, kept_running, was_
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.shard.epoch import Claim, Epoch, FencedError
 from turnlog_workers.shard.serving import Serving
-from turnlog_workers.shard.worker_context import WorkerParts
+from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.port import PartitionStore, StoreError, UnreadableStoreError
 
 log = logging.getLogger(__name__)
@@ -40,13 +40,13 @@ class ShardStuckError(Exception):
 class Shard:
     """Owns one assigned partition until :meth:`stop`."""
 
-    def __init__(self, parts: WorkerParts, partition: int) -> None:
+    def __init__(self, context: WorkerContext, partition: int) -> None:
         self.partition = partition
-        self.inbox = Inbox(limit=parts.limits.max_inbox_requests, ack=self._acknowledge)
+        self.inbox = Inbox(limit=context.limits.max_inbox_requests, ack=self._acknowledge)
         self.serving: Serving | None = None
         self.claims = 0  #: opened by this shard
-        self._parts = parts
-        self._place = at(topic=parts.topics.events, partition=partition)
+        self._context = context
+        self._place = at(topic=context.topics.events, partition=partition)
         self._store: asyncio.Task[PartitionStore] | None = None
         self._store_failures = 0  #: in a row, of what the store holds
         self._rebuild: str | None = None  #: why the store is to be made anew; at most once in an assignment: then empty
@@ -58,7 +58,7 @@ class Shard:
         """Begin with a claim; ``after`` is the release of the partition's last shard in this worker."""
         name = f"the shard of partition {self.partition}"
         self._task = watched(
-            self._run(after), name, died=lambda error: self._parts.fatal(f"{name} died: {describe(error)}")
+            self._run(after), name, died=lambda error: self._context.fatal(f"{name} died: {describe(error)}")
         )
 
     async def stop(self) -> None:
@@ -106,7 +106,7 @@ class Shard:
     def _acknowledge(self, offset: int) -> None:
         """Tell the group, for those who look at its lag: what is to be done is in the log."""
         try:
-            self._parts.ack(self.partition, offset)
+            self._context.ack(self.partition, offset)
         except Exception as error:
             log.warning("request %d is not acknowledged: %s", offset, describe(error), extra=self._place)
 
@@ -130,13 +130,13 @@ class Shard:
         failures = 0
         while True:
             await self._until_settled()
-            assigned = self._parts.membership.assigned
-            began = self._parts.now()
+            assigned = self._context.membership.assigned
+            began = self._context.now()
             try:
                 await self._own()
             except FencedError as fenced:
                 log.warning("%s", fenced, extra=self._place)
-                if fenced.newest_generation > self._parts.membership.generation:
+                if fenced.newest_generation > self._context.membership.generation:
                     await self._wait_for_assignment(assigned)
                 else:
                     failures = self._failed_again(failures, began)
@@ -144,12 +144,12 @@ class Shard:
                         await self._until_name_is_ours()
                     retry_s = _AGAIN.next_delay(failures)
                     if retry_s > _RETRY_AT_ONCE_S:  # two owners of one generation must not fence each other for ever
-                        await asyncio.sleep(retry_s * self._parts.jitter())
+                        await asyncio.sleep(retry_s * self._context.jitter())
             except LogAuthorizationError as error:
-                self._parts.fatal(str(error))
+                self._context.fatal(str(error))
                 return
             except LogBrokenError as error:
-                self._parts.fatal(str(error))
+                self._context.fatal(str(error))
                 return
             except LogError as error:
                 log.warning("released: %s", error, extra=self._place)
@@ -165,7 +165,7 @@ class Shard:
 
     def _blame_the_store(self, error: BaseException, began: float) -> None:
         """A partition that fails again and again for what its store holds is served from a new one, once."""
-        if self._parts.now() - began > _STEADY_S:
+        if self._context.now() - began > _STEADY_S:
             self._store_failures = 0
         if isinstance(error, ProjectionError):
             self._store_failures = _MAX_STORE_FAILURES
@@ -176,12 +176,12 @@ class Shard:
 
     def _failed_again(self, failures: int, began: float) -> int:
         """Failures in a row, this one too; a time without trouble ends a row."""
-        return 1 if self._parts.now() - began > _STEADY_S else failures + 1
+        return 1 if self._context.now() - began > _STEADY_S else failures + 1
 
     async def _until_settled(self) -> None:
         """No claim while the group rebalances: the partition may be somebody else's in a moment."""
-        while self._parts.membership.rebalancing:
-            await self._wait_for_assignment(self._parts.membership.assigned)
+        while self._context.membership.rebalancing:
+            await self._wait_for_assignment(self._context.membership.assigned)
 
     async def _until_name_is_ours(self) -> None:
         """Two processes of one name have the same generation: the group knows which of them it means, nobody else.
@@ -189,13 +189,13 @@ class Shard:
         The one whom it does not mean never claims again; it ends as soon as it hears so.
         """
         asked = 0
-        while not await self._parts.name_is_ours():
+        while not await self._context.name_is_ours():
             asked += 1
             await asyncio.sleep(_AGAIN.next_delay(asked))
 
     async def _wait_for_assignment(self, assigned: asyncio.Event) -> None:
         """Until the next assignment; at most a session timeout (generations restart when a group is deleted)."""
-        limit_s = self._parts.limits.session_timeout_s * (1 + self._parts.jitter())
+        limit_s = self._context.limits.session_timeout_s * (1 + self._context.jitter())
         # Not asyncio.wait_for: in Python 3.11 it forgets a cancellation that comes together with the assignment.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
@@ -204,21 +204,21 @@ class Shard:
     async def _own(self) -> None:
         """Claim, catch up, serve; whatever ends it, everything folded is thrown away."""
         store, events_end = await self._open_store()
-        epoch = Epoch(self._parts.event_log, self.partition, store.position)
-        catch_up = _CatchUp(store, self._parts.limits.store_batch_events)
+        epoch = Epoch(self._context.event_log, self.partition, store.position)
+        catch_up = _CatchUp(store, self._context.limits.store_batch_events)
         # Most of it before the claim: whoever serves now goes on meanwhile, and a refusal leaves no trace in the log.
         await epoch.read_ahead(events_end, catch_up.take)
         first = await self._check_deployment(epoch.position)
-        claimed_at = self._parts.now()
+        claimed_at = self._context.now()
         claim = Claim(
-            owner=self._parts.owner,
-            process=self._parts.process,
-            incarnation=f"{self._parts.process}.{self._parts.random_id()}",
-            generation=self._parts.membership.generation,
-            partition_count=self._parts.partition_count,
-            requests_topic_id=self._parts.topics_id,
+            owner=self._context.owner,
+            process=self._context.process,
+            incarnation=f"{self._context.process}.{self._context.random_id()}",
+            generation=self._context.membership.generation,
+            partition_count=self._context.partition_count,
+            requests_topic_id=self._context.topics_id,
         )
-        await epoch.open(claim, self._parts.now_ms(), catch_up.take)
+        await epoch.open(claim, self._context.now_ms(), catch_up.take)
         await catch_up.finish(epoch.position)
         self.claims += 1
         accepted = epoch.position.accepted
@@ -226,7 +226,7 @@ class Shard:
         # Nothing accepted yet: what is gone before anybody could decide it is lost, and the log will say so.
         next_request = accepted + 1
         serving = Serving(
-            self._parts,
+            self._context,
             self.partition,
             epoch=epoch,
             store=store,
@@ -238,7 +238,9 @@ class Shard:
         self.inbox.known_end = max(self.inbox.known_end, next_request, first)
         log.info("serving from request %d under claim %d", next_request, epoch.epoch, extra=self._place)
         saver = kept_running(
-            lambda: self._save_regularly(serving), f"the saver of partition {self.partition}", gave_up=self._parts.fatal
+            lambda: self._save_regularly(serving),
+            f"the saver of partition {self.partition}",
+            gave_up=self._context.fatal,
         )
         try:
             self.serving = serving
@@ -256,8 +258,8 @@ class Shard:
             store = await self._opened_fresh(self._rebuild)
             self._rebuild = ""
         else:
-            store = await self._opened(lambda: self._parts.stores.open(self.partition))
-        begin, end = await self._parts.event_log.bounds(self.partition)
+            store = await self._opened(lambda: self._context.stores.open(self.partition))
+        begin, end = await self._context.event_log.bounds(self.partition)
         if begin > 0:
             raise LogBrokenError(
                 f"events[{self.partition}] begins at {begin}: the event log lost its first records; its retention must "
@@ -271,7 +273,7 @@ class Shard:
         opening, self._store = self._store, None
         if opening is not None:
             await (await opening).close()
-        return await self._opened(lambda: self._parts.stores.open_fresh(self.partition, reason))
+        return await self._opened(lambda: self._context.stores.open_fresh(self.partition, reason))
 
     async def _opened(self, make: Callable[[], Coroutine[None, None, PartitionStore]]) -> PartitionStore:
         """The store that is open or being opened. Opening goes on when we are cancelled: :meth:`stop` closes it."""
@@ -290,7 +292,9 @@ class Shard:
             return True
         if position.next_offset > end:
             return False
-        async for events in self._parts.event_log.read(self.partition, position.next_offset - 1, position.next_offset):
+        async for events in self._context.event_log.read(
+            self.partition, position.next_offset - 1, position.next_offset
+        ):
             for event in events:
                 return record_id(event.header, event.payload) == position.last_event_id
         return False
@@ -300,16 +304,16 @@ class Shard:
 
         Raises :class:`LogBrokenError`.
         """
-        if position.partition_count and position.partition_count != self._parts.partition_count:
+        if position.partition_count and position.partition_count != self._context.partition_count:
             raise LogBrokenError(
                 f"partition {self.partition}: the log was written with {position.partition_count} partitions, now "
-                f"there are {self._parts.partition_count}: sessions would change their place. "
+                f"there are {self._context.partition_count}: sessions would change their place. "
                 "Use a new prefix (TURNLOG_PREFIX)"
             )
-        if position.requests_topic_id and position.requests_topic_id != self._parts.topics_id:
-            raise self._recreated(f"its id was {position.requests_topic_id}, now it is {self._parts.topics_id}")
+        if position.requests_topic_id and position.requests_topic_id != self._context.topics_id:
+            raise self._recreated(f"its id was {position.requests_topic_id}, now it is {self._context.topics_id}")
         # Asked after the log was read: what is accepted there was in the topic before.
-        first, end = await self._parts.request_log.bounds(self.partition)
+        first, end = await self._context.request_log.bounds(self.partition)
         if position.accepted >= end:
             raise self._recreated(f"accepted up to {position.accepted}, it ends at {end}")
         return first
@@ -322,7 +326,7 @@ class Shard:
 
     async def _save_regularly(self, serving: Serving) -> None:
         while True:
-            await asyncio.sleep(self._parts.limits.store_commit_interval_s)
+            await asyncio.sleep(self._context.limits.store_commit_interval_s)
             try:
                 await serving.save()
             except Exception as error:

@@ -15,7 +15,7 @@ from turnlog_streams.session.state import Session
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.tasks import describe, frames
 from turnlog_workers.shard.stream_in_memory import Live, LiveChannel, LiveSession
-from turnlog_workers.shard.worker_context import WorkerParts
+from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.port import PartitionStore, StoreError
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,10 @@ T = TypeVar("T")
 class Resident:
     """Loads streams when they are needed, forgets them when they are idle."""
 
-    def __init__(self, parts: WorkerParts, store: PartitionStore) -> None:
+    def __init__(self, context: WorkerContext, store: PartitionStore) -> None:
         self.sessions: dict[str, LiveSession] = {}
         self.channels: dict[str, LiveChannel] = {}
-        self._parts = parts
+        self._context = context
         self._store = store
         self._in_use: frozenset[tuple[str, str]] = frozenset()
         self._resting = False
@@ -56,7 +56,7 @@ class Resident:
                 found = loaded.get(session_id)
                 live = LiveSession(
                     session=Session(session_id=session_id),
-                    last_used=self._parts.now(),
+                    last_used=self._context.now(),
                     set_aside=failed.get(session_id, ""),
                 )
                 if found is not None:
@@ -72,7 +72,7 @@ class Resident:
             for name in part:
                 found = loaded.get(name)
                 live = LiveChannel(
-                    channel=Channel(channel=name), last_used=self._parts.now(), set_aside=failed.get(name, "")
+                    channel=Channel(channel=name), last_used=self._context.now(), set_aside=failed.get(name, "")
                 )
                 if found is not None:
                     live.channel = found.channel
@@ -138,7 +138,7 @@ class Resident:
     def _idle(self, live: Live) -> bool:
         if (live.kind, live.stream_id) in self._in_use or live.busy:
             return False
-        return live.last_used < self._parts.now() - self._parts.limits.idle_timeout_s
+        return live.last_used < self._context.now() - self._context.limits.idle_timeout_s
 
 
 def _note_failures(results: Iterable[object]) -> None:

@@ -25,7 +25,7 @@ from turnlog_workers.shard.forwarder import Forwarder
 from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.run_ahead import Decider, Decision, DecisionTooLargeError
 from turnlog_workers.shard.stream_in_memory import Live, LiveSession, closed_to_decisions
-from turnlog_workers.shard.worker_context import WorkerParts
+from turnlog_workers.shard.worker_context import WorkerContext
 
 log = logging.getLogger(__name__)
 Found = RequestRecord | UnreadableRange | None
@@ -44,7 +44,7 @@ class ServedRequests:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        context: WorkerContext,
         partition: int,
         *,
         inbox: Inbox,
@@ -54,7 +54,7 @@ class ServedRequests:
         forwarder: Forwarder,
         wake: Callable[[], None],
     ) -> None:
-        self._parts = parts
+        self._context = context
         self._partition = partition
         self._inbox = inbox
         self._next = first
@@ -67,7 +67,7 @@ class ServedRequests:
 
     def notice(self, requests_end: int, patience_s: float) -> bool:
         """The topic ends there. Is there a request that nobody delivers? It is then read from the topic."""
-        silent_s = self._inbox.silent_for(self._next, requests_end, self._parts.now())
+        silent_s = self._inbox.silent_for(self._next, requests_end, self._context.now())
         if self._next >= requests_end or silent_s < patience_s:
             return False
         self._inbox.known_end = max(self._inbox.known_end, requests_end)
@@ -101,7 +101,7 @@ class ServedRequests:
         """What can be decided at once; ``None``: something has to be asked or stored before."""
         if not isinstance(found, RequestRecord):
             return TakenRequest(offset, item=found)
-        item = self._parts.read_at_once(found)
+        item = self._context.read_at_once(found)
         return TakenRequest(offset, found, item) if isinstance(item, ForStream) else None
 
     async def _prepared(self, found: list[tuple[int, Found]], taken: list[TakenRequest | None]) -> list[TakenRequest]:
@@ -121,10 +121,10 @@ class ServedRequests:
     async def _prepare(self, offset: int, record: Found) -> TakenRequest:
         """Look for what a request names, or send it on. Doing it again, after a crash, does no harm."""
         assert isinstance(record, RequestRecord)
-        item = await persistently(partial(self._parts.read, record, self._there_since(offset)))
+        item = await persistently(partial(self._context.read, record, self._there_since(offset)))
         if isinstance(item, Misrouted):
             try:
-                await persistently(partial(self._parts.outbox.forward, record, item.key, item.value))
+                await persistently(partial(self._context.sender.forward, record, item.key, item.value))
                 return TakenRequest(offset, record)
             except RecordsRefusedError as error:
                 reason = f"it is in the wrong partition, and cannot be sent on: {error}"
@@ -134,14 +134,14 @@ class ServedRequests:
     def _there_since(self, offset: int) -> float:
         """A moment at which the request was in its topic for sure, the same one for as many as possible."""
         if offset >= self._seen_end:
-            self._seen_end, self._seen_at = max(self._inbox.known_end, offset + 1), self._parts.now()
+            self._seen_end, self._seen_at = max(self._inbox.known_end, offset + 1), self._context.now()
         return self._seen_at
 
     async def _next_requests(self) -> list[tuple[int, Found]]:
         while (missing_to := self._inbox.missing_from(self._next)) > self._next:
-            expected = self._parts.membership.rebalancing  # then nothing is delivered
+            expected = self._context.membership.rebalancing  # then nothing is delivered
             first = await self._inbox.fill(
-                self._parts.request_log,
+                self._context.request_log,
                 self._partition,
                 self._next,
                 missing_to,
@@ -153,7 +153,7 @@ class ServedRequests:
                 self._lost(*lost, "the broker deleted them unread")
                 self._next = first
         records: list[tuple[int, Found]] = []
-        while self._inbox.has(self._next) and len(records) < self._parts.limits.max_group_requests:
+        while self._inbox.has(self._next) and len(records) < self._context.limits.max_group_requests:
             found = self._inbox.get(self._next)
             records.append((self._next, found))
             self._next = found.last + 1 if isinstance(found, UnreadableRange) else self._next + 1
@@ -173,7 +173,7 @@ class ServedRequests:
             self._parked(offset, item.code, item.reason, item.told)
         elif isinstance(item, ForStream):
             live = self._resident.get(item.kind, item.stream_id)
-            live.last_used = self._parts.now()
+            live.last_used = self._context.now()
             for last_try in (False, True):
                 try:
                     self._decide(offset, live, item.command, with_partial=not last_try)
@@ -248,16 +248,16 @@ class ServedRequests:
         for record, code, reason in parked:
             log.warning("dead letter (%s): %s", code, reason, extra=self._place(record.offset))
         letters = [(record, code, _printable(reason)) for record, code, reason in parked]
-        await persistently(partial(self._parts.outbox.dead_letters, letters))
+        await persistently(partial(self._context.sender.dead_letters, letters))
 
     def _parked(self, offset: int, code: str, reason: str, told: ForStream | None = None) -> None:
         self._decider.dead_letter(offset, code, _printable(reason))
         if told is not None:
-            self._decider.groups[-1].done.append(partial(tell, self._parts, told, self._decider.epoch))
+            self._decider.groups[-1].done.append(partial(tell, self._context, told, self._decider.epoch))
         self._note(partial(self._parked, offset, code, reason, told))
 
     def _place(self, offset: int | None = None) -> dict[str, Any]:
-        return at(topic=self._parts.topics.requests, partition=self._partition, offset=offset)
+        return at(topic=self._context.topics.requests, partition=self._partition, offset=offset)
 
 
 def refused_command(item: ForStream, code: str, reason: str) -> ForStream | None:
@@ -272,14 +272,14 @@ def refused_command(item: ForStream, code: str, reason: str) -> ForStream | None
     return replace(item, command=refuse)
 
 
-def tell(parts: WorkerParts, refused: ForStream, epoch: int) -> None:
+def tell(context: WorkerContext, refused: ForStream, epoch: int) -> None:
     """Tell the sender of a parked request; where its stream is at home, as it reads its answers there."""
     if not isinstance(refused.command, Refuse):
         return
-    parts.outbox.reply(
+    context.sender.reply(
         unrecorded_refusal(refused.kind, refused.stream_id, refused.command),
         stream_id=refused.stream_id,
-        partition=partition_of(refused.stream_id.encode(), parts.partition_count),
+        partition=partition_of(refused.stream_id.encode(), context.partition_count),
         epoch=epoch,
         frame_seq=0,
     )

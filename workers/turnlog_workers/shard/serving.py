@@ -38,7 +38,7 @@ from turnlog_workers.shard.served_outcomes import ServedOutcomes
 from turnlog_workers.shard.served_requests import ServedRequests
 from turnlog_workers.shard.stream_in_memory import LiveSession, closed_to_decisions
 from turnlog_workers.shard.unsaved import Unsaved
-from turnlog_workers.shard.worker_context import WorkerParts
+from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.port import PartitionStore, StoreError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Serving:
 
     def __init__(
         self,
-        parts: WorkerParts,
+        context: WorkerContext,
         partition: int,
         *,
         epoch: Epoch,
@@ -62,9 +62,9 @@ class Serving:
         first: int,
         confirmed_at: float,
     ) -> None:
-        self.resident = Resident(parts, store)
+        self.resident = Resident(context, store)
         self.confirmed_at = confirmed_at  #: nobody else had claimed then, for sure; later the process may have slept
-        self._parts = parts
+        self._context = context
         self._partition = partition
         self._epoch = epoch
         self._store = store
@@ -73,24 +73,24 @@ class Serving:
         self._closed = False
         self._wake = asyncio.Event()
         self._doubts: list[asyncio.Future[None]] = []
-        self._frames = FrameSender(parts.outbox, partition, epoch=epoch.epoch, replied=epoch.position.replied)
+        self._frames = FrameSender(context.sender, partition, epoch=epoch.epoch, replied=epoch.position.replied)
         self.unsaved = Unsaved(store)
-        self._forwarder = Forwarder(parts.outbox, parts.now)
-        self._containment = Containment(parts.topics.events, partition)
+        self._forwarder = Forwarder(context.sender, context.now)
+        self._containment = Containment(context.topics.events, partition)
         self._decider = Decider(
-            parts.event_log,
+            context.event_log,
             partition,
             epoch=epoch.epoch,
             accepted=first - 1,
             replied=lambda: self._frames.replied.upto(epoch.position.next_offset),
-            policy=parts.policy,
-            now_ms=parts.now_ms,
-            max_batch_bytes=parts.limits.max_batch_bytes,
+            policy=context.policy,
+            now_ms=context.now_ms,
+            max_batch_bytes=context.limits.max_batch_bytes,
         )
-        self._group_commit = GroupCommit(self._decider, self._commit, now=parts.now, partition=partition)
+        self._group_commit = GroupCommit(self._decider, self._commit, now=context.now, partition=partition)
         self._outcomes = ServedOutcomes(self._decider, self.resident, self._containment)
         self._requests = ServedRequests(
-            parts,
+            context,
             partition,
             inbox=inbox,
             first=first,
@@ -126,7 +126,7 @@ class Serving:
 
     async def confirm_ownership(self) -> None:
         """If nothing was confirmed for a session timeout (a pause, perhaps), read the tail before going on."""
-        if self._parts.now() - self.confirmed_at <= self._parts.limits.session_timeout_s:
+        if self._context.now() - self.confirmed_at <= self._context.limits.session_timeout_s:
             return
         sure = self._waiter()
         self._doubts.append(sure)
@@ -151,7 +151,7 @@ class Serving:
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
         """What a run of history compaction depends on."""
         live = self.resident.sessions[session_id]
-        return live.compaction_input(self._parts.policy(), self._epoch.epoch, usage)
+        return live.compaction_input(self._context.policy(), self._epoch.epoch, usage)
 
     def notice(self, events_end: int, requests_end: int, *, patience_s: float) -> None:
         """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here.
@@ -234,14 +234,14 @@ class Serving:
             more = True
             while more:
                 more = await self._step()
-                if self._parts.limits.append_linger_s:  # what arrives in this moment goes into one append
-                    await asyncio.sleep(self._parts.limits.append_linger_s)
+                if self._context.limits.append_linger_s:  # what arrives in this moment goes into one append
+                    await asyncio.sleep(self._context.limits.append_linger_s)
 
     async def _step(self) -> bool:
         """Everything that waits now, as few appends as it fits into. True: look again at once."""
         await self._look_at_tail()
         outcomes = self._outcomes.take()
-        requests = await self._requests.take() if self._parts.may_take_requests(self.wake) else []
+        requests = await self._requests.take() if self._context.may_take_requests(self.wake) else []
         wanted = {(SESSION, outcome.session_id) for outcome in outcomes}
         wanted |= {(item.kind, item.stream_id) for _, _, item in requests if isinstance(item, ForStream)}
         await self.resident.use(wanted)
@@ -251,8 +251,8 @@ class Serving:
             await self._requests.decide(request)
         await self._group_commit.everything()
         self.resident.release()
-        self._parts.turns_may_have_ended()
-        if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._parts.limits.store_batch_events:
+        self._context.turns_may_have_ended()
+        if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._context.limits.store_batch_events:
             await self._until_saved()
         return bool(requests or self._outcomes)
 
@@ -268,9 +268,9 @@ class Serving:
 
     async def _look_at_tail(self) -> None:
         doubts, self._doubts = self._doubts, []
-        asked_at = self._parts.now()
+        asked_at = self._context.now()
         if doubts:
-            self._tail_end = (await self._parts.event_log.bounds(self._partition))[1]
+            self._tail_end = (await self._context.event_log.bounds(self._partition))[1]
         if self._tail_end > self._epoch.position.next_offset:
             await self._epoch.read_to(self._tail_end)
         if doubts:
@@ -284,7 +284,7 @@ class Serving:
     async def _commit(self, group: Group) -> None:
         base = -1
         if group.records:
-            asked_at = self._parts.now()
+            asked_at = self._context.now()
             base = await self._epoch.append(group.records)
             self.confirmed_at = asked_at
             self._confirmed(group, base)
@@ -341,11 +341,11 @@ class Serving:
             live.actor = SessionActor(
                 live.session.session_id,
                 host=self,
-                make_runner=self._parts.make_runner,
-                running=self._parts.running,
-                limits=self._parts.actor_limits,
+                make_runner=self._context.make_runner,
+                running=self._context.running,
+                limits=self._context.actor_limits,
             )
-        live.last_used = self._parts.now()
+        live.last_used = self._context.now()
         return live.actor
 
     # ---- upkeep
@@ -370,5 +370,5 @@ class Serving:
         actors = [live.actor for live in self.resident.sessions.values() if live.actor is not None]
         await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
         self.resident.sessions.clear()
-        self._parts.waiting_for_turns.discard(self.wake)
-        self._parts.turns_may_have_ended()  # ours are the next owner's now
+        self._context.waiting_for_turns.discard(self.wake)
+        self._context.turns_may_have_ended()  # ours are the next owner's now

@@ -10,7 +10,7 @@ from turnlog_schemas.errors import UnknownFingerprintError
 from turnlog_streams.policy import Policy
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.logs import at
-from turnlog_workers.base.ports import EventLog, Outbox, RequestLog, RequestRecord
+from turnlog_workers.base.ports import EventLog, RecordSender, RequestLog, RequestRecord
 from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.base.tasks import describe, frames
 from turnlog_workers.intake.request_reader import Incoming, RequestReader, UnknownReplyTopicError, Unreadable
@@ -62,7 +62,7 @@ class Membership:
 
 
 @dataclass(slots=True, kw_only=True)
-class WorkerParts:
+class WorkerContext:
     """One worker's parts."""
 
     owner: str
@@ -71,7 +71,7 @@ class WorkerParts:
     partition_count: int
     event_log: EventLog
     request_log: RequestLog
-    outbox: Outbox
+    sender: RecordSender
     stores: PartitionStores
     requests: RequestReader
     make_runner: Callable[[str], Runner]

@@ -1,4 +1,4 @@
-"""What every outbox must do: Kafka's, and the simulation's, on which its seeds rest."""
+"""What every sender must do: Kafka's, and the simulation's, on which its seeds rest."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ import pytest
 
 from tests.deployment import Deployment, eventually_async
 from tests.simulation.loop import SimLoop
-from tests.simulation.ports import SimOutbox
+from tests.simulation.ports import SimRecordSender
 from tests.simulation.world import World
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
@@ -21,10 +21,10 @@ from turnlog_schemas.registry import COMMANDS, FRAMES
 from turnlog_streams.reply_frames import Reply
 from turnlog_streams.topics import partition_of
 from turnlog_streams.turn import ReplyAddress
-from turnlog_workers.base.ports import AppendUncertainError, LogError, Outbox, RequestRecord, Sent
+from turnlog_workers.base.ports import AppendUncertainError, LogError, RecordSender, RequestRecord, Sent
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.kafka.event_log import LogProducer
-from turnlog_workers.kafka.record_sender import KafkaOutbox
+from turnlog_workers.kafka.record_sender import KafkaRecordSender
 from turnlog_workers.kafka.reply_sender import ReplySender
 
 PARTITIONS = 3
@@ -56,7 +56,7 @@ class Seen(Protocol):
         ...
 
 
-Body = Callable[[Outbox, Seen], Coroutine[Any, Any, None]]
+Body = Callable[[RecordSender, Seen], Coroutine[Any, Any, None]]
 Run = Callable[[Body], None]
 
 
@@ -108,7 +108,7 @@ def in_simulation(body: Body, *, broker: bool = True) -> None:
     world = World(random.Random(2), loop, partitions=PARTITIONS)
     if not broker:
         world.chaos.parking_fails = world.chaos.frames_lost = 1.0
-    task = loop.create_task(body(SimOutbox(world, "w1"), SimSeen(world)))
+    task = loop.create_task(body(SimRecordSender(world, "w1"), SimSeen(world)))
     try:
         loop.run_until(task.done)
         task.result()
@@ -119,19 +119,21 @@ def in_simulation(body: Body, *, broker: bool = True) -> None:
 def on_kafka(deployment: Deployment, *, connect: bool = True) -> Run:
     settings = deployment.settings
 
-    async def with_outbox(body: Body) -> None:
+    async def with_sender(body: Body) -> None:
         producer = LogProducer(settings)
         replies = ReplySender(settings, source="w", now_ms=lambda: NOW_MS)
-        outbox = KafkaOutbox(settings, producer, replies, partition_count=PARTITIONS, source="w", now_ms=lambda: NOW_MS)
+        sender = KafkaRecordSender(
+            settings, producer, replies, partition_count=PARTITIONS, source="w", now_ms=lambda: NOW_MS
+        )
         try:
             if connect:
                 await replies.start()
-            await body(outbox, KafkaSeen(deployment))
+            await body(sender, KafkaSeen(deployment))
         finally:
             await replies.stop()
             await producer.close()
 
-    return lambda body: asyncio.run(with_outbox(body))
+    return lambda body: asyncio.run(with_sender(body))
 
 
 @pytest.fixture(params=["simulation", "kafka"])
@@ -168,10 +170,10 @@ def reply(frame: Any, number: int = 0, **fields: Any) -> Reply:
 
 
 def test_frames_arrive_in_their_order_with_their_place(run: Run) -> None:
-    async def body(outbox: Outbox, seen: Seen) -> None:
+    async def body(sender: RecordSender, seen: Seen) -> None:
         frames = [TurnStarted(model="m"), *(TextDelta(text=str(n)) for n in range(30)), DONE]
         sent = [
-            outbox.reply(reply(frame), stream_id=f"s-{partition}", partition=partition, epoch=7, frame_seq=seq)
+            sender.reply(reply(frame), stream_id=f"s-{partition}", partition=partition, epoch=7, frame_seq=seq)
             for seq, frame in enumerate(frames)
             for partition in (0, 2)
         ]
@@ -192,9 +194,9 @@ def test_frames_arrive_in_their_order_with_their_place(run: Run) -> None:
 
 
 def test_a_frame_is_done_once_it_has_arrived(run: Run) -> None:
-    async def body(outbox: Outbox, seen: Seen) -> None:
+    async def body(sender: RecordSender, seen: Seen) -> None:
         for number in range(5):
-            sent = outbox.reply(reply(DONE, number), stream_id="s", partition=1, epoch=1, frame_seq=number)
+            sent = sender.reply(reply(DONE, number), stream_id="s", partition=1, epoch=1, frame_seq=number)
             assert sent.on_its_way()  # it never blocks, so it cannot be there yet
             await done(sent)
             assert [header.request_id for _, header, _ in await seen.frames()] == [f"r-{n}" for n in range(number + 1)]
@@ -203,9 +205,9 @@ def test_a_frame_is_done_once_it_has_arrived(run: Run) -> None:
 
 
 def test_what_a_channel_answers_is_named_by_both(run: Run) -> None:
-    async def body(outbox: Outbox, seen: Seen) -> None:
+    async def body(sender: RecordSender, seen: Seen) -> None:
         made = reply(DONE, session_id="", channel="web")
-        await done(outbox.reply(made, stream_id="web", partition=1, epoch=1, frame_seq=0))
+        await done(sender.reply(made, stream_id="web", partition=1, epoch=1, frame_seq=0))
         ((_, header, _),) = await seen.frames()
         assert (header.session_id, header.channel) == ("", "web")
 
@@ -213,16 +215,16 @@ def test_what_a_channel_answers_is_named_by_both(run: Run) -> None:
 
 
 def test_a_request_of_our_own_goes_to_the_partition_of_its_target(run: Run) -> None:
-    async def body(outbox: Outbox, seen: Seen) -> None:
+    async def body(sender: RecordSender, seen: Seen) -> None:
         forwarded = Forwarded(source_kind="session", source_id="s-1", target_kind="channel", seq=1, what="touched")
         receipt = ForwardReceipt(source_kind="session", source_id="s-1", target_kind="channel", target_id="web", seq=1)
         for number in range(4):
             header = RequestHeader(request_id=f"f-{number}", channel=f"web-{number}")
-            sent = outbox.request(header, forwarded)
+            sent = sender.request(header, forwarded)
             assert sent.on_its_way()
             await done(sent)
             assert len(await seen.requests()) == number + 1  # done: it is there
-        await done(outbox.request(RequestHeader(request_id="b", session_id="s-1"), receipt))
+        await done(sender.request(RequestHeader(request_id="b", session_id="s-1"), receipt))
         found = sorted(await seen.requests(), key=lambda stored: stored.key or b"")
         assert [stored.key for stored in found] == [b"s-1", *(f"web-{number}".encode() for number in range(4))]
         for stored in found:
@@ -251,8 +253,8 @@ def record(**fields: Any) -> RequestRecord:
     ids=["bytes", "nothing", "no text", "5 MiB", "300 headers"],
 )
 def test_a_dead_letter_is_stored_when_it_is_said_to_be(run: Run, parked: RequestRecord) -> None:
-    async def body(outbox: Outbox, seen: Seen) -> None:
-        await outbox.dead_letters([(parked, "undecodable", "it is garbage")])
+    async def body(sender: RecordSender, seen: Seen) -> None:
+        await sender.dead_letters([(parked, "undecodable", "it is garbage")])
         assert await seen.letters() == [(2, 17)]
 
     run(body)
@@ -261,20 +263,20 @@ def test_a_dead_letter_is_stored_when_it_is_said_to_be(run: Run, parked: Request
 def test_many_dead_letters_are_all_stored_and_a_bad_one_costs_no_other(run: Run) -> None:
     """Together where they fit together: a long one, and one that no topic takes as it is, are in their midst."""
 
-    async def body(outbox: Outbox, seen: Seen) -> None:
+    async def body(sender: RecordSender, seen: Seen) -> None:
         values = [b"x" * n for n in range(300)]
         values[100], values[200] = b"y" * (1 << 20), b"z" * (9 << 20)
         parked = [record(offset=n, value=value) for n, value in enumerate(values)]
-        await outbox.dead_letters([(each, "undecodable", "it is garbage") for each in parked])
+        await sender.dead_letters([(each, "undecodable", "it is garbage") for each in parked])
         assert sorted(await seen.letters()) == [(2, n) for n in range(300)]
 
     run(body)
 
 
 def test_what_is_sent_on_is_stored_in_its_partition_as_it_was(run: Run) -> None:
-    async def body(outbox: Outbox, seen: Seen) -> None:
+    async def body(sender: RecordSender, seen: Seen) -> None:
         for session_id in (b"s-1", b"s-2", b"s-3", b"s-4"):
-            await outbox.forward(record(), session_id, b"body of " + session_id)
+            await sender.forward(record(), session_id, b"body of " + session_id)
         found = {stored.key: stored for stored in await seen.requests()}
         assert found == {
             key: Stored(
@@ -290,9 +292,9 @@ def test_what_is_sent_on_is_stored_in_its_partition_as_it_was(run: Run) -> None:
 
 
 def test_the_reply_topic_is_known_once_it_was_looked_for(run: Run) -> None:
-    async def body(outbox: Outbox, seen: Seen) -> None:
-        await outbox.look_for_reply_topics()
-        sent = outbox.reply(reply(DONE), stream_id="s", partition=0, epoch=1, frame_seq=0)
+    async def body(sender: RecordSender, seen: Seen) -> None:
+        await sender.look_for_reply_topics()
+        sent = sender.reply(reply(DONE), stream_id="s", partition=0, epoch=1, frame_seq=0)
         await done(sent)
         assert [frame for _, _, frame in await seen.frames()] == [DONE]
 
@@ -300,12 +302,12 @@ def test_the_reply_topic_is_known_once_it_was_looked_for(run: Run) -> None:
 
 
 def test_what_nobody_acknowledges_is_an_error_within_its_time(run_without_a_broker: Run) -> None:
-    async def body(outbox: Outbox, seen: Seen) -> None:
+    async def body(sender: RecordSender, seen: Seen) -> None:
         async with asyncio.timeout(30.0):  # of the loop's own time
             with pytest.raises(LogError):
-                await outbox.dead_letters([(record(), "undecodable", "it is garbage")])
+                await sender.dead_letters([(record(), "undecodable", "it is garbage")])
             with pytest.raises(AppendUncertainError):
-                await outbox.forward(record(), b"s-1", b"body")
+                await sender.forward(record(), b"s-1", b"body")
 
     run_without_a_broker(body)
 
@@ -315,10 +317,10 @@ def test_a_frame_that_nobody_takes_is_tried_again_and_not_done(
 ) -> None:
     """The next owner sends it again: until then the log must not say that it was sent. A piece of text is given up."""
 
-    async def body(outbox: Outbox, seen: Seen) -> None:
+    async def body(sender: RecordSender, seen: Seen) -> None:
         started_at = asyncio.get_running_loop().time()
-        piece = outbox.reply(reply(TextDelta(text="a")), stream_id="s", partition=0, epoch=1, frame_seq=0)
-        last = outbox.reply(reply(DONE), stream_id="s", partition=0, epoch=1, frame_seq=1)
+        piece = sender.reply(reply(TextDelta(text="a")), stream_id="s", partition=0, epoch=1, frame_seq=0)
+        last = sender.reply(reply(DONE), stream_id="s", partition=0, epoch=1, frame_seq=1)
 
         async def tried_again() -> bool:
             refused = sum("not sent" in message for message in caplog.messages)

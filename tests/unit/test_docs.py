@@ -21,6 +21,7 @@ from turnlog_schemas.frames import TERMINAL_FRAMES
 from turnlog_schemas.registry import FRAMES
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.config import Settings
+from turnlog_workers.runners.models.faults import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -245,7 +246,7 @@ def test_frames_are_as_they_are_sent_and_none_is_missing() -> None:
 
 #: How a code is written where it is raised or returned; the last two are bases that nobody sees.
 CODE = re.compile(
-    r"(?:InvalidCommandError|RunnerError|OutputError|_too_long|"
+    r"(?:InvalidCommandError|RunnerError|OutputError|_too_long|fault|"
     r'UnreadableRecording|UnusableSummaryError)\(\s*"(\w+)"|(?<!-)\bcode ?= ?"(\w+)"'
     r'|return "(\w+)", f?"|\.failure\(\s*"(\w+)"|_park\(record, "(\w+)"|refusal\(\w+, "(\w+)"'
 )
@@ -256,7 +257,9 @@ def test_every_code_is_documented() -> None:
     text = "\n".join(read(path) for path in tracked(*(f"{name}/*.py" for name in ("schemas", "streams", "workers"))))
     codes = {code for groups in CODE.findall(text) for code in groups if code} - NOT_SEEN
     section = read("docs/wire.md").partition("\n## Codes\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (`.+?`) \|", section, flags=re.MULTILINE)
+    of_models = read("docs/models.md").partition("\n## What goes wrong\n")[2].partition("\n## ")[0]
+    codes |= set(KINDS)
+    rows = re.findall(r"^\| (`.+?`) \|", section + of_models, flags=re.MULTILINE)
     documented = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
     assert codes == documented
 

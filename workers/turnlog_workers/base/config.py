@@ -1,6 +1,7 @@
 """One class for every setting, read from the environment (``TURNLOG_...``). Each bound has its unit in its name."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.policy import Policy
 from turnlog_streams.topics import Topics
+from turnlog_workers.base.model_servers import HttpServer, read_servers
 from turnlog_workers.base.settings_check import conflicts
 
 KIB = 1024
@@ -53,6 +55,14 @@ class Settings(BaseSettings):
     allow_models: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = (
         "echo:*",
     )  #: shell-style patterns, commas
+
+    http_servers: Annotated[Mapping[str, HttpServer], NoDecode] = Field(default={})  #: by name, as JSON
+    max_answer_tokens: int = Field(default=4096, ge=1, le=1_000_000)  #: of one model call
+    max_model_calls: int = Field(default=20, ge=1, le=1000)  #: of one attempt
+    model_connect_timeout_s: float = Field(default=10.0, ge=0.1, le=300)
+    model_first_event_timeout_s: float = Field(default=300.0, ge=0.1, le=3600)  #: a server's queue says nothing
+    model_stall_timeout_s: float = Field(default=60.0, ge=0.1, le=3600)  #: between two events of an answer
+    max_retry_after_s: float = Field(default=60.0, ge=0, le=3600)  #: that a turn waits because a server asks for it
 
     # ---- group membership
     session_timeout_s: float = Field(default=10.0, ge=1, le=1800)  #: how long a dead worker keeps its partitions
@@ -112,6 +122,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("http_servers", mode="before")
+    @classmethod
+    def _servers(cls, value: object) -> object:
+        return read_servers(value) if isinstance(value, str) else value
 
     @field_validator("bootstrap_server")
     @classmethod

@@ -57,10 +57,15 @@ class SecretFilter(logging.Filter):
 
     def __init__(self, secrets: Collection[str] = ()) -> None:
         super().__init__()
+        self._secrets: list[str] = []
+        self._formatter = logging.Formatter()
+        self.add(*secrets)
+
+    def add(self, *secrets: str) -> None:
+        """Further values to take out."""
         # A value may also appear as Python or JSON would quote it.
         forms = {form for s in secrets if s for form in (s, repr(s)[1:-1], json.dumps(s)[1:-1])}
-        self._secrets = sorted(forms, key=len, reverse=True)
-        self._formatter = logging.Formatter()
+        self._secrets = sorted({*self._secrets, *forms}, key=len, reverse=True)
 
     def redact(self, text: str) -> str:
         """The text without secrets."""
@@ -87,6 +92,19 @@ class SecretFilter(logging.Filter):
 
 
 _in_force = SecretFilter()
+_kept_secrets: set[str] = set()  # keys that were read after the log was set up
+_MIN_SECRET_CHARACTERS = 6  # a shorter one is no secret, and would be found in every other word
+_MAX_KEPT_SECRETS = 10_000
+
+
+def keep_secret(secret: str) -> None:
+    """Take this value out of every line that is logged from now on."""
+    if secret in _kept_secrets or len(secret) < _MIN_SECRET_CHARACTERS:
+        return
+    if len(_kept_secrets) >= _MAX_KEPT_SECRETS:
+        _kept_secrets.clear()
+    _kept_secrets.add(secret)
+    _in_force.add(secret)
 
 
 def redacted(text: str) -> str:
@@ -203,7 +221,7 @@ def set_up(settings: Settings, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream)
     colours = on_terminal and not os.environ.get("NO_COLOR")
     handler.setFormatter(HumanFormatter(colours=colours) if human else JsonFormatter())
-    _in_force = SecretFilter(secrets_of(settings))
+    _in_force = SecretFilter((*secrets_of(settings), *_kept_secrets))
     handler.addFilter(_in_force)
     handler.addFilter(SeldomFilter(_TALKATIVE))
     levels = logging.getLevelNamesMapping()

@@ -374,4 +374,5 @@ def _actor_limits(settings: Settings) -> ActorLimits:
         max_tool_result_bytes=settings.max_tool_result_bytes,
         max_turn_messages=settings.max_turn_messages,
         summary_timeout_s=settings.summary_timeout_s,
+        max_retry_after_s=settings.max_retry_after_s,
     )

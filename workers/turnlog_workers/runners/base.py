@@ -82,14 +82,36 @@ class UsageReport:
 RunnerOutput = TextDelta | ReasoningDelta | AssistantMessage | ToolResult | UsageReport
 
 
-class RunnerError(Exception):
-    """A runner gave up. ``retryable``: another attempt may help. The reason reaches the user: no secrets in it."""
+CONTEXT_TOO_LONG = "context_too_long"
+"""The code of a :class:`RunnerError`: the model cannot take so long a prompt. Its history is compacted, and the model
+asked once more in the same attempt, if nothing was streamed since the last whole message."""
 
-    def __init__(self, code: str, reason: str, *, retryable: bool = True) -> None:
+
+class RunnerError(Exception):
+    """A runner gave up. The reason reaches the user: no secrets in it."""
+
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        *,
+        retryable: bool = True,
+        retry_after_s: float | None = None,
+        prompt_tokens: int | None = None,
+        window_tokens: int | None = None,
+    ) -> None:
+        """``retryable``: another attempt may help.
+
+        ``retry_after_s``: but not sooner; if that is longer than a turn may wait, it fails and says so.
+        ``prompt_tokens``, ``window_tokens``: with :data:`CONTEXT_TOO_LONG`, what the prompt had and the model can take.
+        """
         super().__init__(reason)
         self.code = code
         self.reason = reason
         self.retryable = retryable
+        self.retry_after_s = retry_after_s
+        self.prompt_tokens = prompt_tokens
+        self.window_tokens = window_tokens
 
 
 class Runner(Protocol):

@@ -22,6 +22,8 @@ CLOSE_TIMEOUT_S = 5.0  #: for a runner to close, and to end when it is cancelled
 SLOW_FACTORY_S = 0.5
 MAX_REASON_CHARACTERS = 1_000
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
+_FIELDS = ("code", "reason", "retryable", "retry_after_s", "prompt_tokens", "window_tokens")
+_LARGEST = 10**12
 _ABANDONED: set[asyncio.Task[Any]] = set()  # else they would be collected in the middle
 
 
@@ -46,7 +48,9 @@ def fault_of(error: BaseException) -> RunnerError:
 def _cleaned(error: RunnerError) -> RunnerError:
     """A runner's own error with a code and a reason that can be stored."""
     try:
-        code, reason, retryable = (getattr(error, name, None) for name in ("code", "reason", "retryable"))
+        code, reason, retryable, retry_after_s, prompt_tokens, window_tokens = (
+            getattr(error, name, None) for name in _FIELDS
+        )
     except BaseException as failed:  # they may be properties of a plug-in's class
         return UnexpectedError(f"the runner raised {type_name(error)}, whose fields raised {type_name(failed)}")
     code = str.__str__(code) if issubclass(type(code), str) else ""
@@ -54,7 +58,17 @@ def _cleaned(error: RunnerError) -> RunnerError:
         code if _CODE.fullmatch(code) else "runner_error",
         one_line(reason, MAX_REASON_CHARACTERS) or "the runner gave no reason",
         retryable=retryable is not False,
+        retry_after_s=_number(retry_after_s),
+        prompt_tokens=None if (prompt := _number(prompt_tokens)) is None else int(prompt),
+        window_tokens=None if (window := _number(window_tokens)) is None else int(window),
     )
+
+
+def _number(value: object) -> float | None:
+    """A number that may be reckoned with; anything else was not said."""
+    if type(value) not in (int, float) or not 0 <= value <= _LARGEST:  # type: ignore[operator]
+        return None
+    return value  # type: ignore[return-value]
 
 
 # ---- a runner's life

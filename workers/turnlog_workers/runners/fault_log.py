@@ -62,8 +62,13 @@ def message_of(error: BaseException, texts: Iterable[str] = ()) -> str:
         said = str(error)
     except BaseException as failed:  # it is a plug-in's method
         return f"[its message raised {type_name(failed)}]"
+    return as_logged(said, texts) or "[no message]"
+
+
+def as_logged(said: str, texts: Iterable[str] = ()) -> str:
+    """Somebody else's words as a log may hold them: short, without secrets and without quotations of ``texts``."""
     line = one_line(redacted(said[:_READ_CHARACTERS]), 2 * MAX_MESSAGE_CHARACTERS)
-    return _without_quotations(line, texts)[:MAX_MESSAGE_CHARACTERS] or "[no message]"
+    return _without_quotations(line, texts)[:MAX_MESSAGE_CHARACTERS]
 
 
 def _without_quotations(line: str, texts: Iterable[str]) -> str:

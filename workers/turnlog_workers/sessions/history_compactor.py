@@ -161,6 +161,22 @@ class _Run:
         )
 
 
+def shorter_history(
+    given: CompactionInput, prompt_tokens: int | None, window_tokens: int | None
+) -> HistoryCompactionPolicy | None:
+    """The bounds of a run after a model could not take the history; ``None``: its session wants no automatic run.
+
+    A window is in the model's own tokens: how many of ours that are, the size of the same prompt says.
+    """
+    if not given.bounds.automatic:
+        return None
+    tokens = session_tokens(given.history)
+    limit = tokens // 2
+    if prompt_tokens and window_tokens:
+        limit = min(limit, tokens * window_tokens // max(prompt_tokens, window_tokens + 1))
+    return given.bounds.overridden(max_tokens=max(1, limit))
+
+
 class HistoryCompactor:
     """The runs of one session, one at a time: its actor calls them in the session's own order."""
 
@@ -179,7 +195,18 @@ class HistoryCompactor:
 
     async def automatic(self, usage: Usage | None = None) -> bool:
         """Bring the assembled history below its limit, if it is above. Did it change?"""
-        run = self._run(None, usage)
+        return await self._automatic(self._run(None, usage))
+
+    async def too_long(self, usage: Usage, prompt_tokens: int | None, window_tokens: int | None) -> bool:
+        """A model could not take the assembled history: bring it to half, or to what the model said it can take.
+
+        Did it change? Not where a session wants no automatic run.
+        """
+        given = self._host.compaction_input(self._session_id, usage)
+        bounds = shorter_history(given, prompt_tokens, window_tokens)
+        return await self._automatic(None if bounds is None else self._run(None, usage, bounds))
+
+    async def _automatic(self, run: _Run | None) -> bool:
         if run is None:
             return False
         commands: list[SessionCommand] = []
@@ -206,9 +233,13 @@ class HistoryCompactor:
             return False
         return await self._recorded(run, [run.record(run.text, BY_MODEL)])
 
-    def _run(self, request: OwedRun | None, usage: Usage | None = None) -> _Run | None:
+    def _run(
+        self, request: OwedRun | None, usage: Usage | None = None, bounds: HistoryCompactionPolicy | None = None
+    ) -> _Run | None:
         given = self._host.compaction_input(self._session_id, usage)
-        if request is None and given.tokens_at_most <= given.bounds.target_tokens:
+        if bounds is not None:
+            given = replace(given, bounds=bounds)
+        elif request is None and given.tokens_at_most <= given.bounds.target_tokens:
             return None
         settings = given.policy.summaries(request.instructions if request else None)
         made = plan(given.history, given.bounds, settings, trigger=MANUAL if request else AUTOMATIC)

@@ -18,7 +18,7 @@ from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.tasks import describe, frames, watched
-from turnlog_workers.runners.base import Runner, RunnerError, TurnInput
+from turnlog_workers.runners.base import CONTEXT_TOO_LONG, Runner, RunnerError, TurnInput
 from turnlog_workers.runners.checked import OutputError
 from turnlog_workers.runners.contained import (
     CLOSE_TIMEOUT_S,
@@ -60,6 +60,7 @@ class SessionActor:
         self._turn_task: asyncio.Task[None] | None = None
         self._attempt: TurnAttempt | None = None
         self._fresh_runner = False
+        self._retry_after_s = 0.0  # that the last attempt's runner asked for; a new owner does not know of it
         self._compactor = HistoryCompactor(
             session_id, host=host, make_runner=make_runner, timeout_s=limits.summary_timeout_s
         )
@@ -192,7 +193,9 @@ class SessionActor:
     async def _run(self, attempt: TurnAttempt, failures: int) -> None:
         async with self._order:
             if failures:
-                await asyncio.sleep(Backoff(self._limits.retry_delay_s).next_delay(failures))
+                back_off_s = Backoff(self._limits.retry_delay_s).next_delay(failures)
+                await asyncio.sleep(max(back_off_s, self._retry_after_s))
+            self._retry_after_s = 0.0
             async with self._running:
                 ending = await self._ending(attempt)
             if not isinstance(ending, CompleteTurn):
@@ -226,7 +229,7 @@ class SessionActor:
             )
         except RunnerError as error:
             self._tell_of(attempt, error)
-            return attempt.failure(error, loop.time() - started)
+            return attempt.failure(self._bounded_wait(error), loop.time() - started)
         except TookTooLongError:
             reason = f"the turn took longer than {self._limits.turn_timeout_s:g} s"
             return attempt.failure(RunnerError("turn_timeout", reason, retryable=False), loop.time() - started)
@@ -236,6 +239,17 @@ class SessionActor:
             return attempt.failure(RunnerError("internal_error", reason, retryable=False), loop.time() - started)
         finally:
             attempt.deltas.close()
+
+    def _bounded_wait(self, error: RunnerError) -> RunnerError:
+        """The next attempt waits as long as the runner asks for; longer than a turn may wait, there is none."""
+        wait_s, most_s = error.retry_after_s, self._limits.max_retry_after_s
+        if wait_s is None or not error.retryable:
+            return error
+        if wait_s <= most_s:
+            self._retry_after_s = wait_s
+            return RunnerError(error.code, f"{error.reason}; it asks to wait {wait_s:.0f} s", retryable=True)
+        reason = f"{error.reason}; it asks to wait {wait_s:.0f} s, and a turn waits at most {most_s:g}: try again then"
+        return RunnerError(error.code, reason, retryable=False)
 
     def _tell_of(self, attempt: TurnAttempt, error: RunnerError) -> None:
         """The operator's log: what a runner did wrong, not what it says went wrong."""
@@ -259,13 +273,23 @@ class SessionActor:
                 return
             attempt.turn = turn
             began = loop.time()
-            ended = await contained(
-                self._consumed(attempt, turn),
-                timeout_s=max(0.0, left_s),
-                what="the runner of a turn",
-                session_id=self.session_id,
-                stopping=attempt.stop,
-            )
+            try:
+                ended = await contained(
+                    self._consumed(attempt, turn),
+                    timeout_s=max(0.0, left_s),
+                    what="the runner of a turn",
+                    session_id=self.session_id,
+                    stopping=attempt.stop,
+                )
+            except RunnerError as error:
+                ended = False
+                if error.code != CONTEXT_TOO_LONG or not attempt.may_be_asked_again:
+                    raise
+                left_s -= loop.time() - began
+                attempt.shortened = True
+                if not await self._compactor.too_long(attempt.usage, error.prompt_tokens, error.window_tokens):
+                    raise
+                began = loop.time()
             if ended:
                 return
             await self.close_runner()

@@ -66,6 +66,7 @@ class ActorLimits:
     max_tool_result_bytes: int
     max_turn_messages: int = 200
     summary_timeout_s: float = 120.0
+    max_retry_after_s: float = 60.0
 
 
 class NotRecordedError(RunnerError):
@@ -92,6 +93,7 @@ class TurnAttempt:
         self.attempt = attempt
         self.ended = False  #: the log has confirmed its end
         self.stopped = False  #: nothing more is taken from its runner, whatever that still yields
+        self.shortened = False  #: its history was compacted because the model could not take it
         self.turn: TurnInput | None = None  #: what its runner was given
         self._partial = PartialText(limits.max_text_bytes)
         self._session_id = session_id
@@ -119,6 +121,11 @@ class TurnAttempt:
     def unrecorded_usage(self) -> Usage:
         """What the runner reported, less what the log has of it."""
         return beyond(self.usage, self._recorded)
+
+    @property
+    def may_be_asked_again(self) -> bool:
+        """May the model be asked once more in this attempt, because its prompt was too long? Nothing was said yet."""
+        return not self.shortened and not self.partial_text and self._held is None and not self._open_calls
 
     def stop(self) -> None:
         """Take nothing more from its runner."""

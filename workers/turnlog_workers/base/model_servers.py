@@ -1,0 +1,122 @@
+"""Model servers that the settings name, and where keys come from. A key itself is never a setting's value."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+MAX_SERVERS = 100
+MAX_KEY_BYTES = 16 * 1024  #: some keys are signed tokens
+_SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class KeyUnavailableError(Exception):
+    """There is no usable key where one should be. The sentence names the place, never a value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySource:
+    """Where a key is: read again for each turn, so that a new one needs no restart."""
+
+    variable: str = ""
+    file: Path | None = None
+
+    def read(self) -> str:
+        """The key. Raises :class:`KeyUnavailableError`."""
+        if self.file is not None:
+            where = f"the file {str(self.file)!r}"
+            try:
+                with self.file.open("rb") as opened:
+                    raw = opened.read(MAX_KEY_BYTES + 1)
+            except OSError as error:
+                raise KeyUnavailableError(f"{where} with the key cannot be read: {error.strerror}") from error
+            if len(raw) > MAX_KEY_BYTES:
+                raise KeyUnavailableError(f"{where} is too large for a key")
+            key = raw.decode(errors="replace").strip()
+        else:
+            where = f"the environment variable {self.variable}"
+            key = os.environ.get(self.variable, "").strip()
+        if not key:
+            raise KeyUnavailableError(f"{where} holds no key")
+        if not key.isascii() or not key.isprintable():
+            raise KeyUnavailableError(f"{where} holds characters that no key has")
+        return key
+
+
+def key_of(variable: str) -> KeySource | None:
+    """Where a provider's key is: the file that ``VARIABLE_FILE`` names, or ``VARIABLE`` itself; ``None``: nowhere."""
+    if file := os.environ.get(f"{variable}_FILE", "").strip():
+        return KeySource(file=Path(file))
+    return KeySource(variable=variable) if os.environ.get(variable, "").strip() else None
+
+
+class HttpServer(BaseModel):
+    """A server that speaks the OpenAI chat format, as the settings describe it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(max_length=2000)  #: up to what comes before ``/chat/completions``
+    key_env: str = Field(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,255})?$")  #: the variable that holds the key
+    key_file: Path | None = None  #: the file that holds the key
+    control_tokens: Literal["escape", "keep"] = "escape"  #: of chat templates, in what users and tools say
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  #: what the server calls the bound
+
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("it must begin with http:// or https:// and name a host")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("it may hold neither a name and password nor ? or #; a key has key_env or key_file")
+        _ = parts.port  # raises for what is no port
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> "HttpServer":
+        if self.key_env and self.key_file is not None:
+            raise ValueError("key_env and key_file: one of them")
+        return self
+
+    @property
+    def key(self) -> KeySource | None:
+        """Where its key is; ``None``: it takes none."""
+        if not self.key_env and self.key_file is None:
+            return None
+        return KeySource(variable=self.key_env, file=self.key_file)
+
+
+def read_servers(text: str) -> dict[str, HttpServer]:
+    """The servers by name, from the JSON of the setting. Raises ``ValueError`` with a sentence, without any value."""
+    example = '{"local": {"url": "http://localhost:8080/v1"}}'
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        raw = None
+    if not isinstance(raw, dict):
+        raise ValueError(f"this is no JSON object of servers, such as {example}")
+    if len(raw) > MAX_SERVERS:
+        raise ValueError(f"{len(raw)} servers; at most {MAX_SERVERS} may be named")
+    return {name: _server(name, described) for name, described in raw.items()}
+
+
+def _server(name: str, described: object) -> HttpServer:
+    if not _SERVER_NAME.fullmatch(name):
+        raise ValueError(f"{name[:70]!r} is no name of a server: letters, digits, '.', '_' and '-', at most 64")
+    if not isinstance(described, Mapping):
+        raise ValueError(f"server {name!r} is no JSON object")
+    try:
+        return HttpServer.model_validate(described)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(str(part)[:70] for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            what = f"there is no such field; known are {', '.join(HttpServer.model_fields)}"
+        raise ValueError(f"server {name!r}{f', {field}' if field else ''}: {what}") from None

@@ -1,0 +1,230 @@
+"""``http:NAME#MODEL``: any server that speaks the OpenAI chat format, under a name of the settings.
+
+vLLM, Ollama, llama.cpp and gateways. It always streams: a server notices at once that nobody listens any more only
+where it streams. An answer is complete only with its finish reason.
+"""
+
+import functools
+import json
+import logging
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.logs import at, keep_secret
+from turnlog_workers.base.model_servers import HttpServer, KeyUnavailableError
+from turnlog_workers.runners.base import ReasoningDelta, Runner, RunnerError, RunnerOutput, TextDelta, TurnInput
+from turnlog_workers.runners.fault_log import as_logged, texts_of
+from turnlog_workers.runners.models.chat_stream import ChatAnswer
+from turnlog_workers.runners.models.faults import (
+    ServerFaultError,
+    fault,
+    fault_of_status,
+    invalid_response,
+    stream_cut,
+)
+from turnlog_workers.runners.models.patience import ModelLimits, Patience
+from turnlog_workers.runners.models.sent_messages import openai_request_messages, without_control_tokens
+from turnlog_workers.runners.models.sse import EventTooLargeError, SseReader
+from turnlog_workers.runners.models.steps import ModelAnswer, run_steps
+from turnlog_workers.runners.options import after_provider, bad_model_name
+from turnlog_workers.runners.playback import OfflineRunner
+
+log = logging.getLogger(__name__)
+MAX_BODY_BYTES = 8 * 1024 * 1024  #: of an answer that is no stream
+MAX_MODEL_CHARACTERS = 256
+
+
+class HttpRunner(OfflineRunner):
+    """Asks one model of one server; keeps its connection from turn to turn."""
+
+    def __init__(self, server: HttpServer, model: str, limits: ModelLimits) -> None:
+        super().__init__()
+        self._server = server
+        self._model = model
+        self._limits = limits
+        self._session: aiohttp.ClientSession | None = None
+
+    async def run(self, turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        """The rest of the turn. Raises :class:`RunnerError`: docs/models.md has every code."""
+        self._check_alive()
+        try:
+            async with aclosing(run_steps(turn, self._ask, max_calls=self._limits.max_calls)) as outputs:
+                async for output in outputs:
+                    yield output
+        except ServerFaultError as error:
+            if error.said:
+                texts = [*texts_of(turn), *map(without_control_tokens, texts_of(turn))]
+                said = as_logged(error.said, texts)
+                log.warning("a model server said: %s", said, extra=at(session=turn.session_id, turn=turn.turn_id))
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await super().aclose()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _ask(
+        self, turn: TurnInput, since: Sequence[HistoryMessage]
+    ) -> AsyncGenerator[TextDelta | ReasoningDelta | ModelAnswer]:
+        answer = ChatAnswer()
+        patience = Patience(self._limits)
+        try:
+            async with patience.waiting():
+                response = await self._post(turn, since)
+            try:
+                if response.status != 200:
+                    raise await _refused(response, patience)
+                if response.content_type == "application/json":
+                    for output in answer.take(await _whole_body(response, patience)):
+                        yield output
+                else:
+                    async with aclosing(event_data(response, patience)) as events:
+                        async for data in events:
+                            for output in answer.feed(data):
+                                yield output
+                            if answer.done:
+                                break
+            finally:
+                response.close()  # what was read to its end is back in the pool already; else the server hears of it
+        except aiohttp.ClientSSLError as error:
+            raise fault("unreachable", "no secure connection", retryable=False) from error
+        except ssl.SSLError as error:
+            raise fault("unreachable", "no secure connection", retryable=False) from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise fault("unreachable") from error
+        except HttpProcessingError as error:
+            raise invalid_response("no HTTP that can be read") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise stream_cut("the connection was lost") from error
+        yield ModelAnswer(message=answer.message(), usage=answer.usage)
+
+    async def _post(self, turn: TurnInput, since: Sequence[HistoryMessage]) -> aiohttp.ClientResponse:
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": openai_request_messages(
+                turn, since, escape_control_tokens=self._server.control_tokens == "escape"
+            ),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            self._server.max_tokens_field: self._limits.max_answer_tokens,
+        }
+        return await self._opened().post(
+            f"{self._server.url}/chat/completions",
+            data=json.dumps(body, ensure_ascii=False).encode(errors="replace"),
+            headers={"Content-Type": "application/json", "Accept": "text/event-stream", **self._authorization()},
+            allow_redirects=False,  # a redirect would take the key along
+        )
+
+    def _authorization(self) -> dict[str, str]:
+        source = self._server.key
+        if source is None:
+            return {}
+        try:
+            key = source.read()
+        except KeyUnavailableError as error:
+            raise fault("authentication", str(error)) from error
+        keep_secret(key)
+        return {"Authorization": f"Bearer {key}"}
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect_s),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+async def event_data(response: aiohttp.ClientResponse, patience: Patience) -> AsyncGenerator[str]:
+    """The data of each event of a stream. Raises :class:`RunnerError`, and what aiohttp raises."""
+    reader = SseReader()
+    try:
+        while True:
+            async with patience.waiting():
+                data = await response.content.readany()
+            if not data:
+                break
+            for event in reader.feed(data):
+                patience.heard()
+                yield event.data
+        last = reader.end()
+    except EventTooLargeError as error:
+        raise invalid_response(str(error)) from error
+    if last is not None:  # its empty line is missing: whole, or cut in the middle
+        try:
+            json.loads(last.data)
+        except (ValueError, RecursionError) as error:
+            if last.data.strip() != "[DONE]":
+                raise stream_cut("the stream ended in the middle of an event") from error
+        yield last.data
+
+
+async def _body(response: aiohttp.ClientResponse, patience: Patience) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while size <= MAX_BODY_BYTES:
+        async with patience.waiting():
+            piece = await response.content.readany()
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+        size += len(piece)
+    raise invalid_response(f"a body of more than {MAX_BODY_BYTES} bytes")
+
+
+async def _whole_body(response: aiohttp.ClientResponse, patience: Patience) -> object:
+    """The answer of a server that does not stream."""
+    try:
+        return json.loads(await _body(response, patience))
+    except (ValueError, RecursionError) as error:
+        raise invalid_response("a body that is no JSON") from error
+
+
+async def _refused(response: aiohttp.ClientResponse, patience: Patience) -> RunnerError:
+    """What another status than 200 means; its body may say more."""
+    if 300 <= response.status < 400:
+        return fault("model_not_found", f"status {response.status}, and redirects are not followed")
+    try:
+        body = json.loads(await _body(response, patience))
+    except (ValueError, RecursionError, aiohttp.ClientError, RunnerError):
+        body = None  # the status says enough
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return fault_of_status(response.status, body, headers)
+
+
+class HttpRunners:
+    """Makes runners of the servers that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._servers = settings.http_servers
+        self._limits = ModelLimits.of(settings)
+
+    def __call__(self, model: str) -> Runner:
+        """A runner for ``http:NAME#MODEL``. Raises :class:`RunnerError`."""
+        name, _, rest = after_provider(model).partition("#")
+        server = self._servers.get(name)
+        if server is None:
+            known = ", ".join(sorted(self._servers)) or "none"
+            raise bad_model_name(model, f"no such server in TURNLOG_HTTP_SERVERS; it names {known}")
+        if not rest.strip() or len(rest) > MAX_MODEL_CHARACTERS:
+            raise bad_model_name(model, f"a model's name follows the server's: http:{name}#MODEL")
+        return HttpRunner(server, rest, self._limits)
+
+
+@functools.cache
+def _from_environment() -> HttpRunners:
+    return HttpRunners(Settings())
+
+
+def factory(model: str) -> Runner:
+    """A runner for ``http:NAME#MODEL``, by the settings of this process."""
+    return _from_environment()(model)

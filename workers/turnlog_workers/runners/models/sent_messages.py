@@ -1,0 +1,77 @@
+"""What is sent to a model: the assembled history, repaired where a server would refuse it or misread it.
+
+The log is never edited: arguments that are no JSON, and a template's control tokens in somebody's words, are repaired
+in what is sent only.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.openai_format import openai_messages
+from turnlog_streams.history.view import assemble
+from turnlog_workers.runners.base import TurnInput
+
+BROKEN_ARGUMENTS = "arguments_that_are_no_json"  #: the one key under which they are sent
+#: The marks of chat templates: ChatML and its kin, Llama 2 and 3, Mistral, Gemma, DeepSeek. In a text that a server
+#: puts into its template they are real control tokens: they could end the user's message and begin one of the system.
+_CONTROL_TOKEN = re.compile(
+    r"<(?=[|｜][^\s<>|｜]{1,64}[|｜]>)|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|tool_call|tool_response)>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])|<(?=</?SYS>>)"
+)
+
+
+def shown_messages(turn: TurnInput, since: Sequence[HistoryMessage] = ()) -> tuple[HistoryMessage, ...]:
+    """All that the model is to see, with what this ``run()`` has added ``since``; ids in one message are distinct."""
+    before = turn.assembled
+    if not before:  # a task of its own, like a summary: there is nothing but what is asked
+        asked = HistoryMessage(message_seq=0, turn_id=turn.turn_id, role="user", content=turn.user_content)
+        before = (*turn.history, asked, *turn.turn_messages)
+    return assemble([*before, *since]).messages
+
+
+def openai_request_messages(
+    turn: TurnInput, since: Sequence[HistoryMessage] = (), *, escape_control_tokens: bool = True
+) -> list[dict[str, Any]]:
+    """The ``messages`` of a request in the OpenAI chat format."""
+    clean: Callable[[str], str] = without_control_tokens if escape_control_tokens else str
+    messages = openai_messages(turn.instructions, shown_messages(turn, since))
+    for index, message in enumerate(messages):
+        is_ours = index == 0 and turn.instructions is not None  # the instructions are the operator's
+        if isinstance(message["content"], str) and not is_ours:
+            message["content"] = clean(message["content"])
+        for call in message.get("tool_calls", ()):
+            call["function"]["arguments"] = sendable_arguments(call["function"]["arguments"])
+    return messages
+
+
+def sendable_arguments(arguments: str) -> str:
+    """The text as it is, if it is a JSON object; else one that says what the model wrote.
+
+    A server that reads arguments refuses a history with broken ones for ever; source: llama.cpp's "Failed to parse tool
+    call arguments as JSON", status 500, also for the empty text.
+    """
+    if not arguments.strip():
+        return "{}"
+    if is_json_object(arguments):
+        return arguments
+    return json.dumps({BROKEN_ARGUMENTS: arguments}, ensure_ascii=False)
+
+
+def is_json_object(text: str) -> bool:
+    """Strict JSON, so neither NaN nor Infinity, and an object."""
+    try:
+        return isinstance(json.loads(text, parse_constant=_no_constant), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def without_control_tokens(text: str) -> str:
+    """The text with a space inside of what a chat template would take for its own marks."""
+    return _CONTROL_TOKEN.sub(lambda found: f"{found.group(0)} ", text)

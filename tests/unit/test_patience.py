@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.one_session import LIMITS, LONG, SMALL, OneSession
+from tests.one_session import LIMITS, LONG, SMALL, OneSession, Play
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import NewSession, content_text, text_content
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
@@ -78,7 +78,7 @@ async def test_a_wait_above_the_bound_fails_the_turn_and_says_how_long(slept: li
     assert slept == []
 
 
-def window(limit_words: int, **sizes: int) -> "type":
+def window(limit_words: int, **sizes: int) -> Play:
     """A model that takes so many words."""
 
     async def play(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
@@ -87,14 +87,15 @@ def window(limit_words: int, **sizes: int) -> "type":
             raise RunnerError(CONTEXT_TOO_LONG, "too long", retryable=False, **sizes)
         yield AssistantMessage(content=text_content(f"answer {turn.turn_number} {LONG}"))
 
-    return play  # type: ignore[return-value]
+    return play
 
 
 LARGE = replace(SMALL, history=HistoryCompactionPolicy(max_tokens=50_000, keep_tail=4))
+LONG_TAIL = replace(SMALL, history=HistoryCompactionPolicy(max_tokens=50_000, keep_tail=20))
 
 
 async def test_a_history_that_the_model_cannot_take_is_compacted_and_asked_once_more() -> None:
-    session = OneSession(main=window(500), policy=LARGE)  # type: ignore[arg-type]
+    session = OneSession(main=window(500), policy=LARGE)
     for number in range(7):
         await session.say(f"question {number}")
     assert len(session.of(ev.TurnCompleted)) == 7
@@ -107,22 +108,22 @@ async def test_a_history_that_the_model_cannot_take_is_compacted_and_asked_once_
 
 async def test_what_the_model_says_of_its_window_is_what_is_aimed_at() -> None:
     """Half of the history would not do; the sizes say how much would."""
-    session = OneSession(main=window(10_000), policy=LARGE)  # type: ignore[arg-type]
+    session = OneSession(main=window(10_000), policy=LONG_TAIL)
     for number in range(12):
         await session.say(f"question {number}")
-    session.main = window(250, prompt_tokens=4000, window_tokens=1000)  # type: ignore[assignment]
+    session.main = window(250, prompt_tokens=4000, window_tokens=1000)
     await session.say("now")
     assert len(session.of(ev.TurnCompleted)) == 13
-    without = OneSession(main=window(10_000), policy=LARGE)  # type: ignore[arg-type]
+    without = OneSession(main=window(10_000), policy=LONG_TAIL)
     for number in range(12):
         await without.say(f"question {number}")
-    without.main = window(250)  # type: ignore[assignment]
+    without.main = window(250)
     await without.say("now")
     assert [event.code for event in without.of(ev.TurnFailed)] == [CONTEXT_TOO_LONG]
 
 
 async def test_what_is_too_long_all_the_same_fails_once() -> None:
-    session = OneSession(main=window(0), policy=LARGE)  # type: ignore[arg-type]
+    session = OneSession(main=window(0), policy=LARGE)
     await session.say("hello")
     (failed,) = session.of(ev.TurnFailed)
     assert failed.code == CONTEXT_TOO_LONG
@@ -130,7 +131,7 @@ async def test_what_is_too_long_all_the_same_fails_once() -> None:
 
 
 async def test_a_session_without_automatic_runs_is_not_compacted() -> None:
-    session = OneSession(main=window(250), policy=LARGE)  # type: ignore[arg-type]
+    session = OneSession(main=window(250), policy=LARGE)
     await session.say("one", new_session=NewSession(history_max_tokens=-1))
     for number in range(3):
         await session.say(f"question {number}")

@@ -111,13 +111,15 @@ async def test_what_the_model_says_of_its_window_is_what_is_aimed_at() -> None:
     session = OneSession(main=window(10_000), policy=LONG_TAIL)
     for number in range(12):
         await session.say(f"question {number}")
-    session.main = window(250, prompt_tokens=4000, window_tokens=1000)
+    session.actor.reset()
+    session.main = window(150, prompt_tokens=4000, window_tokens=1000)
     await session.say("now")
     assert len(session.of(ev.TurnCompleted)) == 13
     without = OneSession(main=window(10_000), policy=LONG_TAIL)
     for number in range(12):
         await without.say(f"question {number}")
-    without.main = window(250)
+    without.actor.reset()
+    without.main = window(150)
     await without.say("now")
     assert [event.code for event in without.of(ev.TurnFailed)] == [CONTEXT_TOO_LONG]
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes requirements.lock (what runs) and requirements-dev.lock (that, and the tools) from pyproject.toml.
+# Makes requirements.lock (what the image runs: workers, the materializer, SQL) and requirements-dev.lock (that, the
+# development stack and the tools) from pyproject.toml.
 # Versions already locked stay; `scripts/lock.sh --upgrade` takes the newest that pyproject.toml allows.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,4 +22,4 @@ compile() { # output file, further arguments
 
 # The tools first: the runtime's lock then repeats their versions, so that what is tested is what runs.
 compile requirements-dev.lock --extra dev "$@"
-compile requirements.lock --constraint requirements-dev.lock
+compile requirements.lock --extra worker --constraint requirements-dev.lock

@@ -31,8 +31,8 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.devstack.launch import launch_argv
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.kafka_python import connected
+from turnlog_workers.kafka.topic_limits import max_message_bytes as max_message_bytes_of
 from turnlog_workers.kafka.topics_admin import init_topics
-from turnlog_workers.kafka.topics_admin import max_message_bytes as max_message_bytes_of
 
 START_S = 40.0  #: a process gets so long until it serves: the machine may be busy
 _EXIT_S = 40.0
@@ -175,7 +175,11 @@ class Deployment:
         with connected(KafkaAdminClient, self.settings, "test-limits", START_S) as admin:
             config = {"max.message.bytes": str(max_message_bytes)}
             admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, config)])
-        until(lambda: max_message_bytes_of(self.settings, topic, timeout_s=START_S) == max_message_bytes, "it is told")
+
+        def told() -> int:
+            return asyncio.run(max_message_bytes_of(self.settings, topic, timeout_s=START_S))
+
+        until(lambda: told() == max_message_bytes, "it is told")
 
     # ---- reading
 

@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from turnlog_schemas.parts import ContentPart, ToolCall, Usage, text_content
-from turnlog_workers.runners.base import (
+from turnlog.runner import (
     AssistantMessage,
     ReasoningDelta,
     RunnerError,
@@ -20,6 +19,7 @@ from turnlog_workers.runners.base import (
     TurnInput,
     UsageReport,
 )
+from turnlog_schemas.parts import ContentPart, ToolCall, Usage, text_content
 from turnlog_workers.runners.contained import _ABANDONED
 
 PREFIX = "odd:"  #: of their model names

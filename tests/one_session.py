@@ -5,6 +5,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.waiting import eventually
+from turnlog.runner import (
+    AssistantMessage,
+    RunnerOutput,
+    TextDelta,
+    TurnInput,
+    UsageReport,
+)
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
 from turnlog_schemas.commands import Chat
@@ -16,13 +23,6 @@ from turnlog_streams.session.commands import AcceptChat, RequestHistoryCompactio
 from turnlog_streams.session.decide import decide
 from turnlog_streams.session.state import Session, evolve
 from turnlog_streams.turn import ReplyAddress
-from turnlog_workers.runners.base import (
-    AssistantMessage,
-    RunnerOutput,
-    TextDelta,
-    TurnInput,
-    UsageReport,
-)
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import ActorLimits

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from turnlog.errors import (
         BrokerUnreachableError,
         HistoryCompactionFailedError,
+        MissingExtraError,
         NotFoundError,
         ReaderTooSlowError,
         RequestConflictError,
@@ -41,6 +42,7 @@ _HOMES = {
     "turnlog.errors": (
         "BrokerUnreachableError",
         "HistoryCompactionFailedError",
+        "MissingExtraError",
         "NotFoundError",
         "ReaderTooSlowError",
         "RequestConflictError",
@@ -74,6 +76,7 @@ __all__ = [
     "HistoryEntry",
     "HistoryPage",
     "ListedSession",
+    "MissingExtraError",
     "NewSession",
     "NotFoundError",
     "Position",

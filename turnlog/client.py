@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from turnlog.chat_turn import ChatTurn
 from turnlog.connection import Connection
-from turnlog.errors import BrokerUnreachableError, TurnlogError, UsageError
+from turnlog.errors import TurnlogError, UsageError
 from turnlog.listing import SessionFilter, SessionList, list_sessions
 from turnlog.replies import Deduplicator, Position, ReplyFrame
 from turnlog.reply_consumer import ReplyConsumer, StartAt, after, from_beginning, from_end
@@ -21,7 +21,6 @@ from turnlog_schemas.parts import ContentPart, NewSession, text_content
 from turnlog_streams.runtime_settings import UnknownSettingError
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
-from turnlog_workers.kafka import kafka_python
 from turnlog_workers.kafka import settings_topic as run_settings
 
 Content = str | Sequence[ContentPart]
@@ -257,15 +256,10 @@ class Client(SessionVerbs):
             await asyncio.to_thread(run_settings.write_setting, self.settings, name, value, timeout_s=timeout_s)
         except UnknownSettingError as error:
             raise UsageError(str(error)) from error
-        except kafka_python.BrokerUnreachableError as error:
-            raise BrokerUnreachableError(str(error)) from error
 
     async def get_settings(self) -> dict[str, str]:
         """The run-time settings that are set. Raises :class:`BrokerUnreachableError`."""
-        try:
-            return await asyncio.to_thread(run_settings.read_settings, self.settings, timeout_s=self._connect_timeout_s)
-        except kafka_python.BrokerUnreachableError as error:
-            raise BrokerUnreachableError(str(error)) from error
+        return await asyncio.to_thread(run_settings.read_settings, self.settings, timeout_s=self._connect_timeout_s)
 
 
 def _parts(content: Content) -> tuple[ContentPart, ...]:

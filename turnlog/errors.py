@@ -1,36 +1,19 @@
 """What can go wrong for a program that uses Turnlog. Every error has the exit code that the command line ends with."""
 
-EXIT_OK = 0
-EXIT_FAILED = 1  #: a turn or a history compaction failed, or a history differs
-EXIT_USAGE = 2
-EXIT_UNREACHABLE = 3
-EXIT_NOT_FOUND = 4
-EXIT_REFUSED = 5
-EXIT_TIMED_OUT = 6
-
-
-class TurnlogError(Exception):
-    """Base of all errors that this package raises on purpose."""
-
-    exit_code = EXIT_FAILED
-
-
-class UsageError(TurnlogError):
-    """What was asked for makes no sense as it stands; nothing was sent."""
-
-    exit_code = EXIT_USAGE
-
-
-class BrokerUnreachableError(TurnlogError):
-    """No broker answers, or it will not let us in."""
-
-    exit_code = EXIT_UNREACHABLE
-
-
-class NotFoundError(TurnlogError):
-    """A topic, a session, a file or a position does not exist (any more)."""
-
-    exit_code = EXIT_NOT_FOUND
+from turnlog_workers.base.errors import (
+    EXIT_FAILED,
+    EXIT_NOT_FOUND,
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_TIMED_OUT,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    BrokerUnreachableError,
+    MissingExtraError,
+    NotFoundError,
+    TurnlogError,
+    UsageError,
+)
 
 
 class RequestRefusedError(TurnlogError):
@@ -113,3 +96,31 @@ _BY_CODE: dict[str, type[RequestRefusedError]] = {
 def refusal(code: str, reason: str) -> RequestRefusedError:
     """The error of a refusal code."""
     return _BY_CODE.get(code, RequestRefusedError)(code, reason)
+
+
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_NOT_FOUND",
+    "EXIT_OK",
+    "EXIT_REFUSED",
+    "EXIT_TIMED_OUT",
+    "EXIT_UNREACHABLE",
+    "EXIT_USAGE",
+    "BrokerUnreachableError",
+    "HistoryCompactionFailedError",
+    "MissingExtraError",
+    "NotFoundError",
+    "ReaderTooSlowError",
+    "RequestConflictError",
+    "RequestRefusedError",
+    "RequestTimedOutError",
+    "SessionArchivedError",
+    "SessionBusyError",
+    "SessionNotFoundError",
+    "SnapshotBehindError",
+    "TurnFailedError",
+    "TurnTimedOutError",
+    "TurnlogError",
+    "UsageError",
+    "refusal",
+]

@@ -10,6 +10,7 @@ from turnlog.conversations import Conversation, ConversationFile, Mismatch, read
 from turnlog.errors import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, UsageError
 
 _RECORDED = "recorded:"
+CONFLICT = "conflict"  #: code of a refusal: this request was made before, in another way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Feeding recorded conversations through Kafka, and proving that the stored histories are the recordings.
+"""Feeding recorded conversations through Kafka; ``feed_verification`` proves that the histories are the recordings.
 
 Each conversation is one session (``feed-ID``), each user message one request, whose id is made of the file's digest and
 the message's position: a second run changes nothing. One turn at a time per session; sessions side by side.
@@ -9,42 +9,41 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-
-import duckdb
 
 from turnlog.client import Client
-from turnlog.conversations import Conversation, Mismatch, compare
+from turnlog.conversations import Conversation
 from turnlog.errors import (
     BrokerUnreachableError,
     RequestRefusedError,
-    SnapshotBehindError,
     TurnlogError,
     TurnTimedOutError,
 )
-from turnlog.feed_plan import EndedTurn, FeedPlan, FeedProgress, FeedReport, OnProgress
-from turnlog.snapshot_history import Histories, ended_turns
+from turnlog.feed_plan import CONFLICT, EndedTurn, FeedPlan, FeedProgress, FeedReport, OnProgress
 from turnlog_schemas.parts import NewSession, content_text
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.extras import require
 
 log = logging.getLogger(__name__)
 _TURN_TIMEOUT_S = 86_400.0  #: the stall limit is what ends a feed; this is only a bound
 _RECONNECT_PAUSE_S = 1.0
-_SNAPSHOT_POLL_S = 0.25
-_CONFLICT = "conflict"
-_SHOWN_DETAILS = 3
 
 
 async def run_feed(plan: FeedPlan, settings: Settings, on_progress: OnProgress = lambda progress: None) -> FeedReport:
     """Connect, feed and, if asked for, verify.
 
     Raises :class:`BrokerUnreachableError`, :class:`NotFoundError` (topics), :class:`TurnTimedOutError` (no progress),
-    :class:`SnapshotBehindError`.
+    :class:`SnapshotBehindError`, :class:`MissingExtraError`.
     """
+    if plan.options.verify:
+        require("sql", "comparing the histories with the file (--verify)")
     async with Client(settings) as client:
         feed = Feed(plan, client, on_progress)
         report = await feed.run()
-    return await verify(plan, feed, settings.snapshot) if plan.options.verify else report
+    if not plan.options.verify:
+        return report
+    from turnlog.feed_verification import verify
+
+    return await verify(plan, feed, settings.snapshot)
 
 
 class Feed:
@@ -177,7 +176,7 @@ class Feed:
 
 def _refusal(conversation: Conversation, number: int, error: RequestRefusedError) -> EndedTurn:
     reason = error.reason
-    if error.code == _CONFLICT:
+    if error.code == CONFLICT:
         reason += (
             "; this file was fed here before with another --model or --delta-ms: repeat those to go on with it "
             "(--verify compares it as it is), or feed it anew under another topic prefix"
@@ -187,77 +186,3 @@ def _refusal(conversation: Conversation, number: int, error: RequestRefusedError
     return EndedTurn(
         session_id=conversation.session_id, turn_number=number, status="refused", code=error.code, reason=reason
     )
-
-
-# ---- verification
-
-
-async def verify(plan: FeedPlan, feed: Feed, snapshot: Path) -> FeedReport:
-    """Wait for the snapshot to have the terminal event of every fed turn, then compare all histories with the file.
-
-    Raises :class:`SnapshotBehindError`.
-    """
-    feed.tell("verifying")
-    sessions = [conversation.session_id for conversation in plan.file.conversations]
-    await _until_published(snapshot, sessions, feed, plan.options.verify_timeout_s)
-    mismatches = await asyncio.to_thread(_compare_all, plan, snapshot, sessions)
-    different = {mismatch.session_id for mismatch in mismatches}
-    # Fed before in another way, and complete: the history is what the file says, so nothing is wrong.
-    fed_before = [r for r in feed.report.refused if r.code == _CONFLICT and r.session_id not in different]
-    before = {refused.session_id for refused in fed_before}
-    turns = sum(len(each.user_messages) for each in plan.file.conversations if each.session_id in before)
-    return replace(
-        feed.report,
-        verified=True,
-        users_only=not plan.is_recorded,
-        mismatches=tuple(mismatches),
-        refused=tuple(refused for refused in feed.report.refused if refused not in fed_before),
-        fed_before=tuple(refused.session_id for refused in fed_before),
-        turns_fed_before=turns - sum(session_id in before for session_id, _ in feed.ended),
-    )
-
-
-async def _until_published(snapshot: Path, sessions: list[str], feed: Feed, timeout_s: float) -> None:
-    """``timeout_s`` is for a snapshot that stands still: many turns may be on their way into it."""
-    wanted, least = feed.ended, len(feed.ended) + 1
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            missing = wanted - await asyncio.to_thread(ended_turns, snapshot, sessions)
-            if not missing:
-                return
-            if len(missing) < least:
-                least, deadline = len(missing), time.monotonic() + timeout_s
-            example = " ".join(min(missing))
-            state = f"{len(missing)} of the {len(wanted)} turns that ended are not in it yet, such as {example}"
-        except duckdb.Error as error:  # not published yet, or it has no tables yet
-            state = str(error)
-        if time.monotonic() >= deadline:
-            raise SnapshotBehindError(
-                f"the snapshot {snapshot} did not catch up, and has stood still for {timeout_s:g} s: {state}. Is the "
-                "materializer running (`turnlog materialize`), and is this its snapshot (TURNLOG_SNAPSHOT_PATH)? "
-                f"{_what_was_fed(feed.report)}"
-            )
-        await asyncio.sleep(_SNAPSHOT_POLL_S)
-
-
-def _what_was_fed(report: FeedReport) -> str:
-    """For an error that takes the report's place: it must not hide what the report would have said."""
-    if not report.not_fed and not report.failed_turns:
-        return "Everything was fed: run the same command again to verify."
-    shown = "; ".join(report.details[:_SHOWN_DETAILS])
-    more = len(report.details) - _SHOWN_DETAILS
-    return f"Not everything was fed to a good end: {report.turns_in_words}. {shown}" + (
-        f"; and {more} more" if more > 0 else ""
-    )
-
-
-def _compare_all(plan: FeedPlan, snapshot: Path, sessions: list[str]) -> list[Mismatch]:
-    histories = Histories(snapshot, sessions)
-    out: list[Mismatch] = []
-    for conversation in plan.file.conversations:
-        session_id = conversation.session_id
-        instructions = histories.instructions.get(session_id)
-        history = histories.messages(session_id)
-        out += compare(conversation, instructions, history, users_only=not plan.is_recorded)
-    return out

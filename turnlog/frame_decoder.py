@@ -10,7 +10,7 @@ from turnlog_schemas.codec import Codec
 from turnlog_schemas.errors import UnknownFingerprintError, WireError
 from turnlog_schemas.registry import FRAMES
 from turnlog_workers.base.config import Settings
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
+from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
 from turnlog_workers.kafka.schema_topic import read_schemas
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class FrameDecoder:
             new = await asyncio.to_thread(
                 read_schemas, self._settings, self._codec.registry, timeout_s=_SCHEMAS_TIMEOUT_S
             )
-        except BrokerUnreachableError as error:
+        except (BrokerUnreachableError, NotFoundError) as error:
             log.warning("the schemas topic cannot be read: %s", error)
             return False
         return new > 0

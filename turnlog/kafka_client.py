@@ -13,8 +13,9 @@ from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefused
 from turnlog.replies import Position
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
-from turnlog_workers.kafka.connections import REFUSED_RECORDS, client_options, what_to_check
-from turnlog_workers.kafka.topics_admin import max_message_bytes
+from turnlog_workers.kafka.connections import REFUSED_RECORDS, client_options
+from turnlog_workers.kafka.topic_limits import max_message_bytes
+from turnlog_workers.kafka.unreachable import unreachable
 
 log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 5.0
@@ -25,18 +26,6 @@ _ASK_LIMIT_S = 5.0
 _GRACE_S = 0.2  #: what is under way at the moment gets as long to be acknowledged
 #: Nothing is stored: the refusal of another request broke the sequence that this one was numbered in.
 _BROKEN_SEQUENCE = (OutOfOrderSequenceNumber, ProducerClosed, UnknownProducerId)
-
-
-def unreachable(settings: Settings, what: str, error: BaseException) -> BrokerUnreachableError:
-    """The error for a broker that does not answer, with what to check."""
-    name = type(error).__name__
-    text = str(error).removeprefix(f"{name}: ")  # aiokafka's errors begin with their name
-    detail = f"{name}: {text}" if text else name
-    return BrokerUnreachableError(
-        f"{what} at {settings.bootstrap_server} ({detail}). Is the broker running there? "
-        "Start one with `turnlog up`, or name yours with --bootstrap-server or TURNLOG_BOOTSTRAP_SERVER. "
-        f"{what_to_check(settings, error)}"
-    )
 
 
 async def stop_quietly(client: Any) -> None:
@@ -111,7 +100,7 @@ class RequestSender:
                 except BaseException as error:
                     self._retire(producer)  # nobody waits for that: somebody's time is up
                     if isinstance(error, KafkaError | OSError):  # a TimeoutError is an OSError
-                        raise unreachable(self._settings, "no broker answers", error) from error
+                        raise unreachable(self._settings, error) from error
                     raise
                 self._producer = producer
                 self._replaced = asyncio.get_running_loop().create_future()
@@ -148,7 +137,7 @@ class RequestSender:
                         return sorted(await producer.partitions_for(topic))
                     await asyncio.sleep(_TOPIC_POLL_S)
         except (KafkaError, OSError) as error:
-            raise unreachable(self._settings, "the broker does not describe its topics", error) from error
+            raise unreachable(self._settings, error, "the broker does not describe its topics") from error
         raise NotFoundError(
             f"topic {topic} does not exist at {self._settings.bootstrap_server}: make the topics with "
             "`turnlog topics init`, or name another prefix with TURNLOG_PREFIX"
@@ -228,16 +217,16 @@ class RequestSender:
     def _not_acknowledged(self, request: PreparedRequest, error: Exception) -> BrokerUnreachableError:
         return unreachable(
             self._settings,
+            error,
             f"{request.what}: not acknowledged within {self._send_timeout_s:g} s; it may be stored all "
             "the same, so send it again with the same id. No answer",
-            error,
         )
 
     async def _refused(self, topic: str, request: PreparedRequest, error: Exception) -> RequestRefusedError:
         """The verdict of the broker in words, with the topic's limit if the broker tells it."""
         name = type(error).__name__
         try:
-            limit = await asyncio.to_thread(max_message_bytes, self._settings, topic, timeout_s=_ASK_LIMIT_S)
+            limit = await max_message_bytes(self._settings, topic, timeout_s=_ASK_LIMIT_S)
         except Exception as reason:  # a right that is lacking, a broker that is gone: the verdict stands
             log.debug("the limit of %s is not known: %s", topic, type(reason).__name__)
             limit = None

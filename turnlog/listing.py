@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from turnlog.errors import NotFoundError, UsageError
-from turnlog.snapshot_sql import open_snapshot, run
+from turnlog_workers.base.extras import require
 
 _COLUMNS = (
     "session_id, title, channel, model, metadata, archived, active, turns, completed_turns, failed_turns, "
@@ -88,8 +88,11 @@ def list_sessions(
     """A page of the snapshot at ``path``, at most ``limit`` sessions (0: all). Blocks.
 
     ``log_end``: by partition, the offset of the log's next record. Raises :class:`NotFoundError` (no snapshot),
-    :class:`UsageError` (a key or a limit that cannot be).
+    :class:`UsageError` (a key or a limit that cannot be), :class:`MissingExtraError`.
     """
+    require("sql", "listing sessions from the snapshot")
+    from turnlog.snapshot_sql import open_snapshot, run
+
     if limit < 0:
         raise UsageError(f"limit: {limit} is below 0")
     where, values = _conditions(which)

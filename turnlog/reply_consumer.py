@@ -10,13 +10,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from turnlog.errors import NotFoundError
-from turnlog.kafka_client import stop_quietly, unreachable
+from turnlog.kafka_client import stop_quietly
 from turnlog.replies import Position
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError, UnreadableRange
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.raw_fetch import fetch_batches, fetched_records, what_is_wrong
 from turnlog_workers.kafka.record_batches import LenientRecord, take_apart
+from turnlog_workers.kafka.unreachable import unreachable
 
 log = logging.getLogger(__name__)
 _POLL_TIMEOUT_MS = 500
@@ -79,7 +80,7 @@ class ReplyConsumer:
         except BaseException as error:
             await self.stop()
             if isinstance(error, KafkaError | OSError):
-                raise unreachable(self._settings, f"topic {topic} cannot be read", error) from error
+                raise unreachable(self._settings, error, f"topic {topic} cannot be read") from error
             raise
 
     async def end_offsets(self, topic: str, partitions: list[int]) -> dict[int, int] | None:
@@ -107,7 +108,7 @@ class ReplyConsumer:
                     max_records=_MAX_RECORDS,
                 )
             except KafkaError as error:
-                raise unreachable(self._settings, "the reply topic cannot be read any more", error) from error
+                raise unreachable(self._settings, error, "the reply topic cannot be read any more") from error
             for records in fetched.values():
                 yield records
             for tp, problem in unreadable.items():

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from turnlog.errors import TurnlogError, UsageError
+from turnlog.errors import EXIT_TIMED_OUT, TurnlogError, UsageError
 from turnlog.snapshot_sql import make_scratch
 from turnlog_workers.devstack.launch import launch_argv
 
@@ -31,7 +31,7 @@ MIN_MEMORY_MB = 128
 class QueryTimedOutError(TurnlogError):
     """The statement took too long."""
 
-    exit_code = 6
+    exit_code = EXIT_TIMED_OUT
 
 
 class QueryTooLargeError(TurnlogError):

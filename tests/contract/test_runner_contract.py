@@ -7,10 +7,7 @@ from importlib.resources import as_file, files
 
 import pytest
 
-from turnlog_schemas.parts import content_text, text_content
-from turnlog_streams.history.messages import HistoryMessage
-from turnlog_streams.turn import INTERRUPTED_TEXT, without_result
-from turnlog_workers.runners.base import (
+from turnlog.runner import (
     AssistantMessage,
     ReasoningDelta,
     Runner,
@@ -20,6 +17,9 @@ from turnlog_workers.runners.base import (
     TurnInput,
     UsageReport,
 )
+from turnlog_schemas.parts import content_text, text_content
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.turn import INTERRUPTED_TEXT, without_result
 from turnlog_workers.runners.recordings import Recordings
 from turnlog_workers.runners.registry import RunnerRegistry
 

@@ -19,9 +19,9 @@ from turnlog_schemas.errors import InvalidCommandError, UnknownFingerprintError
 from turnlog_schemas.parts import text_content
 from turnlog_schemas.registry import Registry, Schema, load, packaged
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import BrokerUnreachableError
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.devstack.broker_ports import free_port
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
 from turnlog_workers.kafka.schema_topic import publish_schemas, read_schemas
 from turnlog_workers.kafka.topics_admin import init_topics
 

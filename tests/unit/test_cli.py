@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import typer
-from pydantic import ValidationError
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -18,11 +17,12 @@ from turnlog import errors
 from turnlog.cli.app import app
 from turnlog.cli.exits import explain
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import BrokerUnreachableError
+from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.devstack.broker_dir import DataDirInUseError
 from turnlog_workers.devstack.broker_files import BrokerError
 from turnlog_workers.devstack.broker_ports import PortTakenError
 from turnlog_workers.devstack.stack_dir import DataDirError, StackError, StackInUseError
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
 from turnlog_workers.kafka.topics_admin import TopicsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,8 +203,8 @@ def test_verbose_shows_where_an_error_comes_from() -> None:
     assert err.rstrip().splitlines()[-1].startswith("turnlog: There is no snapshot")
 
 
-def settings_error() -> ValidationError:
-    with pytest.raises(ValidationError) as caught:
+def settings_error() -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
         Settings(partitions=0)
     return caught.value
 

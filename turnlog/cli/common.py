@@ -119,7 +119,7 @@ def resolve_settings(
     as_the_stack: bool = False,
 ) -> "Settings":
     """The settings of a command: flag, else ``TURNLOG_*``, else the ``stack.json`` that ``turnlog up`` leaves in the
-    data directory, else the default. Raises ``pydantic.ValidationError`` for a value that cannot be used.
+    data directory, else the default. Raises :class:`SettingsError` for a value that cannot be used.
 
     The file counts only for the stack it describes: when another broker is named, its snapshot is not that broker's.
     ``as_the_stack``: which models its workers allow counts, too.
@@ -136,7 +136,7 @@ def resolve_settings(
         for name in ("bootstrap_server", "snapshot_path", *(["allow_models"] if as_the_stack else [])):
             if name not in values and not environ.get(f"TURNLOG_{name.upper()}") and stack.get(name):
                 values[name] = stack[name]
-    return Settings(**values)  # type: ignore[arg-type]
+    return Settings(**values)
 
 
 def client_settings(

@@ -13,6 +13,7 @@ from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
 from turnlog.cli.exits import explain
 from turnlog.errors import EXIT_OK, EXIT_USAGE, TurnlogError
+from turnlog_workers.base.extras import installed
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
@@ -122,9 +123,9 @@ async def _broker(settings: "Settings") -> Check:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
             await admin.start()
     except (KafkaError, OSError) as error:
-        from turnlog.kafka_client import unreachable
+        from turnlog_workers.kafka.unreachable import unreachable
 
-        code, sentence = explain(unreachable(settings, "no broker answers", error))
+        code, sentence = explain(unreachable(settings, error))
         return Check(name="broker", ok=False, detail=sentence, exit_code=code)
     finally:
         await admin.close()
@@ -132,6 +133,8 @@ async def _broker(settings: "Settings") -> Check:
 
 
 async def _topics(settings: "Settings") -> Check:
+    if not installed("worker"):
+        return await _topics_of_a_client(settings)
     from turnlog_workers.kafka.topics_admin import check_topics
 
     try:
@@ -143,9 +146,25 @@ async def _topics(settings: "Settings") -> Check:
     return Check(name="topics", ok=True, detail=f"{what} ({state.partition_count} partitions)")
 
 
+async def _topics_of_a_client(settings: "Settings") -> Check:
+    """What can be told without the libraries of a worker: are they there at all?"""
+    from turnlog.client import Client
+
+    try:
+        async with Client(settings, connect_timeout_s=_CONNECT_TIMEOUT_S):
+            pass
+    except TurnlogError as error:
+        code, sentence = explain(error)
+        return Check(name="topics", ok=False, detail=sentence, exit_code=code)
+    detail = f"{settings.prefix}.* exist (pip install 'turnlog[worker]' to check their configuration, too)"
+    return Check(name="topics", ok=True, detail=detail)
+
+
 async def _transactions(settings: "Settings") -> Check | None:
     """Whose open transactions keep requests waiting; ``None``: nobody's, for so long that it is worth a word."""
-    from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
+    if not installed("worker"):
+        return None
+    from turnlog_workers.base.errors import BrokerUnreachableError
     from turnlog_workers.kafka.open_transactions import HELD_S, open_transactions
     from turnlog_workers.kafka.topics_admin import list_topics
 
@@ -194,6 +213,9 @@ _ADVICE = "(`turnlog up` runs a whole stack, `turnlog worker` one worker; their 
 async def _snapshot(settings: "Settings", request_id: str, timeout_s: float) -> Check:
     """Is the turn that was just answered in the published snapshot?"""
     path = settings.snapshot
+    if not installed("sql"):
+        detail = "not looked at: SQL needs more than the client: pip install 'turnlog[sql]'"
+        return Check(name="snapshot", ok=False, detail=detail, needed=False, otherwise="unknown")
     started = time.monotonic()
     deadline = started + min(timeout_s, max(_SNAPSHOT_WAIT_S, 3 * settings.publish_interval_s))
     problem = ""

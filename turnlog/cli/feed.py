@@ -10,6 +10,7 @@ import typer
 
 from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
+from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +57,8 @@ def feed(
 
     Sessions run side by side, turns of one in order. Running it again changes nothing: request ids come from the file.
     """
+    if verify:
+        require("sql", "turnlog feed --verify")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     from turnlog.feed_plan import FeedOptions, plan_feed
     from turnlog.feeding import run_feed

@@ -24,6 +24,7 @@ from turnlog.cli.common import (
     silence_libraries,
 )
 from turnlog.errors import EXIT_FAILED, EXIT_OK
+from turnlog_workers.base.extras import require
 
 topics_app = typer.Typer(help="Make and check the topics.", no_args_is_help=True)
 
@@ -33,6 +34,7 @@ def demo(data_dir: DataDir = None, verbose: Verbose = False) -> None:
 
     Starts a stack of its own in DIR/demo and stops it again; a stack that runs already is not touched.
     """
+    require("stack", "turnlog demo")
     settings = resolve_settings(data_dir=data_dir)
     silence_libraries(settings, verbose=verbose)
     say_unknown_variables(settings)
@@ -70,6 +72,7 @@ def up(
 
     The first start fetches Kafka (45 MB). Other commands in the same folder find the stack by themselves.
     """
+    require("stack", "turnlog up")
     settings = resolve_settings(data_dir=data_dir)
     silence_libraries(settings, verbose=verbose)
     say_unknown_variables(settings)
@@ -101,7 +104,7 @@ def init_stack_topics(variables: Mapping[str, str]) -> None:
     from turnlog_workers.kafka.topics_admin import init_topics
 
     values = {name.removeprefix("TURNLOG_").lower(): value for name, value in variables.items()}
-    init_topics(Settings(**values))  # type: ignore[arg-type]
+    init_topics(Settings(**values))
 
 
 def worker(
@@ -114,6 +117,7 @@ def worker(
 
     All its settings are TURNLOG_... variables; it serves the models that TURNLOG_ALLOW_MODELS names (default: echo:*).
     """
+    require("worker", "turnlog worker")
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
     from turnlog_workers.base import logs
     from turnlog_workers.process.faust_app import run_worker
@@ -129,6 +133,7 @@ def materialize(
     verbose: Verbose = False,
 ) -> None:
     """Keep the analysts' DuckDB file up to date and publish snapshots of it, until SIGTERM or Ctrl-C."""
+    require("worker", "turnlog materialize")
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
     from turnlog_workers.base import logs
     from turnlog_workers.materializer.process import run_materializer
@@ -150,6 +155,7 @@ def topics_init(
 
     Exit code 1 if one is not as it must be.
     """
+    require("worker", "turnlog topics init")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     from turnlog_workers.kafka.topics_admin import init_topics
 
@@ -158,7 +164,7 @@ def topics_init(
     if json:
         output.print_json([asdict(report) for report in reports])
     else:
-        rows = [(report.name, report.partitions, "made" if report.created else "was there") for report in reports]
+        rows = [(report.name, report.partitions, "created" if report.created else "exists") for report in reports]
         output.print_table(("topic", "partitions", "state"), rows, right=("partitions",))
     for sentence in (*problems, *(warning for report in reports for warning in report.warnings)):
         output.say(sentence)

@@ -22,6 +22,7 @@ from turnlog.cli.common import (
 )
 from turnlog.cli.transcript import MAX_RESULT, cut, print_message, print_summary
 from turnlog.errors import NotFoundError
+from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
     import duckdb
@@ -87,6 +88,7 @@ def list_(
     verbose: Verbose = False,
 ) -> None:
     """List the sessions, the most recently active first."""
+    require("sql", "turnlog sessions list")
     path = snapshot_or_fail(client_settings(bootstrap_server, data_dir, prefix, verbose=verbose))
     from turnlog.listing import SessionFilter, list_sessions
 
@@ -154,6 +156,7 @@ def show(
     verbose: Verbose = False,
 ) -> None:
     """Show a session: its messages with their tool calls, the newest summary, and how its turns ended."""
+    require("sql", "turnlog sessions show")
     path = snapshot_or_fail(client_settings(bootstrap_server, data_dir, prefix, verbose=verbose))
     from turnlog.snapshot_sql import open_snapshot
 

@@ -13,6 +13,7 @@ import typer
 
 from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, snapshot_or_fail
+from turnlog_workers.base.extras import require
 
 _TABLE_ROWS = 200
 _LONGER_THAN_A_CELL = 1000  #: characters: tables cut cells by themselves
@@ -71,6 +72,7 @@ def sql(
     """
     if json and csv:
         raise typer.BadParameter("Use --json or --csv, not both.")
+    require("sql", "turnlog sql")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     path = snapshot_or_fail(settings)
     from turnlog.snapshot_query import Bounds, SnapshotQuery

@@ -3,16 +3,16 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.policy import Policy
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.model_servers import HttpServer, read_servers
-from turnlog_workers.base.settings_check import conflicts
+from turnlog_workers.base.settings_check import SettingsError, conflicts, in_words
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -23,9 +23,16 @@ _TOPIC = r"[A-Za-z0-9._-]"
 
 
 class Settings(BaseSettings):
-    """The settings of every process. An unusable value is a ``pydantic.ValidationError`` that names the setting."""
+    """The settings of every process. An unusable value is a :class:`SettingsError` that names its variable."""
 
     model_config = SettingsConfigDict(env_prefix="TURNLOG_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    def __init__(self, **values: Any) -> None:
+        """``values`` count before the environment's. Raises :class:`SettingsError`."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(in_words(error.errors(include_url=False))) from None
 
     # ---- where things are
     bootstrap_server: str = "localhost:9092"  #: comma-separated host:port

@@ -2,13 +2,15 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
 from turnlog_schemas.direct_init import direct_init
-from turnlog_schemas.events import EventHeader
-from turnlog_streams.reader_rule import LoggedEvent
-from turnlog_streams.reply_frames import Reply
+
+if TYPE_CHECKING:  # a client, too, imports this module: for its errors, not for the core of the sessions
+    from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
+    from turnlog_schemas.events import EventHeader
+    from turnlog_streams.reader_rule import LoggedEvent
+    from turnlog_streams.reply_frames import Reply
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -41,7 +43,7 @@ class LogBrokenError(LogError):
 class NewRecord:
     """An event that is about to be appended, already encoded."""
 
-    header: EventHeader
+    header: "EventHeader"
     payload: Any
     key: bytes
     value: Any  #: bytes on Kafka
@@ -74,7 +76,7 @@ class UnreadableRange:
 class EventLog(Protocol):
     """The event log of this deployment."""
 
-    def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
+    def encode(self, header: "EventHeader", payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
         """A record ready to append (its size is known before it is)."""
         ...
 
@@ -85,7 +87,7 @@ class EventLog(Protocol):
         """
         ...
 
-    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[LoggedEvent]]:
+    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list["LoggedEvent"]]:
         """Every record from ``start`` to ``end`` (exclusive). Raises :class:`LogBrokenError` on a hole."""
         ...
 
@@ -123,14 +125,14 @@ Parked = tuple[RequestRecord, str, str]  #: a request that becomes a dead letter
 class RecordSender(Protocol):
     """Everything else that leaves the worker."""
 
-    def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> "Sent":
+    def reply(self, reply: "Reply", *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> "Sent":
         """Queue a frame; never blocks. ``stream_id``: of the session or channel that answers.
 
         A terminal frame is given up only where it can never be stored: its reply topic cannot be written.
         """
         ...
 
-    def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> "Sent":
+    def request(self, header: "RequestHeader", command: "Forwarded | ForwardReceipt") -> "Sent":
         """Queue a request of our own to the partition of its target; never blocks.
 
         It may be given up, and what is stored may be lost: its owner sends it again.

@@ -3,8 +3,10 @@
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from turnlog_workers.base.errors import UsageError
 
 from turnlog_workers.base.backoff import Backoff
 
@@ -25,8 +27,42 @@ _SERVICE = re.compile(
 _SERVICE_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+", re.IGNORECASE)
 
 
-class SettingsError(ValueError):
+class SettingsError(UsageError, ValueError):
     """The settings cannot be used; a sentence that names the variables."""
+
+
+#: What pydantic finds, by the type that it gives it, in our words; source: "Validation Errors" in its documentation.
+_PROBLEMS: Mapping[str, str] = {
+    "greater_than_equal": "{input} is too small: at least {ge}",
+    "less_than_equal": "{input} is too large: at most {le}",
+    "int_parsing": "{input} is not a whole number",
+    "int_from_float": "{input} is not a whole number",
+    "int_type": "{input} is not a whole number",
+    "float_parsing": "{input} is not a number",
+    "float_type": "{input} is not a number",
+    "finite_number": "{input} is not a finite number",
+    "literal_error": "{input} is not one of {expected}",
+    "string_pattern_mismatch": "{input} cannot be used: it must fit {pattern}",
+    "string_too_long": "it has more than {max_length} characters",
+    "string_too_short": "it must not be empty",
+    "too_short": "it must not be empty",
+    "path_type": "{input} is not a path",
+    "value_error": "{error}",
+}
+_LONGEST_INPUT = 80
+
+
+def in_words(problems: Iterable[Mapping[str, Any]]) -> str:
+    """The sentence for what pydantic found (``ValidationError.errors()``), without its words."""
+    return "A setting cannot be used. " + "; ".join(_in_words(problem) for problem in problems)
+
+
+def _in_words(problem: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    given = "what was given" if "password" in name else repr(problem["input"])
+    words = _PROBLEMS.get(problem["type"], "{input} cannot be used")
+    text = words.format_map({**problem.get("ctx", {}), "input": given[:_LONGEST_INPUT]})
+    return f"{PREFIX}{name.upper()}: {text}" if name else text
 
 
 def conflicts(settings: "Settings") -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import psutil
 
+from turnlog_workers.base.errors import EXIT_USAGE
 from turnlog_workers.base.json_file import read_json, write_json
 from turnlog_workers.devstack.broker_files import BrokerError, Say
 from turnlog_workers.devstack.broker_ports import Ports
@@ -17,6 +18,8 @@ _KILL_TIMEOUT_S = 10.0
 
 class DataDirInUseError(BrokerError):
     """Another live broker works on the data directory."""
+
+    exit_code = EXIT_USAGE
 
 
 class DataDirUse:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from turnlog_workers.base.errors import EXIT_UNREACHABLE, TurnlogError
+
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
 
@@ -37,8 +39,10 @@ _STALE_DOWNLOAD_AGE_S = 3600
 Say = Callable[[str], None]
 
 
-class BrokerError(RuntimeError):
+class BrokerError(TurnlogError):
     """The development broker cannot do what was asked; the message says why and what to do."""
+
+    exit_code = EXIT_UNREACHABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

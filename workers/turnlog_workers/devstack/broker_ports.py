@@ -5,6 +5,7 @@ import random
 import socket
 from dataclasses import dataclass
 
+from turnlog_workers.base.errors import EXIT_USAGE
 from turnlog_workers.devstack.broker_files import BrokerError, Say
 
 HOST = "127.0.0.1"
@@ -17,6 +18,8 @@ _FREE_PORT_TRIES = 200
 
 class PortTakenError(BrokerError):
     """The port that was asked for belongs to another process."""
+
+    exit_code = EXIT_USAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -211,7 +211,7 @@ async def up(
     start. Raises SettingsError, StackInUseError and PortTakenError (usage), BrokerError and StackError, each with a
     sentence.
     """
-    check_models(Settings(allow_models=child_environment(data_dir, "")["TURNLOG_ALLOW_MODELS"]))  # type: ignore[arg-type]
+    check_models(Settings(allow_models=child_environment(data_dir, "")["TURNLOG_ALLOW_MODELS"]))
     directory = StackDir(data_dir)
     directory.take()
     try:

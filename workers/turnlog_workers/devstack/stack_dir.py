@@ -11,22 +11,27 @@ from typing import IO, Any
 
 import psutil
 
+from turnlog_workers.base.errors import EXIT_USAGE, TurnlogError
 from turnlog_workers.base.json_file import read_json, write_json
 
 _LEFTOVER_TERM_TIMEOUT_S = 10.0
 _LEFTOVER_KILL_TIMEOUT_S = 5.0
 
 
-class StackError(RuntimeError):
+class StackError(TurnlogError):
     """The development stack cannot go on; the message says why and what to do."""
 
 
 class DataDirError(StackError):
-    """The data directory cannot be used: a usage error."""
+    """The data directory cannot be used."""
+
+    exit_code = EXIT_USAGE
 
 
 class StackInUseError(StackError):
-    """Another supervisor works on the data directory: a usage error."""
+    """Another supervisor works on the data directory."""
+
+    exit_code = EXIT_USAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

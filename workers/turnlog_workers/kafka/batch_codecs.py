@@ -1,27 +1,27 @@
 """Decompression of record batches that ends at a bound: a batch of a kilobyte may hold gigabytes.
 
 Brokers bound batches as they are sent, compressed; what is in them nobody bounds. aiokafka and kafka-python decompress
-without a limit, so :func:`bound_aiokafka` and :func:`bound_kafka_python` give them these functions; the lenient reader
-uses them, too.
+without a limit, so :func:`bound_aiokafka` and ``kafka_python.bound_kafka_python`` give them these functions; the
+lenient reader uses them, too.
 """
 
 import contextlib
 import importlib
+import mmap
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import cramjam
-import lz4.frame
-import zstandard
-from kafka.errors import CorruptRecordError
-from kafka.record import default_records as kafka_records
 
-from turnlog_workers.base.config import MIB
+from turnlog_workers.base.config import KIB, MIB
 
 MAX_BATCH_BYTES = 64 * MIB  #: decompressed; producers make batches of some 16 KiB to 1 MiB
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES = 16
+_FIRST_TRY_BYTES = 64 * KIB
+_FIRST_TRY_RATIO = 4
 
 
 class BatchDecodingError(ValueError):
@@ -81,33 +81,37 @@ def _snappy_block(data: bytes, limit: int) -> bytes:
     return bytes(cramjam.snappy.decompress_raw(data))
 
 
-def _lz4(data: bytes, limit: int) -> bytes:
-    found = b""
-    while data and len(found) <= limit:
-        frame = lz4.frame.LZ4FrameDecompressor()
-        found += frame.decompress(data, max_length=limit + 1 - len(found))
-        if not frame.eof and len(found) <= limit:
-            raise BatchDecodingError("its lz4 data is cut short")
-        data = frame.unused_data or b""
-    return found
+def _frames(codec: Any) -> Callable[[bytes, int], bytes]:
+    """The frames of one of cramjam's codecs, one behind the other, into a buffer that does not grow."""
 
+    def decode(data: bytes, limit: int) -> bytes:
+        if not data:
+            return b""
+        size = max(_FIRST_TRY_BYTES, _FIRST_TRY_RATIO * len(data))
+        if size < limit:
+            with contextlib.suppress(cramjam.DecompressionError):  # too small, or wrong: the next try tells
+                buffer = bytearray(size)
+                return bytes(memoryview(buffer)[: codec.decompress_into(data, buffer)])
+        # Only the pages that are written to cost anything.
+        with mmap.mmap(-1, max(limit, 1)) as pages:
+            try:
+                return pages[: codec.decompress_into(data, pages)]
+            except cramjam.DecompressionError as error:
+                if "whole buffer" in str(error):
+                    raise BatchDecodingError(f"it is larger than {limit} bytes when decompressed") from error
+                raise
 
-def _zstd(data: bytes, limit: int) -> bytes:
-    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
-        parts: list[bytes] = []
-        size = 0
-        while size <= limit and (part := reader.read(min(MIB, limit + 1 - size))):
-            parts.append(part)
-            size += len(part)
-    return b"".join(parts)
+    return decode
 
 
 _DECODERS: Mapping[int, tuple[str, Callable[[bytes, int], bytes]]] = {
     1: ("gzip", _gzip),
     2: ("snappy", _snappy),
-    3: ("lz4", _lz4),
-    4: ("zstd", _zstd),
+    3: ("lz4", _frames(cramjam.lz4)),
+    4: ("zstd", _frames(cramjam.zstd)),
 }
+#: Their names by their numbers.
+CODECS: Mapping[int, str] = {codec: name for codec, (name, _) in _DECODERS.items()}
 
 
 def bound_aiokafka() -> None:
@@ -121,16 +125,3 @@ def bound_aiokafka() -> None:
         for module in ("aiokafka.record._crecords.default_records", "aiokafka.record.default_records"):
             with contextlib.suppress(ImportError):
                 setattr(importlib.import_module(module), f"{name}_decode", decode)
-
-
-def bound_kafka_python() -> None:
-    """The same for kafka-python. What is wrong with a batch is then the one error that its readers expect of it."""
-    for codec, (name, _) in _DECODERS.items():
-
-        def decode(payload: bytes | memoryview, codec: int = codec) -> bytes:
-            try:
-                return decompress(codec, bytes(payload))
-            except BatchDecodingError as error:
-                raise CorruptRecordError(str(error)) from error
-
-        setattr(kafka_records, f"{name}_decode", decode)

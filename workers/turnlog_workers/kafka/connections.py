@@ -77,17 +77,6 @@ def client_options(settings: Settings, client_id: str) -> dict[str, Any]:
     return options
 
 
-def what_to_check(settings: Settings, error: BaseException) -> str:
-    """Why a broker that runs may all the same not let us in: a sentence to go with the error."""
-    # The two Kafka libraries have classes of their own, by the same names.
-    if type(error).__name__.endswith("AuthorizationFailedError"):
-        return "This user lacks a right; docs/settings.md has them by role."
-    if settings.security_protocol == "PLAINTEXT":
-        return "If it wants TLS or a password, set TURNLOG_SECURITY_PROTOCOL."
-    login = " or the user and password (TURNLOG_SASL_...)" if settings.security_protocol.startswith("SASL") else ""
-    return f"If it runs, it may not accept TURNLOG_SECURITY_PROTOCOL={settings.security_protocol}{login}."
-
-
 def faust_broker(settings: Settings) -> list[str]:
     """The broker addresses as Faust writes them."""
     return [f"kafka://{server.strip()}" for server in settings.bootstrap_server.split(",")]

@@ -4,33 +4,37 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from kafka.errors import KafkaError
+from kafka.errors import CorruptRecordError, KafkaError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.selector import NetworkSelector
+from kafka.record import default_records
 
 from turnlog_workers.base.config import Settings
-from turnlog_workers.kafka.batch_codecs import bound_kafka_python
-from turnlog_workers.kafka.connections import client_options, what_to_check
+from turnlog_workers.kafka.batch_codecs import CODECS, BatchDecodingError, decompress
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.unreachable import unreachable
 
 _MAX_BACKOFF_MS = 1000
 _MIN_TIMEOUT_S = 1.0  # a consumer's requests must be allowed to wait longer than its fetches
 
 Client = TypeVar("Client")
 
+
+def bound_kafka_python() -> None:
+    """kafka-python, too, decompresses within a bound. What is wrong with a batch is then the one error that its readers
+    expect of it. Twice does no harm."""
+    for codec in CODECS:
+
+        def decode(payload: bytes | memoryview, codec: int = codec) -> bytes:
+            try:
+                return decompress(codec, bytes(payload))
+            except BatchDecodingError as error:
+                raise CorruptRecordError(str(error)) from error
+
+        setattr(default_records, f"{CODECS[codec]}_decode", decode)
+
+
 bound_kafka_python()
-
-
-class BrokerUnreachableError(Exception):
-    """No broker answers in time, or it will not let us in."""
-
-
-def unreachable(settings: Settings, error: Exception) -> BrokerUnreachableError:
-    """What to tell about a broker that failed us."""
-    return BrokerUnreachableError(
-        f"Kafka at {settings.bootstrap_server} does not answer ({type(error).__name__}: {error}): start it "
-        "(a development stack: turnlog up), or set TURNLOG_BOOTSTRAP_SERVER to where it is. "
-        f"{what_to_check(settings, error)}"
-    )
 
 
 @contextlib.contextmanager

@@ -15,9 +15,10 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError
 
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import BrokerUnreachableError
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogError
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError, connected
+from turnlog_workers.kafka.kafka_python import connected
 
 log = logging.getLogger(__name__)
 HELD_S = 5.0  #: a transaction that holds a partition for less is nothing to talk of

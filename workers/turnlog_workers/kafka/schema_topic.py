@@ -5,25 +5,20 @@ Key: the fingerprint in hex; value: the schema's JSON text. These functions bloc
 
 import logging
 import time
-from typing import Any
-
-from kafka import KafkaProducer
 
 from turnlog_schemas.registry import Registry, load, packaged
 from turnlog_workers.base.config import Settings
-from turnlog_workers.kafka.kafka_python import connected
-from turnlog_workers.kafka.small_topics import read_small_topic
+from turnlog_workers.kafka.small_topics import read_small_topic, write_small_topic
 
 log = logging.getLogger(__name__)
 
 _CLIENT_ID = "turnlog-schemas"
-_PARTITION = 0  # the topic has one: schemas are few
 
 
 def publish_schemas(settings: Settings, registry: Registry | None = None, *, timeout_s: float | None = None) -> int:
     """Write the schemas that this version writes, those that are not in the topic yet; how many it wrote.
 
-    They are acknowledged by the broker on return. Raises :class:`BrokerUnreachableError`.
+    They are acknowledged by the broker on return. Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`.
     """
     timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
     deadline = time.monotonic() + timeout_s
@@ -32,22 +27,9 @@ def publish_schemas(settings: Settings, registry: Registry | None = None, *, tim
     missing = [schema for schema in mine if schema.fingerprint.hex() not in there]
     if not missing:
         return 0
+    records = [(schema.fingerprint.hex().encode(), schema.text.encode()) for schema in missing]
     left_s = max(deadline - time.monotonic(), 1.0)
-    options = {"acks": "all", "allow_auto_create_topics": False, "max_block_ms": int(left_s * 1000)}
-    with connected(
-        KafkaProducer, settings, _CLIENT_ID, left_s, delivery_timeout_ms=int(left_s * 1000), **options
-    ) as out:
-        sent: list[Any] = [
-            out.send(
-                settings.topics.schemas,
-                key=schema.fingerprint.hex().encode(),
-                value=schema.text.encode(),
-                partition=_PARTITION,
-            )
-            for schema in missing
-        ]
-        for future in sent:
-            future.get(timeout=max(deadline - time.monotonic(), 0.001))
+    write_small_topic(settings, settings.topics.schemas, records, _CLIENT_ID, timeout_s=left_s)
     return len(missing)
 
 
@@ -55,7 +37,7 @@ def read_schemas(settings: Settings, registry: Registry, *, timeout_s: float | N
     """Make every schema of the topic known to the registry; how many were new to it.
 
     What is no schema of ours is passed over with a warning: it must not keep anybody from reading the others.
-    Raises :class:`BrokerUnreachableError`.
+    Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`.
     """
     timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
     new = 0
@@ -77,7 +59,7 @@ def read_schemas(settings: Settings, registry: Registry, *, timeout_s: float | N
 def _read_topic(settings: Settings, timeout_s: float) -> dict[str, bytes]:
     """The newest value of every key."""
     newest: dict[str, bytes] = {}
-    for name, value in read_small_topic(settings, settings.topics.schemas, _CLIENT_ID, timeout_s=timeout_s):
+    for name, value in read_small_topic(settings, settings.topics.schemas, timeout_s=timeout_s):
         key = (name or b"").decode("utf-8", errors="replace")
         if value is None:
             newest.pop(key, None)

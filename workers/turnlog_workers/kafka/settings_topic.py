@@ -7,13 +7,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from kafka import KafkaProducer
-
 from turnlog_streams.runtime_settings import UnknownSettingError, check_setting, forbidden
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError, UnreadableRange
-from turnlog_workers.kafka.kafka_python import connected
-from turnlog_workers.kafka.small_topics import read_small_topic
+from turnlog_workers.kafka.small_topics import read_small_topic, write_small_topic
 from turnlog_workers.kafka.topic_reader import TopicReader
 
 log = logging.getLogger(__name__)
@@ -74,7 +71,8 @@ def write_setting(settings: Settings, name: str, value: str | None, *, timeout_s
     """Set (or with ``None`` unset) a run-time setting; stored on return. Blocks.
 
     A model is compared with the allow list, where these settings have one that somebody set; workers pass over a model
-    that theirs forbids. Raises :class:`UnknownSettingError` or :class:`BrokerUnreachableError`.
+    that theirs forbids. Raises :class:`UnknownSettingError`, :class:`BrokerUnreachableError`
+    or :class:`NotFoundError`.
     """
     check_setting(name, value)
     if (
@@ -84,18 +82,14 @@ def write_setting(settings: Settings, name: str, value: str | None, *, timeout_s
     ):
         allowed = ",".join(settings.allow_models)
         raise UnknownSettingError(f"{name}: model {value!r} is not allowed here (TURNLOG_ALLOW_MODELS={allowed})")
-    options = {"acks": "all", "allow_auto_create_topics": False, "max_block_ms": int(timeout_s * 1000)}
-    with connected(KafkaProducer, settings, _CLIENT_ID, timeout_s, **options) as producer:
-        encoded = value.encode() if value is not None else None
-        producer.send(settings.topics.settings, key=name.encode(), value=encoded, partition=_PARTITION).get(
-            timeout=timeout_s
-        )
+    records = [(name.encode(), value.encode() if value is not None else None)]
+    write_small_topic(settings, settings.topics.settings, records, _CLIENT_ID, timeout_s=timeout_s)
 
 
 def read_settings(settings: Settings, *, timeout_s: float = 10.0) -> dict[str, str]:
-    """The run-time settings of now. Blocks. Raises :class:`BrokerUnreachableError`."""
+    """The run-time settings of now. Blocks. Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`."""
     values: dict[str, str] = {}
-    for key, value in read_small_topic(settings, settings.topics.settings, _CLIENT_ID, timeout_s=timeout_s):
+    for key, value in read_small_topic(settings, settings.topics.settings, timeout_s=timeout_s):
         name = (key or b"").decode(errors="replace")
         if value is None:
             values.pop(name, None)

@@ -1,71 +1,93 @@
-"""Small topics of one partition, read whole: schemas and run-time settings. Blocks."""
+"""Small topics of one partition, read whole and written now and then: schemas and run-time settings. Blocks."""
 
 import asyncio
 import threading
-import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import CorruptRecordError, UnsupportedCodecError
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import NotFoundError
 from turnlog_workers.base.ports import LogError, UnreadableRange
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError, connected
+from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.topic_reader import TopicReader
+from turnlog_workers.kafka.unreachable import unreachable
 
 _PARTITION = 0
-_POLL_MS = 200
+_CONNECT_AGAIN_S = 0.25
 
 KeyAndValue = tuple[bytes | None, bytes | None]
 T = TypeVar("T")
 
 
-def read_small_topic(settings: Settings, topic: str, client_id: str, *, timeout_s: float) -> list[KeyAndValue]:
+def read_small_topic(settings: Settings, topic: str, *, timeout_s: float) -> list[KeyAndValue]:
     """Every record of the topic. What nobody can parse is passed over: it must not keep anybody from reading the rest.
 
-    Raises :class:`BrokerUnreachableError`.
+    A broker that is not there yet is waited for. Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`.
     """
+    return _in_a_loop(_in_time(_read(settings, topic), settings, topic, timeout_s))
+
+
+def write_small_topic(
+    settings: Settings, topic: str, records: Iterable[tuple[bytes, bytes | None]], client_id: str, *, timeout_s: float
+) -> None:
+    """Write keys with their values (``None``: delete the key), acknowledged on return.
+
+    Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`.
+    """
+    _in_a_loop(_in_time(_write(settings, topic, list(records), client_id), settings, topic, timeout_s))
+
+
+async def _in_time(work: Coroutine[Any, Any, T], settings: Settings, topic: str, timeout_s: float) -> T:
     try:
-        return _read(settings, topic, client_id, timeout_s)
-    except BrokerUnreachableError as error:
-        if not isinstance(error.__cause__, CorruptRecordError | UnsupportedCodecError):
-            raise
-    try:
-        return _in_a_loop(_read_leniently(settings, topic))
+        async with asyncio.timeout(timeout_s):
+            return await work
     except LogError as error:
-        raise BrokerUnreachableError(str(error)) from error
+        raise unreachable(settings, error.__cause__ or error, f"topic {topic} cannot be used") from error
+    except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
+        raise unreachable(settings, error, f"topic {topic} cannot be used") from error
 
 
-def _read(settings: Settings, topic: str, client_id: str, timeout_s: float) -> list[KeyAndValue]:
-    deadline = time.monotonic() + timeout_s
-    partition = TopicPartition(topic, _PARTITION)
-    found: list[KeyAndValue] = []
-    options = {"group_id": None, "enable_auto_commit": False, "allow_auto_create_topics": False}
-    with connected(KafkaConsumer, settings, client_id, timeout_s, auto_offset_reset="earliest", **options) as consumer:
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition], timeout_ms=int(timeout_s * 1000))[partition]
-        # Compaction leaves holes: the position says how far we are, not the records.
-        while (consumer.position(partition, timeout_ms=_POLL_MS) or 0) < end:
-            if time.monotonic() > deadline:
-                raise BrokerUnreachableError(
-                    f"topic {topic} at {settings.bootstrap_server} could not be read in {timeout_s:g} s"
-                )
-            found += [(record.key, record.value) for record in consumer.poll(_POLL_MS).get(partition, ())]
-    return found
-
-
-async def _read_leniently(settings: Settings, topic: str) -> list[KeyAndValue]:
+async def _read(settings: Settings, topic: str) -> list[KeyAndValue]:
     reader = TopicReader(settings)
     found: list[KeyAndValue] = []
     try:
+        # Asking for a topic's offsets makes it, where the broker makes topics by itself.
+        _check(settings, topic, await _topics(reader))
         first, end = (await reader.bounds(topic, [_PARTITION]))[_PARTITION]
         async for records in reader.read_leniently(topic, _PARTITION, first, end):
             found += [(item.key, item.value) for item in records if not isinstance(item, UnreadableRange)]
     finally:
         await reader.close()
     return found
+
+
+async def _topics(reader: TopicReader) -> set[str]:
+    while True:
+        try:
+            return await reader.topics()
+        except LogError as error:
+            if not isinstance(error.__cause__, KafkaConnectionError):
+                raise
+        await asyncio.sleep(_CONNECT_AGAIN_S)
+
+
+async def _write(settings: Settings, topic: str, records: Iterable[tuple[bytes, bytes | None]], client_id: str) -> None:
+    async with AIOKafkaProducer(**client_options(settings, client_id), acks="all") as producer:
+        metadata = await producer.client.fetch_all_metadata()
+        _check(settings, topic, set(metadata.topics()))
+        sent = [await producer.send(topic, key=key, value=value, partition=_PARTITION) for key, value in records]
+        await asyncio.gather(*sent)
+
+
+def _check(settings: Settings, topic: str, known: set[str]) -> None:
+    if topic not in known:
+        raise NotFoundError(
+            f"topic {topic} does not exist at {settings.bootstrap_server}: make the topics with `turnlog topics init`, "
+            "or name another prefix with TURNLOG_PREFIX"
+        )
 
 
 def _in_a_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -79,7 +101,7 @@ def _in_a_loop(work: Coroutine[Any, Any, T]) -> T:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=run, name="lenient reading")
+    thread = threading.Thread(target=run, name="a small topic")
     thread.start()
     thread.join()
     if errors:

@@ -55,6 +55,11 @@ class TopicReader:
         for pool in self._pools():
             await pool.close()
 
+    async def topics(self) -> set[str]:
+        """The topics that there are. Raises :class:`LogError`."""
+        async with self._ends.consumer() as consumer:
+            return set(await self._in_time("the broker's topics", consumer.topics()))
+
     async def bounds(self, topic: str, partitions: Sequence[int]) -> Mapping[int, tuple[int, int]]:
         """First offset and end offset of each partition. Raises :class:`LogError`."""
         wanted = [TopicPartition(topic, p) for p in partitions]
@@ -79,7 +84,7 @@ class TopicReader:
             async with asyncio.timeout(timeout_s):
                 return await question
         except TimeoutError as error:
-            raise LogError(f"{topic}: the broker did not tell its offsets within {timeout_s} s") from error
+            raise LogError(f"{topic}: the broker did not tell of them within {timeout_s} s") from error
 
     def _pool(self, start: int, end: int, *, committed: bool) -> ReaderPool:
         if committed:

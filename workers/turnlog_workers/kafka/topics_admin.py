@@ -10,7 +10,8 @@ from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, 
 
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.config import MIB, Settings
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError, connected
+from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
+from turnlog_workers.kafka.kafka_python import connected
 
 _CLIENT_ID = "turnlog-topics"
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -19,7 +20,7 @@ _INIT = "run: turnlog topics init"
 _AT_LEAST = ("max.message.bytes", "retention.ms", "retention.bytes")
 
 
-class TopicsError(Exception):
+class TopicsError(NotFoundError):
     """The topics are not as they must be: which, and what to run."""
 
 
@@ -186,12 +187,6 @@ def topic_id(settings: Settings, name: str, *, timeout_s: float | None = None) -
     return found.topic_id if found else None
 
 
-def max_message_bytes(settings: Settings, name: str, *, timeout_s: float) -> int:
-    """How long a topic's record batches may be. Raises as :func:`check_topics`."""
-    with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
-        return int(_configs(admin, [name])[name]["max.message.bytes"])
-
-
 def _describe(admin: Any, names: Iterable[str]) -> dict[str, TopicFound]:
     """Those of the named topics that exist, in the order of the names."""
     names = list(names)
@@ -308,7 +303,6 @@ __all__ = [
     "check_topics",
     "init_topics",
     "list_topics",
-    "max_message_bytes",
     "topic_id",
     "topic_specs",
 ]

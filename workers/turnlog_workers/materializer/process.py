@@ -21,10 +21,11 @@ from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_workers.base import logs
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
 from turnlog_workers.base.ports import LogBrokenError, LogError
 from turnlog_workers.base.readiness_file import mark_ready, mark_unready
 from turnlog_workers.base.settings_check import unknown_variables
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError, connected
+from turnlog_workers.kafka.kafka_python import connected
 from turnlog_workers.kafka.schema_topic import read_schemas
 from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_topics
 from turnlog_workers.materializer.analysts_file import AnalystsFile, RequestPlace
@@ -84,7 +85,7 @@ class Materializer:
             return self._run()
         except FileLockedError as error:
             log.error("%s: another materializer is running on this data directory; stop it first", error)
-        except (StoreError, LogError, TopicsError) as error:
+        except (StoreError, LogError, NotFoundError) as error:
             log.error("%s", error)
         finally:
             if self._file is not None:

@@ -14,13 +14,14 @@ import socket
 from pathlib import Path
 
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import UsageError
 
 _MAX_HOST_CHARACTERS = 150
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 _TOKEN = re.compile(r"[0-9a-f]{12}")
 
 
-class NameTakenError(Exception):
+class NameTakenError(UsageError):
     """Another process has this worker's name."""
 
 

@@ -14,6 +14,7 @@ from turnlog_schemas.registry import packaged
 from turnlog_streams.policy import Policy
 from turnlog_streams.runtime_settings import forbidden, runner_factories, with_run_settings
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogError, RecordSender, RequestRecord
 from turnlog_workers.base.readiness_file import mark_ready
@@ -23,7 +24,6 @@ from turnlog_workers.base.tasks import all_within, describe, end, kept_running, 
 from turnlog_workers.intake.request_reader import RequestReader
 from turnlog_workers.kafka import schema_topic
 from turnlog_workers.kafka.event_log import KafkaEventLog, LogProducer
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
 from turnlog_workers.kafka.open_transactions import TransactionWatch
 from turnlog_workers.kafka.record_sender import KafkaRecordSender
 from turnlog_workers.kafka.reply_sender import ReplySender
@@ -348,7 +348,7 @@ class WorkerService:
             await asyncio.to_thread(
                 schema_topic.read_schemas, self._settings, packaged(), timeout_s=self._settings.append_timeout_s
             )
-        except BrokerUnreachableError as error:
+        except (BrokerUnreachableError, NotFoundError) as error:
             raise LogError(f"the schemas topic cannot be read: {error}") from error
 
 

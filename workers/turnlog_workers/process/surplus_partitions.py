@@ -20,6 +20,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import BrokerUnreachableError
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import (
     LogAuthorizationError,
@@ -32,7 +33,7 @@ from turnlog_workers.base.tasks import end, watched
 from turnlog_workers.intake.bounded_retry import patiently
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted, Unreadable
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError, connected
+from turnlog_workers.kafka.kafka_python import connected
 from turnlog_workers.kafka.topics_admin import grown
 from turnlog_workers.shard.served_requests import tell
 from turnlog_workers.shard.worker_context import WorkerContext

@@ -1,0 +1,40 @@
+"""What a runner is made of: all that the author of a plug-in imports. ``docs/runners.md`` shows how one is written.
+
+It needs no more than the client's installation: neither Faust nor a broker.
+"""
+
+from turnlog_schemas.parts import ContentPart, ToolCall, Usage, content_text, text_content
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.openai_format import openai_messages
+from turnlog_workers.runners.base import (
+    AssistantMessage,
+    ReasoningDelta,
+    Runner,
+    RunnerError,
+    RunnerFactory,
+    RunnerOutput,
+    TextDelta,
+    ToolResult,
+    TurnInput,
+    UsageReport,
+)
+
+__all__ = [
+    "AssistantMessage",
+    "ContentPart",
+    "HistoryMessage",
+    "ReasoningDelta",
+    "Runner",
+    "RunnerError",
+    "RunnerFactory",
+    "RunnerOutput",
+    "TextDelta",
+    "ToolCall",
+    "ToolResult",
+    "TurnInput",
+    "Usage",
+    "UsageReport",
+    "content_text",
+    "openai_messages",
+    "text_content",
+]

@@ -1,7 +1,6 @@
 """Turnlog: AI chat sessions as an event-sourced worker on Kafka. What a program that embeds it needs is named here.
 
-Names are imported when they are first used: the command line must be able to say which foreign package stands in the
-place of one of ours before it imports any of them.
+Names are imported when they are first used: ``import turnlog`` costs next to nothing.
 """
 
 from importlib import import_module

@@ -385,7 +385,6 @@ def test_the_doctor_is_content_with_a_stack_that_answers(serving: Deployment) ->
     assert (done.code, done.err) == (0, "")
     assert done.document["ok"] is True
     assert [check["check"] for check in done.document["checks"]] == [
-        "installation",
         "python",
         "broker",
         "topics",

@@ -216,7 +216,7 @@ def test_no_broker_is_told_in_time_and_leaves_no_thread(settings: Settings) -> N
     before = threading.active_count()
     started = time.monotonic()
     for ask in (check_topics, init_topics, list_topics):
-        with pytest.raises(BrokerUnreachableError, match=f"Kafka at {nowhere.bootstrap_server} does not answer"):
+        with pytest.raises(BrokerUnreachableError, match=f"no broker answers at {nowhere.bootstrap_server} "):
             ask(nowhere, timeout_s=1.0)
     assert time.monotonic() - started < 15
     until(lambda: threading.active_count() <= before, "every thread has ended")

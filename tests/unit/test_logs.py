@@ -184,3 +184,16 @@ def test_what_a_library_repeats_comes_through_once_in_a_while() -> None:
         "something else",
         *["ours is never held back"] * 3,
     ]
+
+
+def test_a_quiet_library_says_nothing_until_the_last_has_ended() -> None:
+    library = logging.getLogger("a.library.of.theirs")
+    before = library.level
+    with logs.quiet(library.name):
+        with logs.quiet(library.name):
+            assert not library.isEnabledFor(logging.CRITICAL)
+        assert not library.isEnabledFor(logging.CRITICAL)
+    assert library.level == before
+    library.setLevel(logging.DEBUG)
+    with logs.quiet(library.name):
+        assert library.isEnabledFor(logging.DEBUG), "who asked for everything gets it"

@@ -9,8 +9,10 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from turnlog_workers.base.config import Settings
@@ -175,6 +177,11 @@ def secrets_of(settings: Settings) -> tuple[str, ...]:
     )
 
 
+#: How many keep a library quiet at the moment, and the level that it had before.
+_quiet: dict[str, tuple[int, int]] = {}
+_quieting = threading.Lock()
+
+
 class SeldomFilter(logging.Filter):
     """Lets what a library repeats through once in a while: without a broker they write dozens of lines a second.
 
@@ -205,6 +212,26 @@ class SeldomFilter(logging.Filter):
         if kept:
             record.msg, record.args = f"{record.getMessage()} (and {kept} times since it was last said)", None
         return True
+
+
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Keep a library to itself while it tries what we tell of ourselves; at ``DEBUG`` it goes on talking."""
+    logger = logging.getLogger(library)
+    with _quieting:
+        users, before = _quiet.get(library, (0, logger.level))
+        _quiet[library] = (users + 1, before)
+        if logger.getEffectiveLevel() > logging.DEBUG:
+            logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        with _quieting:
+            users, before = _quiet.pop(library)
+            if users > 1:
+                _quiet[library] = (users - 1, before)
+            else:
+                logger.setLevel(before)
 
 
 def set_up(settings: Settings, stream: TextIO | None = None) -> None:

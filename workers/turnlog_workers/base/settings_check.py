@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from turnlog_workers.base.errors import UsageError
-
 from turnlog_workers.base.backoff import Backoff
+from turnlog_workers.base.errors import UsageError
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings

@@ -10,6 +10,7 @@ from kafka.net.selector import NetworkSelector
 from kafka.record import default_records
 
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.logs import quiet
 from turnlog_workers.kafka.batch_codecs import CODECS, BatchDecodingError, decompress
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.unreachable import unreachable
@@ -53,15 +54,16 @@ def connected(
 
     timeout_ms = int(max(timeout_s, _MIN_TIMEOUT_S) * 1000)
     try:
-        client: Any = make(
-            **client_options(settings, client_id),
-            bootstrap_timeout_ms=timeout_ms,
-            request_timeout_ms=timeout_ms,
-            # The default grows to 30 s: a broker that comes back within our time limit would not be noticed.
-            reconnect_backoff_max_ms=_MAX_BACKOFF_MS,
-            kafka_client=net_client,
-            **options,
-        )
+        with quiet("kafka"):
+            client: Any = make(
+                **client_options(settings, client_id),
+                bootstrap_timeout_ms=timeout_ms,
+                request_timeout_ms=timeout_ms,
+                # The default grows to 30 s: a broker that comes back within our time limit would not be noticed.
+                reconnect_backoff_max_ms=_MAX_BACKOFF_MS,
+                kafka_client=net_client,
+                **options,
+            )
     except KafkaError as error:
         # The constructor that fails leaves its thread behind, connecting again and again.
         for net in started:

@@ -3,20 +3,23 @@
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable
+from itertools import count
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import NotFoundError
+from turnlog_workers.base.logs import quiet
 from turnlog_workers.base.ports import LogError, UnreadableRange
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.unreachable import unreachable
 
 _PARTITION = 0
-_CONNECT_AGAIN_S = 0.25
+_CONNECTING = Backoff(first_s=0.25, max_s=2.0)
 
 KeyAndValue = tuple[bytes | None, bytes | None]
 T = TypeVar("T")
@@ -27,7 +30,7 @@ def read_small_topic(settings: Settings, topic: str, *, timeout_s: float) -> lis
 
     A broker that is not there yet is waited for. Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`.
     """
-    return _in_a_loop(_in_time(_read(settings, topic), settings, topic, timeout_s))
+    return _in_a_loop(_in_time(_read(settings, topic, timeout_s), settings, topic, timeout_s))
 
 
 def write_small_topic(
@@ -44,18 +47,21 @@ async def _in_time(work: Coroutine[Any, Any, T], settings: Settings, topic: str,
     try:
         async with asyncio.timeout(timeout_s):
             return await work
-    except LogError as error:
-        raise unreachable(settings, error.__cause__ or error, f"topic {topic} cannot be used") from error
-    except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
-        raise unreachable(settings, error, f"topic {topic} cannot be used") from error
+    except (LogError, KafkaError, OSError) as error:  # a TimeoutError is an OSError
+        cause = error.__cause__ if isinstance(error, LogError) and error.__cause__ is not None else error
+        if isinstance(cause, KafkaConnectionError):
+            raise unreachable(settings, cause) from error
+        raise unreachable(settings, cause, f"topic {topic} cannot be used") from error
 
 
-async def _read(settings: Settings, topic: str) -> list[KeyAndValue]:
+async def _read(settings: Settings, topic: str, timeout_s: float) -> list[KeyAndValue]:
     reader = TopicReader(settings)
     found: list[KeyAndValue] = []
     try:
         # Asking for a topic's offsets makes it, where the broker makes topics by itself.
-        _check(settings, topic, await _topics(reader))
+        with quiet("aiokafka"):
+            known = await _topics(reader, asyncio.get_running_loop().time() + timeout_s)
+        _check(settings, topic, known)
         first, end = (await reader.bounds(topic, [_PARTITION]))[_PARTITION]
         async for records in reader.read_leniently(topic, _PARTITION, first, end):
             found += [(item.key, item.value) for item in records if not isinstance(item, UnreadableRange)]
@@ -64,14 +70,17 @@ async def _read(settings: Settings, topic: str) -> list[KeyAndValue]:
     return found
 
 
-async def _topics(reader: TopicReader) -> set[str]:
-    while True:
+async def _topics(reader: TopicReader, deadline: float) -> set[str]:
+    loop = asyncio.get_running_loop()
+    for attempt in count(1):
         try:
             return await reader.topics()
         except LogError as error:
-            if not isinstance(error.__cause__, KafkaConnectionError):
+            pause_s = _CONNECTING.next_delay(attempt)
+            if not isinstance(error.__cause__, KafkaConnectionError) or loop.time() + pause_s >= deadline:
                 raise
-        await asyncio.sleep(_CONNECT_AGAIN_S)
+        await asyncio.sleep(pause_s)
+    raise AssertionError("counting ends")
 
 
 async def _write(settings: Settings, topic: str, records: Iterable[tuple[bytes, bytes | None]], client_id: str) -> None:

@@ -19,7 +19,7 @@ def unreachable(settings: Settings, error: BaseException, what: str = "no broker
 
 def _reason(error: BaseException) -> str:
     name = type(error).__name__
-    if name in _NO_CONNECTION:
+    if name in _NO_CONNECTION or "bootstrap" in str(error):
         return "nobody accepts a connection there"
     if name in _NO_ANSWER:
         return "no answer in time"

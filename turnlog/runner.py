@@ -7,6 +7,7 @@ from turnlog_schemas.parts import ContentPart, ToolCall, Usage, content_text, te
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.openai_format import openai_messages
 from turnlog_workers.runners.base import (
+    CONTEXT_TOO_LONG,
     AssistantMessage,
     ReasoningDelta,
     Runner,
@@ -20,6 +21,7 @@ from turnlog_workers.runners.base import (
 )
 
 __all__ = [
+    "CONTEXT_TOO_LONG",
     "AssistantMessage",
     "ContentPart",
     "HistoryMessage",

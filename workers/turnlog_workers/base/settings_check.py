@@ -49,6 +49,7 @@ _PROBLEMS: Mapping[str, str] = {
     "value_error": "{error}",
 }
 _LONGEST_INPUT = 80
+_WITH_SECRETS = ("sasl_password", "http_servers")
 
 
 def in_words(problems: Iterable[Mapping[str, Any]]) -> str:
@@ -58,7 +59,7 @@ def in_words(problems: Iterable[Mapping[str, Any]]) -> str:
 
 def _in_words(problem: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in problem["loc"])
-    given = "what was given" if "password" in name else repr(problem["input"])
+    given = "what was given" if name.startswith(_WITH_SECRETS) else repr(problem["input"])
     words = _PROBLEMS.get(problem["type"], "{input} cannot be used")
     text = words.format_map({**problem.get("ctx", {}), "input": given[:_LONGEST_INPUT]})
     return f"{PREFIX}{name.upper()}: {text}" if name else text

@@ -10,7 +10,7 @@ from tests.lifecycle_world import Network, decided
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
 from turnlog_schemas.commands import Chat
-from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage, text_content
+from turnlog_schemas.parts import OUTCOMES, ContentPart, NewSession, ToolCall, Usage, text_content
 from turnlog_streams.channel.channel import Channel, evolve_channel
 from turnlog_streams.history.messages import HistoryMessage, history_message
 from turnlog_streams.policy import Policy
@@ -310,6 +310,7 @@ def _run(writer: LogWriter, session_id: str) -> None:
             tool_call_id=f"call-{rng.randrange(3)}" if role == "tool" else None,
             name=rng.choice([None, "look_up"]),
             truncated=rng.random() < 0.1,
+            outcome=(None, *OUTCOMES)[session.messages % 5] if role == "tool" else None,
             usage=usage if session.messages % 3 == 0 else None,
         )
         writer.tell(session_id, message)

@@ -117,6 +117,9 @@ class MessageStored:
     interrupted: bool = False  #: synthesised: the call's outcome is unknown (it may have run, or may yet run)
     truncated: bool = False  #: the content was cut at the size limit
     usage: Usage | None = None  #: what the attempt has cost since its message before that told; absent: nothing new
+    outcome: str | None = (
+        None  #: of the call that a ``tool`` message answers, one of ``parts.OUTCOMES``; absent: not said
+    )
 
 
 @direct_init

@@ -73,6 +73,7 @@ class MessageStored:
     name: str | None = None
     interrupted: bool = False
     truncated: bool = False
+    outcome: str | None = None  #: of a tool message: how its call ended; absent: not said
 
 
 @direct_init

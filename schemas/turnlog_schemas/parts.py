@@ -26,6 +26,10 @@ class ToolCall:
     idempotency_key: str = ""  #: stored with the call and reused on every retry of it
 
 
+OUTCOMES = ("ok", "error", "timed_out", "interrupted")
+"""How a tool call ended: it gave a result; it failed and says why; it was stopped; nobody knows (it may have run)."""
+
+
 @direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
@@ -79,6 +83,7 @@ class HistoryEntry:
     interrupted: bool = False
     truncated: bool = False
     covered: bool = False  #: a summary stands for it in what models see
+    outcome: str | None = None  #: of a tool message: how its call ended, one of :data:`OUTCOMES`; absent: not said
 
 
 def text_content(text: str) -> tuple[ContentPart, ...]:

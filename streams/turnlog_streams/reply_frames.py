@@ -101,6 +101,7 @@ def _message_frames(event: ev.MessageStored) -> list[fr.Frame]:
         name=event.name,
         interrupted=event.interrupted,
         truncated=event.truncated,
+        outcome=event.outcome,
     )
     calls = [fr.ToolCallStarted(message_seq=event.message_seq, call=call) for call in event.tool_calls]
     return [stored, *calls]
@@ -236,6 +237,7 @@ def _entry(message: HistoryMessage, *, covered: bool) -> HistoryEntry:
         interrupted=message.interrupted,
         truncated=message.truncated,
         covered=covered,
+        outcome=message.outcome,
     )
 
 

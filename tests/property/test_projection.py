@@ -52,7 +52,7 @@ class Tables:
         for result in changes.call_results:
             call = self.rows["tool_calls"][result.partition, result.log_offset, result.position]
             assert call.result_message_seq is None
-            call.result_message_seq = result.result_message_seq
+            call.result_message_seq, call.outcome = result.result_message_seq, result.outcome
         for name in ("messages", "usage", "refusals", "unknown_events", "dead_letters", "events", "channel_events"):
             self._insert(name, getattr(changes, name))
         self._insert("compaction_requests", changes.history_compaction_requests)

@@ -46,7 +46,8 @@ _TURNS = """
     FROM turns WHERE session_id = ? ORDER BY accepted_offset
 """
 _MESSAGES = """
-    SELECT message_seq, turn_id, role, content, content_parts, tool_call_id, name, interrupted, truncated, recorded_at
+    SELECT message_seq, turn_id, role, content, content_parts, tool_call_id, name, interrupted, truncated, outcome,
+           recorded_at
     FROM messages WHERE session_id = ? ORDER BY message_seq
 """
 _CALLS = """

@@ -11,6 +11,8 @@ MAX_RESULT = 400
 def print_message(message: Mapping[str, Any], *, max_result: int) -> None:
     """A message with its tool calls (in OpenAI's form); results and arguments cut at ``max_result`` (0: not)."""
     marks = "".join(f" [{mark}]" for mark in ("interrupted", "truncated", "covered") if message[mark])
+    if message.get("outcome") in ("error", "timed_out"):
+        marks += f" [{message['outcome'].replace('_', ' ')}]"
     name = f" {message['name']}" if message["name"] else ""
     output.print_text(f"\n{message['message_seq']} {message['role']}{name}{marks}")
     content = message["content"] if message["content"] is not None else message.get("content_parts")

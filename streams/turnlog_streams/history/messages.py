@@ -22,6 +22,7 @@ class HistoryMessage:
     name: str | None = None
     interrupted: bool = False
     truncated: bool = False
+    outcome: str | None = None  #: of a tool message: how its call ended; ``None``: not said
 
 
 def history_message(turn_id: str, event: ev.MessageStored) -> HistoryMessage:
@@ -36,6 +37,7 @@ def history_message(turn_id: str, event: ev.MessageStored) -> HistoryMessage:
         name=event.name,
         interrupted=event.interrupted,
         truncated=event.truncated,
+        outcome=event.outcome,
     )
 
 

@@ -231,7 +231,7 @@ def _stored(
     changes.messages.append(
         MessageRow(
             *(key[2], key[0], session.session_offset, event.message_seq, turn_id, event.role, text, parts),
-            *(event.tool_call_id, event.name, event.interrupted, event.truncated, logged.offset, at),
+            *(event.tool_call_id, event.name, event.interrupted, event.truncated, event.outcome, logged.offset, at),
         )
     )
     for position, call in enumerate(event.tool_calls):
@@ -280,10 +280,10 @@ def _pair(turn: OpenTurn, event: ev.MessageStored, changes: Changes) -> None:
     call = turn.calls.pop(found)
     new = changes.new_calls.get((turn.row.partition, call.log_offset, call.position))
     if new is not None:
-        new.result_message_seq = event.message_seq
+        new.result_message_seq, new.outcome = event.message_seq, event.outcome
     else:
         changes.call_results.append(
-            CallResultRow(turn.row.partition, call.log_offset, call.position, event.message_seq)
+            CallResultRow(turn.row.partition, call.log_offset, call.position, event.message_seq, event.outcome)
         )
 
 

@@ -158,6 +158,7 @@ def _message(row: MessageRow, calls: Iterable[ToolCallRow]) -> HistoryMessage:
         name=row.name,
         interrupted=row.interrupted,
         truncated=row.truncated,
+        outcome=row.outcome,
     )
 
 

@@ -17,7 +17,7 @@ from turnlog_streams.projection.columns import Blob, Json, Millis, Table
 from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, COMPACTIONS
 
 #: Raised whenever the same log leads to other rows: files of another version are rebuilt.
-PROJECTION_VERSION = 4
+PROJECTION_VERSION = 5
 _NOTHING = Json("{}")
 
 
@@ -168,6 +168,9 @@ class ToolCallRow:
     idempotent: bool
     idempotency_key: str
     result_message_seq: int | None = None
+    outcome: str | None = (
+        None  #: ``ok``, ``error``, ``timed_out`` or ``interrupted``; NULL: no result, or it does not say
+    )
     log_offset: int
     recorded_at: Millis
 
@@ -187,6 +190,7 @@ class MessageRow(NamedTuple):
     name: str | None
     interrupted: bool
     truncated: bool
+    outcome: str | None  #: of a tool message: how its call ended; NULL: not said
     log_offset: int
     recorded_at: Millis
 
@@ -198,6 +202,7 @@ class CallResultRow(NamedTuple):
     log_offset: int
     position: int
     result_message_seq: int
+    outcome: str | None
 
 
 class DeliveryRow(NamedTuple):
@@ -349,7 +354,10 @@ TURNS = Table(
 )
 MESSAGES = Table(name="messages", row=MessageRow, key=("partition", "log_offset"))
 TOOL_CALLS = Table(
-    name="tool_calls", row=ToolCallRow, key=("partition", "log_offset", "position"), updated=("result_message_seq",)
+    name="tool_calls",
+    row=ToolCallRow,
+    key=("partition", "log_offset", "position"),
+    updated=("result_message_seq", "outcome"),
 )
 USAGE = Table(name="usage", row=UsageRow, key=("partition", "log_offset"), analysts_only=True)
 REFUSALS = Table(name="refusals", row=RefusalRow, key=("partition", "log_offset"))

@@ -67,6 +67,7 @@ class RecordMessage:
     name: str | None = None
     truncated: bool = False
     usage: Usage | None = None  #: what the attempt has cost since the last command of it that told
+    outcome: str | None = None  #: of a tool result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -259,6 +259,7 @@ def _record(session: Session, command: RecordMessage) -> list[Fact]:
         name=command.name,
         truncated=command.truncated,
         usage=command.usage,
+        outcome=command.outcome,
     )
     return [Fact(event=stored, turn_id=turn.turn_id, attempt=turn.attempt)]
 

@@ -20,6 +20,7 @@ def closed_calls(session: Session, turn: Turn, calls: Sequence[ToolCall], attemp
             tool_call_id=call.call_id,
             name=call.name,
             interrupted=True,
+            outcome="interrupted",
         )
         facts.append(Fact(event=closed, turn_id=turn.turn_id, attempt=attempt))
     return facts

@@ -67,6 +67,7 @@ class ToolResult:
     call_id: str
     content: tuple[ContentPart, ...] | None
     name: str | None = None
+    outcome: str | None = None  #: one of :data:`turnlog_schemas.parts.OUTCOMES`; ``None``: not said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ character is no error: pieces of a text are put together, and what stays broken 
 
 from typing import Any
 
-from turnlog_schemas.parts import ContentPart, ToolCall, Usage
+from turnlog_schemas.parts import OUTCOMES, ContentPart, ToolCall, Usage
 from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
@@ -64,6 +64,7 @@ def _checked(output: object) -> RunnerOutput:
                 call_id=_bounded(output.call_id, "the call_id of a ToolResult", MAX_CALL_ID_BYTES),
                 content=_content(output.content, "the content of a ToolResult"),
                 name=None if name is None else _bounded(name, "the name of a ToolResult", MAX_NAME_BYTES),
+                outcome=_outcome(output.outcome),
             )
         case Report():
             return Report(usage=_usage(output.usage))
@@ -194,6 +195,15 @@ def _call(call: object) -> ToolCall:
         if type(key) is str and not key
         else _bounded(key, "the idempotency_key of a tool call", MAX_NAME_BYTES),
     )
+
+
+def _outcome(outcome: object) -> str | None:
+    if outcome is None:
+        return None
+    known = plain_text(outcome, "the outcome of a ToolResult")
+    if known not in OUTCOMES:
+        raise OutputError("invalid_output", f"the outcome of a ToolResult is none of {', '.join(OUTCOMES)}")
+    return known
 
 
 def _usage(usage: object) -> Usage:

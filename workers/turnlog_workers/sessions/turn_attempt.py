@@ -287,7 +287,7 @@ class TurnAttempt:
             raise OutputError("unexpected_tool_result", f"a result of {call_id!r}, which is no call without a result")
         content, truncated = cut_content(output.content, self._limits.max_tool_result_bytes)
         crash_point("actor.before_tool_result")
-        self._hold("tool", content, truncated, tool_call_id=output.call_id, name=output.name)
+        self._hold("tool", content, truncated, tool_call_id=output.call_id, name=output.name, outcome=output.outcome)
         self._open_calls = without_result(self._open_calls, output.call_id)
         await self._store_held()
         await self._host.confirm_ownership()  # the runner's next step may be another call of the same message
@@ -302,6 +302,7 @@ class TurnAttempt:
         tool_calls: tuple[ToolCall, ...] = (),
         tool_call_id: str | None = None,
         name: str | None = None,
+        outcome: str | None = None,
     ) -> None:
         if self._last_seq is not None and self._next_seq >= self._last_seq:
             limit = self._limits.max_turn_messages
@@ -316,6 +317,7 @@ class TurnAttempt:
             tool_call_id=tool_call_id,
             name=name,
             truncated=truncated,
+            outcome=outcome,
         )
         self._next_seq += 1
 

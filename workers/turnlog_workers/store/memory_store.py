@@ -119,7 +119,8 @@ class MemoryStore:
             for call in rows.calls
         }
         for result in changes.call_results:
-            places[result.log_offset, result.position].result_message_seq = result.result_message_seq
+            call = places[result.log_offset, result.position]
+            call.result_message_seq, call.outcome = result.result_message_seq, result.outcome
         for message in changes.messages:
             self._rows(message.session_id).messages.append(message)
         for refusal in changes.refusals:

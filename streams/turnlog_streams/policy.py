@@ -1,6 +1,6 @@
 """Policy: every bound that a decision knows. Values come from the settings, as arguments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -10,6 +10,9 @@ from turnlog_streams.history.compaction import (
     SummarySettings,
 )
 from turnlog_streams.history.summary_prompt import PROMPT_VERSION
+
+_SHOWN_PATTERNS = 12
+_SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +54,16 @@ class Policy:
     def allows(self, model: str) -> bool:
         """Does this worker serve the model?"""
         return any(fnmatchcase(model, pattern) for pattern in self.allow_models)
+
+    def not_allowed(self, model: str) -> str:
+        """Why a model is not served: a sentence that names what is."""
+        return (
+            f"model {model!r} is not allowed here; allowed: {shortened(self.allow_models)} (setting TURNLOG_ALLOW_MODELS)"
+        )
+
+
+def shortened(patterns: Sequence[str]) -> str:
+    """The patterns in one line that is not too long."""
+    shown = list(patterns[:_SHOWN_PATTERNS])
+    line = ", ".join(pattern[:_SHOWN_CHARACTERS] for pattern in shown)
+    return f"{line} and {len(patterns) - len(shown)} more" if len(patterns) > len(shown) else line

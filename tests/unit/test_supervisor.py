@@ -349,9 +349,11 @@ def test_no_signal_to_the_supervisor_leaves_a_child_behind(bench: Bench, number:
 
 def test_children_are_command_lines_of_their_own_with_the_stack_s_settings() -> None:
     env = child_environment(Path("/data"), "127.0.0.1:9092", environ={})
-    assert env["TURNLOG_ALLOW_MODELS"] == "echo:*,recorded:*,script:*"
+    assert env["TURNLOG_ALLOW_MODELS"] == "echo:*,recorded:*,script:*,smollm2:*"
     own = child_environment(Path("/data"), "127.0.0.1:9092", environ={"TURNLOG_ALLOW_MODELS": "echo:*"})
     assert own["TURNLOG_ALLOW_MODELS"] == "echo:*"
+    more = child_environment(Path("/data"), "127.0.0.1:9092", environ={"TURNLOG_ALLOW_MODELS": "+mine:*"})
+    assert more["TURNLOG_ALLOW_MODELS"] == "echo:*,recorded:*,script:*,smollm2:*,mine:*"
     broker, children = child_specs(Path("/data"), workers=2, port=9092, env=env)
     assert command(broker.argv) == ["turnlog_workers.devstack.broker", "--data-dir", "/data/broker", "--port", "9092"]
     assert [(child.name, command(child.argv)) for child in children] == [

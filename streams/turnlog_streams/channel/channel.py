@@ -268,8 +268,7 @@ def _lifecycle(channel: Channel, command: DecideLifecycle, policy: Policy) -> li
     work = _Lifecycle(channel)
     new = getattr(command.command, "new_session", None) or NewSession()
     if new.model is not None and not policy.allows(new.model):
-        reason = f"model {new.model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
-        return [refusal(command, "model_not_allowed", reason)]
+        return [refusal(command, "model_not_allowed", policy.not_allowed(new.model))]
     match command.command:
         case cmd.CreateSession():
             session_id = command.session_id or _free_id(channel, command)

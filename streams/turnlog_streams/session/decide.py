@@ -131,11 +131,11 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
         return "too_long", f"the text has {size} bytes; at most {policy.max_text_bytes} are accepted"
     for model in (chat.model, _new_model(session, chat)):
         if model is not None and not policy.allows(model):
-            return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
+            return "model_not_allowed", policy.not_allowed(model)
     channel = session.channel if session.exists else opened_channel(session.session_id, chat)
     model = chat.model or session.model or _new_model(session, chat) or policy.model_of(channel)
     if not policy.allows(model):
-        return "model_not_allowed", f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
+        return "model_not_allowed", policy.not_allowed(model)
     if not session.open_turns:
         return None
     if chat.on_busy == "reject":

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.policy import Policy
 from turnlog_streams.topics import Topics
+from turnlog_workers.base.allow_list import read_allow_list
 from turnlog_workers.base.model_servers import HttpServer, read_servers
 from turnlog_workers.base.settings_check import SettingsError, conflicts, in_words
 
@@ -61,7 +62,7 @@ class Settings(BaseSettings):
     fast_model: str = Field(default="", max_length=1000)  #: of small tasks; empty: the default model
     allow_models: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = (
         "echo:*",
-    )  #: shell-style patterns, commas
+    )  #: shell-style patterns, commas; +PATTERN: added to the default
 
     http_servers: Annotated[Mapping[str, HttpServer], NoDecode] = Field(default={})  #: by name, as JSON
     max_answer_tokens: int = Field(default=4096, ge=1, le=1_000_000)  #: of one model call
@@ -126,9 +127,7 @@ class Settings(BaseSettings):
     @field_validator("allow_models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        return read_allow_list(value, cls.model_fields["allow_models"].default) if isinstance(value, str) else value
 
     @field_validator("http_servers", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from turnlog_workers.base.allow_list import read_allow_list
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.settings_check import check_models
 from turnlog_workers.devstack.broker_dir import DataDirUse
@@ -20,7 +21,8 @@ InitTopics = Callable[[Mapping[str, str]], object]
 """Creates the stack's topics, given the children's ``TURNLOG_...`` variables; blocking, and harmless to repeat."""
 
 _RELEASE_S = 10.0  #: what a worker needs beside its drain
-_ALLOWED_MODELS = "echo:*,recorded:*,script:*"
+#: Besides what the settings allow by default: nothing that costs money or leaves the machine.
+ALLOWED_MODELS = ("echo:*", "recorded:*", "script:*", "smollm2:*")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -163,8 +165,13 @@ def child_environment(data_dir: Path, bootstrap_server: str, environ: Mapping[st
         "TURNLOG_REPLICATION_FACTOR": "1",
         "TURNLOG_DATA_DIR": str(data_dir),
         "TURNLOG_SNAPSHOT_PATH": str(data_dir / "snapshot.duckdb"),
-        "TURNLOG_ALLOW_MODELS": environ.get("TURNLOG_ALLOW_MODELS") or _ALLOWED_MODELS,
+        "TURNLOG_ALLOW_MODELS": _allowed(environ.get("TURNLOG_ALLOW_MODELS")),
     }
+
+
+def _allowed(chosen: str | None) -> str:
+    """What somebody chose; ``+PATTERN`` is added to what a stack allows, not to what a worker alone does."""
+    return ",".join(read_allow_list(chosen, ALLOWED_MODELS) if chosen else ALLOWED_MODELS)
 
 
 def child_specs(

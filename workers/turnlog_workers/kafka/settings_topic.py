@@ -80,8 +80,7 @@ def write_setting(settings: Settings, name: str, value: str | None, *, timeout_s
         and "allow_models" in settings.model_fields_set
         and forbidden(settings.policy(), {name: value})
     ):
-        allowed = ",".join(settings.allow_models)
-        raise UnknownSettingError(f"{name}: model {value!r} is not allowed here (TURNLOG_ALLOW_MODELS={allowed})")
+        raise UnknownSettingError(f"{name}: {settings.policy().not_allowed(value)}")
     records = [(name.encode(), value.encode() if value is not None else None)]
     write_small_topic(settings, settings.topics.settings, records, _CLIENT_ID, timeout_s=timeout_s)
 

@@ -296,8 +296,7 @@ class HistoryCompactor:
     async def _in_parts(self, run: _Run) -> str:
         model = run.given.policy.summary_model
         if not run.given.policy.allows(model):
-            reason = f"model {model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
-            raise RunnerError("model_not_allowed", reason, retryable=False)
+            raise RunnerError("model_not_allowed", run.given.policy.not_allowed(model), retryable=False)
         task = summary_task(
             run.source,
             run.previous,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.broker_fixture", "tests.several_processes"]
+pytest_plugins = ["tests.broker_fixture", "tests.embedded_model", "tests.several_processes"]
 
 # A busy machine is no finding: examples have no time limit of their own, the test has.
 settings.register_profile("turnlog", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -57,9 +57,8 @@ class Policy:
 
     def not_allowed(self, model: str) -> str:
         """Why a model is not served: a sentence that names what is."""
-        return (
-            f"model {model!r} is not allowed here; allowed: {shortened(self.allow_models)} (setting TURNLOG_ALLOW_MODELS)"
-        )
+        allowed = shortened(self.allow_models)
+        return f"model {model!r} is not allowed here; allowed: {allowed} (setting TURNLOG_ALLOW_MODELS)"
 
 
 def shortened(patterns: Sequence[str]) -> str:

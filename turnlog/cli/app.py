@@ -12,6 +12,7 @@ from turnlog.cli.common import VERBOSE
 from turnlog.cli.doctor import doctor
 from turnlog.cli.exits import explain
 from turnlog.cli.feed import feed
+from turnlog.cli.models import models_app
 from turnlog.cli.run_settings import settings_app
 from turnlog.cli.sessions import sessions_app
 from turnlog.cli.sql import sql
@@ -80,5 +81,6 @@ app.command(rich_help_panel=_TALK)(feed)
 app.command(rich_help_panel=_ASK)(sql)
 app.command(rich_help_panel=_RUN)(processes.worker)
 app.command(rich_help_panel=_RUN)(processes.materialize)
+app.add_typer(models_app, name="models", rich_help_panel=_RUN)
 app.add_typer(settings_app, name="settings", rich_help_panel=_RUN)
 app.add_typer(processes.topics_app, name="topics", rich_help_panel=_RUN)

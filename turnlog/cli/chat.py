@@ -10,7 +10,17 @@ import typer
 
 from turnlog.background import BackgroundLoop
 from turnlog.cli import output
-from turnlog.cli.common import Bootstrap, DataDir, Json, Model, Prefix, TimeoutS, Verbose, client_settings
+from turnlog.cli.common import (
+    Bootstrap,
+    DataDir,
+    Json,
+    Model,
+    Prefix,
+    TimeoutS,
+    Verbose,
+    client_settings,
+    refuse_unservable,
+)
 from turnlog.cli.exits import explain
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
 from turnlog.errors import TurnlogError
@@ -41,6 +51,7 @@ def chat(
     command with its exit code. With --json each answer is one line.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    refuse_unservable(settings, model)
     from turnlog.client import Client
 
     if session_id is None:

@@ -122,7 +122,7 @@ def resolve_settings(
     data directory, else the default. Raises :class:`SettingsError` for a value that cannot be used.
 
     The file counts only for the stack it describes: when another broker is named, its snapshot is not that broker's.
-    ``as_the_stack``: which models its workers allow counts, too.
+    ``as_the_stack``: which models its workers allow counts, more than ``TURNLOG_ALLOW_MODELS`` here.
     """
     from turnlog_workers.base.config import Settings
     from turnlog_workers.base.json_file import read_json
@@ -133,9 +133,11 @@ def resolve_settings(
     stack = read_json(directory / "stack.json") if directory.is_dir() else {}
     broker = bootstrap_server or environ.get("TURNLOG_BOOTSTRAP_SERVER")
     if broker is None or broker == stack.get("bootstrap_server"):
-        for name in ("bootstrap_server", "snapshot_path", *(["allow_models"] if as_the_stack else [])):
+        for name in ("bootstrap_server", "snapshot_path"):
             if name not in values and not environ.get(f"TURNLOG_{name.upper()}") and stack.get(name):
                 values[name] = stack[name]
+        if as_the_stack and stack.get("allow_models"):
+            values["allow_models"] = stack["allow_models"]  # its workers were asked already, whatever is said here
     return Settings(**values)
 
 
@@ -147,6 +149,17 @@ def client_settings(
     silence_libraries(settings, verbose=verbose)
     say_unknown_variables(settings)
     return settings
+
+
+def refuse_unservable(settings: "Settings", model: str | None) -> None:
+    """Say before anything is sent that no worker would serve this model, where that is known.
+
+    Raises :class:`turnlog.errors.RequestRefusedError`.
+    """
+    if model is not None:
+        from turnlog.models import refuse_unservable as refuse
+
+        refuse(settings, model)
 
 
 def say_unknown_variables(settings: "Settings") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnlog.cli import output
-from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
+from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, refuse_unservable
 from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def feed(
     if verify:
         require("sql", "turnlog feed --verify")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    refuse_unservable(settings, model)
     from turnlog.feed_plan import FeedOptions, plan_feed
     from turnlog.feeding import run_feed
 

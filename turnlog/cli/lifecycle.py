@@ -21,6 +21,7 @@ from turnlog.cli.common import (
     Verbose,
     client_settings,
     metadata_of,
+    refuse_unservable,
 )
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
 
@@ -102,6 +103,7 @@ def create(
 ) -> None:
     """Open a session in a channel, and print its id; it becomes the channel's active one."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    refuse_unservable(settings, model)
     new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
     new["session_id"] = session_id
     info = ask_once(settings, lambda client: client.create(channel, request_id=request_id, timeout_s=timeout_s, **new))
@@ -129,6 +131,7 @@ def resolve(
     However many ask at once, all get the same.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    refuse_unservable(settings, model)
     new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
     info = ask_once(settings, lambda client: client.resolve(channel, request_id=request_id, timeout_s=timeout_s, **new))
     _print_id(info, json, "created" if info.created else "was there")
@@ -152,6 +155,7 @@ def rotate(
 ) -> None:
     """Archive a channel's active session, if any, open a new one, and print its id."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    refuse_unservable(settings, model)
     new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
     info = ask_once(settings, lambda client: client.rotate(channel, request_id=request_id, timeout_s=timeout_s, **new))
     _print_id(info, json, f"created in channel {info.channel}")

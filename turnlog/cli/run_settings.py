@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnlog.cli import output
-from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
+from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, refuse_unservable
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ def set_(
 ) -> None:
     """Set a run-time setting. A session whose runner is live follows at its next reset or when the runner is idle."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    from turnlog_streams.runtime_settings import names_model
+
+    if names_model(name):
+        refuse_unservable(settings, value)
     _write(settings, name, value, json=json)
 
 

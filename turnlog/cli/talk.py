@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turnlog.cli import output
-from turnlog.cli.common import Bootstrap, DataDir, Json, Model, Prefix, RequestId, TimeoutS, Verbose, client_settings
+from turnlog.cli.common import (
+    Bootstrap,
+    DataDir,
+    Json,
+    Model,
+    Prefix,
+    RequestId,
+    TimeoutS,
+    Verbose,
+    client_settings,
+    refuse_unservable,
+)
 from turnlog.errors import TurnTimedOutError
 
 if TYPE_CHECKING:
@@ -56,6 +67,7 @@ def send(
 ) -> None:
     """Send one message to a session; prints the request's id and its place in the topic, or with --wait the answer."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    refuse_unservable(settings, model)
     if text == "-":
         text = sys.stdin.read()
     asked = {"request_id": request_id, "model": model, "on_busy": on_busy.value}

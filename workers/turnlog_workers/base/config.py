@@ -72,6 +72,14 @@ class Settings(BaseSettings):
     model_stall_timeout_s: float = Field(default=60.0, ge=0.1, le=3600)  #: between two events of an answer
     max_retry_after_s: float = Field(default=60.0, ge=0, le=3600)  #: that a turn waits because a server asks for it
 
+    # ---- the embedded model: of the process that a machine's workers share; whoever starts it decides
+    embedded_threads: int = Field(default=0, ge=0, le=256)  #: 0: one less than the machine has, 4 at most
+    embedded_slots: int = Field(default=4, ge=1, le=64)  #: answers at a time
+    embedded_context_tokens: int = Field(default=4096, ge=512, le=8192)  #: of a slot: prompt and answer; 24 KB each
+    embedded_max_waiting_turns: int = Field(default=100, ge=1, le=10_000)  #: of one worker; more are overload
+    embedded_idle_timeout_s: float = Field(default=600.0, ge=1, le=604_800)  #: then it ends, until it is needed again
+    runtime_dir: Path | None = None  #: sockets and locks of this user; absent: below XDG_RUNTIME_DIR, or /tmp
+
     # ---- group membership
     session_timeout_s: float = Field(default=10.0, ge=1, le=1800)  #: how long a dead worker keeps its partitions
     rebalance_timeout_s: float = Field(default=5.0, ge=0.5, le=300)  #: for a worker that does not answer

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
+from turnlog_workers.runners.availability import Availability, SaysAvailability
 from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory
 from turnlog_workers.runners.checked import type_name
 
@@ -27,11 +28,18 @@ class RunnerRegistry:
         ``chosen``: entry point names by provider, where another than the provider's own shall make its runners.
         """
         provider = model.partition(":")[0]
-        provider = (chosen or {}).get(provider, provider)
+        return self._factory((chosen or {}).get(provider, provider), model)(model)
+
+    def availability(self, provider: str) -> Availability:
+        """What a provider lacks here. Raises :class:`RunnerError` if there is none, or it cannot be loaded."""
+        factory = self._factory(provider, f"{provider}:")
+        return factory.availability() if isinstance(factory, SaysAvailability) else Availability()
+
+    def _factory(self, provider: str, model: str) -> RunnerFactory:
         factory = self._factories.get(provider)
         if factory is None:
             factory = self._factories[provider] = self._load(provider, model)
-        return factory(model)
+        return factory
 
     def _load(self, provider: str, model: str) -> RunnerFactory:
         entry_point = self._entry_points().get(provider)

@@ -75,11 +75,11 @@ class HttpRunner(OfflineRunner):
     async def _ask(
         self, turn: TurnInput, since: Sequence[HistoryMessage]
     ) -> AsyncGenerator[TextDelta | ReasoningDelta | ModelAnswer]:
-        answer = ChatAnswer()
         patience = Patience(self._limits)
         try:
             async with patience.waiting():
                 response = await self._post(turn, since)
+            answer = self._new_answer()
             try:
                 if response.status != 200:
                     raise await _refused(response, patience)
@@ -106,6 +106,9 @@ class HttpRunner(OfflineRunner):
         except (aiohttp.ClientError, ConnectionError) as error:
             raise stream_cut("the connection was lost") from error
         yield ModelAnswer(message=answer.message(), usage=answer.usage)
+
+    def _new_answer(self) -> ChatAnswer:
+        return ChatAnswer()
 
     async def _post(self, turn: TurnInput, since: Sequence[HistoryMessage]) -> aiohttp.ClientResponse:
         body: dict[str, Any] = {

@@ -12,8 +12,8 @@ from turnlog.errors import RequestRefusedError
 from turnlog_streams.runtime_settings import DEFAULT_MODEL, runner_factories
 from turnlog_workers.base.allow_list import may_match
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
 from turnlog_workers.base.json_file import read_json
-from turnlog_workers.kafka.kafka_python import BrokerUnreachableError
 from turnlog_workers.kafka.settings_topic import read_settings
 from turnlog_workers.runners.availability import Availability
 from turnlog_workers.runners.base import RunnerError
@@ -72,7 +72,7 @@ def run_settings(settings: Settings) -> Mapping[str, str] | None:
     """The run-time settings; ``None``: no broker says them. Blocks."""
     try:
         return read_settings(settings, timeout_s=_SETTINGS_TIMEOUT_S)
-    except BrokerUnreachableError:
+    except (BrokerUnreachableError, NotFoundError):
         return None
 
 

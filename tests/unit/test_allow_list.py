@@ -1,11 +1,11 @@
 """``TURNLOG_ALLOW_MODELS``: a list, or additions to the default one, and the sentence of a refusal."""
 
 import pytest
-from pydantic import ValidationError
 
 from turnlog_streams.policy import Policy, shortened
 from turnlog_workers.base.allow_list import may_match, read_allow_list
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.settings_check import SettingsError
 
 DEFAULT = ("echo:*",)
 
@@ -37,7 +37,7 @@ def test_the_variable_is_read_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("text", ["+", "echo:*,+", "+ ,a:*"])
 def test_a_plus_alone_is_a_mistake(text: str) -> None:
-    with pytest.raises(ValidationError, match="a pattern must follow"):
+    with pytest.raises(SettingsError, match="a pattern must follow"):
         Settings(allow_models=text)  # type: ignore[arg-type]
 
 

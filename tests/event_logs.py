@@ -12,9 +12,9 @@ from turnlog_schemas.codec import UnknownPayload
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.parts import OUTCOMES, ContentPart, NewSession, ToolCall, Usage, text_content
 from turnlog_streams.channel.channel import Channel, evolve_channel
+from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.history.messages import HistoryMessage, history_message
 from turnlog_streams.policy import Policy
-from turnlog_streams.projection.rehydration import LoadedChannel, LoadedSession
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
 from turnlog_streams.session.commands import (
     AcceptChat,
@@ -25,6 +25,7 @@ from turnlog_streams.session.commands import (
     ResumeTurn,
 )
 from turnlog_streams.session.state import Fact, Session, evolve
+from turnlog_workers.store.port import LoadedStream
 
 CONTENTS: tuple[tuple[ContentPart, ...] | None, ...] = (
     None,
@@ -169,28 +170,32 @@ class LogWriter:
         if (header.epoch, header.n) != (self.epoch, self.n):
             self.inert.add(self._append(header, victim.payload))
 
-    def expected(self) -> dict[str, LoadedSession]:
+    @property
+    def streams(self) -> list[StreamName]:
+        """The names of all streams."""
+        return [(ev.SESSION, name) for name in self.sessions] + [(ev.CHANNEL, name) for name in self.channels]
+
+    def expected(self) -> dict[StreamName, LoadedStream]:
         """What a store has to give back."""
-        return {
-            session_id: LoadedSession(
-                session=session,
+        sessions = {
+            (ev.SESSION, session_id): LoadedStream(
+                state=session,
                 history=list(self.histories.get(session_id, ())),
                 last_offset=self.last_offsets[session_id],
                 unknown_events=self.unknown.get(session_id, 0),
             )
             for session_id, session in self.sessions.items()
         }
-
-    def expected_channels(self) -> dict[str, LoadedChannel]:
-        """The channels that a store has to give back."""
-        return {
-            name: LoadedChannel(
-                channel=channel,
+        channels = {
+            (ev.CHANNEL, name): LoadedStream(
+                state=channel,
+                history=[],
                 last_offset=self.last_offsets_of_channels[name],
                 unknown_events=self.unknown_of_channels.get(name, 0),
             )
             for name, channel in self.channels.items()
         }
+        return sessions | channels
 
 
 def random_log(

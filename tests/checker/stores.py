@@ -8,6 +8,8 @@ from typing import Any
 from tests.checker.history import Anomaly, StoreContent
 from tests.checker.log_view import TERMINAL, LogView, accepted_events
 from turnlog_schemas import events as ev
+from turnlog_streams.folding.fold import FoldedStream, FoldError, StreamName, fold
+from turnlog_streams.folding.rows import STORE_TABLES
 from turnlog_streams.projection.project import project
 from turnlog_streams.projection.rows import TABLES
 from turnlog_streams.projection.state import ProjectionError, State, StreamKey
@@ -18,30 +20,31 @@ Row = Mapping[str, Any]
 Tables = dict[str, list[Row]]
 _NOT_COMPARED = {"dead_letters": {"bytes"}}  #: their topic keeps 30 days
 _KEYS = {table.name: table.key for table in TABLES}
+_STORE_KEYS = {table.name: table.key for table in STORE_TABLES}
 
 
 def check_stores(view: LogView) -> Iterator[Anomaly]:
     """Every difference between a store and the log."""
     known: dict[tuple[int, int, bool], Tables] = {}
     for store in view.history.stores:
-        raw_events = "events" in store.tables
+        of_worker = "streams" in store.tables
         ends = {row["partition"]: row["next_offset"] for row in store.tables.get("partitions", ())}
-        expected: Tables = {table.name: [] for table in TABLES}
+        expected: Tables = {name: [] for name in (_STORE_KEYS if of_worker else _KEYS)}
         for partition, end in ends.items():
             log = view.history.log.get(partition, ())
             if end > len(log):
                 text = f"it has read up to {end}, the log ends at {len(log)}"
                 yield Anomaly(kind="store is ahead of the log", where=f"store {store.name}", text=text)
-            key = partition, end, raw_events
+            key = partition, end, of_worker
             if key not in known:
                 try:
-                    known[key] = expected_tables(partition, log[:end], raw_events=raw_events)
-                except ProjectionError as error:
+                    known[key] = (expected_rows if of_worker else expected_tables)(partition, log[:end])
+                except (ProjectionError, FoldError) as error:
                     yield Anomaly(kind="log cannot be folded", where=f"events[{partition}]", text=str(error))
                     return
             for name, rows in known[key].items():
                 expected[name] += rows
-        yield from _compare(store, expected)
+        yield from compare(store, expected)
         yield from _fenced_rows(view, store)
         yield from _session_rows(view, store, ends)
 
@@ -53,11 +56,25 @@ def plain_row(row: Any) -> Row:
     return {name: getattr(row, name) for name in row.__dataclass_fields__}
 
 
-def expected_tables(partition: int, log: Sequence[LoggedEvent], *, raw_events: bool = True) -> Tables:
-    """The rows that a log prefix leads to, made in one go."""
+def expected_rows(partition: int, log: Sequence[LoggedEvent]) -> Tables:
+    """The rows of a worker's store that a log prefix leads to, made in one go."""
+    events = accepted_events(log)
+    position = _partition_row(partition, log, events)
+    streams: dict[StreamName, FoldedStream] = {}
+    made = fold(events, streams, replied=position["replied"])
+    return {
+        "streams": [plain_row(stream.row()) for stream in streams.values()],
+        "messages": [plain_row(message) for message in made.messages],
+        "unanswered": [plain_row(row) for row in made.unanswered],
+        "partitions": [position],
+    }
+
+
+def expected_tables(partition: int, log: Sequence[LoggedEvent]) -> Tables:
+    """The rows of the analysts' file that a log prefix leads to, made in one go."""
     events = accepted_events(log)
     states: dict[StreamKey, State] = {}
-    changes = project(events, states, keep_raw_events=raw_events)
+    changes = project(events, states, keep_raw_events=True)
     rows: dict[str, Any] = {
         "sessions": changes.new_sessions.values(),
         "turns": changes.new_turns.values(),
@@ -103,9 +120,11 @@ def _value(value: Any) -> Any:
     return value
 
 
-def _compare(store: StoreContent, expected: Tables) -> Iterator[Anomaly]:
+def compare(store: StoreContent, expected: Tables) -> Iterator[Anomaly]:
+    """Every row that differs from what is expected."""
+    keys_of = _STORE_KEYS if "streams" in store.tables else _KEYS
     for name, rows in store.tables.items():
-        keys = _KEYS.get(name)
+        keys = keys_of.get(name)
         if keys is None:
             continue
         where = f"store {store.name}, table {name}"
@@ -127,10 +146,12 @@ def _compare(store: StoreContent, expected: Tables) -> Iterator[Anomaly]:
 
 def _fenced_rows(view: LogView, store: StoreContent) -> Iterator[Anomaly]:
     counted = {(partition, event.offset) for partition, events in view.accepted.items() for event in events}
+    (partition,) = {row["partition"] for row in store.tables["partitions"]} if "streams" in store.tables else (None,)
     for row in store.tables.get("messages", ()):
-        place = row["partition"], row["log_offset"]
+        place = row.get("partition", partition), row["log_offset"]
         if place not in counted:
-            text = f"message {row['message_seq']} of session {row['session_id']} is at {place}, which is inert"
+            whose = row["session_id"] if partition is None else f"begun at {row['stream_offset']}"
+            text = f"message {row['message_seq']} of the session {whose} is at {place}, which is inert"
             yield Anomaly(kind="message of a fenced epoch", where=f"store {store.name}", text=text)
 
 

@@ -11,9 +11,9 @@ from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import Usage
 from turnlog_streams.channel.channel import Channel, evolve_channel, known_channel_answer
-from turnlog_streams.projection.rehydration import Unanswered
-from turnlog_streams.projection.state import ProjectionError
-from turnlog_streams.reader_rule import LogPosition
+from turnlog_streams.folding.fold import FoldError, StreamName, StreamState, evolve_stream, waits
+from turnlog_streams.folding.rows import Unanswered
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_streams.reply_frames import channel_replies_to, channel_reply_again
 from turnlog_streams.session.decide import known_answer
 from turnlog_streams.session.state import Fact, Session
@@ -42,9 +42,9 @@ async def test_gives_back_what_the_fold_says(stores: PartitionStores, size: int)
         log = random_log(seed, 150, partition=seed)
         store = await stores.open(seed)
         await fill(store, log, size)
-        assert await store.load([*log.sessions, "never"]) == log.expected()
-        for session_id in log.sessions:
-            assert await store.load([session_id]) == {session_id: log.expected()[session_id]}
+        assert await store.load([*log.streams, (ev.SESSION, "never")]) == log.expected()
+        for name in log.streams:
+            assert await store.load([name]) == {name: log.expected()[name]}
         assert await store.load([]) == {}
         ((_, position),) = accepted_batches(log.records, 10_000)
         assert store.position == position
@@ -55,76 +55,82 @@ async def test_many_sessions_in_one_call(stores: PartitionStores) -> None:
     store = await stores.open(0)
     await fill(store, log, 100)
     assert len(log.sessions) > 70
-    assert await store.load(log.sessions) == log.expected()
-    assert await store.load_channels(log.channels) == log.expected_channels()
+    assert await store.load(log.streams) == log.expected()
 
 
 async def test_a_fresh_store_is_empty(stores: PartitionStores) -> None:
     store = await stores.open(4)
     assert store.position == LogPosition()
-    assert await store.load(["s"]) == {}
+    assert await store.load([(ev.SESSION, "s")]) == {}
     assert await store.unfinished() == []
-    assert await store.unanswered(-1) == []
+    assert await store.unanswered() == []
 
 
-async def test_unfinished_sessions_longest_wait_first(stores: PartitionStores) -> None:
+@pytest.mark.parametrize("size", [1, 50])
+async def test_unfinished_streams_longest_wait_first(stores: PartitionStores, size: int) -> None:
     log = random_log(11, 300, sessions=12, zombies=False)
     store = await stores.open(0)
-    await fill(store, log, 50)
-    waits_since: dict[str, int] = {}
+    await fill(store, log, size)
+    states: dict[StreamName, StreamState] = {}
+    waits_since: dict[StreamName, int] = {}
     for record in log.records:
-        session = log.sessions.get(record.header.stream_id, Session(session_id=""))
-        pending = {forward.seq for forward in session.outbox}
-        owed = {run.request_id for run in session.owed_runs}
-        if (
-            (isinstance(record.payload, ev.TurnAccepted) and record.header.turn_id in session.turns)
-            or (isinstance(record.payload, ev.CommandForwarded) and record.payload.seq in pending)
-            or (isinstance(record.payload, ev.HistoryCompactionRequested) and record.payload.request_id in owed)
-        ):
-            waits_since.setdefault(session.session_id, record.offset)
-    assert len(waits_since) > 3
-    assert await store.unfinished() == list(waits_since)
-
-
-async def test_unfinished_channels_longest_wait_first(stores: PartitionStores) -> None:
-    log = random_log(13, 400, zombies=False)
-    store = await stores.open(0)
-    await fill(store, log, 50)
-    waits_since: dict[str, int] = {}
-    for record in log.records:
-        if record.header.stream_kind != ev.CHANNEL or not isinstance(record.payload, ev.CommandForwarded):
+        header = record.header
+        name = header.stream_kind, header.stream_id
+        if header.stream_kind == ev.PARTITION or type(record.payload) not in ev.EVENTS:
             continue
-        channel = log.channels[record.header.stream_id]
-        if record.payload.seq in {forward.seq for forward in channel.outbox}:
-            waits_since.setdefault(channel.channel, record.offset)
-    assert waits_since
-    assert await store.unfinished_channels() == list(waits_since)
+        new = Session(session_id=name[1]) if header.stream_kind == ev.SESSION else Channel(channel=name[1])
+        fact = Fact(event=record.payload, turn_id=header.turn_id, attempt=header.attempt)
+        states[name] = evolve_stream(states.get(name, new), fact)
+        if waits(states[name]):
+            waits_since.setdefault(name, record.offset)
+        else:
+            waits_since.pop(name, None)
+    assert {kind for kind, _ in waits_since} == {ev.SESSION, ev.CHANNEL}
+    assert await store.unfinished() == sorted(waits_since, key=lambda name: waits_since[name])
 
 
 async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None:
     log = random_log(12, 400, zombies=False)
     store = await stores.open(0)
     await fill(store, log, 50)
+    sent = store.position.replied
+    assert sent > 0
+    assert await store.unanswered() == [entry for entry in unanswered(log) if entry.log_offset > sent]
+
+
+async def test_what_is_answered_last_is_forgotten_as_it_is_sent(stores: PartitionStores) -> None:
+    log = random_log(12, 400, zombies=False)
+    store = await stores.open(0)
+    nothing_sent = [replace(record, header=replace(record.header, replied=-1)) for record in log.records]
+    for events, position in accepted_batches(nothing_sent, 50):
+        await store.write(events, position)
     expected = unanswered(log)
-    assert await store.unanswered(-1) == expected
-    middle = expected[len(expected) // 2].log_offset
-    assert await store.unanswered(middle) == [entry for entry in expected if entry.log_offset > middle]
-    assert await store.unanswered(len(log.records)) == []
-    sessions, channels = await store.load(log.sessions), await store.load_channels(log.channels)
+    assert await store.unanswered() == expected
+    streams = await store.load(log.streams)
     for waiting in expected:
         request = (waiting.request_id, waiting.command_hash)
-        if waiting.stream_kind == ev.SESSION:
-            assert known_answer(sessions[waiting.session_id].session, *request) is not None
+        state = streams[waiting.kind, waiting.stream_id].state
+        if isinstance(state, Session):
+            assert known_answer(state, *request) is not None
         else:
-            channel = channels[waiting.session_id].channel
-            answer = known_channel_answer(channel, *request)
+            answer = known_channel_answer(state, *request)
             assert answer is not None
-            assert channel_reply_again(channel, answer, waiting.request_id, answer.reply) is not None
+            assert channel_reply_again(state, answer, waiting.request_id, answer.reply) is not None
+    middle = expected[len(expected) // 2].log_offset
+    end = replace(store.position, next_offset=store.position.next_offset + 1, replied=middle)
+    await store.write([], end)
+    assert await store.unanswered() == [entry for entry in expected if entry.log_offset > middle]
 
 
 def unanswered(log: LogWriter) -> list[Unanswered]:
     """What every event of the log answers, as the frames that are sent for it tell."""
     found: list[Unanswered] = []
+
+    def note(record: LoggedEvent, request_id: str, command_hash: str) -> None:
+        place = sum(entry.log_offset == record.offset for entry in found)
+        stream = record.header.stream_kind, record.header.stream_id
+        found.append(Unanswered(record.offset, place, *stream, request_id, command_hash))
+
     accepted: dict[str | None, ev.TurnAccepted] = {}
     owed: dict[tuple[str, str | None], ev.HistoryCompactionRequested] = {}
     channels: dict[str, Channel] = {}
@@ -137,7 +143,7 @@ def unanswered(log: LogWriter) -> list[Unanswered]:
             for reply in channel_replies_to(channel, fact):
                 refused = isinstance(payload, ev.RequestRefused)
                 digest = payload.command_hash if refused else after.answers[reply.request_id].command_hash
-                found.append(Unanswered(header.stream_id, reply.request_id, digest, record.offset, ev.CHANNEL))
+                note(record, reply.request_id, digest)
             channels[header.stream_id] = after
             continue
         if isinstance(payload, ev.TurnAccepted):
@@ -146,16 +152,15 @@ def unanswered(log: LogWriter) -> list[Unanswered]:
         if isinstance(payload, ev.TurnCompleted | ev.TurnFailed | ev.TurnCancelled):
             answered = accepted[header.turn_id]
         if isinstance(answered, ev.TurnAccepted | ev.RequestRefused) and not isinstance(payload, ev.TurnAccepted):
-            found.append(Unanswered(header.stream_id, answered.request_id, answered.command_hash, record.offset))
+            note(record, answered.request_id, answered.command_hash)
         if isinstance(payload, ev.HistoryCompactionRequested):
             owed[header.stream_id, payload.request_id] = payload
         if isinstance(payload, ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped):
             asked = owed.get((header.stream_id, payload.request_id))
             if asked is not None:
-                found.append(Unanswered(header.stream_id, asked.request_id, asked.command_hash, record.offset))
+                note(record, asked.request_id, asked.command_hash)
         if isinstance(payload, ev.TurnCancelled) and payload.by_request_id is not None:
-            by = (payload.by_request_id, payload.by_command_hash or "")
-            found.append(Unanswered(header.stream_id, *by, record.offset))
+            note(record, payload.by_request_id, payload.by_command_hash or "")
     kinds = {type(log.records[entry.log_offset].payload) for entry in found}
     assert kinds >= {ev.ChannelRequestDecided, ev.ForwardDelivered, ev.TurnCancelled, ev.RequestRefused}
     assert kinds >= {ev.HistoryCompacted, ev.HistoryCompactionFailed}
@@ -172,12 +177,10 @@ async def test_comes_back_where_it_stood(stores: PartitionStores) -> None:
     await store.close()
     again = await stores.open(0)
     assert again.position == position
-    assert await again.load(log.sessions) == log.expected()
-    assert await again.load_channels(log.channels) == log.expected_channels()
+    assert await again.load(log.streams) == log.expected()
     write_on(log, 120)
     await fill(again, log, 9)
-    assert await again.load(log.sessions) == log.expected()
-    assert await again.load_channels(log.channels) == log.expected_channels()
+    assert await again.load(log.streams) == log.expected()
 
 
 async def test_at_rest_it_is_read_and_written_as_before(stores: PartitionStores) -> None:
@@ -187,19 +190,18 @@ async def test_at_rest_it_is_read_and_written_as_before(stores: PartitionStores)
     await fill(store, log, 9)
     await store.rest()
     await store.rest()
-    assert await store.load(log.sessions) == log.expected()
+    assert await store.load(log.streams) == log.expected()
     write_on(log, 120)
     await fill(store, log, 9)
     await store.rest()
-    assert await store.load(log.sessions) == log.expected()
-    assert await store.load_channels(log.channels) == log.expected_channels()
+    assert await store.load(log.streams) == log.expected()
 
 
 async def test_a_closed_store_says_so(stores: PartitionStores) -> None:
     store = await stores.open(0)
     await store.close()
     with pytest.raises(StoreError):
-        await store.load(["s"])
+        await store.load([(ev.SESSION, "s")])
     with pytest.raises(StoreError):
         await store.write([], LogPosition(next_offset=1))
     with pytest.raises(StoreError):
@@ -224,8 +226,7 @@ async def test_writing_a_batch_again_changes_nothing(stores: PartitionStores) ->
         await store.write(*batches[number // 2])
     # A reader that came back to an older checkpoint has other batches.
     await store.write(*accepted_batches(log.records, 1000)[0])
-    assert await store.load(log.sessions) == log.expected()
-    assert await store.load_channels(log.channels) == log.expected_channels()
+    assert await store.load(log.streams) == log.expected()
     assert store.position.next_offset == len(log.records)
 
 
@@ -236,8 +237,7 @@ async def test_inert_records_move_the_checkpoint_only(stores: PartitionStores) -
     further = replace(store.position, next_offset=store.position.next_offset + 3, last_event_id="zombie")
     await store.write([], further)
     assert store.position == further
-    assert await store.load(log.sessions) == log.expected()
-    assert await store.load_channels(log.channels) == log.expected_channels()
+    assert await store.load(log.streams) == log.expected()
 
 
 async def test_a_batch_that_fails_leaves_nothing_behind(stores: PartitionStores) -> None:
@@ -250,13 +250,12 @@ async def test_a_batch_that_fails_leaves_nothing_behind(stores: PartitionStores)
     ((events, after),) = accepted_batches(log.records, 1000, position)
     unseen = replace(events[-1], payload=ev.TurnCompleted(usage=Usage()))
     unseen = replace(unseen, header=replace(unseen.header, stream_kind="session", stream_id="s0-0", turn_id="never"))
-    with pytest.raises(ProjectionError, match="s0-0"):
+    with pytest.raises(FoldError, match="s0-0"):
         await store.write([*events, unseen], after)
     assert store.position == position
     assert await store.load(before) == before
     await store.write(events, after)
-    assert await store.load(log.sessions) == log.expected()
-    assert await store.load_channels(log.channels) == log.expected_channels()
+    assert await store.load(log.streams) == log.expected()
 
 
 async def test_open_fresh_begins_at_the_beginning(stores: PartitionStores) -> None:
@@ -266,16 +265,15 @@ async def test_open_fresh_begins_at_the_beginning(stores: PartitionStores) -> No
     await store.close()
     fresh = await stores.open_fresh(0, "its log was re-created")
     assert fresh.position == LogPosition()
-    assert await fresh.load(log.sessions) == {}
+    assert await fresh.load(log.streams) == {}
     other = random_log(42, 60)
     await fill(fresh, other, 50)
-    assert await fresh.load(other.sessions) == other.expected()
-    assert await fresh.load_channels(other.channels) == other.expected_channels()
+    assert await fresh.load(other.streams) == other.expected()
 
 
 async def test_partitions_and_overlapping_calls_do_not_mix(stores: PartitionStores) -> None:
     logs = [random_log(50 + partition, 80, partition=partition) for partition in range(4)]
     opened = [await stores.open(log.partition) for log in logs]
     await asyncio.gather(*(fill(store, log, 10) for store, log in zip(opened, logs, strict=True)))
-    loaded = await asyncio.gather(*(store.load(log.sessions) for store, log in zip(opened, logs, strict=True)))
+    loaded = await asyncio.gather(*(store.load(log.streams) for store, log in zip(opened, logs, strict=True)))
     assert loaded == [log.expected() for log in logs]

@@ -5,35 +5,34 @@ The same ways to weaken it as in the simulation, and one more that only a real f
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from tests.simulation.weakened import weakened
-from turnlog_streams.projection.project import project, touched
+from turnlog_streams.folding.fold import fold, touched
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.base import logs
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.process.faust_app import run_worker
 from turnlog_workers.shard.epoch import Epoch
-from turnlog_workers.store import loading as duck_load
 from turnlog_workers.store import tables as duck
-from turnlog_workers.store.batch_writer import BatchWriter
+from turnlog_workers.store.stream_rows import StreamWriter, load_streams, write_rows
 
 ROWS_APART = "rows and checkpoint apart, in the file"
 BETWEEN_APPENDS = "weakened.confirmed"  #: a place to be killed at: an append is confirmed, nothing came of it yet
 
 
-def rows_apart(self: BatchWriter, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
+def rows_apart(self: StreamWriter, events: Sequence[LoggedEvent], position: LogPosition) -> None:
     """As the real one, but in two transactions."""
-    self._states.update(duck_load.load_states(self._connection, touched(events) - self._states.keys()))
-    changes = project(events, self._states, keep_raw_events=self._analysts)
+    self._streams.update(load_streams(self._connection, touched(events) - self._streams.keys()))
+    made = fold(events, self._streams, replied=position.replied)
     with duck.transaction(self._connection):
-        duck.write_changes(self._connection, changes, analysts=self._analysts)
-    crash_point(f"{self._name}.mid_commit")
+        write_rows(self._connection, made, position.replied)
+    crash_point("store.mid_commit")
     with duck.transaction(self._connection):
-        duck.write_positions(self._connection, positions)
+        duck.write_positions(self._connection, {self._partition: position})
 
 
 @contextmanager
@@ -59,7 +58,7 @@ def main() -> int:
         if not name:
             pass  # with all defences, and one more place to be killed at
         elif name == ROWS_APART:
-            stack.enter_context(patch.object(BatchWriter, "_commit", rows_apart))
+            stack.enter_context(patch.object(StreamWriter, "_commit", rows_apart))
         else:
             stack.enter_context(weakened(name))
         return run_worker(settings)

@@ -22,6 +22,7 @@ from turnlog_schemas.events import (
     TurnCompleted,
     TurnStarted,
 )
+from turnlog_streams.folding.rows import ENCODING, STORE_TABLES
 from turnlog_streams.topics import partition_of
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.kafka.topics_admin import list_topics
@@ -222,12 +223,14 @@ def store_hashes(folder: Path) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for path in sorted((folder / "data" / "stores").glob("*.duckdb")):
         with duckdb.connect(str(path), read_only=True) as connection:
-            found[path.name] = table_hashes(connection)
+            found[path.name] = table_hashes(connection, STORE_TABLES)
     return found
 
 
 def without_positions(hashes: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    return {file: {name: each for name, each in of.items() if name != "partitions"} for file, of in hashes.items()}
+    """``unanswered`` holds what lies above the position's ``replied``."""
+    positions = {"partitions", "unanswered"}
+    return {file: {name: each for name, each in of.items() if name not in positions} for file, of in hashes.items()}
 
 
 async def test_stores_that_are_gone_or_broken_come_back_the_same(deployment: Deployment) -> None:
@@ -235,12 +238,12 @@ async def test_stores_that_are_gone_or_broken_come_back_the_same(deployment: Dep
     await some_turns(deployment)
     stores = deployment.folder / "data" / "stores"
     before = store_hashes(deployment.folder)
-    assert sorted(before) == [f"p{partition:04d}.duckdb" for partition in range(PARTITIONS)]
+    assert sorted(before) == [f"p{partition:04d}.{ENCODING}.duckdb" for partition in range(PARTITIONS)]
     assert all(hashes["messages"].split(":")[0] != "0" for hashes in before.values()), "each has something to lose"
-    (stores / "p0000.duckdb").unlink()
-    damaged = bytearray((stores / "p0001.duckdb").read_bytes())
+    (stores / f"p0000.{ENCODING}.duckdb").unlink()
+    damaged = bytearray((stores / f"p0001.{ENCODING}.duckdb").read_bytes())
     damaged[: len(damaged) // 2] = bytes(len(damaged) // 2)
-    (stores / "p0001.duckdb").write_bytes(damaged)
+    (stores / f"p0001.{ENCODING}.duckdb").write_bytes(damaged)
 
     async with serving(deployment) as (worker, wire):
         await wire.chat_json(SESSIONS[0], "hello first", request_id=f"first-{SESSIONS[0]}", model="script:s")
@@ -291,11 +294,11 @@ async def test_two_workers_hand_their_stores_over(deployment: Deployment) -> Non
         assert "another file is used" not in first.log + second.log + third.log
         assert await asyncio.to_thread(third.stop) == 0
     files = {path.name for path in (deployment.folder / "data" / "stores").glob("*.duckdb")}
-    assert files == {f"p{partition:04d}.duckdb" for partition in range(PARTITIONS)}
+    assert files == {f"p{partition:04d}.{ENCODING}.duckdb" for partition in range(PARTITIONS)}
     log = await deployment.log()
     for partition, events in log.items():
         assert {event.payload.owner for event in events if isinstance(event.payload, PartitionClaimed)} >= {"w0", "w2"}
-        path = deployment.folder / "data" / "stores" / f"p{partition:04d}.duckdb"
+        path = deployment.folder / "data" / "stores" / f"p{partition:04d}.{ENCODING}.duckdb"
         with duckdb.connect(str(path), read_only=True) as connection:
             assert read_positions(connection)[partition].next_offset == len(events)
 

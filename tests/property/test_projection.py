@@ -8,19 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.event_logs import CONTENTS, LogWriter, accepted_batches, random_log
-from tests.strategies import records
+from tests.event_logs import LogWriter, accepted_batches, random_log
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
-from turnlog_schemas.parts import ContentPart, ToolCall, Usage, text_content
+from turnlog_schemas.parts import ToolCall, Usage, text_content
 from turnlog_streams.projection.columns import Millis
 from turnlog_streams.projection.project import project
-from turnlog_streams.projection.rehydration import content_of
 from turnlog_streams.projection.rows import TABLES, ChannelRow
 from turnlog_streams.projection.state import Changes, ProjectionError, SessionState
 from turnlog_streams.projection.values import content_columns
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_workers.store.memory_store import MemoryStores
 
 LOGS = st.builds(random_log, st.integers(0, 2**32), st.integers(0, 120), sessions=st.integers(1, 3))
 Rows = dict[str, dict[Any, Any]]
@@ -104,41 +101,9 @@ def test_late_events_of_zombies_change_nothing(seed: int, steps: int) -> None:
     assert tables(log.records, 7) == tables(written_by_owners, 7)
 
 
-@given(LOGS)
-@settings(max_examples=60, deadline=None)
-async def test_the_way_back_equals_the_fold(log: LogWriter) -> None:
-    store = await MemoryStores().open(0)
-    for events, position in accepted_batches(log.records, 5):
-        await store.write(events, position)
-    assert await store.load(list(log.sessions)) == log.expected()
-    assert await store.load_channels([*log.channels, "never"]) == log.expected_channels()
-
-
-@given(LOGS, st.data())
-@settings(max_examples=60, deadline=None)
-async def test_writing_again_from_anywhere_changes_nothing(log: LogWriter, data: st.DataObject) -> None:
-    """A reader that comes back to an older position hands over events that are stored already."""
-    store = await MemoryStores().open(0)
-    batches = accepted_batches(log.records, 4)
-    for number, (events, position) in enumerate(batches):
-        await store.write(events, position)
-        again = data.draw(st.integers(0, number))
-        for old_events, old_position in batches[again : number + 1]:
-            await store.write(old_events, old_position)
-    assert await store.load(list(log.sessions)) == log.expected()
-    assert await store.load_channels([*log.channels, "never"]) == log.expected_channels()
-    assert store.position.next_offset == len(log.records)
-
-
-@given(st.lists(records(ContentPart), max_size=3).map(tuple) | st.sampled_from([c for c in CONTENTS if c is not None]))
-def test_content_comes_back_exactly(content: tuple[ContentPart, ...]) -> None:
-    assert content_of(*content_columns(content)) == content
-
-
 def test_plain_text_needs_no_parts() -> None:
     assert content_columns(text_content("")) == ("", None)
     assert content_columns(text_content("a")) == ("a", None)
-    assert content_of(None, None) is None
 
 
 def logged(payload: object, *, version: int = 1, offset: int = 5, turn_id: str | None = "t-1") -> LoggedEvent:

@@ -15,7 +15,8 @@ from turnlog_schemas.events import EventHeader, MessageStored, TurnAccepted
 from turnlog_schemas.frames import FrameHeader
 from turnlog_schemas.parts import ToolCall
 from turnlog_schemas.registry import COMMANDS
-from turnlog_streams.projection.rehydration import LoadedChannel, LoadedSession, Unanswered
+from turnlog_streams.folding.fold import StreamName
+from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_streams.reply_frames import Reply
 from turnlog_streams.topics import partition_of
@@ -31,7 +32,7 @@ from turnlog_workers.base.ports import (
 )
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.store.memory_store import MemoryStore, MemoryStores
-from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.port import LoadedStream, StoreError
 
 T = TypeVar("T")
 RECORD_BYTES = 100
@@ -316,19 +317,10 @@ class Disk(MemoryStores):
         """The rows by partition and table."""
         tables: dict[int, dict[str, list[Row]]] = {}
         for partition, data in self._data.items():
-            of_sessions = list(data.sessions.values())
             tables[partition] = {
-                "sessions": [plain_row(rows.session) for rows in of_sessions if rows.session is not None],
-                "turns": [plain_row(row) for rows in of_sessions for row in rows.turns],
-                "tool_calls": [plain_row(row) for rows in of_sessions for row in rows.calls],
-                "messages": [plain_row(row) for rows in of_sessions for row in rows.messages],
-                "refusals": [plain_row(row) for rows in of_sessions for row in rows.refusals],
-                "compaction_requests": [
-                    plain_row(row) for rows in of_sessions for row in rows.history_compaction_requests
-                ],
-                "compactions": [plain_row(row) for rows in of_sessions for row in rows.history_compactions],
-                "forwards": [plain_row(row) for row in data.forwards.values()],
-                "channel_events": [plain_row(row) for rows in data.channels.values() for row in rows.events],
+                "streams": [plain_row(row) for row in data.streams.values()],
+                "messages": [plain_row(row) for rows in data.messages.values() for row in rows],
+                "unanswered": [plain_row(row) for row in data.unanswered],
                 "partitions": [{"partition": partition, **plain_row(data.position)}],
             }
         return tables
@@ -414,20 +406,14 @@ class SimStore:
     async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
         await self._run(lambda: self._inner.write(list(events), position))
 
-    async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
-        return await self._run(lambda: self._inner.load(list(session_ids)))
+    async def load(self, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
+        return await self._run(lambda: self._inner.load(list(names)))
 
-    async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
-        return await self._run(lambda: self._inner.load_channels(list(channels)))
-
-    async def unfinished(self) -> list[str]:
+    async def unfinished(self) -> list[StreamName]:
         return await self._run(self._inner.unfinished)
 
-    async def unfinished_channels(self) -> list[str]:
-        return await self._run(self._inner.unfinished_channels)
-
-    async def unanswered(self, replied: int) -> list[Unanswered]:
-        return await self._run(lambda: self._inner.unanswered(replied))
+    async def unanswered(self) -> list[Unanswered]:
+        return await self._run(self._inner.unanswered)
 
     async def rest(self) -> None:
         await self._run(self._inner.rest)

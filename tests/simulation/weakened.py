@@ -4,13 +4,12 @@ Nothing of the shipped code knows of it: the parts are exchanged from here while
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
 import turnlog_streams.history.compaction_plan
-import turnlog_streams.projection.rehydration
 import turnlog_streams.reader_rule
 import turnlog_streams.session.decide
 import turnlog_workers.shard.epoch
@@ -22,9 +21,10 @@ from tests.simulation.run import Plan
 from tests.simulation.world import Topic
 from turnlog_schemas.events import EventHeader, PartitionClaimed
 from turnlog_schemas.frames import HistoryCompacted, HistoryCompactionFailed
+from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.history.compaction import HistoryCompactionState
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_streams.session.state import OwedRun
+from turnlog_streams.session.state import OwedRun, Session
 from turnlog_workers.base.ports import NewRecord, RequestLog, RequestRecord
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.runners.base import AssistantMessage
@@ -35,6 +35,7 @@ from turnlog_workers.shard.partition import Shard
 from turnlog_workers.shard.run_ahead import Decider, Effect, Group
 from turnlog_workers.shard.serving import Serving
 from turnlog_workers.shard.stream_in_memory import LiveSession
+from turnlog_workers.store.port import LoadedStream
 
 Patches = Iterator[Any]
 
@@ -432,11 +433,18 @@ def _cut_anywhere() -> list[Any]:
 
 @_weakness("a new owner does not know the summary", faults.crash, faults.rebalance, long_histories=True)
 def _summary_forgotten() -> list[Any]:
-    return [
-        patch.object(
-            turnlog_streams.projection.rehydration, "_history_compaction", lambda runs: HistoryCompactionState()
-        )
-    ]
+    load = SimStore.load
+
+    async def without_summary(self: SimStore, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
+        return {name: _forgetting(stream) for name, stream in (await load(self, names)).items()}
+
+    return [patch.object(SimStore, "load", without_summary)]
+
+
+def _forgetting(stream: LoadedStream) -> LoadedStream:
+    if not isinstance(stream.state, Session):
+        return stream
+    return replace(stream, state=replace(stream.state, history_compaction=HistoryCompactionState()))
 
 
 @_weakness(

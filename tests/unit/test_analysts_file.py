@@ -19,16 +19,17 @@ import pytest
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
 from tests.waiting import until
 from turnlog_schemas.events import SessionCreated
+from turnlog_streams.projection.rows import TABLES
 from turnlog_streams.projection.state import ProjectionError
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_workers.materializer import snapshot
-from turnlog_workers.materializer.analysts_file import AnalystsFile
+from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
 from turnlog_workers.materializer.publications import read_state
 from turnlog_workers.materializer.snapshot import SnapshotError, publish
-from turnlog_workers.store.database_files import FileKind, FileLockedError
+from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.tables import read_positions, table_hashes
 
-KIND = FileKind(deployment="chat.events id", analysts=True, partitions=(0, 1))
+KIND = analysts_kind("chat.events id", (0, 1))
 SPILL = """
 import sys, duckdb
 connection = duckdb.connect(sys.argv[1], read_only=True, config={"memory_limit": "40MB", "threads": 1})
@@ -63,7 +64,7 @@ def state(path: Path) -> tuple[dict[int, LogPosition], dict[str, str]]:
     copy = shutil.copy(path, path.with_name(f"copy-{uuid.uuid4().hex}"))
     connection = duckdb.connect(str(copy), read_only=True)
     try:
-        return read_positions(connection), table_hashes(connection)
+        return read_positions(connection), table_hashes(connection, TABLES)
     finally:
         connection.close()
         copy.unlink()

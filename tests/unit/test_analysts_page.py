@@ -13,8 +13,7 @@ import pytest
 
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
 from turnlog_streams.reader_rule import LogPosition
-from turnlog_workers.materializer.analysts_file import AnalystsFile
-from turnlog_workers.store.database_files import FileKind
+from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "analysts.md").read_text(encoding="utf-8")
 
@@ -32,7 +31,7 @@ def write(file: AnalystsFile, log: LogWriter) -> LogPosition:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
-    kind = FileKind(deployment="chat.events id", analysts=True, partitions=(0,))
+    kind = analysts_kind("chat.events id", (0,))
     file = AnalystsFile(tmp_path / "turnlog-data" / "analytics.duckdb", kind)
     yield file
     file.close()

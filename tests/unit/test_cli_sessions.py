@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from turnlog.cli.app import app
 from turnlog_streams.projection.columns import MOMENT, Table
-from turnlog_streams.projection.rows import MESSAGES, SESSIONS, TOOL_CALLS, TURNS
-from turnlog_workers.store.tables import create_tables, tables_of
+from turnlog_streams.projection.rows import MESSAGES, SESSIONS, TABLES, TOOL_CALLS, TURNS
+from turnlog_workers.materializer.analysts_tables import create_analysts_tables
 
 
 def insert(connection: duckdb.DuckDBPyConnection, table: Table, **values: Any) -> None:
@@ -30,7 +30,7 @@ def insert(connection: duckdb.DuckDBPyConnection, table: Table, **values: Any) -
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     connection = duckdb.connect(str(tmp_path / "snapshot.duckdb"))
-    create_tables(connection, analysts=True)
+    create_analysts_tables(connection)
     for number in range(3):
         insert(
             connection,
@@ -95,7 +95,7 @@ def compacted(data_dir: Path) -> Path:
     """Session web-1 with three of its five messages covered, after runs that came to less."""
     connection = duckdb.connect(str(data_dir / "snapshot.duckdb"))
     connection.execute("UPDATE sessions SET covered_to = 3, history_keep_tail = 2 WHERE session_id = 'web-1'")
-    (table,) = (table for table in tables_of(analysts=True) if table.name == "compactions")
+    (table,) = (table for table in TABLES if table.name == "compactions")
     outcomes: tuple[tuple[str, int | None, str | None, str | None], ...] = (
         ("compacted", 3, "model", "They look\x1b for it."),
         ("failed", None, None, None),

@@ -11,7 +11,7 @@ from tests.unit.test_cli_sessions import insert
 from turnlog.errors import NotFoundError, UsageError
 from turnlog.listing import SessionFilter, SessionList, list_sessions
 from turnlog_streams.projection.rows import PARTITIONS, SESSIONS
-from turnlog_workers.store.tables import create_tables
+from turnlog_workers.materializer.analysts_tables import create_analysts_tables
 
 EVERYTHING = SessionFilter(include_archived=True)
 
@@ -21,7 +21,7 @@ def snapshot(tmp_path: Path) -> Path:
     """Ten sessions, two of each minute (a tie in what pages are ordered by); every third is archived."""
     path = tmp_path / "snapshot.duckdb"
     connection = duckdb.connect(str(path))
-    create_tables(connection, analysts=True)
+    create_analysts_tables(connection)
     for number in range(10):
         insert(
             connection,

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
-import turnlog_streams.projection.project
+import turnlog_streams.folding.fold
 import turnlog_workers.shard.run_ahead
 import turnlog_workers.store.memory_store
 from tests.one_partition import OnePartition
@@ -16,9 +16,7 @@ from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
 from turnlog_schemas.commands import CompactHistory, CreateSession, GetSession
 from turnlog_schemas.parts import Usage, text_content
-from turnlog_streams.projection.project import project
-from turnlog_streams.projection.rehydration import rehydrate
-from turnlog_streams.projection.state import ProjectionError
+from turnlog_streams.folding.fold import FoldError, StreamName, evolve_stream, fold, folded
 from turnlog_streams.session.commands import CompleteTurn, RecordMessage
 from turnlog_streams.session.decide import decide
 from turnlog_workers.base.backoff import Backoff
@@ -69,7 +67,7 @@ async def in_the_middle_of_their_turns(world: OnePartition, *names: str) -> None
 @pytest.mark.parametrize(
     "defect",
     [
-        lambda: patch.object(turnlog_workers.store.memory_store, "rehydrate", failing_for("bad", rehydrate)),
+        lambda: patch.object(turnlog_workers.store.memory_store, "folded", failing_for("bad", folded)),
         lambda: patch.object(turnlog_workers.shard.run_ahead, "decide", failing_for("bad", decide)),
         lambda: patch.object(Serving, "_actor", _no_actor_for_bad),
     ],
@@ -139,7 +137,7 @@ async def test_a_store_that_cannot_be_read_at_a_takeover_is_made_anew_from_the_l
             fresh.append(reason)
             return await open_fresh(self, partition, reason)
 
-        async def unreadable(self: MemoryStore) -> list[str]:
+        async def unreadable(self: MemoryStore) -> list[StreamName]:
             if not fresh:
                 raise UnreadableStoreError("block 7 is damaged")
             return await unfinished(self)
@@ -154,15 +152,14 @@ async def test_a_store_that_cannot_be_read_at_a_takeover_is_made_anew_from_the_l
         assert len(fresh) == 1
 
 
-async def test_an_event_that_cannot_be_projected_marks_its_stream_and_no_other() -> None:
+async def test_an_event_that_cannot_be_folded_marks_its_stream_and_no_other() -> None:
     async with OnePartition() as world:
         for name in ("good", "bad"):
             world.chat(name, f"{name}-1")
             await world.answer(f"{name}-1", fr.TurnCompleted)
         world.stores._data.clear()
         claims = world.claims
-        handlers = turnlog_streams.projection.project._HANDLERS
-        with patch.dict(handlers, {ev.TurnStarted: failing_for_key("bad", handlers[ev.TurnStarted])}):
+        with patch.object(turnlog_streams.folding.fold, "evolve_stream", _not_for_bad):
             await world.take_over()
             world.chat("bad", "bad-2")
             assert (await world.answer("bad-2", fr.RequestRefused)).code == "newer_version"
@@ -171,13 +168,10 @@ async def test_an_event_that_cannot_be_projected_marks_its_stream_and_no_other()
         assert world.claims == claims + 1
 
 
-def failing_for_key(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    def fails(key: tuple[int, str, str], *args: Any) -> None:
-        if key[2] == name:
-            raise ZeroDivisionError
-        original(key, *args)
-
-    return fails
+def _not_for_bad(state: Any, fact: Any) -> Any:
+    if isinstance(fact.event, ev.TurnStarted) and getattr(state, "session_id", "") == "bad":
+        raise ZeroDivisionError
+    return evolve_stream(state, fact)
 
 
 async def test_a_log_that_has_a_hole_in_one_stream_is_served_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +186,8 @@ async def test_a_log_that_has_a_hole_in_one_stream_is_served_for_the_others(monk
         of_bad = [index for index, logged in enumerate(log) if logged.header.stream_id == "bad"]
         lost = next(index for index in of_bad if isinstance(log[index].payload, ev.SessionCreated))
         events = [logged for logged in log if logged.offset != lost]
-        with pytest.raises(ProjectionError):
-            project(events, {})
+        with pytest.raises(FoldError):
+            fold(events, {})
         world.stores._data.clear()
         original = MemoryStore.write
 

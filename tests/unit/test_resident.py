@@ -9,12 +9,12 @@ import pytest
 
 from tests.one_session import LIMITS, OneSession, answers
 from tests.waiting import eventually
-from turnlog_streams.projection.rehydration import LoadedSession
+from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_streams.session.commands import ResumeTurn
 from turnlog_streams.session.state import Session
 from turnlog_workers.shard.residency import Resident
-from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.port import LoadedStream, StoreError
 
 IDLE_S = 10.0
 
@@ -24,7 +24,7 @@ class Shelf:
     """A store that has some sessions, up to a log offset."""
 
     position: LogPosition = field(default_factory=lambda: LogPosition(next_offset=100))
-    loads: list[list[str]] = field(default_factory=list)
+    loads: list[list[StreamName]] = field(default_factory=list)
     rests: int = 0
     failing: bool = False
 
@@ -33,12 +33,13 @@ class Shelf:
             raise StoreError("the disk is full")
         self.rests += 1
 
-    async def load(self, session_ids: list[str]) -> dict[str, LoadedSession]:
-        self.loads.append(list(session_ids))
-        return {name: LoadedSession(session=Session(session_id=name, version=3), last_offset=7) for name in session_ids}
-
-    async def load_channels(self, channels: list[str]) -> dict[str, Any]:
-        return {}
+    async def load(self, names: list[StreamName]) -> dict[StreamName, LoadedStream]:
+        self.loads.append(list(names))
+        return {
+            name: LoadedStream(state=Session(session_id=name[1], version=3), last_offset=7)
+            for name in names
+            if name[0] == "session"
+        }
 
 
 class Memory:

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 from tests.event_logs import LogWriter, accepted_batches, random_log
-from turnlog_streams.projection.rows import PROJECTION_VERSION
+from turnlog_streams.folding.rows import ENCODING, STORE_TABLES
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_workers.store.database_files import wal_of
 from turnlog_workers.store.partition_store import DuckPartitionStore, StoreDirectory
@@ -73,7 +73,7 @@ async def main():
             assert await store.unfinished() is not None
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             await store.write(events, position)
-    assert await store.load(log.sessions) == log.expected()
+    assert await store.load(log.streams) == log.expected()
     await directory.close()
     print(failures)
 
@@ -110,8 +110,8 @@ async def main():
         await neighbour.write(events, position)
     for events, position in batches[3:]:
         await store.write(events, position)
-    assert await store.load(log.sessions) == log.expected()
-    assert await neighbour.load(other.sessions) == other.expected()
+    assert await store.load(log.streams) == log.expected()
+    assert await neighbour.load(other.streams) == other.expected()
     await store.rest()
     await directory.close()
 
@@ -137,7 +137,7 @@ def marks(path: Path) -> dict[str, str]:
 def hashes(path: Path) -> dict[str, str]:
     connection = duckdb.connect(str(path), read_only=True)
     try:
-        return table_hashes(connection)
+        return table_hashes(connection, STORE_TABLES)
     finally:
         connection.close()
 
@@ -159,32 +159,32 @@ def held(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 async def test_a_file_that_a_zombie_holds_is_not_waited_for_long(tmp_path: Path) -> None:
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT, hand_over_s=0.1)
     await (await filled(directory)).close()
-    with held(tmp_path / "p0000.duckdb") as zombie:
+    with held(tmp_path / f"p0000.{ENCODING}.duckdb") as zombie:
         os.kill(zombie.pid, signal.SIGSTOP)
         store = await filled(directory)
-        assert store.file.name == f"p0000.{os.getpid()}-1.duckdb"
-        assert await store.load(LOG.sessions) == LOG.expected()
+        assert store.file.name == f"p0000.{ENCODING}.{os.getpid()}-1.duckdb"
+        assert await store.load(LOG.streams) == LOG.expected()
         await store.close()
         again = await directory.open(0)
         assert again.position.next_offset == len(LOG.records), "our own file is found again"
         await again.close()
     usual = await directory.open(0)
-    assert usual.file.name == "p0000.duckdb"
-    assert await usual.load(LOG.sessions) == LOG.expected()
+    assert usual.file.name == f"p0000.{ENCODING}.duckdb"
+    assert await usual.load(LOG.streams) == LOG.expected()
     await directory.close()
 
 
 async def test_a_file_whose_owner_lets_go_is_taken_over(tmp_path: Path) -> None:
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT, hand_over_s=30)
     await (await filled(directory)).close()
-    with held(tmp_path / "p0000.duckdb") as owner:
+    with held(tmp_path / f"p0000.{ENCODING}.duckdb") as owner:
         opening = asyncio.create_task(directory.open(0))
         done, _ = await asyncio.wait([opening], timeout=0.3)
         assert not done, "no file of its own meanwhile"
         os.kill(owner.pid, signal.SIGKILL)
         store = await opening
-    assert store.file.name == "p0000.duckdb"
-    assert await store.load(LOG.sessions) == LOG.expected()
+    assert store.file.name == f"p0000.{ENCODING}.duckdb"
+    assert await store.load(LOG.streams) == LOG.expected()
     await directory.close()
 
 
@@ -197,9 +197,9 @@ def ended_process() -> int:
 
 async def test_files_of_processes_that_are_gone_are_deleted(tmp_path: Path) -> None:
     gone = ended_process()
-    left = [tmp_path / f"p0000.{gone}-1.duckdb", tmp_path / f"p0000.{gone}-1.duckdb.wal"]
-    other = tmp_path / f"p0001.{gone}-1.duckdb"
-    mine = tmp_path / f"p0000.{os.getpid()}-1.duckdb"
+    left = [tmp_path / f"p0000.{ENCODING}.{gone}-1.duckdb", tmp_path / f"p0000.{ENCODING}.{gone}-1.duckdb.wal"]
+    other = tmp_path / f"p0001.{ENCODING}.{gone}-1.duckdb"
+    mine = tmp_path / f"p0000.{ENCODING}.{os.getpid()}-1.duckdb"
     for path in (*left, other, mine):
         path.write_bytes(b"")
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
@@ -214,19 +214,19 @@ async def test_two_directories_of_one_process_do_not_share_a_file(tmp_path: Path
     first, second = (StoreDirectory(tmp_path, deployment=DEPLOYMENT) for _ in range(2))
     one, two = await filled(first), await filled(second)
     assert one.file != two.file
-    assert await two.load(LOG.sessions) == LOG.expected()
+    assert await two.load(LOG.streams) == LOG.expected()
     await first.close()
     await second.close()
 
 
 async def test_a_file_that_will_not_open_is_moved_aside_and_few_are_kept(tmp_path: Path) -> None:
     for round_ in range(5):
-        (tmp_path / "p0000.duckdb").write_bytes(f"this is no database {round_}".encode() * 100)
+        (tmp_path / f"p0000.{ENCODING}.duckdb").write_bytes(f"this is no database {round_}".encode() * 100)
         directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
         store = await directory.open(0)
         assert store.position == LogPosition()
         await directory.close()
-        assert marks(tmp_path / "p0000.duckdb")["deployment"] == DEPLOYMENT
+        assert marks(tmp_path / f"p0000.{ENCODING}.duckdb")["deployment"] == DEPLOYMENT
     kept = sorted((tmp_path / "aside").iterdir())
     assert [path.read_bytes()[20:21] for path in kept] == [b"2", b"3", b"4"]
 
@@ -235,11 +235,11 @@ async def test_a_broken_write_ahead_log_goes_with_its_file(tmp_path: Path) -> No
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
     await filled(directory)
     await directory.close()
-    (tmp_path / "p0000.duckdb").write_bytes(b"broken" * 1000)
-    (tmp_path / "p0000.duckdb.wal").write_bytes(b"also broken")
+    (tmp_path / f"p0000.{ENCODING}.duckdb").write_bytes(b"broken" * 1000)
+    (tmp_path / f"p0000.{ENCODING}.duckdb.wal").write_bytes(b"also broken")
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
     store = await filled(directory)
-    assert await store.load(LOG.sessions) == LOG.expected()
+    assert await store.load(LOG.streams) == LOG.expected()
     await directory.close()
     assert len(list((tmp_path / "aside").glob("*.wal"))) == 1
 
@@ -247,7 +247,7 @@ async def test_a_broken_write_ahead_log_goes_with_its_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "statement",
     [
-        f"UPDATE about SET value = '{PROJECTION_VERSION + 1}' WHERE name = 'projection_version'",
+        "UPDATE about SET value = 'other rows' WHERE name = 'rows'",
         "UPDATE about SET value = 'another cluster' WHERE name = 'deployment'",
         "DROP TABLE about",
         "DROP TABLE partitions",
@@ -257,8 +257,8 @@ async def test_a_file_of_another_version_or_log_is_rebuilt(tmp_path: Path, state
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
     await filled(directory)
     await directory.close()
-    live = hashes(tmp_path / "p0000.duckdb")
-    connection = duckdb.connect(str(tmp_path / "p0000.duckdb"))
+    live = hashes(tmp_path / f"p0000.{ENCODING}.duckdb")
+    connection = duckdb.connect(str(tmp_path / f"p0000.{ENCODING}.duckdb"))
     connection.execute(statement)
     connection.close()
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
@@ -268,7 +268,7 @@ async def test_a_file_of_another_version_or_log_is_rebuilt(tmp_path: Path, state
     await store.close()
     await filled(directory)
     await directory.close()
-    assert hashes(tmp_path / "p0000.duckdb") == live
+    assert hashes(tmp_path / f"p0000.{ENCODING}.duckdb") == live
 
 
 async def test_rebuilt_in_other_batches_it_has_the_same_hashes(tmp_path: Path) -> None:
@@ -280,21 +280,20 @@ async def test_rebuilt_in_other_batches_it_has_the_same_hashes(tmp_path: Path) -
         for events, position in accepted_batches(log.records, size):
             await store.write(events, position)
         await directory.close()
-        found.append(hashes(tmp_path / str(number) / "p0000.duckdb"))
+        found.append(hashes(tmp_path / str(number) / f"p0000.{ENCODING}.duckdb"))
     assert found[0] == found[1] == found[2]
-    assert {"sessions", "turns", "messages", "tool_calls", "refusals", "partitions"} <= found[0].keys()
-    assert "events" not in found[0], "the worker's store does without the raw events"
+    assert all(not found[0][name].startswith("0:") for name in ("streams", "messages", "unanswered", "partitions"))
 
 
 async def test_one_changed_value_changes_the_hash(tmp_path: Path) -> None:
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
     await filled(directory)
     await directory.close()
-    live = hashes(tmp_path / "p0000.duckdb")
-    connection = duckdb.connect(str(tmp_path / "p0000.duckdb"))
-    connection.execute("UPDATE messages SET content = '' WHERE content IS NULL")
+    live = hashes(tmp_path / f"p0000.{ENCODING}.duckdb")
+    connection = duckdb.connect(str(tmp_path / f"p0000.{ENCODING}.duckdb"))
+    connection.execute("UPDATE messages SET text = '' WHERE text IS NULL")
     connection.close()
-    changed = hashes(tmp_path / "p0000.duckdb")
+    changed = hashes(tmp_path / f"p0000.{ENCODING}.duckdb")
     assert {name for name in live if live[name] != changed[name]} == {"messages"}
 
 
@@ -321,7 +320,7 @@ async def test_killed_in_the_middle_of_a_commit(tmp_path: Path, hit: int) -> Non
     assert not (tmp_path / "aside").exists()
     for events, position in accepted_batches(log.records, 10, store.position):
         await store.write(events, position)
-    assert await store.load(log.sessions) == log.expected()
+    assert await store.load(log.streams) == log.expected()
     await directory.close()
 
 
@@ -338,7 +337,7 @@ async def test_goes_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
     assert int(process.stdout) > 0, "the disk was never full"
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
     log = random_log(3, 400)
-    assert await (await directory.open(0)).load(log.sessions) == log.expected()
+    assert await (await directory.open(0)).load(log.streams) == log.expected()
     await directory.close()
 
 
@@ -369,7 +368,7 @@ async def test_a_large_write_does_not_hold_up_the_event_loop(tmp_path: Path) -> 
         turns += 1
     await writing
     assert turns > 10
-    assert await store.load(list(log.sessions)[:5])
+    assert await store.load(list(log.streams)[:5])
     await directory.close()
 
 
@@ -383,7 +382,7 @@ async def test_a_cancelled_write_is_whole_or_not_at_all(tmp_path: Path) -> None:
         await asyncio.gather(writing, return_exceptions=True)
         await store.write(events, position)
         assert store.position == position
-    assert await store.load(LOG.sessions) == LOG.expected()
+    assert await store.load(LOG.streams) == LOG.expected()
     await directory.close()
 
 
@@ -426,7 +425,7 @@ async def test_at_rest_the_files_are_whole_and_memory_is_empty(tmp_path: Path, m
     assert not wal_of(second.file).exists()
     assert held() <= at_rest_bytes
     for store, log in zip((first, second), logs, strict=True):
-        assert await store.load(log.sessions) == log.expected()
+        assert await store.load(log.streams) == log.expected()
     in_use = held()
     assert in_use > at_rest_bytes
     await second.rest()
@@ -453,13 +452,13 @@ async def test_the_write_ahead_log_is_folded_in_before_it_gets_long(
         lengths.append(wal.stat().st_size if wal.exists() else 0)
     assert max(lengths) <= bound
     assert sum(later < earlier for earlier, later in itertools.pairwise(lengths)) > 1
-    assert await store.load(log.sessions) == log.expected()
+    assert await store.load(log.streams) == log.expected()
     await directory.close()
 
 
 async def test_a_file_with_blocks_of_another_size_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr("turnlog_workers.store.database_files._WORKER_BLOCK_BYTES", 256 * 1024)
+        earlier.setattr("turnlog_workers.store.partition_store._BLOCK_BYTES", 256 * 1024)
         directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
         await filled(directory)
         await directory.close()
@@ -468,5 +467,5 @@ async def test_a_file_with_blocks_of_another_size_is_rebuilt(tmp_path: Path, mon
     assert store.position == LogPosition()
     assert len(list((tmp_path / "aside").glob("p0000.*.duckdb"))) == 1
     await store.close()
-    assert await (await filled(directory)).load(LOG.sessions) == LOG.expected()
+    assert await (await filled(directory)).load(LOG.streams) == LOG.expected()
     await directory.close()

@@ -32,7 +32,7 @@ class Table:
     key: tuple[str, ...]
     updated: tuple[str, ...] = ()
     rarely_updated: tuple[str, ...] = ()  #: apart, since an update costs by the column
-    analysts_only: bool = False  #: not needed to decide: only the analysts' file has it
+    not_of_the_log: tuple[str, ...] = ()  #: columns that are no function of the event log
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -359,11 +359,16 @@ TOOL_CALLS = Table(
     key=("partition", "log_offset", "position"),
     updated=("result_message_seq", "outcome"),
 )
-USAGE = Table(name="usage", row=UsageRow, key=("partition", "log_offset"), analysts_only=True)
+USAGE = Table(name="usage", row=UsageRow, key=("partition", "log_offset"))
 REFUSALS = Table(name="refusals", row=RefusalRow, key=("partition", "log_offset"))
 UNKNOWN_EVENTS = Table(name="unknown_events", row=UnknownEventRow, key=("partition", "log_offset"))
-DEAD_LETTERS = Table(name="dead_letters", row=DeadLetterRow, key=("partition", "log_offset"))
-EVENTS = Table(name="events", row=EventRow, key=("partition", "log_offset"), analysts_only=True)
+DEAD_LETTERS = Table(
+    name="dead_letters",
+    row=DeadLetterRow,
+    key=("partition", "log_offset"),
+    not_of_the_log=("bytes",),  # of a topic that forgets
+)
+EVENTS = Table(name="events", row=EventRow, key=("partition", "log_offset"))
 FORWARDS = Table(
     name="forwards",
     row=ForwardRow,
@@ -376,7 +381,6 @@ CHANNELS = Table(
     row=ChannelRow,
     key=("partition", "channel"),
     updated=_names(ChannelRow, "active_session_id"),
-    analysts_only=True,
 )
 PARTITIONS = Table(name="partitions", row=PartitionRow, key=("partition",), updated=PartitionRow._fields[1:])
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from turnlog_streams.projection.rows import PROJECTION_VERSION, TABLES
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_workers.materializer.analysts_tables import comments
+from turnlog_workers.materializer.batch_writer import BatchWriter
 from turnlog_workers.materializer.publications import Publications
 from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouched, publish
 from turnlog_workers.store import database_files as duck_files
-from turnlog_workers.store.batch_writer import BatchWriter
 from turnlog_workers.store.database_files import FileKind
 from turnlog_workers.store.port import StoreError
 
@@ -22,7 +24,20 @@ log = logging.getLogger(__name__)
 _ALIAS = "analytics"
 _MAX_CACHED_SESSIONS = 20_000
 _SLOW_COPY_S = 120.0
+_BLOCK_BYTES = 256 * 1024
 RequestPlace = tuple[int, int]  #: partition and offset of a request
+
+
+def analysts_kind(deployment: str, partitions: tuple[int, ...]) -> FileKind:
+    """The analysts' file of a deployment."""
+    return FileKind(
+        deployment=deployment,
+        rows=str(PROJECTION_VERSION),
+        tables=TABLES,
+        partitions=partitions,
+        block_bytes=_BLOCK_BYTES,
+        then=tuple(comments()),
+    )
 
 
 class AnalystsFile:
@@ -68,9 +83,7 @@ class AnalystsFile:
         self._source = self.path.open("rb", buffering=0)
         self._cursor = self._instance.cursor()
         self._cursor.execute(f"USE {_ALIAS}")
-        self._writer = BatchWriter(
-            self._cursor, analysts=True, max_cached_sessions=_MAX_CACHED_SESSIONS, name="materializer"
-        )
+        self._writer = BatchWriter(self._cursor, max_cached_sessions=_MAX_CACHED_SESSIONS)
 
     @property
     def positions(self) -> Mapping[int, LogPosition]:

@@ -28,9 +28,9 @@ from turnlog_workers.base.settings_check import unknown_variables
 from turnlog_workers.kafka.kafka_python import connected
 from turnlog_workers.kafka.schema_topic import read_schemas
 from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_topics
-from turnlog_workers.materializer.analysts_file import AnalystsFile, RequestPlace
+from turnlog_workers.materializer.analysts_file import AnalystsFile, RequestPlace, analysts_kind
 from turnlog_workers.materializer.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
-from turnlog_workers.store.database_files import FileKind, FileLockedError
+from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.port import StoreError
 
 log = logging.getLogger(__name__)
@@ -158,9 +158,7 @@ class Materializer:
 
     def _open_file(self, events: TopicFound) -> AnalystsFile:
         """The file; one of another topic of this name is moved aside."""
-        kind = FileKind(
-            deployment=f"{events.name} {events.topic_id}", analysts=True, partitions=tuple(range(events.partitions))
-        )
+        kind = analysts_kind(f"{events.name} {events.topic_id}", tuple(range(events.partitions)))
         if self._file is not None and self._file.kind != kind:
             self._file.close()
             self._file = None

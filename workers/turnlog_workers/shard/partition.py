@@ -12,7 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 
-from turnlog_streams.projection.state import ProjectionError
+from turnlog_streams.folding.fold import FoldError
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, record_id
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.logs import at
@@ -167,7 +167,7 @@ class Shard:
         """A partition that fails again and again for what its store holds is served from a new one, once."""
         if self._context.now() - began > _STEADY_S:
             self._store_failures = 0
-        if isinstance(error, ProjectionError):
+        if isinstance(error, FoldError):
             self._store_failures = _MAX_STORE_FAILURES
         elif isinstance(error, UnreadableStoreError) or not isinstance(error, StoreError):
             self._store_failures += 1

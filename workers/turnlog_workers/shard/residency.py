@@ -6,17 +6,18 @@ store has passed its last event.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from turnlog_schemas.events import SESSION
 from turnlog_streams.channel.channel import Channel
+from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.session.state import Session
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.tasks import describe, frames
 from turnlog_workers.shard.stream_in_memory import Live, LiveChannel, LiveSession
 from turnlog_workers.shard.worker_context import WorkerContext
-from turnlog_workers.store.port import PartitionStore, StoreError
+from turnlog_workers.store.port import LoadedStream, PartitionStore, StoreError
 
 log = logging.getLogger(__name__)
 _BATCH = 200  #: streams that are loaded, or runners that are closed, together
@@ -31,74 +32,63 @@ class Resident:
         self.channels: dict[str, LiveChannel] = {}
         self._context = context
         self._store = store
-        self._in_use: frozenset[tuple[str, str]] = frozenset()
+        self._in_use: frozenset[StreamName] = frozenset()
         self._resting = False
 
     def get(self, kind: str, stream_id: str) -> Live:
         """A stream that is in memory."""
         return self.sessions[stream_id] if kind == SESSION else self.channels[stream_id]
 
-    async def use(self, streams: Collection[tuple[str, str]]) -> None:
+    async def use(self, streams: Collection[StreamName]) -> None:
         """Bring streams (kind, id) into memory and keep them there until :meth:`release`."""
         self._in_use = frozenset(streams)
         self._resting = self._resting and not streams
-        await self._load_sessions([name for kind, name in streams if kind == SESSION and name not in self.sessions])
-        await self._load_channels([name for kind, name in streams if kind != SESSION and name not in self.channels])
+        for part in _parts_of([name for name in streams if self._known(*name) is None]):
+            loaded, failed = await self._loaded(part)
+            for name in part:
+                self._keep(name, loaded.get(name), failed.get(name, ""))
+
+    def _known(self, kind: str, stream_id: str) -> Live | None:
+        return self.sessions.get(stream_id) if kind == SESSION else self.channels.get(stream_id)
+
+    def _keep(self, name: StreamName, found: LoadedStream | None, set_aside: str) -> None:
+        kind, stream_id = name
+        live: Live
+        if kind == SESSION:
+            live = self.sessions[stream_id] = LiveSession(session=Session(session_id=stream_id))
+        else:
+            live = self.channels[stream_id] = LiveChannel(channel=Channel(channel=stream_id))
+        live.last_used, live.set_aside = self._context.now(), set_aside
+        if found is not None:
+            live.become(found.state)  # type: ignore[arg-type]
+            live.last_offset = found.last_offset
+            live.unknown_events = bool(found.unknown_events)
+            if isinstance(live, LiveSession):
+                live.history = list(found.history)
 
     def release(self) -> None:
         """Nothing is in use any more."""
         self._in_use = frozenset()
 
-    async def _load_sessions(self, cold: list[str]) -> None:
-        for part in _parts_of(cold):
-            loaded, failed = await self._loaded(self._store.load, part)
-            for session_id in part:
-                found = loaded.get(session_id)
-                live = LiveSession(
-                    session=Session(session_id=session_id),
-                    last_used=self._context.now(),
-                    set_aside=failed.get(session_id, ""),
-                )
-                if found is not None:
-                    live.session = found.session
-                    live.history = list(found.history)
-                    live.last_offset = found.last_offset
-                    live.unknown_events = bool(found.unknown_events)
-                self.sessions[session_id] = live
-
-    async def _load_channels(self, cold: list[str]) -> None:
-        for part in _parts_of(cold):
-            loaded, failed = await self._loaded(self._store.load_channels, part)
-            for name in part:
-                found = loaded.get(name)
-                live = LiveChannel(
-                    channel=Channel(channel=name), last_used=self._context.now(), set_aside=failed.get(name, "")
-                )
-                if found is not None:
-                    live.channel = found.channel
-                    live.last_offset = found.last_offset
-                    live.unknown_events = bool(found.unknown_events)
-                self.channels[name] = live
-
     async def _loaded(
-        self, load: Callable[[list[str]], Awaitable[Mapping[str, T]]], names: list[str]
-    ) -> tuple[Mapping[str, T], Mapping[str, str]]:
+        self, names: list[StreamName]
+    ) -> tuple[Mapping[StreamName, LoadedStream], Mapping[StreamName, str]]:
         """What could be loaded, and why others could not: one that makes its batch fail is looked for by halves.
 
         Raises :class:`StoreError`: that is not about one of them.
         """
         try:
-            return await load(names), {}
+            return await self._store.load(names), {}
         except StoreError:
             raise
         except Exception as error:
             if len(names) == 1:
-                told = names[0], describe(error), frames(error)
-                log.error("%s cannot be loaded and is set aside: %s%s", *told)
-                return {}, {names[0]: f"it could not be loaded ({describe(error)})"}
+                (name,) = names
+                log.error("%s %s cannot be loaded and is set aside: %s%s", *name, describe(error), frames(error))
+                return {}, {name: f"it could not be loaded ({describe(error)})"}
         half = len(names) // 2
-        loaded, failed = await self._loaded(load, names[:half])
-        more, more_failed = await self._loaded(load, names[half:])
+        loaded, failed = await self._loaded(names[:half])
+        more, more_failed = await self._loaded(names[half:])
         return {**loaded, **more}, {**failed, **more_failed}
 
     async def reap(self) -> None:

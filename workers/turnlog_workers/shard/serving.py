@@ -12,9 +12,9 @@ from functools import partial
 from itertools import count
 
 from turnlog_schemas import frames as fr
-from turnlog_schemas.events import CHANNEL, SESSION, TurnCancelled, TurnCompleted, TurnFailed
+from turnlog_schemas.events import SESSION, TurnCancelled, TurnCompleted, TurnFailed
 from turnlog_schemas.parts import Usage
-from turnlog_streams.projection.rehydration import Unanswered
+from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.session.commands import ResumeTurn, SessionCommand
 from turnlog_workers.base.backoff import Backoff
@@ -178,16 +178,14 @@ class Serving:
 
     async def resume(self) -> None:
         """Take over: answer again what may not have been heard, go on with everything unfinished."""
-        unanswered = await self._store.unanswered(self._epoch.position.replied)
-        sessions = await self._store.unfinished()
-        channels = await self._store.unfinished_channels()
-        streams = {(waiting.stream_kind, waiting.session_id) for waiting in unanswered}
-        streams |= {(SESSION, name) for name in sessions} | {(CHANNEL, name) for name in channels}
+        unanswered = await self._store.unanswered()
+        waiting_streams = await self._store.unfinished()
+        streams = {(waiting.kind, waiting.stream_id) for waiting in unanswered}.union(waiting_streams)
         await self.resident.use(streams)
-        unfinished = [self.resident.sessions[name] for name in sessions]
+        unfinished = [self.resident.sessions[name] for kind, name in waiting_streams if kind == SESSION]
         self._decider.open_turns = sum(live.session.open_turns for live in unfinished)
         for waiting in unanswered:
-            with self._containment.around(self.resident.get(waiting.stream_kind, waiting.session_id), "its answers"):
+            with self._containment.around(self.resident.get(waiting.kind, waiting.stream_id), "its answers"):
                 self._answer_again(waiting)
         for live in unfinished:
             with self._containment.around(live, "its unfinished turn"):
@@ -219,7 +217,7 @@ class Serving:
         self._containment.set_aside(live, "its unfinished turn", error)
 
     def _answer_again(self, waiting: Unanswered) -> None:
-        live = self.resident.get(waiting.stream_kind, waiting.session_id)
+        live = self.resident.get(waiting.kind, waiting.stream_id)
         reply = live.answer_of(waiting.request_id, waiting.command_hash)
         if reply is not None:
             # Until it is sent, the next owner must do the same: ``replied`` stays below its event.

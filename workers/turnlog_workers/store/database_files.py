@@ -1,6 +1,6 @@
 """DuckDB files that belong to a log: opened where they stand, or moved aside and made anew.
 
-A file is used only if it opens, has this projection version and belongs to this deployment; everything in it comes
+A file is used only if it opens, holds the rows that are wanted and belongs to this deployment; everything in it comes
 back from the log. A file that another process holds is an error of its own: that process may be a stopped zombie.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from turnlog_streams.projection.rows import PROJECTION_VERSION
+from turnlog_streams.projection.columns import Table
 from turnlog_workers.store.port import StoreError
 from turnlog_workers.store.tables import create_tables, insert_positions, quoted, read_positions, transaction
 
@@ -23,10 +23,6 @@ log = logging.getLogger(__name__)
 
 ASIDE = "aside"
 KEPT_ASIDE = 3  #: files of one name
-# Until a checkpoint, each column of each table has whole blocks in memory, however few its rows. A worker has a dozen
-# files: with the default of 256 KiB that was 600 MB for 20,000 sessions, with the smallest 150 MB, and less on disk.
-_WORKER_BLOCK_BYTES = 16 * 1024
-_ANALYSTS_BLOCK_BYTES = 256 * 1024
 _open_files: set[Path] = set()  # file locks do not hold against one's own process
 _open_files_lock = threading.Lock()
 
@@ -44,18 +40,16 @@ class FileKind:
     """What a file must be to be used."""
 
     deployment: str  #: cluster and topic prefix: rows of another log are of no use
-    analysts: bool
+    rows: str  #: which rows a log leads to
+    tables: tuple[Table, ...]
     partitions: tuple[int, ...]
+    block_bytes: int  #: of its blocks, which a file keeps for life: one with another size does not open
+    then: tuple[str, ...] = ()  #: statements once its tables are made
 
     @property
     def marks(self) -> dict[str, str]:
         """What the file says of itself in its table ``about``."""
-        return {"projection_version": str(PROJECTION_VERSION), "deployment": self.deployment}
-
-    @property
-    def block_bytes(self) -> int:
-        """The size of its blocks, which a file keeps for life: one with another size does not open."""
-        return _ANALYSTS_BLOCK_BYTES if self.analysts else _WORKER_BLOCK_BYTES
+        return {"rows": self.rows, "deployment": self.deployment}
 
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind) -> None:
@@ -133,7 +127,9 @@ def _create(cursor: duckdb.DuckDBPyConnection, kind: FileKind) -> None:
         cursor.execute("CREATE TABLE about (name VARCHAR, value VARCHAR)")
         for mark in kind.marks.items():
             cursor.execute("INSERT INTO about VALUES ($1, $2)", mark)
-        create_tables(cursor, analysts=kind.analysts)
+        create_tables(cursor, kind.tables)
+        for statement in kind.then:
+            cursor.execute(statement)
         insert_positions(cursor, kind.partitions)
     cursor.execute("CHECKPOINT")
 

@@ -17,29 +17,51 @@ from typing import Concatenate, ParamSpec, TypeVar
 import duckdb
 import psutil
 
-from turnlog_streams.projection.rehydration import LoadedChannel, LoadedSession, Unanswered
+from turnlog_schemas.events import SESSION
+from turnlog_streams.folding.fold import StreamName
+from turnlog_streams.folding.rows import ENCODING, STORE_TABLES, Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.store import database_files as duck_files
-from turnlog_workers.store import loading as duck_load
-from turnlog_workers.store.batch_writer import BatchWriter
 from turnlog_workers.store.database_files import FileKind, FileLockedError
-from turnlog_workers.store.port import StoreError, UnreadableStoreError
+from turnlog_workers.store.port import LoadedStream, StoreError, UnreadableStoreError
+from turnlog_workers.store.stream_rows import StreamWriter, load_messages, load_streams, unanswered, unfinished
 from turnlog_workers.store.temp_directory import ScratchFolder
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_OF_PROCESS = re.compile(r"p\d+\.(\d+)(-\d+)?\.duckdb")
+_OF_PROCESS = re.compile(r"p\d+\.[^.]+\.(\d+)(-\d+)?\.duckdb")
 _HAND_OVER_POLL_S = 0.05
 _MAX_OWN_FILES = 16  #: of one partition in one process, while others hold the usual one
-_MAX_CACHED_SESSIONS = 2_000  #: of one partition
+_MAX_CACHED_STREAMS = 2_000  #: of one partition
+# Until a checkpoint, each column of each table has whole blocks in memory, however few its rows. A worker has a dozen
+# files: with the default of 256 KiB that was 600 MB for 20,000 sessions, with the smallest 150 MB, and less on disk.
+_BLOCK_BYTES = 16 * 1024
+_INDEXES = ("CREATE INDEX streams_by_id ON streams (stream_id)",)  #: cold streams are loaded by the thousand
 # What is not checkpointed is held in memory at many times its size; a checkpoint rewrites what changed, at worst the
 # whole file: a threshold that grows with the file keeps both in proportion.
 _MIN_CHECKPOINT_WAL_BYTES = 2 * 1024 * 1024
 _MAX_CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
 _CHECKPOINT_WAL_OF_FILE = 1 / 8
 _MEMORY_AT_REST_MB = 16
+
+
+def store_kind(deployment: str, partition: int) -> FileKind:
+    """The file of a partition."""
+    return FileKind(
+        deployment=deployment,
+        rows=ENCODING,
+        tables=STORE_TABLES,
+        partitions=(partition,),
+        block_bytes=_BLOCK_BYTES,
+        then=_INDEXES,
+    )
+
+
+def file_name(partition: int, owner: str = "") -> str:
+    """Of a partition's file. It tells the encoding: what another build reads and writes is another file."""
+    return f"{_alias(partition)}.{ENCODING}{owner}.duckdb"
 
 
 class StoreDirectory:
@@ -133,17 +155,17 @@ class StoreDirectory:
         return store
 
     def _usual(self, partition: int) -> Path:
-        return self._path / f"{_alias(partition)}.duckdb"
+        return self._path / file_name(partition)
 
     def _attach_usual(self, partition: int) -> "DuckPartitionStore":
         file = self._usual(partition)
         store = self._attach_file(partition, file)
-        self._delete_left_over(file.stem)
+        self._delete_left_over(partition)
         return store
 
     def _attach_file(self, partition: int, file: Path) -> "DuckPartitionStore":
         alias = _alias(partition)
-        kind = FileKind(deployment=self._deployment, analysts=False, partitions=(partition,))
+        kind = store_kind(self._deployment, partition)
         duck_files.attach(self._connection, file, alias, kind)
         return DuckPartitionStore(self, partition, file, kind, self._connection)
 
@@ -152,15 +174,14 @@ class StoreDirectory:
             return self._attach_usual(partition)
         except FileLockedError as error:
             log.warning("%s; another file is used meanwhile", error)
-        alias = self._usual(partition).stem
         for number in range(1, _MAX_OWN_FILES):
             with contextlib.suppress(FileLockedError):
-                return self._attach_file(partition, self._path / f"{alias}.{os.getpid()}-{number}.duckdb")
+                return self._attach_file(partition, self._path / file_name(partition, f".{os.getpid()}-{number}"))
         raise StoreError(f"every file for partition {partition} in {self._path} is open elsewhere: stop old workers")
 
-    def _delete_left_over(self, alias: str) -> None:
+    def _delete_left_over(self, partition: int) -> None:
         """Files of processes that had to use one of their own, and are gone."""
-        for file in self._path.glob(f"{alias}.*.duckdb"):
+        for file in self._path.glob(file_name(partition, ".*")):
             match = _OF_PROCESS.fullmatch(file.name)
             if match and not psutil.pid_exists(int(match[1])):
                 duck_files.delete(file)
@@ -223,31 +244,23 @@ class DuckPartitionStore:
     @property
     def position(self) -> LogPosition:
         """The committed checkpoint."""
-        return self._writer.positions[self._partition]
+        return self._writer.position
 
     async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
         """Rows and checkpoint in one transaction."""
         await self._run(self._write, events, position)
 
-    async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
-        """Whole sessions, many in one query."""
-        return await self._read(duck_load.load_sessions, self._partition, session_ids)
+    async def load(self, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
+        """Whole streams."""
+        return await self._read(_load, names)
 
-    async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
-        """Whole channels."""
-        return await self._read(duck_load.load_channels, self._partition, channels)
+    async def unfinished(self) -> list[StreamName]:
+        """Streams with open turns, owed work or pending forwards."""
+        return await self._read(unfinished)
 
-    async def unfinished(self) -> list[str]:
-        """Sessions with open turns or pending forwards."""
-        return await self._read(duck_load.unfinished)
-
-    async def unfinished_channels(self) -> list[str]:
-        """Channels with pending forwards."""
-        return await self._read(duck_load.unfinished_channels)
-
-    async def unanswered(self, replied: int) -> list[Unanswered]:
-        """Requests whose answer follows from an event above ``replied``."""
-        return await self._read(duck_load.unanswered, self._partition, replied)
+    async def unanswered(self) -> list[Unanswered]:
+        """Requests whose answers may not have been sent."""
+        return await self._read(unanswered)
 
     async def rest(self) -> None:
         """Fold the write-ahead log into the file; the last store that comes to rest empties DuckDB's memory."""
@@ -298,7 +311,7 @@ class DuckPartitionStore:
     def _use_file(self) -> None:
         self._cursor = self._instance.cursor()
         self._cursor.execute(f"USE {self._alias}")
-        self._writer = BatchWriter(self._cursor, analysts=False, max_cached_sessions=_MAX_CACHED_SESSIONS, name="store")
+        self._writer = StreamWriter(self._cursor, self._partition, max_cached_streams=_MAX_CACHED_STREAMS)
         self._writer.tolerant = self._tolerant
 
     def _attach_again(self) -> None:
@@ -313,7 +326,7 @@ class DuckPartitionStore:
         self._use_file()
         if self.position != before:
             found = self.position.next_offset
-            self._writer.positions = {self._partition: before}  # nobody must go on from there
+            self._writer.position = before  # nobody must go on from there
             raise StoreError(
                 f"{self.file} holds events up to {found}, and held them up to {before.next_offset}: restart the worker"
             )
@@ -321,7 +334,7 @@ class DuckPartitionStore:
         log.warning("%s is attached again: DuckDB had given it up after a failed write", self.file)
 
     def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
-        self._writer.commit(events, {self._partition: position})
+        self._writer.commit(events, position)
         wal = duck_files.wal_of(self.file)
         if wal.exists() and wal.stat().st_size > self._checkpoint_wal_bytes():
             self._checkpoint()
@@ -336,7 +349,7 @@ class DuckPartitionStore:
 
     def _rest(self) -> None:
         self._checkpoint()
-        self._writer.forget_states()
+        self._writer.forget_streams()
         self.resting = True
         self._directory.give_memory_back()
 
@@ -356,3 +369,17 @@ class DuckPartitionStore:
                 duck_files.detach(self._instance, self._alias)
         finally:
             duck_files.forget(self.file)
+
+
+def _load(connection: duckdb.DuckDBPyConnection, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
+    streams = load_streams(connection, set(names))
+    histories = load_messages(connection, [stream for (kind, _), stream in streams.items() if kind == SESSION])
+    return {
+        name: LoadedStream(
+            state=stream.state,
+            history=histories.get(stream.stream_offset, []),
+            last_offset=stream.last_offset,
+            unknown_events=stream.unknown_events,
+        )
+        for name, stream in streams.items()
+    }

@@ -1,12 +1,15 @@
-"""What a shard needs of a store: the rows of one partition's log prefix, and the checkpoint that they belong to.
+"""What a shard needs of a store: the streams of one partition's log prefix, and the checkpoint that they belong to.
 
 DuckDB files (``store.partition_store``) and memory (``store.memory_store``) pass the same contract suite.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from turnlog_streams.projection.rehydration import LoadedChannel, LoadedSession, Unanswered
+from turnlog_streams.folding.fold import StreamName, StreamState
+from turnlog_streams.folding.rows import Unanswered
+from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 
 
@@ -18,8 +21,18 @@ class UnreadableStoreError(StoreError):
     """What is in a store cannot be read: if that goes on, it is to be rebuilt from the log."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedStream:
+    """A session or a channel as a store holds it."""
+
+    state: StreamState
+    history: Sequence[HistoryMessage] = ()  #: of a session
+    last_offset: int = -1  #: of its newest event
+    unknown_events: int = 0  #: above 0: written by a newer version, nothing may be decided for it here
+
+
 class PartitionStore(Protocol):
-    """The materialization of one partition, open for its owner. Calls may overlap; they run one after the other."""
+    """The streams of one partition, open for its owner. Calls may overlap; they run one after the other."""
 
     @property
     def position(self) -> LogPosition:
@@ -27,31 +40,23 @@ class PartitionStore(Protocol):
         ...
 
     async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
-        """Commit the rows of accepted events (in offset order) and the position behind them, both or neither.
+        """Commit what accepted events (in offset order) lead to and the position behind them, both or neither.
 
         Events below the checkpoint are passed over, so writing a batch again changes nothing.
-        Raises :class:`StoreError`, or ``projection.state.ProjectionError`` for a log with holes.
+        Raises :class:`StoreError`, or ``folding.fold.FoldError`` where they are not the next ones.
         """
         ...
 
-    async def load(self, session_ids: Collection[str]) -> dict[str, LoadedSession]:
-        """The sessions that have any event, as of the checkpoint; others are left out."""
+    async def load(self, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
+        """The streams that have any event, as of the checkpoint; others are left out."""
         ...
 
-    async def load_channels(self, channels: Collection[str]) -> dict[str, LoadedChannel]:
-        """The channels that have any event, as of the checkpoint; others are left out."""
+    async def unfinished(self) -> list[StreamName]:
+        """Streams with open turns, owed history compactions or pending forwards, the longest waiting first."""
         ...
 
-    async def unfinished(self) -> list[str]:
-        """Sessions with open turns, owed history compactions or pending forwards, the longest waiting first."""
-        ...
-
-    async def unfinished_channels(self) -> list[str]:
-        """Channels with pending forwards, the one that waits longest first."""
-        ...
-
-    async def unanswered(self, replied: int) -> list[Unanswered]:
-        """Requests whose answer follows from an event above the log offset ``replied``, in log order.
+    async def unanswered(self) -> list[Unanswered]:
+        """Requests whose answer follows from an event above what the checkpoint says is sent, in log order.
 
         Such an event is the end of a turn (for its request, and for one that cancelled it), the end of a history
         compaction that was asked for, a refusal, a lifecycle decision that waits for nothing, or the delivery that one
@@ -84,8 +89,8 @@ class PartitionStores(Protocol):
     async def open_fresh(self, partition: int, reason: str) -> PartitionStore:
         """Move the partition's file aside (for example: its log was re-created) and start from the log's beginning.
 
-        Its ``write`` raises no ``ProjectionError``: a stream whose events do not fit together is marked, as one with
-        events of a newer version.
+        Its ``write`` raises no ``FoldError``: a stream whose events do not fit together is marked, as one with events
+        of a newer version.
         """
         ...
 

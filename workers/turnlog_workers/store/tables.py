@@ -1,10 +1,9 @@
-"""DuckDB tables of the materialization: definition, bulk writes as Arrow tables, hashes.
+"""DuckDB tables: definition, bulk writes as Arrow tables, checkpoints, hashes. For both kinds of file.
 
 Every function works on the connection's current database. Only built-in DuckDB features are used.
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
@@ -14,25 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from turnlog_streams.projection.columns import MOMENT, Column, Table
-from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, COMPACTIONS
-from turnlog_streams.projection.rows import (
-    CHANNEL_EVENTS,
-    CHANNELS,
-    DEAD_LETTERS,
-    EVENTS,
-    FORWARDS,
-    MESSAGES,
-    PARTITIONS,
-    REFUSALS,
-    SESSIONS,
-    TABLES,
-    TOOL_CALLS,
-    TURNS,
-    UNKNOWN_EVENTS,
-    USAGE,
-    PartitionRow,
-)
-from turnlog_streams.projection.state import Changes
+from turnlog_streams.projection.rows import PARTITIONS, PartitionRow
 from turnlog_streams.reader_rule import LogPosition
 
 _ARROW_TYPES = {
@@ -43,13 +24,7 @@ _ARROW_TYPES = {
     "JSON": pa.string(),
     "BLOB": pa.binary(),
 }
-_MOMENT_COMMENT = (
-    "A moment, stored as UTC: the same for every reader, whatever their zone. It is shown, and cut to days, in the "
-    "connection's time zone (SET TimeZone = 'UTC'). From a worker's clock: order by log_offset, not by this."
-)
 _POSITION_FIELDS = tuple(field.name for field in fields(LogPosition))
-#: Not a function of the event log: the dead letters' bytes come from a topic that forgets.
-NOT_HASHED = {DEAD_LETTERS.name: ("bytes",)}
 
 
 @contextlib.contextmanager
@@ -65,31 +40,11 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
-def tables_of(*, analysts: bool) -> tuple[Table, ...]:
-    """The tables of a kind of file."""
-    return tuple(table for table in TABLES if analysts or not table.analysts_only)
-
-
-def create_tables(connection: duckdb.DuckDBPyConnection, *, analysts: bool) -> None:
-    """All tables, empty. The worker's file also gets an index: it loads cold sessions by the thousand."""
-    for table in tables_of(analysts=analysts):
+def create_tables(connection: duckdb.DuckDBPyConnection, tables: Iterable[Table]) -> None:
+    """All of them, empty."""
+    for table in tables:
         columns = ", ".join(_definition(column) for column in table.columns)
         connection.execute(f"CREATE TABLE {table.name} ({columns})")
-    if analysts:
-        _comment(connection)
-    else:
-        # Messages are only ever inserted: none of the traps of changing an indexed row within a transaction.
-        connection.execute("CREATE INDEX messages_of_session ON messages (session_offset)")
-
-
-def _comment(connection: duckdb.DuckDBPyConnection) -> None:
-    """What analysts find with ``SELECT comment FROM duckdb_columns()`` (or ``duckdb_tables()``), in any tool."""
-    for table in TABLES:
-        about = inspect.cleandoc(table.row.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("``", "")
-        connection.execute(f"COMMENT ON TABLE {table.name} IS '{quoted(about)}'")
-        for column in table.columns:
-            if column.sql_type == MOMENT:
-                connection.execute(f"COMMENT ON COLUMN {table.name}.{column.name} IS '{quoted(_MOMENT_COMMENT)}'")
 
 
 def quoted(text: object) -> str:
@@ -140,32 +95,6 @@ def _with_batch(connection: duckdb.DuckDBPyConnection, batch: Any, statement: st
     connection.execute(statement)
 
 
-def write_changes(connection: duckdb.DuckDBPyConnection, changes: Changes, *, analysts: bool) -> None:
-    """Apply what a batch changed, within the caller's transaction."""
-    insert(connection, SESSIONS, changes.new_sessions.values())
-    update(connection, SESSIONS, SESSIONS.updated, changes.changed_sessions.values())
-    update(connection, SESSIONS, SESSIONS.rarely_updated, changes.changed_profiles.values())
-    insert(connection, TURNS, changes.new_turns.values())
-    update(connection, TURNS, TURNS.updated, changes.changed_turns.values())
-    update(connection, TURNS, TURNS.rarely_updated, changes.cancelled_turns.values())
-    insert(connection, MESSAGES, changes.messages)
-    insert(connection, TOOL_CALLS, changes.new_calls.values())
-    update(connection, TOOL_CALLS, TOOL_CALLS.updated, changes.call_results)
-    insert(connection, REFUSALS, changes.refusals)
-    insert(connection, UNKNOWN_EVENTS, changes.unknown_events)
-    insert(connection, DEAD_LETTERS, changes.dead_letters)
-    insert(connection, FORWARDS, changes.new_forwards.values())
-    update(connection, FORWARDS, FORWARDS.updated, changes.deliveries)
-    insert(connection, CHANNEL_EVENTS, changes.channel_events)
-    insert(connection, COMPACTION_REQUESTS, changes.history_compaction_requests)
-    insert(connection, COMPACTIONS, changes.history_compactions)
-    if analysts:
-        insert(connection, USAGE, changes.usage)
-        insert(connection, EVENTS, changes.events)
-        insert(connection, CHANNELS, changes.new_channels.values())
-        update(connection, CHANNELS, CHANNELS.updated, changes.changed_channels.values())
-
-
 def write_positions(connection: duckdb.DuckDBPyConnection, positions: Mapping[int, LogPosition]) -> None:
     """Set the checkpoints of partitions that have one."""
     update(connection, PARTITIONS, PARTITIONS.updated, [_position_row(*entry) for entry in positions.items()])
@@ -187,25 +116,18 @@ def read_positions(connection: duckdb.DuckDBPyConnection) -> dict[int, LogPositi
     return {row[0]: LogPosition(**dict(zip(_POSITION_FIELDS, row[1:], strict=True))) for row in rows}
 
 
-def table_hashes(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+def table_hashes(connection: duckdb.DuckDBPyConnection, tables: Iterable[Table]) -> dict[str, str]:
     """A hash of each table's rows in key order: equal for equal log prefixes, however they came about."""
-    there = {
-        name
-        for (name,) in connection.execute(
-            "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
-        ).fetchall()
-    }
-    return {table.name: _table_hash(connection, table) for table in TABLES if table.name in there}
+    return {table.name: _table_hash(connection, table) for table in tables}
 
 
 def _table_hash(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
     key = ", ".join(table.key)
-    left_out = NOT_HASHED.get(table.name, ())
     # A moment's text depends on the connection's time zone.
     columns = ", ".join(
         f"epoch_ms({column.name}) AS {column.name}" if column.sql_type == MOMENT else column.name
         for column in table.columns
-        if column.name not in left_out
+        if column.name not in table.not_of_the_log
     )
     # JSON text tells NULL from the empty text, and one column from the next.
     row = connection.execute(

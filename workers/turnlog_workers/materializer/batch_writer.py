@@ -1,4 +1,4 @@
-"""Commits batches of events to a DuckDB file: rows and checkpoints in one transaction, or neither."""
+"""Commits batches of events to the analysts' file: rows and checkpoints in one transaction, or neither."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -9,21 +9,18 @@ from turnlog_streams.projection.project import begun, project, touched
 from turnlog_streams.projection.state import State, StreamKey
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.base.crash_points import crash_point
-from turnlog_workers.store import loading as duck_load
+from turnlog_workers.materializer.analysts_tables import write_changes
+from turnlog_workers.materializer.projection_states import load_states
 from turnlog_workers.store import tables as duck
 
 
 class BatchWriter:
     """The one writer of an attached file. Keeps the state of streams that it wrote last, to save reading it back."""
 
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, *, analysts: bool, max_cached_sessions: int, name: str
-    ) -> None:
-        """``connection`` uses the file as its current database; ``name`` is that of its crash point."""
+    def __init__(self, connection: duckdb.DuckDBPyConnection, *, max_cached_sessions: int) -> None:
+        """``connection`` uses the file as its current database."""
         self._connection = connection
-        self._analysts = analysts
         self._max_cached_sessions = max_cached_sessions
-        self._name = name
         self._states: OrderedDict[StreamKey, State] = OrderedDict()
         self.tolerant = False  #: of events that refer to something unseen: the log itself has them
         self.positions: Mapping[int, LogPosition] = duck.read_positions(connection)  #: committed
@@ -50,18 +47,14 @@ class BatchWriter:
         while len(self._states) > self._max_cached_sessions:
             self._states.popitem(last=False)
 
-    def forget_states(self) -> None:
-        """Drop the states that were kept; the next batch reads what it needs."""
-        self._states.clear()
-
     def _commit(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
         keys = touched(events)
         for key in keys & self._states.keys():
             self._states.move_to_end(key)
         stored = keys - self._states.keys() - begun(events)
-        self._states.update(duck_load.load_states(self._connection, stored))
-        changes = project(events, self._states, keep_raw_events=self._analysts, tolerant=self.tolerant)
+        self._states.update(load_states(self._connection, stored))
+        changes = project(events, self._states, keep_raw_events=True, tolerant=self.tolerant)
         with duck.transaction(self._connection):
-            duck.write_changes(self._connection, changes, analysts=self._analysts)
-            crash_point(f"{self._name}.mid_commit")
+            write_changes(self._connection, changes)
+            crash_point("materializer.mid_commit")
             duck.write_positions(self._connection, positions)

@@ -1,0 +1,236 @@
+"""Accepted events -> the folded state of their streams, by the same ``evolve`` that decisions use, and the rows of it.
+
+Pure, one event after the other: batch sizes do not matter. What a stream's events say to this version alone counts;
+an event that it does not know marks the stream, and so does what fails on it. A log prefix has no holes: where one
+shows, the rows before it are not the log's, and that is an error.
+"""
+
+from collections.abc import Collection, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from turnlog_schemas import events as ev
+from turnlog_schemas.parts import ContentPart, text_content
+from turnlog_streams.channel.channel import Channel, evolve_channel
+from turnlog_streams.folding.canonical import decode, encode
+from turnlog_streams.folding.rows import StoredMessage, StreamRow, Unanswered
+from turnlog_streams.history.messages import HistoryMessage, history_message
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.records import changed
+from turnlog_streams.session.state import Fact, Session, evolve
+
+StreamName = tuple[str, str]  #: kind and id
+StreamState = Session | Channel
+_KNOWN = frozenset(ev.EVENTS)
+_FOLDED = frozenset((ev.SESSION, ev.CHANNEL))
+
+
+class FoldError(RuntimeError):
+    """An event that cannot be the next one of what is stored."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FoldedStream:
+    """A stream as of its newest event. Changed in place by :func:`fold`."""
+
+    kind: str
+    stream_id: str
+    stream_offset: int
+    state: StreamState
+    last_offset: int = -1
+    unknown_events: int = 0
+    waits_since: int | None = None
+
+    def row(self) -> StreamRow:
+        """How a store keeps it."""
+        return StreamRow(
+            *(self.kind, self.stream_id, self.stream_offset, self.last_offset, self.unknown_events),
+            *(self.waits_since, encode(self.state)),
+        )
+
+
+def folded(row: StreamRow) -> FoldedStream:
+    """The stream of a row."""
+    state: StreamState = decode(Session, row.state) if row.kind == ev.SESSION else decode(Channel, row.state)
+    return FoldedStream(
+        kind=row.kind,
+        stream_id=row.stream_id,
+        stream_offset=row.stream_offset,
+        state=state,
+        last_offset=row.last_offset,
+        unknown_events=row.unknown_events,
+        waits_since=row.waits_since,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Folded:
+    """What a batch of events leads to."""
+
+    begun: set[StreamName] = field(default_factory=set)  #: streams that have no row yet
+    touched: dict[StreamName, FoldedStream] = field(default_factory=dict)
+    messages: list[StoredMessage] = field(default_factory=list)
+    unanswered: list[Unanswered] = field(default_factory=list)
+
+
+def touched(events: Iterable[LoggedEvent]) -> set[StreamName]:
+    """The streams of these events."""
+    return {_name(logged) for logged in events if logged.header.stream_kind in _FOLDED}
+
+
+def begun(events: Iterable[LoggedEvent]) -> set[StreamName]:
+    """The streams whose first event is one of these."""
+    return {_name(logged) for logged in events if logged.header.stream_version == 1}
+
+
+def _name(logged: LoggedEvent) -> StreamName:
+    return logged.header.stream_kind, logged.header.stream_id
+
+
+def fold(
+    events: Sequence[LoggedEvent],
+    streams: MutableMapping[StreamName, FoldedStream],
+    *,
+    replied: int = -1,
+    tolerant: bool = False,
+) -> Folded:
+    """What accepted events (in log order) lead to; brings ``streams`` up to date.
+
+    ``streams`` holds every stream of these events that any earlier event belongs to. After an error it is worthless.
+    ``replied``: what events up to there answer is sent. ``tolerant``: a hole marks its stream, instead of being an
+    error. Raises :class:`FoldError`.
+    """
+    result = Folded()
+    for logged in events:
+        header = logged.header
+        if header.stream_kind not in _FOLDED:
+            continue
+        name = header.stream_kind, header.stream_id
+        stream = streams.get(name)
+        if stream is None:
+            kind, stream_id = name
+            state: StreamState = Session(session_id=stream_id) if kind == ev.SESSION else Channel(channel=stream_id)
+            stream = FoldedStream(kind=kind, stream_id=stream_id, stream_offset=logged.offset, state=state)
+            streams[name] = stream
+            result.begun.add(name)
+        result.touched[name] = stream
+        _next(stream, logged, result, replied, tolerant)
+    return result
+
+
+def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: int, tolerant: bool) -> None:
+    header, event, before = logged.header, logged.payload, stream.state
+    known = type(event) in _KNOWN
+    try:
+        if not known:
+            raise LookupError(f"an event of type {type(event).__name__}")
+        if header.stream_version != before.version + 1:
+            raise LookupError(f"version {before.version + 1} of it")
+        fact = Fact(event=event, turn_id=header.turn_id, attempt=header.attempt)
+        after = evolve_stream(before, fact)
+        if logged.offset > replied:
+            _unanswered(stream, before, after, logged, result)
+    except Exception as error:  # whatever an event makes fail is its own stream's problem
+        if known and isinstance(error, LookupError) and not (stream.unknown_events or tolerant):
+            raise FoldError(
+                f"{stream.kind} {stream.stream_id}, event {type(event).__name__} at "
+                f"events[{logged.partition}]@{logged.offset}: {error} was never stored before it. Delete this DuckDB "
+                "file to have it rebuilt; if that does not help, the log was written by something else than this "
+                "program"
+            ) from error
+        stream.unknown_events += 1
+        after = changed(before, version=header.stream_version)
+    else:
+        if isinstance(event, ev.MessageStored):
+            result.messages.append(_stored(stream, logged, event))
+    stream.state = after
+    stream.last_offset = logged.offset
+    if not waits(after):
+        stream.waits_since = None
+    elif stream.waits_since is None:
+        stream.waits_since = logged.offset
+
+
+def evolve_stream(state: StreamState, fact: Fact) -> StreamState:
+    """The state after an accepted event, of either kind of stream."""
+    return evolve(state, fact) if isinstance(state, Session) else evolve_channel(state, fact)
+
+
+def waits(state: StreamState) -> bool:
+    """Is there anything that a new owner has to go on with?"""
+    if isinstance(state, Session):
+        return bool(state.turns or state.outbox or state.owed_runs)
+    return bool(state.outbox)
+
+
+# ---- requests that are answered once an event is in the log (``reply_frames`` has their frames)
+
+
+def _unanswered(
+    stream: FoldedStream, before: StreamState, after: StreamState, logged: LoggedEvent, result: Folded
+) -> None:
+    for place, (request_id, command_hash) in enumerate(_answered(before, after, logged)):
+        row = Unanswered(logged.offset, place, stream.kind, stream.stream_id, request_id, command_hash)
+        result.unanswered.append(row)
+
+
+def _answered(before: StreamState, after: StreamState, logged: LoggedEvent) -> Collection[tuple[str, str]]:
+    """Id and hash of the requests that this event answers."""
+    event = logged.payload
+    if isinstance(event, ev.RequestRefused):
+        return [(event.request_id, event.command_hash)]
+    if isinstance(before, Channel):
+        return _answered_by_channel(before, cast(Channel, after), event)
+    if isinstance(event, ev.TurnCompleted | ev.TurnFailed | ev.TurnCancelled):
+        request_id = before.turns[logged.header.turn_id or ""].request_id
+        found = [(request_id, before.answers[request_id].command_hash)]
+        if isinstance(event, ev.TurnCancelled) and event.by_request_id is not None:
+            found.append((event.by_request_id, event.by_command_hash or ""))
+        return found
+    if isinstance(event, ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped):
+        owed = [run.request_id for run in before.owed_runs if run.request_id == event.request_id]
+        return [(request_id, before.answers[request_id].command_hash) for request_id in owed]
+    return ()
+
+
+def _answered_by_channel(before: Channel, after: Channel, event: ev.Event) -> Collection[tuple[str, str]]:
+    if isinstance(event, ev.ChannelRequestDecided) and not event.waits_for:
+        return [(event.request_id, event.command_hash)]
+    if isinstance(event, ev.ForwardDelivered):
+        ready = sorted(set(before.waits) - set(after.waits))
+        return [(request_id, after.answers[request_id].command_hash) for request_id in ready]
+    return ()
+
+
+# ---- messages
+
+
+#: What is left of a message where the columns of its row say it all.
+_NOTHING_MORE = HistoryMessage(message_seq=0, turn_id="", role="")
+
+
+def _stored(stream: FoldedStream, logged: LoggedEvent, event: ev.MessageStored) -> StoredMessage:
+    message = history_message(logged.header.turn_id or "", event)
+    text = plain_text(message.content)
+    more = changed(
+        message, message_seq=0, turn_id="", role="", content=message.content if text is None else _NOTHING_MORE.content
+    )
+    return StoredMessage(
+        *(stream.stream_offset, message.message_seq, logged.offset, message.turn_id, message.role, text),
+        None if text is not None and more == _NOTHING_MORE else encode(more),
+    )
+
+
+def plain_text(content: tuple[ContentPart, ...] | None) -> str | None:
+    """The text of a content that is nothing but one text."""
+    if content is None or len(content) != 1:
+        return None
+    (part,) = content
+    return part.text if part.kind == "text" and part.ref is None else None
+
+
+def stored_message(row: StoredMessage) -> HistoryMessage:
+    """The message of a row."""
+    more = _NOTHING_MORE if row.more is None else decode(HistoryMessage, row.more)
+    content = more.content if row.text is None else text_content(row.text)
+    return changed(more, message_seq=row.message_seq, turn_id=row.turn_id, role=row.role, content=content)

@@ -1,0 +1,64 @@
+"""The rows in which a store keeps folded streams. They are a function of the log's prefix alone.
+
+``stream_offset`` is the log offset of the stream's first event: a number for it that joins faster than its id.
+"""
+
+from typing import NamedTuple
+
+from turnlog_streams.channel.channel import Channel
+from turnlog_streams.folding.canonical import shape_of
+from turnlog_streams.projection.columns import Table
+from turnlog_streams.projection.rows import PARTITIONS
+from turnlog_streams.session.state import Session
+
+#: Raised whenever the same log leads to other rows although the records of the state look as before.
+_FOLD_VERSION = 1
+
+
+class StreamRow(NamedTuple):
+    """A session or channel with any event, as of its newest one."""
+
+    kind: str
+    stream_id: str
+    stream_offset: int
+    last_offset: int  #: of its newest event
+    unknown_events: int  #: written by a newer version: nothing may be decided for it here
+    waits_since: int | None  #: the event since which it has open turns, owed work or pending forwards
+    state: str  #: canonical text (``folding.canonical``)
+
+
+class StoredMessage(NamedTuple):
+    """A message of a session."""
+
+    stream_offset: int
+    message_seq: int
+    log_offset: int
+    turn_id: str
+    role: str
+    text: str | None  #: where that is all of its content
+    more: str | None  #: canonical text of whatever else there is
+
+
+class Unanswered(NamedTuple):
+    """A decided request whose terminal frame may not have been sent yet, as far as the log says."""
+
+    log_offset: int  #: of the event that its answer follows from
+    place: int  #: among those of one event
+    kind: str
+    stream_id: str
+    request_id: str
+    command_hash: str
+
+
+STREAMS = Table(
+    name="streams",
+    row=StreamRow,
+    key=("kind", "stream_id"),
+    updated=("last_offset", "unknown_events", "waits_since", "state"),
+)
+MESSAGES = Table(name="messages", row=StoredMessage, key=("stream_offset", "message_seq"))
+UNANSWERED = Table(name="unanswered", row=Unanswered, key=("log_offset", "place"))
+STORE_TABLES = (STREAMS, MESSAGES, UNANSWERED, PARTITIONS)
+
+#: Which rows a log leads to. A store of another encoding is another file: two builds may share a folder.
+ENCODING = f"{_FOLD_VERSION}-{shape_of(Session, Channel)}"

@@ -1,0 +1,176 @@
+"""The state of streams as the analysts' tables say: what the projection of their next events goes on from."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from turnlog_schemas.events import CHANNEL, SESSION
+from turnlog_streams.channel.channel import Channel
+from turnlog_streams.projection.columns import MOMENT, Table
+from turnlog_streams.projection.lifecycle_rows import fold_channel_event, skip_channel_event
+from turnlog_streams.projection.rows import (
+    CHANNEL_EVENTS,
+    SESSIONS,
+    TOOL_CALLS,
+    TURNS,
+    UNKNOWN_EVENTS,
+    ChannelEventRow,
+    SessionRow,
+    ToolCallRow,
+    TurnRow,
+    UnknownEventRow,
+)
+from turnlog_streams.projection.state import ChannelState, OpenCall, OpenTurn, SessionState, State, StreamKey
+from turnlog_streams.projection.values import channel_event
+
+SessionNumber = tuple[int, int]  #: partition and session_offset
+Name = tuple[int, str]  #: partition, and session id or channel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Which rows to select: those whose ``partition`` and one other column are among the keys."""
+
+    column: str
+    keys: Collection[tuple[int, Any]]
+    lifetime: tuple[int, int] | None = None  #: log offsets that hold all of them: most of a big table is passed over
+
+
+def _of_sessions(sessions: Collection[SessionRow]) -> _Wanted:
+    """What belongs to these sessions (at least one)."""
+    return _Wanted(
+        column="session_offset",
+        keys=[(session.partition, session.session_offset) for session in sessions],
+        lifetime=(
+            min(session.session_offset for session in sessions),
+            max(session.last_offset for session in sessions),
+        ),
+    )
+
+
+def load_states(connection: duckdb.DuckDBPyConnection, keys: Collection[StreamKey]) -> dict[StreamKey, State]:
+    """The state of these streams for ``projection.project.project``; those without any event are left out."""
+    sessions = {(partition, name) for partition, kind, name in keys if kind == SESSION}
+    channels = {(partition, name) for partition, kind, name in keys if kind == CHANNEL}
+    states: dict[StreamKey, State] = {}
+    for (partition, name), state in _session_states(connection, sessions).items() if sessions else ():
+        states[partition, SESSION, name] = state
+    for (partition, name), channel in _channel_states(connection, channels).items() if channels else ():
+        states[partition, CHANNEL, name] = channel
+    return states
+
+
+def _session_states(connection: duckdb.DuckDBPyConnection, names: set[Name]) -> dict[Name, SessionState]:
+    states: dict[Name, SessionState] = {}
+    by_number: dict[SessionNumber, SessionState] = {}
+    for session in _sessions(connection, names):
+        state = SessionState(row=session, unknown_events=session.unknown_events)
+        states[session.partition, session.session_id] = state
+        by_number[session.partition, session.session_offset] = state
+    for name, unknown in _unknown(connection, SESSION, names - states.keys()).items():
+        states[name] = SessionState(unknown_events=len(unknown))
+    if by_number:
+        sessions = [state.row for state in by_number.values() if state.row is not None]
+        _load_open_turns(connection, _of_sessions(sessions), by_number)
+    return states
+
+
+def _load_open_turns(
+    connection: duckdb.DuckDBPyConnection, wanted: _Wanted, states: Mapping[SessionNumber, SessionState]
+) -> None:
+    open_at: dict[tuple[int, int, int], OpenTurn] = {}  #: by the session's number and the turn's answer_seq
+    for turn in _turns(connection, wanted, "ended_offset IS NULL"):
+        number = (turn.partition, turn.session_offset)
+        states[number].turns[turn.turn_id] = opened = OpenTurn(row=turn)
+        if turn.answer_seq is not None:
+            open_at[*number, turn.answer_seq] = opened
+    if not open_at:
+        return
+    for call in _calls(connection, wanted, "result_message_seq IS NULL"):
+        found = open_at.get((call.partition, call.session_offset, call.message_seq))
+        if found is not None:
+            found.calls.append(OpenCall(call.call_id, call.log_offset, call.position))
+
+
+def _channel_states(connection: duckdb.DuckDBPyConnection, names: Collection[Name]) -> dict[Name, ChannelState]:
+    """A channel's state is the fold of its events."""
+    found: dict[Name, list[ChannelEventRow | UnknownEventRow]] = {}
+    for values in _select(connection, CHANNEL_EVENTS, _Wanted(column="channel", keys=names), "true", "log_offset"):
+        row = ChannelEventRow._make(values)
+        found.setdefault((row.partition, row.channel), []).append(row)
+    for name, unknown in _unknown(connection, CHANNEL, names).items():
+        found.setdefault(name, []).extend(unknown)
+    return {name: _channel_state(name[1], rows) for name, rows in found.items()}
+
+
+def _channel_state(channel: str, rows: list[ChannelEventRow | UnknownEventRow]) -> ChannelState:
+    state = ChannelState(channel=Channel(channel=channel))
+    for row in sorted(rows, key=lambda row: row.log_offset):
+        if isinstance(row, UnknownEventRow):
+            skip_channel_event(state, row.log_offset, row.stream_version)
+        else:
+            fold_channel_event(state, row, channel_event(row))
+    return state
+
+
+# ---- statements
+
+
+def _sessions(connection: duckdb.DuckDBPyConnection, keys: Collection[Name]) -> Iterator[SessionRow]:
+    wanted = _Wanted(column="session_id", keys=keys)
+    for values in _select(connection, SESSIONS, wanted, "true", "session_offset"):
+        yield SessionRow(**_named(SESSIONS, values))
+
+
+def _turns(connection: duckdb.DuckDBPyConnection, wanted: _Wanted, condition: str) -> Iterator[TurnRow]:
+    for values in _select(connection, TURNS, wanted, condition, "accepted_offset"):
+        yield TurnRow(**_named(TURNS, values))
+
+
+def _calls(connection: duckdb.DuckDBPyConnection, wanted: _Wanted, condition: str) -> Iterator[ToolCallRow]:
+    for values in _select(connection, TOOL_CALLS, wanted, condition, "log_offset, position"):
+        yield ToolCallRow(**_named(TOOL_CALLS, values))
+
+
+def _unknown(
+    connection: duckdb.DuckDBPyConnection, kind: str, keys: Collection[Name]
+) -> dict[Name, list[UnknownEventRow]]:
+    if not keys:
+        return {}
+    found: dict[Name, list[UnknownEventRow]] = {}
+    wanted = _Wanted(column="stream_id", keys=keys)
+    for values in _select(connection, UNKNOWN_EVENTS, wanted, f"stream_kind = '{kind}'", "log_offset"):
+        event = UnknownEventRow._make(values)
+        found.setdefault((event.partition, event.stream_id), []).append(event)
+    return found
+
+
+def _named(table: Table, values: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip([column.name for column in table.columns], values, strict=True))
+
+
+def _select(
+    connection: duckdb.DuckDBPyConnection, table: Table, wanted: _Wanted, condition: str, order: str
+) -> list[tuple[Any, ...]]:
+    """Rows as tuples in the order of the table's columns, times in milliseconds."""
+    columns = ", ".join(
+        f"epoch_ms(t.{column.name})" if column.sql_type == MOMENT else f"t.{column.name}" for column in table.columns
+    )
+    select = f"SELECT {columns} FROM {table.name} t"
+    if wanted.lifetime is not None:
+        condition = f"{condition} AND t.{table.key[1]} BETWEEN {wanted.lifetime[0]} AND {wanted.lifetime[1]}"
+    if len(wanted.keys) == 1:  # a comparison with a constant can use the index and the zone maps
+        (key,) = wanted.keys
+        statement = f"{select} WHERE t.partition = $1 AND t.{wanted.column} = $2 AND {condition} ORDER BY {order}"
+        return connection.execute(statement, list(key)).fetchall()
+    matching = f"{select} SEMI JOIN batch USING (partition, {wanted.column}) WHERE {condition} ORDER BY {order}"
+    partitions, values = zip(*wanted.keys, strict=True)
+    return _with_batch(connection, matching, pa.table({"partition": partitions, wanted.column: values}))
+
+
+def _with_batch(connection: duckdb.DuckDBPyConnection, statement: str, batch: Any) -> list[tuple[Any, ...]]:
+    """DuckDB finds ``batch`` by its name, as in ``store.tables``."""
+    return connection.execute(statement).fetchall()

@@ -1,0 +1,135 @@
+"""The rows of folded streams in a worker's DuckDB file: written as batches of events lead to them, and read back."""
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import duckdb
+
+from turnlog_streams.folding.fold import Folded, FoldedStream, StreamName, begun, fold, folded, stored_message, touched
+from turnlog_streams.folding.rows import (
+    MESSAGES,
+    STREAMS,
+    UNANSWERED,
+    StoredMessage,
+    StreamRow,
+    Unanswered,
+)
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.projection.columns import Table
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_workers.base.crash_points import crash_point
+from turnlog_workers.store import tables as duck
+
+#: Names in one statement: an index finds each of them.
+_NAMES = 200
+
+
+class StreamWriter:
+    """The one writer of a worker's file. Keeps the streams that it wrote last, to save reading them back."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, partition: int, *, max_cached_streams: int) -> None:
+        """``connection`` uses the file as its current database."""
+        self._connection = connection
+        self._partition = partition
+        self._max_cached_streams = max_cached_streams
+        self._streams: OrderedDict[StreamName, FoldedStream] = OrderedDict()
+        self.tolerant = False  #: of holes: the log itself has them
+        self.position = duck.read_positions(connection)[partition]  #: committed
+
+    def commit(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        """Write what accepted events, in log order, lead to, and where their reader stands behind them.
+
+        Events below the checkpoint are passed over. Raises ``duckdb.Error`` or ``FoldError``.
+        """
+        start = self.position.next_offset
+        if position.next_offset <= start:
+            return
+        events = [logged for logged in events if logged.offset >= start]
+        try:
+            self._commit(events, position)
+        except BaseException:
+            self._streams.clear()  # the fold ran ahead of what is stored
+            raise
+        self.position = position
+        while len(self._streams) > self._max_cached_streams:
+            self._streams.popitem(last=False)
+
+    def forget_streams(self) -> None:
+        """Drop the streams that were kept; the next batch reads what it needs."""
+        self._streams.clear()
+
+    def _commit(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+        names = touched(events)
+        for name in names & self._streams.keys():
+            self._streams.move_to_end(name)
+        self._streams.update(load_streams(self._connection, names - self._streams.keys() - begun(events)))
+        made = fold(events, self._streams, replied=position.replied, tolerant=self.tolerant)
+        with duck.transaction(self._connection):
+            write_rows(self._connection, made, position.replied)
+            crash_point("store.mid_commit")
+            duck.write_positions(self._connection, {self._partition: position})
+
+
+def write_rows(connection: duckdb.DuckDBPyConnection, made: Folded, replied: int) -> None:
+    """What a batch of events leads to, within the caller's transaction."""
+    new, changed = [], []
+    for name, stream in made.touched.items():
+        (new if name in made.begun else changed).append(stream.row())
+    duck.insert(connection, STREAMS, new)
+    duck.update(connection, STREAMS, STREAMS.updated, changed)
+    duck.insert(connection, MESSAGES, made.messages)
+    connection.execute("DELETE FROM unanswered WHERE log_offset <= $1", [replied])
+    duck.insert(connection, UNANSWERED, made.unanswered)
+
+
+def load_streams(
+    connection: duckdb.DuckDBPyConnection, names: Collection[StreamName]
+) -> dict[StreamName, FoldedStream]:
+    """Streams as of the checkpoint; those without any event are left out."""
+    found: dict[StreamName, FoldedStream] = {}
+    ids = sorted({stream_id for _, stream_id in names})
+    for values in _select_in(connection, STREAMS, "stream_id", ids):
+        row = StreamRow._make(values)
+        if (row.kind, row.stream_id) in names:
+            found[row.kind, row.stream_id] = folded(row)
+    return found
+
+
+def load_messages(
+    connection: duckdb.DuckDBPyConnection, streams: Collection[FoldedStream]
+) -> Mapping[int, list[HistoryMessage]]:
+    """The messages of sessions, by stream_offset."""
+    found: dict[int, list[HistoryMessage]] = {stream.stream_offset: [] for stream in streams}
+    for values in _select_in(connection, MESSAGES, "stream_offset", sorted(found)):
+        row = StoredMessage._make(values)
+        found[row.stream_offset].append(stored_message(row))
+    return found
+
+
+def unfinished(connection: duckdb.DuckDBPyConnection) -> list[StreamName]:
+    """Streams that wait for something, the longest waiting first."""
+    return connection.execute(
+        "SELECT kind, stream_id FROM streams WHERE waits_since IS NOT NULL ORDER BY waits_since"
+    ).fetchall()
+
+
+def unanswered(connection: duckdb.DuckDBPyConnection) -> list[Unanswered]:
+    """Requests whose answers may not have been sent, in log order."""
+    rows = connection.execute("SELECT * FROM unanswered ORDER BY log_offset, place").fetchall()
+    return [Unanswered._make(row) for row in rows]
+
+
+def _select_in(
+    connection: duckdb.DuckDBPyConnection, table: Table, column: str, values: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """Rows in the order of the table's key."""
+    columns = ", ".join(each.name for each in table.columns)
+    order = ", ".join(table.key)
+    rows: list[tuple[Any, ...]] = []
+    for start in range(0, len(values), _NAMES):
+        some = values[start : start + _NAMES]
+        marks = ", ".join(["?"] * len(some))
+        statement = f"SELECT {columns} FROM {table.name} WHERE {column} IN ({marks}) ORDER BY {order}"
+        rows += connection.execute(statement, list(some)).fetchall()
+    return rows

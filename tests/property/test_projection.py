@@ -12,12 +12,12 @@ from tests.event_logs import LogWriter, accepted_batches, random_log
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
 from turnlog_schemas.parts import ToolCall, Usage, text_content
-from turnlog_streams.projection.columns import Millis
 from turnlog_streams.projection.project import project
 from turnlog_streams.projection.rows import TABLES, ChannelRow
 from turnlog_streams.projection.state import Changes, ProjectionError, SessionState
 from turnlog_streams.projection.values import content_columns
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_streams.table_types import Millis
 
 LOGS = st.builds(random_log, st.integers(0, 2**32), st.integers(0, 120), sessions=st.integers(1, 3))
 Rows = dict[str, dict[Any, Any]]

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from turnlog.cli.app import app
-from turnlog_streams.projection.columns import MOMENT, Table
 from turnlog_streams.projection.rows import MESSAGES, SESSIONS, TABLES, TOOL_CALLS, TURNS
+from turnlog_streams.table_types import MOMENT, Table
 from turnlog_workers.materializer.analysts_tables import create_analysts_tables
 
 

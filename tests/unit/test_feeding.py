@@ -41,7 +41,6 @@ from turnlog_schemas.frames import (
     TurnStarted,
 )
 from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage
-from turnlog_streams.projection.columns import MOMENT, Json, Millis, Table, columns_of
 from turnlog_streams.projection.rows import (
     MESSAGES,
     SESSIONS,
@@ -52,6 +51,7 @@ from turnlog_streams.projection.rows import (
     ToolCallRow,
     TurnRow,
 )
+from turnlog_streams.table_types import MOMENT, Json, Millis, Table, columns_of
 from turnlog_workers.runners.recordings import Message
 
 USER = {"role": "user", "content": "Hi"}

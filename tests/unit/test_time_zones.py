@@ -11,8 +11,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from turnlog_streams.projection.columns import MOMENT, Json, Millis
 from turnlog_streams.projection.rows import SESSIONS, TABLES, SessionRow
+from turnlog_streams.table_types import MOMENT, Json, Millis
 from turnlog_workers.materializer.analysts_tables import create_analysts_tables
 from turnlog_workers.store.tables import insert, table_hashes
 

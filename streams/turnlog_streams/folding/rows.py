@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from turnlog_streams.channel.channel import Channel
 from turnlog_streams.folding.canonical import shape_of
-from turnlog_streams.projection.columns import Table
-from turnlog_streams.projection.rows import PARTITIONS
 from turnlog_streams.session.state import Session
+from turnlog_streams.table_types import PARTITIONS, Table
 
 #: Raised whenever the same log leads to other rows although the records of the state look as before.
 _FOLD_VERSION = 1

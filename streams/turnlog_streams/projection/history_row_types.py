@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from turnlog_streams.projection.columns import Millis, Table
+from turnlog_streams.table_types import Millis, Table
 
 
 class CompactionRequestRow(NamedTuple):

@@ -7,11 +7,11 @@ from typing import Any
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import Usage
-from turnlog_streams.projection.columns import Millis
 from turnlog_streams.projection.history_row_types import CompactionRequestRow, CompactionRow
 from turnlog_streams.projection.rows import SessionRow, UsageRow
 from turnlog_streams.projection.state import Changes, SessionState, StreamKey, session_row
 from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.table_types import Millis
 
 
 def _requested(

@@ -12,7 +12,6 @@ from turnlog_schemas.mapping import to_dict
 from turnlog_schemas.parts import NewSession
 from turnlog_streams.channel.channel import evolve_channel
 from turnlog_streams.forwarding import source_key
-from turnlog_streams.projection.columns import Millis
 from turnlog_streams.projection.rows import ChannelEventRow, ChannelRow, DeliveryRow, ForwardRow, SessionRow
 from turnlog_streams.projection.state import (
     Changes,
@@ -27,6 +26,7 @@ from turnlog_streams.projection.values import channel_event_row, json_column, un
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.records import changed
 from turnlog_streams.session.state import Fact
+from turnlog_streams.table_types import Millis
 
 _NEW_SESSION_DICT = to_dict(NewSession)
 _KNOWN = frozenset(ev.EVENTS)

@@ -14,7 +14,6 @@ from typing import Any
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import Usage, added
 from turnlog_streams.channel.channel import Channel
-from turnlog_streams.projection.columns import Millis
 from turnlog_streams.projection.history_rows import HISTORY_COMPACTION
 from turnlog_streams.projection.lifecycle_rows import SESSION_LIFECYCLE, project_channel
 from turnlog_streams.projection.rows import (
@@ -41,6 +40,7 @@ from turnlog_streams.projection.state import (
 )
 from turnlog_streams.projection.values import content_columns, json_column, raw_row, unknown_row
 from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.table_types import Millis
 
 
 def touched(events: Iterable[LoggedEvent]) -> set[StreamKey]:

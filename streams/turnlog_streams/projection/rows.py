@@ -13,8 +13,8 @@ from dataclasses import fields as dataclass_fields
 from typing import NamedTuple
 
 from turnlog_schemas.parts import Usage
-from turnlog_streams.projection.columns import Blob, Json, Millis, Table
 from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, COMPACTIONS
+from turnlog_streams.table_types import PARTITIONS, Blob, Json, Millis, Table
 
 #: Raised whenever the same log leads to other rows: files of another version are rebuilt.
 PROJECTION_VERSION = 5
@@ -308,21 +308,6 @@ class DeadLetterRow(NamedTuple):
     bytes: Blob | None = None
 
 
-class PartitionRow(NamedTuple):
-    """How far a partition's log is materialized: ``reader_rule.LogPosition``."""
-
-    partition: int
-    next_offset: int
-    epoch: int
-    next_n: int
-    accepted: int
-    replied: int
-    newest_generation: int
-    partition_count: int
-    requests_topic_id: str
-    last_event_id: str
-
-
 def _names(row: type, start: str) -> tuple[str, ...]:
     """The dataclass fields from ``start`` on."""
     names = [field.name for field in dataclass_fields(row)]
@@ -382,7 +367,6 @@ CHANNELS = Table(
     key=("partition", "channel"),
     updated=_names(ChannelRow, "active_session_id"),
 )
-PARTITIONS = Table(name="partitions", row=PartitionRow, key=("partition",), updated=PartitionRow._fields[1:])
 
 TABLES: tuple[Table, ...] = (
     *(SESSIONS, TURNS, MESSAGES, TOOL_CALLS, USAGE, REFUSALS, UNKNOWN_EVENTS, DEAD_LETTERS, EVENTS, PARTITIONS),

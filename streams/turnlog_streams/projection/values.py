@@ -8,9 +8,9 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
 from turnlog_schemas.mapping import from_dict, to_dict
 from turnlog_schemas.parts import ContentPart, content_text
-from turnlog_streams.projection.columns import Json, Millis
 from turnlog_streams.projection.rows import ChannelEventRow, EventRow, UnknownEventRow
 from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.table_types import Json, Millis
 
 _PART_DICT = to_dict(ContentPart)
 _EVENT_TYPES = {cls.__name__: cls for cls in ev.EVENTS}

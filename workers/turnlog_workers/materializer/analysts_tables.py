@@ -4,7 +4,6 @@ import inspect
 
 import duckdb
 
-from turnlog_streams.projection.columns import MOMENT
 from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, COMPACTIONS
 from turnlog_streams.projection.rows import (
     CHANNEL_EVENTS,
@@ -22,6 +21,7 @@ from turnlog_streams.projection.rows import (
     USAGE,
 )
 from turnlog_streams.projection.state import Changes
+from turnlog_streams.table_types import MOMENT
 from turnlog_workers.store.tables import create_tables, insert, quoted, update
 
 _MOMENT_COMMENT = (

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from turnlog_schemas.events import CHANNEL, SESSION
 from turnlog_streams.channel.channel import Channel
-from turnlog_streams.projection.columns import MOMENT, Table
 from turnlog_streams.projection.lifecycle_rows import fold_channel_event, skip_channel_event
 from turnlog_streams.projection.rows import (
     CHANNEL_EVENTS,
@@ -25,6 +24,7 @@ from turnlog_streams.projection.rows import (
 )
 from turnlog_streams.projection.state import ChannelState, OpenCall, OpenTurn, SessionState, State, StreamKey
 from turnlog_streams.projection.values import channel_event
+from turnlog_streams.table_types import MOMENT, Table
 
 SessionNumber = tuple[int, int]  #: partition and session_offset
 Name = tuple[int, str]  #: partition, and session id or channel

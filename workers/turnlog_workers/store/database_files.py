@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from turnlog_streams.projection.columns import Table
+from turnlog_streams.table_types import Table
 from turnlog_workers.store.port import StoreError
 from turnlog_workers.store.tables import create_tables, insert_positions, quoted, read_positions, transaction
 

@@ -16,8 +16,8 @@ from turnlog_streams.folding.rows import (
     Unanswered,
 )
 from turnlog_streams.history.messages import HistoryMessage
-from turnlog_streams.projection.columns import Table
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_streams.table_types import Table
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.store import tables as duck
 
@@ -73,7 +73,8 @@ class StreamWriter:
 
 def write_rows(connection: duckdb.DuckDBPyConnection, made: Folded, replied: int) -> None:
     """What a batch of events leads to, within the caller's transaction."""
-    new, changed = [], []
+    new: list[StreamRow] = []
+    changed: list[StreamRow] = []
     for name, stream in made.touched.items():
         (new if name in made.begun else changed).append(stream.row())
     duck.insert(connection, STREAMS, new)

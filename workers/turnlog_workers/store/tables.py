@@ -12,9 +12,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from turnlog_streams.projection.columns import MOMENT, Column, Table
-from turnlog_streams.projection.rows import PARTITIONS, PartitionRow
 from turnlog_streams.reader_rule import LogPosition
+from turnlog_streams.table_types import MOMENT, PARTITIONS, Column, PartitionRow, Table
 
 _ARROW_TYPES = {
     "VARCHAR": pa.string(),

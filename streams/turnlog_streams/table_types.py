@@ -1,10 +1,10 @@
-"""Columns and tables of the materialization, as row types declare them. Part of ``projection.rows``."""
+"""Columns and tables as row types declare them, and the one table that every file has: its checkpoints."""
 
 import types
 import typing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NewType
+from typing import Any, NamedTuple, NewType
 
 Millis = NewType("Millis", int)  #: milliseconds since 1970; a moment in tables, the same in every time zone
 Json = NewType("Json", str)  #: JSON text
@@ -61,3 +61,21 @@ def _column(name: str, hint: Any) -> Column:
     if nullable:
         (hint,) = (arg for arg in typing.get_args(hint) if arg is not types.NoneType)
     return Column(name=name, sql_type=_SQL_TYPES[hint], nullable=nullable)
+
+
+class PartitionRow(NamedTuple):
+    """How far a partition's log is materialized: ``reader_rule.LogPosition``."""
+
+    partition: int
+    next_offset: int
+    epoch: int
+    next_n: int
+    accepted: int
+    replied: int
+    newest_generation: int
+    partition_count: int
+    requests_topic_id: str
+    last_event_id: str
+
+
+PARTITIONS = Table(name="partitions", row=PartitionRow, key=("partition",), updated=PartitionRow._fields[1:])

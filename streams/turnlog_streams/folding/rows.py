@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from turnlog_streams.channel.channel import Channel
 from turnlog_streams.folding.canonical import shape_of
+from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.session.state import Session
 from turnlog_streams.table_types import PARTITIONS, Table
 
@@ -60,4 +61,4 @@ UNANSWERED = Table(name="unanswered", row=Unanswered, key=("log_offset", "place"
 STORE_TABLES = (STREAMS, MESSAGES, UNANSWERED, PARTITIONS)
 
 #: Which rows a log leads to. A store of another encoding is another file: two builds may share a folder.
-ENCODING = f"{_FOLD_VERSION}-{shape_of(Session, Channel)}"
+ENCODING = f"{_FOLD_VERSION}-{shape_of(Session, Channel, HistoryMessage)}"

@@ -71,8 +71,10 @@ def test_every_public_name_can_be_imported(preamble: str, tmp_path: Path) -> Non
 
 
 def test_every_command_has_its_help(preamble: str, tmp_path: Path) -> None:
-    words = "|doctor|chat|send|tail|feed|sessions|sessions create|settings set|sql|up|demo|worker|materialize|topics init"
+    words = (
+        "|doctor|chat|send|tail|feed|sessions|sessions create|settings set|sql|up|demo|worker|materialize|topics init"
         "|models|models install"
+    )
     commands = [(*command.split(), "--help") for command in words.split("|")]
     for command, (code, out, _) in zip(commands, outcomes(preamble, tmp_path, commands), strict=True):
         assert (code, "Usage: " in out) == (0, True), command

@@ -15,6 +15,8 @@ MAX_SERVERS = 100
 MAX_KEY_BYTES = 16 * 1024  #: some keys are signed tokens
 _SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+_SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_ID)?$", re.IGNORECASE)
+
 
 class KeyUnavailableError(Exception):
     """There is no usable key where one should be. The sentence names the place, never a value."""
@@ -54,6 +56,11 @@ def key_of(variable: str) -> KeySource | None:
     if file := os.environ.get(f"{variable}_FILE", "").strip():
         return KeySource(file=Path(file))
     return KeySource(variable=variable) if os.environ.get(variable, "").strip() else None
+
+
+def secrets_in_environment() -> list[str]:
+    """The values of all variables whose names say that they hold a key or the like."""
+    return [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
 
 
 class HttpServer(BaseModel):

@@ -107,6 +107,8 @@ def stream_cut(what: str) -> RunnerError:
 def fault_of_status(status: int, body: object, headers: Mapping[str, str]) -> RunnerError:
     """What an answer with another status than 200 means. ``headers`` may be looked up in lower case."""
     error = _error_of(body)
+    if 300 <= status < 400:
+        return fault("model_not_found", f"status {status}, and redirects are not followed")
     code = _code_of(error, _OF_STATUS.get(status) or ("server_error" if status >= 500 else "request_rejected"))
     more: dict[str, Any] = {}
     if KINDS[code].retryable:

@@ -194,8 +194,6 @@ async def _whole_body(response: aiohttp.ClientResponse, patience: Patience) -> o
 
 async def _refused(response: aiohttp.ClientResponse, patience: Patience) -> RunnerError:
     """What another status than 200 means; its body may say more."""
-    if 300 <= response.status < 400:
-        return fault("model_not_found", f"status {response.status}, and redirects are not followed")
     try:
         body = json.loads(await _body(response, patience))
     except (ValueError, RecursionError, aiohttp.ClientError, RunnerError):

@@ -7,6 +7,7 @@ in what is sent only.
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, NoReturn
 
 from turnlog_streams.history.messages import HistoryMessage
@@ -14,6 +15,11 @@ from turnlog_streams.history.openai_format import openai_messages
 from turnlog_streams.history.view import assemble
 from turnlog_workers.runners.base import TurnInput
 
+#: What all providers take. Sources: what OpenAI (ids of at most 40 characters, names of at most 64) and Anthropic (ids
+#: of these characters, each once in a request) answer to others.
+_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_NAME_CHARACTERS = 64
 BROKEN_ARGUMENTS = "arguments_that_are_no_json"  #: the one key under which they are sent
 #: The marks of chat templates: ChatML and its kin, Llama 2 and 3, Mistral, Gemma, DeepSeek. In a text that a server
 #: puts into its template they are real control tokens: they could end the user's message and begin one of the system.
@@ -43,8 +49,28 @@ def openai_request_messages(
         if isinstance(message["content"], str) and not is_ours:
             message["content"] = clean(message["content"])
         for call in message.get("tool_calls", ()):
-            call["function"]["arguments"] = sendable_arguments(call["function"]["arguments"])
+            function = call["function"]
+            function["arguments"] = sendable_arguments(function["arguments"])
+            function["name"] = _NOT_IN_NAMES.sub("_", function["name"])[:_MAX_NAME_CHARACTERS]
+    _with_distinct_ids(messages)
     return messages
+
+
+def _with_distinct_ids(messages: Sequence[dict[str, Any]]) -> None:
+    """Every call of the request has an id of its own, in the form that all providers take; its result follows it."""
+    sent: set[str] = set()
+    of_group: dict[str, str] = {}
+    for message in messages:
+        if message["role"] == "tool":
+            message["tool_call_id"] = of_group.get(message["tool_call_id"], message["tool_call_id"])
+            continue
+        of_group = {}
+        for call in message.get("tool_calls", ()):
+            stored = call["id"]
+            if stored in sent or not _CALL_ID.fullmatch(stored):
+                call["id"] = next(made for n in count(len(sent) + 1) if (made := f"call_{n}") not in sent)
+            sent.add(call["id"])
+            of_group[stored] = call["id"]
 
 
 def sendable_arguments(arguments: str) -> str:

@@ -1,0 +1,223 @@
+"""Every runner that asks a server, against a server that does everything: the table of docs/models.md, row by row."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model_faults import EVERY, FAULTS, ODD, Fault
+from tests.model_server import KEY, Call, ModelServer, model_server, says
+from turnlog_schemas.parts import Usage, content_text, text_content
+from turnlog_workers.base.config import Settings
+from turnlog_workers.runners.base import (
+    AssistantMessage,
+    ReasoningDelta,
+    Runner,
+    RunnerError,
+    RunnerOutput,
+    TextDelta,
+    ToolResult,
+    TurnInput,
+    UsageReport,
+)
+from turnlog_workers.runners.models.faults import KINDS
+from turnlog_workers.runners.models.http import HttpRunners
+from turnlog_workers.runners.models.providers import ProviderRunners
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = {"http": "http:fake#m", "openai": "openai:m", "anthropic": "anthropic:claude-m", "google": "google:gemini-m"}
+IMPATIENT = {
+    "no_answer": {"model_first_event_timeout_s": 0.3},
+    "stream_stalled": {"model_stall_timeout_s": 0.3},
+}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ModelServer]:
+    async with model_server() as found:
+        yield found
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch, server: ModelServer) -> None:
+    for name in ("ANTHROPIC", "OPENAI", "GOOGLE", "FAKE"):
+        monkeypatch.setenv(f"{name}_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+
+
+def runner_of(kind: str, server: ModelServer, **settings: Any) -> Runner:
+    if kind == "http":
+        servers = f'{{"fake": {{"url": "{server.url}/v1", "key_env": "FAKE_API_KEY"}}}}'
+        return HttpRunners(Settings(http_servers=servers, **settings))(MODELS[kind])  # type: ignore[arg-type]
+    return ProviderRunners(Settings(**settings))(MODELS[kind])
+
+
+def turn_of(kind: str) -> TurnInput:
+    return TurnInput(
+        session_id="s",
+        turn_id="t-1",
+        attempt=1,
+        turn_number=1,
+        fencing_token=7,
+        model=MODELS[kind],
+        instructions="Be kind.",
+        user_content=text_content("A secret question, only for the model."),
+    )
+
+
+async def play(runner: Runner, turn: TurnInput) -> tuple[list[RunnerOutput], RunnerError | None]:
+    found: list[RunnerOutput] = []
+    try:
+        async for output in runner.run(turn):
+            found.append(output)  # noqa: PERF401 - what came before an error counts
+    except RunnerError as error:
+        return found, error
+    finally:
+        await runner.aclose()
+    return found, None
+
+
+def rows() -> list[Any]:
+    return [pytest.param(kind, fault, id=f"{kind}: {fault.name}") for fault in FAULTS for kind in fault.runners]
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(("kind", "fault"), rows())
+async def test_a_fault_becomes_its_code(kind: str, fault: Fault, server: ModelServer) -> None:
+    server.plan(fault.answer)
+    runner = runner_of(kind, server, **IMPATIENT.get(fault.code, {}))
+    found, error = await play(runner, turn_of(kind))
+    assert error is not None, found
+    assert (error.code, len(server.received)) == (fault.code, 1), error.reason
+    assert error.retryable == (KINDS[error.code].retryable if fault.retryable is None else fault.retryable)
+    if fault.retry_after_s is None:
+        assert not error.retry_after_s
+    else:
+        assert error.retry_after_s == pytest.approx(fault.retry_after_s, abs=5)
+    assert (error.prompt_tokens, error.window_tokens) == (fault.prompt_tokens, fault.window_tokens)
+    assert KEY not in error.reason
+    assert "secret question" not in error.reason
+    assert not any(isinstance(output, AssistantMessage) for output in found), "what is not whole is no message"
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("kind", "name"), [pytest.param(k, n, id=f"{k}: {n}") for n, (_, kinds) in ODD.items() for k in kinds]
+)
+async def test_what_is_odd_and_no_fault(kind: str, name: str, server: ModelServer) -> None:
+    server.plan(ODD[name][0])
+    found, error = await play(runner_of(kind, server), turn_of(kind))
+    assert error is None
+    assert "".join(output.text for output in found if isinstance(output, TextDelta)) == "Hello there!"
+    assert found[-1] == AssistantMessage(content=text_content("Hello there!"))
+    assert found[-2] == UsageReport(usage=Usage(input_tokens=12, output_tokens=7, model_calls=1, last_input_tokens=12))
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("kind", EVERY)
+async def test_reasoning_comes_before_the_text_and_is_no_part_of_it(kind: str, server: ModelServer) -> None:
+    server.plan(says(reasoning=("Hm, ", "yes.")))
+    found, error = await play(runner_of(kind, server), turn_of(kind))
+    assert error is None
+    texts = [type(output) for output in found if isinstance(output, TextDelta | ReasoningDelta)]
+    assert texts == sorted(texts, key=lambda one: one is TextDelta)
+    assert "".join(output.text for output in found if isinstance(output, ReasoningDelta)) == "Hm, yes."
+    assert content_text(found[-1].content) == "Hello there!"  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("kind", EVERY)
+async def test_a_tool_that_was_not_offered_gets_a_result_that_says_so(kind: str, server: ModelServer) -> None:
+    arguments = ('{"city": ', '"Paris"}')
+    one = Call(call_id="c1", name="look", arguments=arguments)
+    two = Call(call_id="c2", name="book", arguments=arguments)
+    server.plan(says(pieces=("Wait.",), calls=(one, two)), says())
+    found, error = await play(runner_of(kind, server), turn_of(kind))
+    assert error is None
+    first, *results = [output for output in found if isinstance(output, AssistantMessage | ToolResult)][:3]
+    assert isinstance(first, AssistantMessage)
+    assert [(call.call_id, call.name, call.arguments) for call in first.tool_calls] == [
+        ("c1", "look", '{"city": "Paris"}'),
+        ("c2", "book", '{"city": "Paris"}'),
+    ]
+    assert [result.call_id for result in results if isinstance(result, ToolResult)] == ["c1", "c2"]
+    assert content_text(found[-1].content) == "Hello there!"  # type: ignore[union-attr]
+    sent = server.received[-1].body
+    assert all(text in str(sent) for text in ("Wait.", "look", "Paris", "there is no tool"))
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("kind", EVERY)
+async def test_a_model_that_calls_for_ever_comes_to_an_end(kind: str, server: ModelServer) -> None:
+    server.plan(says(pieces=(), calls=(Call(call_id="c1", name="look", arguments=("{}",)),)))
+    found, error = await play(runner_of(kind, server, max_model_calls=3), turn_of(kind))
+    assert error is not None
+    assert (error.code, error.retryable) == ("too_many_steps", False)
+    assert len(server.received) == 3
+    ids = [call.call_id for output in found if isinstance(output, AssistantMessage) for call in output.tool_calls]
+    assert ids == ["c1", "c1", "c1"], "stored as the model made them"
+    if kind != "google":
+        sent = re.findall(r"'(?:tool_call_id|tool_use_id|id)': '(\w+)'", str(server.received[-1].body))
+        assert len(set(sent)) == 2, "sent with an id for each"
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("kind", EVERY)
+async def test_a_server_that_is_not_there(kind: str, server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with model_server() as gone:
+        pass
+    for name, url in (("ANTHROPIC_BASE_URL", ""), ("OPENAI_BASE_URL", "/v1"), ("GOOGLE_GEMINI_BASE_URL", "")):
+        monkeypatch.setenv(name, gone.url + url)
+    _, error = await play(runner_of(kind, gone), turn_of(kind))
+    assert error is not None
+    assert (error.code, error.retryable) == ("unreachable", True)
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("wrong", ["", "two\nlines"])
+async def test_a_key_that_is_none_is_told_before_anything_is_sent(
+    kind: str, wrong: str, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{'FAKE' if kind == 'http' else kind.upper()}_API_KEY", wrong)
+    _, error = await play(runner_of(kind, server), turn_of(kind))
+    assert error is not None
+    assert (error.code, error.retryable) == ("authentication", False)
+    assert "_API_KEY" in error.reason
+    assert "lines" not in error.reason
+    assert server.received == []
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("kind", EVERY)
+async def test_a_key_in_a_file_is_read_again_for_each_turn(
+    kind: str, server: ModelServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("first-key-0123456789\n")
+    if kind == "http":
+        servers = f'{{"fake": {{"url": "{server.url}/v1", "key_file": "{file}"}}}}'
+        runner = HttpRunners(Settings(http_servers=servers))(MODELS[kind])  # type: ignore[arg-type]
+    else:
+        monkeypatch.setenv(f"{kind.upper()}_API_KEY_FILE", str(file))
+        runner = runner_of(kind, server)
+    for key in ("first-key-0123456789", "second-key-0123456789"):
+        file.write_text(f"{key}\n")
+        assert [output async for output in runner.run(turn_of(kind))]
+        assert key in str(server.received[-1].headers)
+    await runner.aclose()
+
+
+def test_the_table_of_the_docs_is_what_is_tested() -> None:
+    section = (ROOT / "docs/models.md").read_text().partition("\n## What goes wrong\n")[2].partition("\n## ")[0]
+    table = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", section, flags=re.MULTILINE))
+    tested = {fault.code for fault in FAULTS} | {"unreachable"}
+    assert set(table) == tested
+    assert set(KINDS) <= tested
+    for code, again in table.items():
+        if code in KINDS and code != "context_too_long":
+            assert again.startswith("yes") == KINDS[code].retryable, code

@@ -11,6 +11,7 @@ from tests.model_faults import EVERY, FAULTS, ODD, Fault
 from tests.model_server import KEY, Call, ModelServer, model_server, says
 from turnlog_schemas.parts import Usage, content_text, text_content
 from turnlog_workers.base.config import Settings
+from turnlog_workers.runners.availability import Availability
 from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
@@ -25,6 +26,7 @@ from turnlog_workers.runners.base import (
 from turnlog_workers.runners.models.faults import KINDS
 from turnlog_workers.runners.models.http import HttpRunners
 from turnlog_workers.runners.models.providers import ProviderRunners
+from turnlog_workers.runners.registry import RunnerRegistry
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = {"http": "http:fake#m", "openai": "openai:m", "anthropic": "anthropic:claude-m", "google": "google:gemini-m"}
@@ -210,6 +212,19 @@ async def test_a_key_in_a_file_is_read_again_for_each_turn(
         assert [output async for output in runner.run(turn_of(kind))]
         assert key in str(server.received[-1].headers)
     await runner.aclose()
+
+
+def test_what_is_missing_is_told_without_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY_FILE", raising=False)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    servers = '{"one": {"url": "http://a/v1", "key_env": "NO_SUCH_KEY"}, "two": {"url": "http://b/v1"}}'
+    monkeypatch.setenv("TURNLOG_HTTP_SERVERS", servers)
+    registry = RunnerRegistry()
+    assert registry.availability("openai").missing_keys == ("OPENAI_API_KEY",)
+    assert registry.availability("anthropic") == Availability()
+    assert registry.availability("http").missing_keys == ("NO_SUCH_KEY",)
+    assert registry.availability("http").note == "servers: one, two"
 
 
 def test_the_table_of_the_docs_is_what_is_tested() -> None:

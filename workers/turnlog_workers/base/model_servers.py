@@ -98,6 +98,13 @@ class HttpServer(BaseModel):
             return None
         return KeySource(variable=self.key_env, file=self.key_file)
 
+    def has_key(self) -> bool:
+        """Is its key where it should be, now?"""
+        try:
+            return self.key is None or bool(self.key.read())
+        except KeyUnavailableError:
+            return False
+
 
 def read_servers(text: str) -> dict[str, HttpServer]:
     """The servers by name, from the JSON of the setting. Raises ``ValueError`` with a sentence, without any value."""

@@ -19,6 +19,7 @@ from turnlog_streams.history.messages import HistoryMessage
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import at, keep_secret
 from turnlog_workers.base.model_servers import HttpServer, KeyUnavailableError
+from turnlog_workers.runners.availability import Availability
 from turnlog_workers.runners.base import ReasoningDelta, Runner, RunnerError, RunnerOutput, TextDelta, TurnInput
 from turnlog_workers.runners.fault_log import as_logged, texts_of
 from turnlog_workers.runners.models.chat_stream import ChatAnswer
@@ -226,6 +227,20 @@ def _from_environment() -> HttpRunners:
     return HttpRunners(Settings())
 
 
-def factory(model: str) -> Runner:
-    """A runner for ``http:NAME#MODEL``, by the settings of this process."""
-    return _from_environment()(model)
+class HttpFactory:
+    """Runners for ``http:NAME#MODEL``, by the settings of this process."""
+
+    def __call__(self, model: str) -> Runner:
+        """A runner for a full model name. Raises :class:`RunnerError`."""
+        return _from_environment()(model)
+
+    def availability(self) -> Availability:
+        """Which servers are named, and whose keys are not where they should be?"""
+        servers = Settings().http_servers
+        missing = [server.key_env for server in servers.values() if server.key_env and not server.has_key()]
+        missing += [str(server.key_file) for server in servers.values() if server.key_file and not server.has_key()]
+        named = ", ".join(sorted(servers)) or "none yet (TURNLOG_HTTP_SERVERS)"
+        return Availability(missing_keys=tuple(missing), note=f"servers: {named}")
+
+
+factory = HttpFactory()

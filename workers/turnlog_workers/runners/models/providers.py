@@ -16,6 +16,7 @@ from turnlog_streams.history.messages import HistoryMessage
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import at, keep_secret
 from turnlog_workers.base.model_servers import KeyUnavailableError, key_of, secrets_in_environment
+from turnlog_workers.runners.availability import Availability
 from turnlog_workers.runners.base import ReasoningDelta, Runner, RunnerError, RunnerOutput, TextDelta, TurnInput
 from turnlog_workers.runners.fault_log import as_logged, texts_of
 from turnlog_workers.runners.models.faults import ServerFaultError, fault
@@ -127,6 +128,44 @@ def _from_environment() -> ProviderRunners:
     return ProviderRunners(Settings())
 
 
-def factory(model: str) -> Runner:
-    """A runner for a model of a provider, by the settings and keys in the environment of this process."""
-    return _from_environment()(model)
+class ProviderFactory:
+    """The runners of one provider, by the settings and keys in the environment of this process."""
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+
+    def __call__(self, model: str) -> Runner:
+        """A runner for a full model name. Raises :class:`RunnerError`."""
+        return _from_environment()(model)
+
+    def availability(self) -> Availability:
+        """Are its packages here, and its key?"""
+        lacks = tuple(name for name, module in _PACKAGES[self._provider].items() if not _installed(module))
+        variable = KEY_VARIABLES.get(self._provider)
+        no_key = variable is not None and key_of(variable) is None
+        return Availability(
+            missing_packages=lacks,
+            missing_keys=(variable,) if no_key and variable is not None else (),
+            advice=INSTALL if lacks else "",
+            note="" if variable else "every provider that pydantic-ai knows; keys as its libraries want them",
+        )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of what holds it
+        return False
+
+
+#: Distributions, and what is imported of them.
+_PACKAGES = {
+    "anthropic": {"pydantic-ai-slim": "pydantic_ai", "anthropic": "anthropic"},
+    "openai": {"pydantic-ai-slim": "pydantic_ai", "openai": "openai"},
+    "google": {"pydantic-ai-slim": "pydantic_ai", "google-genai": "google.genai"},
+    "pydantic-ai": {"pydantic-ai-slim": "pydantic_ai"},
+}
+anthropic = ProviderFactory("anthropic")
+openai = ProviderFactory("openai")
+google = ProviderFactory("google")
+pydantic_ai = ProviderFactory("pydantic-ai")

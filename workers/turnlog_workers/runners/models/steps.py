@@ -88,7 +88,7 @@ def open_calls(turn: TurnInput) -> tuple[ToolCall, ...]:
 def no_such_tool(call: ToolCall) -> ToolResult:
     """What a model is told that calls what it was not offered."""
     text = f"Error: there is no tool {call.name!r} here. Answer without it."
-    return ToolResult(call_id=call.call_id, content=text_content(text), name=call.name)
+    return ToolResult(call_id=call.call_id, content=text_content(text), name=call.name, outcome="error")
 
 
 def _with_keys(turn: TurnInput, position: int, message: AssistantMessage) -> AssistantMessage:
@@ -114,4 +114,5 @@ def _stored(turn: TurnInput, output: AssistantMessage | ToolResult) -> HistoryMe
         content=output.content,
         tool_call_id=output.call_id,
         name=output.name,
+        outcome=output.outcome,
     )

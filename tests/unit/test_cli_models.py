@@ -130,7 +130,7 @@ def test_a_provider_that_nobody_has_is_refused_where_the_workers_are_here(
 ) -> None:
     stack(allow_models="*")
     monkeypatch.setattr(turnlog.models, "run_settings", lambda _: {})
-    assert "there is no runner 'nobody' here; installed: echo" in refusal("nobody:x")
+    assert "there is no runner 'nobody' here; installed: anthropic" in refusal("nobody:x")
     monkeypatch.setattr(turnlog.models, "run_settings", lambda _: {"runner/nobody": "echo"})
     accepted("nobody:x")  # an entry point of another name makes its runners
     monkeypatch.setattr(turnlog.models, "run_settings", lambda _: None)

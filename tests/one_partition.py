@@ -194,6 +194,7 @@ class OnePartition:
                 max_inbox_requests=1000,
                 max_queued_turns=self.max_queued_turns,
                 store_commit_interval_s=3600.0,
+                store_commit_events=1000,
                 store_batch_events=1000,
                 session_timeout_s=3600.0,
                 idle_timeout_s=3600.0,

@@ -77,6 +77,7 @@ def limits_of(rng: random.Random) -> ShardLimits:
         max_inbox_requests=rng.choice((2, 5, 1_000)),
         max_group_requests=rng.choice((1, 3, 200)),
         store_commit_interval_s=rng.choice((0.3, 1.5, 1.5, 4.0)),
+        store_commit_events=rng.choice((3, 30, 2_000)),
         store_batch_events=rng.choice((3, 50, 5_000)),
         session_timeout_s=3.0,
         idle_timeout_s=rng.choice((0.5, 3.0, 600.0)),

@@ -352,7 +352,7 @@ async def test_the_partition_waits_for_a_store_that_is_far_behind_and_is_not_rel
 
     async with OnePartition() as world:
         monkeypatch.setattr(MemoryStore, "write", write)
-        monkeypatch.setattr("turnlog_workers.shard.serving._MAX_UNSAVED_BATCHES", 0)
+        monkeypatch.setattr("turnlog_workers.shard.serving._MAX_UNSAVED_COMMITS", 0)
         monkeypatch.setattr("turnlog_workers.shard.serving._SAVE_AGAIN", Backoff(0.01, 0.01))
         world.chat("s", "s-1")
         await world.answer("s-1", fr.TurnAccepted)

@@ -121,7 +121,9 @@ class Settings(BaseSettings):
     summary_timeout_s: float = Field(default=120.0, ge=1, le=3600)  #: then the history is cut short without a model
 
     # ---- stores
-    store_commit_interval_s: float = Field(default=5.0, ge=0.05, le=300)  #: some 15 ms of CPU for each partition
+    # A commit costs some 15 ms of CPU for each partition, however few its events; they come back from the log.
+    store_commit_interval_s: float = Field(default=60.0, ge=0.05, le=300)
+    store_commit_events: int = Field(default=2_000, ge=1, le=1_000_000)  #: of a partition: written before the interval
     store_batch_events: int = Field(default=5_000, ge=1, le=1_000_000)
     store_memory_mb: int = Field(default=256, ge=64, le=1_048_576)  #: of DuckDB, all partitions together
     publish_interval_s: float = Field(default=2.0, ge=0.05, le=3600)  #: of the analysts' snapshot

@@ -151,17 +151,7 @@ class WorkerService:
             reply_topics=reply_topics(sender),
             running=asyncio.Semaphore(settings.max_running_turns),
             actor_limits=_actor_limits(settings),
-            limits=ShardLimits(
-                max_batch_bytes=settings.max_batch_bytes,
-                max_inbox_requests=settings.max_inbox_requests,
-                max_queued_turns=settings.max_queued_turns,
-                store_commit_interval_s=settings.store_commit_interval_s,
-                store_batch_events=settings.store_batch_events,
-                session_timeout_s=settings.session_timeout_s,
-                idle_timeout_s=settings.idle_timeout_s,
-                stalled_delivery_s=settings.stalled_delivery_s,
-                append_linger_s=settings.append_linger_ms / 1000,
-            ),
+            limits=_shard_limits(settings),
             membership=self._membership,
             ack=self._ack,
             fatal=self._fatal,
@@ -363,6 +353,21 @@ async def _ended(task: asyncio.Task[None]) -> None:
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _shard_limits(settings: Settings) -> ShardLimits:
+    return ShardLimits(
+        max_batch_bytes=settings.max_batch_bytes,
+        max_inbox_requests=settings.max_inbox_requests,
+        max_queued_turns=settings.max_queued_turns,
+        store_commit_interval_s=settings.store_commit_interval_s,
+        store_commit_events=settings.store_commit_events,
+        store_batch_events=settings.store_batch_events,
+        session_timeout_s=settings.session_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+        stalled_delivery_s=settings.stalled_delivery_s,
+        append_linger_s=settings.append_linger_ms / 1000,
+    )
 
 
 def _actor_limits(settings: Settings) -> ActorLimits:

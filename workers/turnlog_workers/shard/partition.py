@@ -30,6 +30,8 @@ _RETRY_AT_ONCE_S = 0.5
 _STEADY_S = 10.0
 _CANCEL_AGAIN_S = 10.0  #: longer than an orderly release takes
 _MAX_CANCELS = 6
+_UPKEEP_INTERVAL_S = 5.0  #: at most
+_SAVE_AGAIN_S = 1.0
 _MAX_STORE_FAILURES = 3  #: in a row: then the store is made anew
 
 
@@ -325,12 +327,17 @@ class Shard:
         )
 
     async def _save_regularly(self, serving: Serving) -> None:
+        interval_s = self._context.limits.store_commit_interval_s
+        saved_at = self._context.now()
         while True:
-            await asyncio.sleep(self._context.limits.store_commit_interval_s)
-            try:
-                await serving.save()
-            except Exception as error:
-                log.error("the store cannot be written: %s", error, extra=self._place)
+            await serving.unsaved.until_many(min(interval_s, _UPKEEP_INTERVAL_S))
+            if serving.unsaved.are_many or self._context.now() - saved_at >= interval_s:
+                saved_at = self._context.now()
+                try:
+                    await serving.save()
+                except Exception as error:
+                    log.error("the store cannot be written: %s", error, extra=self._place)
+                    await asyncio.sleep(_SAVE_AGAIN_S)
             try:
                 await serving.upkeep()
             except Exception as error:

@@ -43,7 +43,7 @@ from turnlog_workers.store.port import PartitionStore, StoreError
 
 log = logging.getLogger(__name__)
 _SAVE_AGAIN = Backoff(0.5, 5.0)
-_MAX_UNSAVED_BATCHES = 4  #: then the partition waits for its store
+_MAX_UNSAVED_COMMITS = 8  #: then the partition waits for its store
 _BACKLOG_REQUESTS = 20
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
 
@@ -74,7 +74,7 @@ class Serving:
         self._wake = asyncio.Event()
         self._doubts: list[asyncio.Future[None]] = []
         self._frames = FrameSender(context.sender, partition, epoch=epoch.epoch, replied=epoch.position.replied)
-        self.unsaved = Unsaved(store)
+        self.unsaved = Unsaved(store, many_events=context.limits.store_commit_events)
         self._forwarder = Forwarder(context.sender, context.now)
         self._containment = Containment(context.topics.events, partition)
         self._decider = Decider(
@@ -250,7 +250,7 @@ class Serving:
         await self._group_commit.everything()
         self.resident.release()
         self._context.turns_may_have_ended()
-        if len(self.unsaved) >= _MAX_UNSAVED_BATCHES * self._context.limits.store_batch_events:
+        if self.unsaved.exceed(_MAX_UNSAVED_COMMITS):
             await self._until_saved()
         return bool(requests or self._outcomes)
 
@@ -318,7 +318,8 @@ class Serving:
             self.unsaved.append(
                 LoggedEvent(
                     partition=self._partition, offset=base + index, header=record.header, payload=record.payload
-                )
+                ),
+                record.size_bytes,
             )
             if live is not None:
                 live.last_offset = base + index

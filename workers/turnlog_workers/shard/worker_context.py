@@ -30,6 +30,7 @@ class ShardLimits:
     max_queued_turns: int = 50_000  #: of the worker: then the intake waits
     max_group_requests: int = 200  #: decided in one go: about 15 ms of the event loop
     store_commit_interval_s: float
+    store_commit_events: int
     store_batch_events: int
     session_timeout_s: float
     idle_timeout_s: float

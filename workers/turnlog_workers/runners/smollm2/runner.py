@@ -123,7 +123,7 @@ class SmolLM2Runner(HttpRunner):
             "max_tokens": self._options.max_tokens,
             "temperature": self._options.temperature,
             "top_p": 0.9,
-            "repeat_penalty": 1.1,
+            "repeat_penalty": 1.05,
         }
         if self._options.seed is not None:
             body["seed"] = self._options.seed

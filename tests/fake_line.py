@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from turnlog.client.exchange import Exchange
+from turnlog.client.replies import Position, ReplyFrame
+from turnlog.client.request_sender import PreparedRequest
 from turnlog.errors import BrokerUnreachableError, RequestRefusedError, TurnlogError
-from turnlog.exchange import Exchange
-from turnlog.kafka_client import PreparedRequest
-from turnlog.replies import Position, ReplyFrame
 from turnlog_streams.topics import partition_of
 
 PARTITIONS = 3
@@ -14,7 +14,7 @@ MAX_REQUEST_BYTES = 1024 * 1024 - 1024
 
 @dataclass
 class FakeLine:
-    """:class:`turnlog.exchange.Line`; ``fails`` times the broker is not reachable."""
+    """:class:`turnlog.client.exchange.Line`; ``fails`` times the broker is not reachable."""
 
     sent: list[PreparedRequest] = field(default_factory=list)
     registered: list[Exchange] = field(default_factory=list)
@@ -48,7 +48,7 @@ class FakeLine:
                 exchange.deliver(reply)
 
     async def close(self) -> None:
-        """As :meth:`turnlog.connection.Connection.close`."""
+        """As :meth:`turnlog.client.connection.Connection.close`."""
         self.closed = True
         for exchange in tuple(self.registered):
             exchange.give_up(TurnlogError("the client was closed"))

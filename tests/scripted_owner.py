@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from turnlog import Settings
-from turnlog.connection import Connection
-from turnlog.exchange import Exchange
-from turnlog.kafka_client import PreparedRequest
-from turnlog.replies import Position, ReplyFrame
+from turnlog.client.connection import Connection
+from turnlog.client.exchange import Exchange
+from turnlog.client.replies import Position, ReplyFrame
+from turnlog.client.request_sender import PreparedRequest
 from turnlog_schemas.codec import Codec, RequestCodec
 from turnlog_schemas.commands import RequestHeader
 from turnlog_schemas.frames import Frame, FrameHeader
@@ -26,7 +26,9 @@ class Owner:
 
     def instead_of_kafka(self, monkeypatch: pytest.MonkeyPatch) -> "Owner":
         """From now on every new client talks to it."""
-        monkeypatch.setattr("turnlog.client.Connection", lambda settings, **options: _Line(self, settings, **options))
+        monkeypatch.setattr(
+            "turnlog.client.async_client.Connection", lambda settings, **options: _Line(self, settings, **options)
+        )
         return self
 
     @property

@@ -7,8 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from turnlog.chat_turn import ChatTurn
-    from turnlog.client import Client, SentRequest
+    from turnlog.client.async_client import Client, SentRequest
+    from turnlog.client.chat_turn import ChatTurn
+    from turnlog.client.replies import FinishedTurn, Position, ReplyFrame
+    from turnlog.client.session_info import HistoryCompaction, HistoryPage, SessionInfo
+    from turnlog.client.sync_client import SyncClient, SyncTurn
     from turnlog.errors import (
         BrokerUnreachableError,
         HistoryCompactionFailedError,
@@ -26,18 +29,15 @@ if TYPE_CHECKING:
         TurnTimedOutError,
         UsageError,
     )
-    from turnlog.listing import ListedSession, SessionList
-    from turnlog.replies import FinishedTurn, Position, ReplyFrame
-    from turnlog.session_info import HistoryCompaction, HistoryPage, SessionInfo
-    from turnlog.sync import SyncClient, SyncTurn
+    from turnlog.snapshot.listing import ListedSession, SessionList
     from turnlog_schemas.parts import ContentPart, HistoryEntry, NewSession, ToolCall, Usage, content_text
     from turnlog_workers.base.config import Settings
     from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory
 
 _HOMES = {
     "turnlog_schemas.parts": ("ContentPart", "HistoryEntry", "NewSession", "ToolCall", "Usage", "content_text"),
-    "turnlog.chat_turn": ("ChatTurn",),
-    "turnlog.client": ("Client", "SentRequest"),
+    "turnlog.client.chat_turn": ("ChatTurn",),
+    "turnlog.client.async_client": ("Client", "SentRequest"),
     "turnlog.errors": (
         "BrokerUnreachableError",
         "HistoryCompactionFailedError",
@@ -55,10 +55,10 @@ _HOMES = {
         "TurnlogError",
         "UsageError",
     ),
-    "turnlog.listing": ("ListedSession", "SessionList"),
-    "turnlog.replies": ("FinishedTurn", "Position", "ReplyFrame"),
-    "turnlog.session_info": ("HistoryCompaction", "HistoryPage", "SessionInfo"),
-    "turnlog.sync": ("SyncClient", "SyncTurn"),
+    "turnlog.snapshot.listing": ("ListedSession", "SessionList"),
+    "turnlog.client.replies": ("FinishedTurn", "Position", "ReplyFrame"),
+    "turnlog.client.session_info": ("HistoryCompaction", "HistoryPage", "SessionInfo"),
+    "turnlog.client.sync_client": ("SyncClient", "SyncTurn"),
     "turnlog_workers.base.config": ("Settings",),
     "turnlog_workers.runners.base": ("Runner", "RunnerError", "RunnerFactory"),
 }

@@ -17,17 +17,16 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from turnlog.cli import output
-from turnlog.cli.feed import progress_bar, report_line
-from turnlog.cli.live import LiveTurn
-from turnlog.cli.processes import init_stack_topics
-from turnlog.cli.sessions import print_sessions
-from turnlog.client import Client
-from turnlog.conversations import Conversation
+from turnlog.client.async_client import Client
 from turnlog.errors import EXIT_FAILED, EXIT_OK, TurnlogError
-from turnlog.feed_plan import FeedOptions, FeedPlan, FeedProgress, FeedReport, plan_feed
-from turnlog.feeding import run_feed
-from turnlog.listing import SessionFilter, list_sessions
+from turnlog.feed.conversations import Conversation
+from turnlog.feed.feeding import run_feed
+from turnlog.feed.plan import FeedOptions, FeedPlan, FeedProgress, FeedReport, plan_feed
+from turnlog.snapshot.listing import SessionFilter, list_sessions
+from turnlog.terminal import output
+from turnlog.terminal.feed_progress import progress_bar, report_line
+from turnlog.terminal.live import LiveTurn
+from turnlog.terminal.sessions_table import print_sessions
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.events import PartitionClaimed
 from turnlog_schemas.frames import TextDelta
@@ -39,6 +38,7 @@ from turnlog_workers.base.json_file import read_json
 from turnlog_workers.devstack import stack
 from turnlog_workers.devstack.broker_ports import choose_ports
 from turnlog_workers.devstack.stack_dir import StackDir
+from turnlog_workers.devstack.stack_topics import init_stack_topics
 from turnlog_workers.kafka.connections import client_options
 
 SAMPLE = Path(__file__).with_name("data") / "sample-conversations.jsonl"

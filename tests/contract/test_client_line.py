@@ -12,11 +12,11 @@ from aiokafka import AIOKafkaProducer
 from tests.deployment import Deployment
 from tests.fake_line import PARTITIONS, FakeLine
 from tests.waiting import eventually
-from turnlog.connection import Connection
+from turnlog.client.connection import Connection
+from turnlog.client.exchange import Exchange, Line
+from turnlog.client.replies import ReplyFrame
+from turnlog.client.request_sender import PreparedRequest
 from turnlog.errors import BrokerUnreachableError, RequestRefusedError, TurnlogError
-from turnlog.exchange import Exchange, Line
-from turnlog.kafka_client import PreparedRequest
-from turnlog.replies import ReplyFrame
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.frames import Frame, FrameHeader, TextDelta, TurnCompleted
 from turnlog_schemas.parts import Usage

@@ -31,8 +31,8 @@ from turnlog import (
     TurnlogError,
     TurnTimedOutError,
 )
-from turnlog.feed_plan import FeedOptions, plan_feed
-from turnlog.feeding import run_feed
+from turnlog.feed.feeding import run_feed
+from turnlog.feed.plan import FeedOptions, plan_feed
 from turnlog_schemas.codec import Codec, RequestCodec
 from turnlog_schemas.commands import Chat, RequestHeader
 from turnlog_schemas.frames import (

@@ -8,8 +8,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from tests.deployment import START_S, Deployment
 from tests.waiting import eventually
-from turnlog.client import Client
-from turnlog.snapshot_sql import open_snapshot, run
+from turnlog.client.async_client import Client
+from turnlog.snapshot.sql import open_snapshot, run
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.kafka.kafka_python import connected
 from turnlog_workers.kafka.settings_topic import read_settings, write_setting

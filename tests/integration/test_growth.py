@@ -15,7 +15,7 @@ from kafka import KafkaAdminClient, TopicPartition
 
 from tests.deployment import START_S, Deployment, Process, Wire, eventually_async, serving
 from tests.waiting import eventually
-from turnlog.client import Client
+from turnlog.client.async_client import Client
 from turnlog_schemas.events import PartitionClaimed, RequestsLost, TurnAccepted
 from turnlog_streams.topics import partition_of
 from turnlog_workers.devstack.broker import DevBroker

@@ -15,7 +15,7 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePattern
 from tests.deployment import START_S, Deployment
 from tests.waiting import eventually, until
 from turnlog import Client
-from turnlog.snapshot_sql import open_snapshot, run
+from turnlog.snapshot.sql import open_snapshot, run
 from turnlog_workers.base.config import Settings
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.devstack.broker_ports import HOST, free_port

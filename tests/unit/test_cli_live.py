@@ -2,8 +2,8 @@
 
 import json
 
-from turnlog.cli.live import LiveTurn, finished_document, frame_document, frame_line
-from turnlog.replies import FinishedTurn, ReplyFrame
+from turnlog.client.replies import FinishedTurn, ReplyFrame
+from turnlog.terminal.live import LiveTurn, finished_document, frame_document, frame_line
 from turnlog_schemas.codec import Codec, UnknownPayload
 from turnlog_schemas.frames import (
     Frame,

@@ -7,8 +7,11 @@ import pytest
 import turnlog
 from tests.fake_line import FakeLine
 from tests.waiting import eventually
-from turnlog.chat_turn import ChatTurn
-from turnlog.client import Client
+from turnlog.client.async_client import Client
+from turnlog.client.chat_turn import ChatTurn
+from turnlog.client.replies import Position, ReplyFrame
+from turnlog.client.reply_consumer import after, from_beginning, from_end
+from turnlog.client.request_sender import PreparedRequest
 from turnlog.errors import (
     BrokerUnreachableError,
     ReaderTooSlowError,
@@ -17,9 +20,6 @@ from turnlog.errors import (
     TurnTimedOutError,
     UsageError,
 )
-from turnlog.kafka_client import PreparedRequest
-from turnlog.replies import Position, ReplyFrame
-from turnlog.reply_consumer import after, from_beginning, from_end
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.commands import Chat, RequestHeader
 from turnlog_schemas.frames import (

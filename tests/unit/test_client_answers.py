@@ -18,11 +18,11 @@ from turnlog import (
     TurnlogError,
     UsageError,
 )
-from turnlog.chat_turn import ChatTurn
-from turnlog.exchange import Answer
-from turnlog.kafka_client import PreparedRequest, RequestSender
-from turnlog.replies import ReplyFrame, TurnView
-from turnlog.reply_consumer import ReplyConsumer
+from turnlog.client.chat_turn import ChatTurn
+from turnlog.client.exchange import Answer
+from turnlog.client.replies import ReplyFrame, TurnView
+from turnlog.client.reply_consumer import ReplyConsumer
+from turnlog.client.request_sender import PreparedRequest, RequestSender
 from turnlog_schemas import commands as cmd
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.frames import (

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.test_cli_sessions import insert
 from turnlog.errors import NotFoundError, UsageError
-from turnlog.listing import SessionFilter, SessionList, list_sessions
+from turnlog.snapshot.listing import SessionFilter, SessionList, list_sessions
 from turnlog_streams.projection.rows import SESSIONS
 from turnlog_streams.table_types import PARTITIONS
 from turnlog_workers.materializer.analysts_tables import create_analysts_tables

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from turnlog import BrokerUnreachableError, Client, SyncClient, TurnlogError
-from turnlog.background import BackgroundLoop
-from turnlog.sync import Stream
+from turnlog.client.background import BackgroundLoop
+from turnlog.client.sync_client import Stream
 from turnlog_workers.devstack.broker_ports import free_port
 
 NOT_VERBS = {"aclose", "failure"}  #: ``close``, and a property of both

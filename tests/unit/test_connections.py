@@ -1,11 +1,17 @@
 """Connection options, and what a client is told that is not let in."""
 
+import os
+from pathlib import Path
+from typing import Any
+
 import aiokafka.errors
 import kafka.errors
 import pytest
 
 from turnlog_workers.base.config import Settings
-from turnlog_workers.kafka.connections import client_options, what_to_check
+from turnlog_workers.base.json_file import write_json
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.unreachable import unreachable
 
 
 def settings(**values: str) -> Settings:
@@ -35,6 +41,46 @@ def test_options_of_every_protocol() -> None:
         ("SASL_SSL", aiokafka.errors.ClusterAuthorizationFailedError(), "lacks a right"),
     ],
 )
-def test_what_to_check(protocol: str, error: Exception, told: str) -> None:
-    given = settings(security_protocol=protocol, sasl_username="u", sasl_password="p")
-    assert told in what_to_check(given, error)
+def test_why_a_broker_that_runs_may_not_let_us_in(protocol: str, error: Exception, told: str) -> None:
+    given = settings(bootstrap_server="kafka:9092", security_protocol=protocol, sasl_username="u", sasl_password="p")
+    assert told in str(unreachable(given, error))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (aiokafka.errors.KafkaConnectionError("Unable to bootstrap from [('h', 1, <AddressFamily: 0>)]"), "nobody acc"),
+        (kafka.errors.KafkaTimeoutError("Unable to bootstrap from ['h:1']"), "nobody accepts a connection there"),
+        (ConnectionRefusedError(111, "Connection refused"), "nobody accepts a connection there"),
+        (TimeoutError(), "no answer in time"),
+        (aiokafka.errors.IllegalStateError("x"), "IllegalStateError: x"),
+    ],
+)
+def test_the_reason_is_in_words(error: Exception, reason: str) -> None:
+    told = str(unreachable(settings(bootstrap_server="h:1"), error))
+    assert told.startswith(f"no broker answers at h:1 ({reason}")
+    assert "AddressFamily" not in told
+
+
+def test_the_address_that_nobody_named_is_told(tmp_path: Path) -> None:
+    told = str(unreachable(settings(data_dir=str(tmp_path)), TimeoutError()))
+    assert "at localhost:9092" in told
+    assert "the default address was tried" in told
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "untold"),
+    [
+        ({"running": True, "supervisor_pid": os.getpid()}, "is running in", "Start"),
+        ({"running": True, "supervisor_pid": 2**22 + 1}, "not running: start it", "is running in"),
+        ({"running": False, "supervisor_pid": None}, "not running: start it", "is running in"),
+        ({}, "not running: start it", "is running in"),
+    ],
+)
+def test_a_stack_of_this_folder_is_known(tmp_path: Path, state: dict[str, Any], told: str, untold: str) -> None:
+    write_json(tmp_path / "stack.json", {"bootstrap_server": "127.0.0.1:9092", **state})
+    sentence = str(unreachable(settings(data_dir=str(tmp_path), bootstrap_server="127.0.0.1:9092"), TimeoutError()))
+    assert told in sentence
+    assert untold not in sentence
+    other = str(unreachable(settings(data_dir=str(tmp_path), bootstrap_server="elsewhere:9092"), TimeoutError()))
+    assert "Is the broker running there?" in other

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnlog.chat_turn import ChatTurn
-from turnlog.client import Client
-from turnlog.conversations import Conversation, compare, read_conversations
+from turnlog.client.async_client import Client
+from turnlog.client.chat_turn import ChatTurn
+from turnlog.client.exchange import Exchange
+from turnlog.client.replies import Position, ReplyFrame
+from turnlog.client.request_sender import PreparedRequest
 from turnlog.errors import (
     BrokerUnreachableError,
     NotFoundError,
@@ -24,12 +26,10 @@ from turnlog.errors import (
     TurnTimedOutError,
     UsageError,
 )
-from turnlog.exchange import Exchange
-from turnlog.feed_plan import FeedOptions, FeedPlan, FeedProgress, plan_feed
-from turnlog.feed_verification import verify
-from turnlog.feeding import Feed
-from turnlog.kafka_client import PreparedRequest
-from turnlog.replies import Position, ReplyFrame
+from turnlog.feed.conversations import Conversation, compare, read_conversations
+from turnlog.feed.feeding import Feed
+from turnlog.feed.plan import FeedOptions, FeedPlan, FeedProgress, plan_feed
+from turnlog.feed.verification import verify
 from turnlog_schemas.frames import (
     Frame,
     FrameHeader,
@@ -439,7 +439,7 @@ async def test_a_reply_reader_that_stopped_ends_the_feed(tmp_path: Path) -> None
 
 
 async def test_a_broker_that_comes_back_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("turnlog.feeding._RECONNECT_PAUSE_S", 0.001)
+    monkeypatch.setattr("turnlog.feed.feeding._RECONNECT_PAUSE_S", 0.001)
     failed: set[str] = set()
 
     async def answer(responder: Responder, turn: ChatTurn) -> None:
@@ -661,8 +661,8 @@ async def test_a_snapshot_that_gets_nearer_is_waited_for(
     await feed.run()
     publish(tmp_path / "s.duckdb", plan)
     clock = [0.0]
-    monkeypatch.setattr("turnlog.feed_verification.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr("turnlog.feed_verification._SNAPSHOT_POLL_S", 0)
+    monkeypatch.setattr("turnlog.feed.verification.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("turnlog.feed.verification._SNAPSHOT_POLL_S", 0)
     ended = sorted(feed.ended)
     looks: list[int] = []
 
@@ -671,7 +671,7 @@ async def test_a_snapshot_that_gets_nearer_is_waited_for(
         looks.append(len(looks))
         return set(ended[: len(looks)])
 
-    monkeypatch.setattr("turnlog.feed_verification.ended_turns", one_more)
+    monkeypatch.setattr("turnlog.feed.verification.ended_turns", one_more)
     assert (await verify(plan, feed, tmp_path / "s.duckdb")).exit_code == 0
     assert len(looks) == len(ended) == 6
 

@@ -104,7 +104,7 @@ def test_code_that_needs_more_gets_an_error_of_ours(preamble: str, tmp_path: Pat
     code = """
 from pathlib import Path
 from turnlog import MissingExtraError, TurnlogError
-from turnlog.listing import SessionFilter, list_sessions
+from turnlog.snapshot.listing import SessionFilter, list_sessions
 try:
     list_sessions(Path("snapshot.duckdb"), SessionFilter())
 except MissingExtraError as error:

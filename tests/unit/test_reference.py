@@ -8,8 +8,8 @@ import turnlog
 from tests.reference_table import cells, names, operations, refusals, section
 from turnlog import errors
 from turnlog.cli.app import app
+from turnlog.client.session_verbs import SessionVerbs
 from turnlog.errors import TurnlogError
-from turnlog.session_verbs import SessionVerbs
 from turnlog_schemas import commands, events, frames
 from turnlog_streams.runtime_settings import KNOWN
 

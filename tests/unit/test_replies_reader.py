@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from turnlog.client.replies import Deduplicator, FrameOrder, ReplyFrame, TurnView
 from turnlog.errors import (
     RequestConflictError,
     RequestRefusedError,
@@ -12,7 +13,6 @@ from turnlog.errors import (
     SessionNotFoundError,
     TurnFailedError,
 )
-from turnlog.replies import Deduplicator, FrameOrder, ReplyFrame, TurnView
 from turnlog_schemas.codec import UnknownPayload
 from turnlog_schemas.frames import (
     Frame,

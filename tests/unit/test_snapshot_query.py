@@ -15,7 +15,7 @@ import pytest
 
 from tests.waiting import until
 from turnlog.errors import TurnlogError
-from turnlog.snapshot_query import Bounds, QueryTimedOutError, SnapshotQuery
+from turnlog.snapshot.query import Bounds, QueryTimedOutError, SnapshotQuery
 
 ENDLESS = "SELECT count(*) AS n FROM range(1000000000) a, range(1000000000) b"
 MEASURED = """

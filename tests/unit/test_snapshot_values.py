@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from turnlog.errors import UsageError
-from turnlog.snapshot_query import Bounds, SnapshotQuery
+from turnlog.snapshot.query import Bounds, SnapshotQuery
 
 #: Type and SQL texts that must come back by ``CAST(text AS type)``, from JSON and from CSV alike.
 VALUES: dict[str, tuple[str, ...]] = {

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from turnlog.cli import output, processes
+from turnlog.cli import processes
 from turnlog.cli.chat import chat
 from turnlog.cli.common import VERBOSE
 from turnlog.cli.doctor import doctor
@@ -17,6 +17,7 @@ from turnlog.cli.run_settings import settings_app
 from turnlog.cli.sessions import sessions_app
 from turnlog.cli.sql import sql
 from turnlog.cli.talk import send, tail
+from turnlog.terminal import output
 
 _PASS_ON = (typer.Exit, typer.Abort, typer.TyperException, KeyboardInterrupt, BrokenPipeError)
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnlog.background import BackgroundLoop
-from turnlog.cli import output
 from turnlog.cli.common import (
     Bootstrap,
     DataDir,
@@ -23,12 +21,14 @@ from turnlog.cli.common import (
 )
 from turnlog.cli.exits import explain
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
+from turnlog.client.background import BackgroundLoop
 from turnlog.errors import TurnlogError
+from turnlog.terminal import output
 
 if TYPE_CHECKING:
-    from turnlog.chat_turn import ChatTurn
-    from turnlog.client import Client
-    from turnlog.replies import FinishedTurn
+    from turnlog.client.async_client import Client
+    from turnlog.client.chat_turn import ChatTurn
+    from turnlog.client.replies import FinishedTurn
 
 _HELP = "Each line is a message. /quit or Ctrl-D ends; Ctrl-C stops waiting for an answer (the turn goes on)."
 
@@ -52,7 +52,7 @@ def chat(
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     refuse_unservable(settings, model)
-    from turnlog.client import Client
+    from turnlog.client.async_client import Client
 
     if session_id is None:
         session_id = f"cli-{uuid.uuid4().hex[:8]}"
@@ -109,7 +109,7 @@ class _Conversation:
             output.say(f"Go on with it: turnlog chat {self._session_id}")
 
     def _what_goes_on(self) -> str:
-        from turnlog.replies import NOTHING_HEARD
+        from turnlog.client.replies import NOTHING_HEARD
 
         if self._turn is not None and self._turn.state == NOTHING_HEARD:
             return "Nothing was heard of this message yet: `turnlog doctor` finds out why."
@@ -137,7 +137,7 @@ class _Conversation:
                 yield line
 
     async def _say(self, text: str) -> "FinishedTurn":
-        from turnlog.cli.live import LiveTurn, finished_document
+        from turnlog.terminal.live import LiveTurn, finished_document
 
         turn = self._turn = self._client.chat(self._session_id, text, model=self._model, timeout_s=self._timeout_s)
         live = LiveTurn(_writer())

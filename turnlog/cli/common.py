@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnlog.cli import output
 from turnlog.errors import UsageError
+from turnlog.terminal import output
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
@@ -183,6 +183,6 @@ def silence_libraries(settings: "Settings", *, verbose: bool) -> None:
 
 def snapshot_or_fail(settings: "Settings") -> Path:
     """The published snapshot. Raises ``NotFoundError`` with what to run when there is none."""
-    from turnlog.listing import snapshot_file
+    from turnlog.snapshot.listing import snapshot_file
 
     return snapshot_file(settings.snapshot)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
 from turnlog.cli.exits import explain
 from turnlog.errors import EXIT_OK, EXIT_USAGE, TurnlogError
+from turnlog.terminal import output
 from turnlog_workers.base.extras import installed
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ async def _topics(settings: "Settings") -> Check:
 
 async def _topics_of_a_client(settings: "Settings") -> Check:
     """What can be told without the libraries of a worker: are they there at all?"""
-    from turnlog.client import Client
+    from turnlog.client.async_client import Client
 
     try:
         async with Client(settings, connect_timeout_s=_CONNECT_TIMEOUT_S):
@@ -186,7 +186,7 @@ async def _transactions(settings: "Settings") -> Check | None:
 
 
 async def _worker(settings: "Settings", model: str | None, request_id: str, timeout_s: float) -> Check:
-    from turnlog.client import Client
+    from turnlog.client.async_client import Client
 
     started = time.monotonic()
     try:
@@ -253,7 +253,7 @@ def publication(settings: "Settings") -> tuple[str, str]:
 
 
 def _has_turn(settings: "Settings", request_id: str) -> bool:
-    from turnlog.snapshot_sql import open_snapshot, run
+    from turnlog.snapshot.sql import open_snapshot, run
 
     with open_snapshot(settings.snapshot) as connection:
         found = run(connection, "SELECT 1 FROM turns WHERE session_id = ? AND request_id = ?", [SESSION, request_id])

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnlog.cli import output
 from turnlog.cli.common import (
     Bootstrap,
     DataDir,
@@ -18,11 +17,12 @@ from turnlog.cli.common import (
     client_settings,
 )
 from turnlog.cli.lifecycle import ask_once
-from turnlog.cli.transcript import MAX_RESULT, print_message, print_summary
+from turnlog.terminal import output
+from turnlog.terminal.transcript import MAX_RESULT, print_message, print_summary
 
 if TYPE_CHECKING:
-    from turnlog.client import Client
-    from turnlog.session_info import HistoryCompaction, HistoryPage
+    from turnlog.client.async_client import Client
+    from turnlog.client.session_info import HistoryCompaction, HistoryPage
     from turnlog_schemas.parts import HistoryEntry
 
 SkipCovered = Annotated[

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from turnlog.cli import output
 from turnlog.cli.common import (
     Bootstrap,
     ChannelName,
@@ -24,10 +23,11 @@ from turnlog.cli.common import (
     refuse_unservable,
 )
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
+from turnlog.terminal import output
 
 if TYPE_CHECKING:
-    from turnlog.client import Client
-    from turnlog.session_info import SessionInfo
+    from turnlog.client.async_client import Client
+    from turnlog.client.session_info import SessionInfo
     from turnlog_workers.base.config import Settings
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def ask_once(settings: "Settings", verb: "Callable[[Client], Awaitable[T]]") -> 
     """The answer to one verb."""
 
     async def ask() -> T:
-        from turnlog.client import Client
+        from turnlog.client.async_client import Client
 
         async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
             return await verb(client)
@@ -243,7 +243,7 @@ def cancel(
     verbose: Verbose = False,
 ) -> None:
     """End a turn of a session, queued or running. What it had said is kept as a message, and printed."""
-    from turnlog.cli.live import finished_document
+    from turnlog.terminal.live import finished_document
 
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     turn = ask_once(

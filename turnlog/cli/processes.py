@@ -3,14 +3,12 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from turnlog.cli import output
 from turnlog.cli.common import (
     Bootstrap,
     DataDir,
@@ -24,6 +22,7 @@ from turnlog.cli.common import (
     silence_libraries,
 )
 from turnlog.errors import EXIT_FAILED, EXIT_OK
+from turnlog.terminal import output
 from turnlog_workers.base.extras import require
 
 topics_app = typer.Typer(help="Make and check the topics.", no_args_is_help=True)
@@ -40,7 +39,7 @@ def demo(data_dir: DataDir = None, verbose: Verbose = False) -> None:
     say_unknown_variables(settings)
     from turnlog.demo import run_demo
 
-    fetch_kafka()
+    _fetch_kafka()
     raise typer.Exit(run_demo(settings.data_dir / "demo", command=_own_command()))
 
 
@@ -79,8 +78,9 @@ def up(
     import asyncio
 
     from turnlog_workers.devstack import stack
+    from turnlog_workers.devstack.stack_topics import init_stack_topics
 
-    fetch_kafka()
+    _fetch_kafka()
     me = _own_command()
     output.say(f'Once it is up, in another terminal in this folder: {me} chat, {me} doctor, {me} sql "SHOW TABLES"')
     limits = stack.limits_for(settings)
@@ -91,20 +91,11 @@ def up(
     )
 
 
-def fetch_kafka() -> None:
+def _fetch_kafka() -> None:
     """Fetch Kafka where it is missing: before any event loop runs, so that Ctrl-C ends it at once."""
     from turnlog_workers.devstack.broker_files import cache_dir, ensure_jars
 
     ensure_jars(cache_dir(), say=output.say)
-
-
-def init_stack_topics(variables: Mapping[str, str]) -> None:
-    """Create the topics of a development stack, given its children's ``TURNLOG_...`` variables."""
-    from turnlog_workers.base.config import Settings
-    from turnlog_workers.kafka.topics_admin import init_topics
-
-    values = {name.removeprefix("TURNLOG_").lower(): value for name, value in variables.items()}
-    init_topics(Settings(**values))
 
 
 def worker(

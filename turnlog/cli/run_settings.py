@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, refuse_unservable
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
+from turnlog.terminal import output
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
@@ -72,7 +72,7 @@ def list_(
 
 def _write(settings: "Settings", name: str, value: str | None, *, json: bool) -> None:
     async def write() -> None:
-        from turnlog.client import Client
+        from turnlog.client.async_client import Client
 
         async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
             await client.set_setting(name, value)
@@ -85,7 +85,7 @@ def _write(settings: "Settings", name: str, value: str | None, *, json: bool) ->
 
 
 async def _read(settings: "Settings") -> dict[str, str]:
-    from turnlog.client import Client
+    from turnlog.client.async_client import Client
 
     async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
         return await client.get_settings()

@@ -1,14 +1,13 @@
 """``turnlog sessions``: what the published snapshot knows of sessions, beside the verbs that ask their owners."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnlog.cli import history, lifecycle, output
+from turnlog.cli import history, lifecycle
 from turnlog.cli.common import (
     Bootstrap,
     DataDir,
@@ -20,14 +19,15 @@ from turnlog.cli.common import (
     metadata_of,
     snapshot_or_fail,
 )
-from turnlog.cli.transcript import MAX_RESULT, cut, print_message, print_summary
 from turnlog.errors import NotFoundError
+from turnlog.terminal import output
+from turnlog.terminal.sessions_table import print_sessions, session_state, snapshot_age
+from turnlog.terminal.transcript import MAX_RESULT, cut, print_message, print_summary
 from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
     import duckdb
 
-    from turnlog.listing import ListedSession
 
 sessions_app = typer.Typer(
     help="Create, find, end and read sessions. list and show read the published snapshot, the others ask the workers.",
@@ -91,7 +91,7 @@ def list_(
     """List the sessions, the most recently active first."""
     require("sql", "turnlog sessions list")
     path = snapshot_or_fail(client_settings(bootstrap_server, data_dir, prefix, verbose=verbose))
-    from turnlog.listing import SessionFilter, list_sessions
+    from turnlog.snapshot.listing import SessionFilter, list_sessions
 
     which = SessionFilter(
         include_archived=include_archived,
@@ -113,38 +113,6 @@ def list_(
     output.say(f"{shown}{more}; {snapshot_age(path)}")
 
 
-def print_sessions(sessions: "Sequence[ListedSession]") -> None:
-    """A table of sessions for people."""
-    columns = ("session", "title", "turns", "messages", "last active (UTC)", "state")
-    rows = [
-        (
-            session.session_id,
-            session.title,
-            session.turns,
-            session.messages,
-            session.last_active_at.strftime("%Y-%m-%d %H:%M"),
-            _state(asdict(session)),
-        )
-        for session in sessions
-    ]
-    output.print_table(columns, rows, right=("turns", "messages"), elastic="title")
-
-
-def _state(session: Mapping[str, Any]) -> str:
-    words = ["archived"] if session["archived"] else []
-    if session["running_turn_id"]:
-        words.append("running")
-    words += [f"{session[f'{s}_turns']} {s}" for s in ("failed", "cancelled") if session[f"{s}_turns"]]
-    return ", ".join(words) or "idle"
-
-
-def snapshot_age(path: Path) -> str:
-    """How old the snapshot is, for people: a newer one appears only when there is something new."""
-    from turnlog.listing import age_s
-
-    return f"snapshot published {age_s(path):.0f} s ago"
-
-
 @sessions_app.command("show")
 def show(
     session_id: SessionId,
@@ -159,7 +127,7 @@ def show(
     """Show a session: its messages with their tool calls, the newest summary, and how its turns ended."""
     require("sql", "turnlog sessions show")
     path = snapshot_or_fail(client_settings(bootstrap_server, data_dir, prefix, verbose=verbose))
-    from turnlog.snapshot_sql import open_snapshot
+    from turnlog.snapshot.sql import open_snapshot
 
     with open_snapshot(path) as connection:
         document = load_session(connection, session_id)
@@ -181,7 +149,7 @@ def load_session(connection: "duckdb.DuckDBPyConnection", session_id: str) -> di
 
     ``None`` when it does not exist.
     """
-    from turnlog.snapshot_sql import run
+    from turnlog.snapshot.sql import run
 
     found = run(connection, _SESSION, [session_id]).records()
     if not found:
@@ -206,7 +174,7 @@ def _print_transcript(document: Mapping[str, Any], *, max_result: int, skip_cove
     output.print_text(
         f"{session['session_id']}: {session['title']}\n"
         f"turns: {session['turns']}, messages: {session['messages']}, "
-        f"tokens in/out: {session['input_tokens']}/{session['output_tokens']}; {_state(session)}"
+        f"tokens in/out: {session['input_tokens']}/{session['output_tokens']}; {session_state(session)}"
     )
     if session["instructions"]:
         output.print_text(f"instructions: {cut(session['instructions'], max_result)}")

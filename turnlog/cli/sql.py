@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from turnlog.cli import output
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, snapshot_or_fail
+from turnlog.terminal import output
 from turnlog_workers.base.extras import require
 
 _TABLE_ROWS = 200
@@ -75,7 +75,7 @@ def sql(
     require("sql", "turnlog sql")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     path = snapshot_or_fail(settings)
-    from turnlog.snapshot_query import Bounds, SnapshotQuery
+    from turnlog.snapshot.query import Bounds, SnapshotQuery
 
     max_rows = limit if limit is not None else (0 if json or csv else _TABLE_ROWS)
     explain = statement.lstrip()[:7].lower() == "explain"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnlog.cli import output
 from turnlog.cli.common import (
     Bootstrap,
     DataDir,
@@ -22,6 +21,7 @@ from turnlog.cli.common import (
     refuse_unservable,
 )
 from turnlog.errors import TurnTimedOutError
+from turnlog.terminal import output
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
@@ -78,7 +78,7 @@ def send(
 
 
 async def _send(settings: "Settings", session_id: str, text: str, asked: dict[str, Any], *, json: bool) -> None:
-    from turnlog.client import Client
+    from turnlog.client.async_client import Client
 
     async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
         sent = await client.enqueue(session_id, text, **asked)
@@ -93,8 +93,8 @@ async def _send(settings: "Settings", session_id: str, text: str, asked: dict[st
 async def _send_and_wait(
     settings: "Settings", session_id: str, text: str, asked: dict[str, Any], *, timeout_s: float, json: bool
 ) -> None:
-    from turnlog.cli.live import finished_document
-    from turnlog.client import Client
+    from turnlog.client.async_client import Client
+    from turnlog.terminal.live import finished_document
 
     async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
         turn = await client.chat(session_id, text, timeout_s=timeout_s, **asked).result()
@@ -151,8 +151,8 @@ async def _tail(
     timeout_s: float,
     json: bool,
 ) -> None:
-    from turnlog.cli.live import frame_document, frame_line
-    from turnlog.client import Client
+    from turnlog.client.async_client import Client
+    from turnlog.terminal.live import frame_document, frame_line
     from turnlog_schemas.codec import Codec
     from turnlog_schemas.registry import FRAMES
 

@@ -1,6 +1,7 @@
 """Which optional part of Turnlog brings what, and the error for one that is not installed."""
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from typing import Literal
 
@@ -28,6 +29,8 @@ def require(extra: Extra, what: str) -> None:
 
 
 def _found(module: str) -> bool:
+    if module in sys.modules:  # faust, once imported, is a module that nobody finds
+        return sys.modules[module] is not None
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # somebody keeps it from being imported

@@ -9,9 +9,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from turnlog.client.replies import Position
+from turnlog.client.request_sender import stop_quietly
 from turnlog.errors import NotFoundError
-from turnlog.kafka_client import stop_quietly
-from turnlog.replies import Position
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError, UnreadableRange
 from turnlog_workers.kafka.connections import client_options

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from turnlog.cli import output
+from turnlog.terminal import output
 
 MAX_RESULT = 400
 

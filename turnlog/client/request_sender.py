@@ -9,8 +9,8 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerClosed, UnknownProducerId
 
+from turnlog.client.replies import Position
 from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefusedError
-from turnlog.replies import Position
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
 from turnlog_workers.kafka.connections import REFUSED_RECORDS, client_options

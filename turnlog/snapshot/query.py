@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from turnlog.errors import EXIT_TIMED_OUT, TurnlogError, UsageError
-from turnlog.snapshot_sql import make_scratch
+from turnlog.snapshot.sql import make_scratch
 from turnlog_workers.devstack.launch import launch_argv
 
 Form = Literal["json", "csv", "rows"]
@@ -54,7 +54,7 @@ class SnapshotQuery:
 
     ``json``: one array of objects on one line. ``csv``: RFC 4180 with a header. ``rows``: JSON lines, the first
     ``[[column, is it of numbers], ...]``, then the cells of each row, as CSV has them or null. All in UTF-8.
-    How values look: ``turnlog.snapshot_values``. Use it from one thread.
+    How values look: ``turnlog.snapshot.values``. Use it from one thread.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class SnapshotQuery:
         try:
             # -P: a folder of one of our names where somebody happens to be must not stand in for ours.
             self._process = subprocess.Popen(
-                launch_argv((sys.executable, "-P", "-m", "turnlog.snapshot_reader")),
+                launch_argv((sys.executable, "-P", "-m", "turnlog.snapshot.reader")),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import duckdb
 
-from turnlog.conversations import Mismatch, compare
 from turnlog.errors import SnapshotBehindError
-from turnlog.feed_plan import CONFLICT, FeedPlan, FeedReport
-from turnlog.feeding import Feed
-from turnlog.snapshot_history import Histories, ended_turns
+from turnlog.feed.conversations import Mismatch, compare
+from turnlog.feed.feeding import Feed
+from turnlog.feed.plan import CONFLICT, FeedPlan, FeedReport
+from turnlog.snapshot.history import Histories, ended_turns
 
 _SNAPSHOT_POLL_S = 0.25
 _SHOWN_DETAILS = 3

@@ -10,15 +10,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from turnlog.client import Client
-from turnlog.conversations import Conversation
+from turnlog.client.async_client import Client
 from turnlog.errors import (
     BrokerUnreachableError,
     RequestRefusedError,
     TurnlogError,
     TurnTimedOutError,
 )
-from turnlog.feed_plan import CONFLICT, EndedTurn, FeedPlan, FeedProgress, FeedReport, OnProgress
+from turnlog.feed.conversations import Conversation
+from turnlog.feed.plan import CONFLICT, EndedTurn, FeedPlan, FeedProgress, FeedReport, OnProgress
 from turnlog_schemas.parts import NewSession, content_text
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.extras import require
@@ -41,7 +41,7 @@ async def run_feed(plan: FeedPlan, settings: Settings, on_progress: OnProgress =
         report = await feed.run()
     if not plan.options.verify:
         return report
-    from turnlog.feed_verification import verify
+    from turnlog.feed.verification import verify
 
     return await verify(plan, feed, settings.snapshot)
 

@@ -1,4 +1,4 @@
-"""The process that runs one statement of somebody else's on the snapshot: started by ``turnlog.snapshot_query``.
+"""The process that runs one statement of somebody else's on the snapshot: started by ``turnlog.snapshot.query``.
 
 A JSON object on standard input says what to do. Rows go to standard output as they come, and one JSON object about the
 end to the file descriptor that is named. Memory is bounded by the kernel: DuckDB's own limit does not cover all that it
@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 import duckdb
 
 from turnlog.errors import TurnlogError
-from turnlog.snapshot_sql import check_reads, distinct, open_snapshot
-from turnlog.snapshot_values import Form, Notes, form_of
+from turnlog.snapshot.sql import check_reads, distinct, open_snapshot
+from turnlog.snapshot.values import Form, Notes, form_of
 
 _MIB = 1024 * 1024
 _MAX_THREADS = 4
@@ -36,7 +36,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is to be done, as ``turnlog.snapshot_query`` says it."""
+    """What is to be done, as ``turnlog.snapshot.query`` says it."""
 
     path: str
     statement: str

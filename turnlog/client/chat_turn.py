@@ -4,17 +4,17 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
+from turnlog.client.exchange import Exchange, Line
+from turnlog.client.replies import FinishedTurn, ReplyFrame, TurnView
+from turnlog.client.request_sender import PreparedRequest
 from turnlog.errors import ReaderTooSlowError, TurnTimedOutError
-from turnlog.exchange import Exchange, Line
-from turnlog.kafka_client import PreparedRequest
-from turnlog.replies import FinishedTurn, ReplyFrame, TurnView
 
 
 class ChatTurn(Exchange):
     """The reply frames of one turn as they come, and how it ended.
 
     Iterate over it (``async for reply in turn``), await :meth:`result`, or both. The request is sent when the first of
-    them begins. See :class:`turnlog.exchange.Exchange` for when it is sent again, and forgotten.
+    them begins. See :class:`turnlog.client.exchange.Exchange` for when it is sent again, and forgotten.
     """
 
     def __init__(

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar
 
-from turnlog.connection import Connection
+from turnlog.client.connection import Connection
+from turnlog.client.replies import FinishedTurn, ReplyFrame, TurnView
+from turnlog.client.session_info import HistoryCompaction, HistoryPage, SessionInfo, history_compaction, session_info
 from turnlog.errors import HistoryCompactionFailedError
-from turnlog.replies import FinishedTurn, ReplyFrame, TurnView
-from turnlog.session_info import HistoryCompaction, HistoryPage, SessionInfo, history_compaction, session_info
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import frames as fr
 from turnlog_schemas.parts import HistoryEntry, NewSession

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from turnlog.conversations import Conversation, ConversationFile, Mismatch, read_conversations
 from turnlog.errors import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, UsageError
+from turnlog.feed.conversations import Conversation, ConversationFile, Mismatch, read_conversations
 
 _RECORDED = "recorded:"
 CONFLICT = "conflict"  #: code of a refusal: this request was made before, in another way

@@ -5,7 +5,7 @@ import logging
 import time
 from typing import Any
 
-from turnlog.replies import ReplyFrame
+from turnlog.client.replies import ReplyFrame
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.errors import UnknownFingerprintError, WireError
 from turnlog_schemas.registry import FRAMES

@@ -91,7 +91,7 @@ def list_sessions(
     :class:`UsageError` (a key or a limit that cannot be), :class:`MissingExtraError`.
     """
     require("sql", "listing sessions from the snapshot")
-    from turnlog.snapshot_sql import open_snapshot, run
+    from turnlog.snapshot.sql import open_snapshot, run
 
     if limit < 0:
         raise UsageError(f"limit: {limit} is below 0")

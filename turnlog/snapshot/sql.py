@@ -1,6 +1,6 @@
 """Reading the published snapshot: one statement that only reads, in a database that can do nothing else.
 
-For statements of our own, in this process. Anybody else's runs in a process of its own: ``turnlog.snapshot_query``.
+For statements of our own, in this process. Anybody else's runs in a process of its own: ``turnlog.snapshot.query``.
 """
 
 import atexit

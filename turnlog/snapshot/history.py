@@ -15,7 +15,7 @@ ENDED = ("completed", "failed", "cancelled")
 
 @contextmanager
 def _opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    # Attached, as in turnlog.snapshot_sql: opened, it would be the same old file while another thread has it open.
+    # Attached, as in turnlog.snapshot.sql: opened, it would be the same old file while another thread has it open.
     connection = duckdb.connect(":memory:")
     try:
         quoted = str(path).replace("'", "''")

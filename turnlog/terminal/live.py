@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from turnlog.cli import output
-from turnlog.replies import FinishedTurn, ReplyFrame
+from turnlog.client.replies import FinishedTurn, ReplyFrame
+from turnlog.terminal import output
 from turnlog_schemas.codec import Codec, UnknownPayload, snake
 from turnlog_schemas.frames import (
     HistoryCompacted,

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from turnlog.background import BackgroundLoop
-from turnlog.chat_turn import ChatTurn
-from turnlog.client import Client
+from turnlog.client.async_client import Client
+from turnlog.client.background import BackgroundLoop
+from turnlog.client.chat_turn import ChatTurn
+from turnlog.client.replies import FinishedTurn, ReplyFrame, TurnView
 from turnlog.errors import TurnlogError
-from turnlog.replies import FinishedTurn, ReplyFrame, TurnView
 from turnlog_workers.base.config import Settings
 
 P = ParamSpec("P")

@@ -9,13 +9,13 @@ from datetime import datetime
 from types import TracebackType
 from typing import Literal, Self
 
-from turnlog.chat_turn import ChatTurn
-from turnlog.connection import Connection
+from turnlog.client.chat_turn import ChatTurn
+from turnlog.client.connection import Connection
+from turnlog.client.replies import Deduplicator, Position, ReplyFrame
+from turnlog.client.reply_consumer import ReplyConsumer, StartAt, after, from_beginning, from_end
+from turnlog.client.session_verbs import SessionVerbs
 from turnlog.errors import TurnlogError, UsageError
-from turnlog.listing import SessionFilter, SessionList, list_sessions
-from turnlog.replies import Deduplicator, Position, ReplyFrame
-from turnlog.reply_consumer import ReplyConsumer, StartAt, after, from_beginning, from_end
-from turnlog.session_verbs import SessionVerbs
+from turnlog.snapshot.listing import SessionFilter, SessionList, list_sessions
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.parts import ContentPart, NewSession, text_content
 from turnlog_streams.runtime_settings import UnknownSettingError

@@ -8,12 +8,12 @@ import uuid
 from collections.abc import Mapping
 from types import UnionType
 
+from turnlog.client.exchange import Answer, Exchange
+from turnlog.client.frame_decoder import FrameDecoder
+from turnlog.client.replies import Position, ReplyFrame
+from turnlog.client.reply_consumer import ReplyConsumer, from_end
+from turnlog.client.request_sender import PreparedRequest, RequestSender
 from turnlog.errors import NotFoundError, TurnlogError, UsageError
-from turnlog.exchange import Answer, Exchange
-from turnlog.frame_decoder import FrameDecoder
-from turnlog.kafka_client import PreparedRequest, RequestSender
-from turnlog.replies import Position, ReplyFrame
-from turnlog.reply_consumer import ReplyConsumer, from_end
 from turnlog_schemas.codec import RequestCodec, check_ids, wrong_request_id
 from turnlog_schemas.commands import CHANNEL_COMMANDS, Command, RequestHeader
 from turnlog_schemas.errors import WireError

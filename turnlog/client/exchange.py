@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from types import TracebackType, UnionType
 from typing import Protocol, Self
 
+from turnlog.client.replies import NOTHING_HEARD, Position, ReplyFrame
+from turnlog.client.request_sender import PreparedRequest
 from turnlog.errors import BrokerUnreachableError, RequestTimedOutError, TurnlogError, refusal
-from turnlog.kafka_client import PreparedRequest
-from turnlog.replies import NOTHING_HEARD, Position, ReplyFrame
 from turnlog_schemas.frames import RequestRefused
 from turnlog_workers.base.backoff import Backoff
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Line(Protocol):
-    """What carries requests out and brings frames in: a :class:`turnlog.connection.Connection`."""
+    """What carries requests out and brings frames in: a :class:`turnlog.client.connection.Connection`."""
 
     async def send(self, request: PreparedRequest) -> Position:
         """Returns where the broker has stored the request. Raises a :class:`TurnlogError`."""

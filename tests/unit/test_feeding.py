@@ -522,6 +522,7 @@ def message_row(session_id: str, seq: int, message: Message) -> MessageRow:
         name=message.name,
         interrupted=False,
         truncated=False,
+        outcome=None,
         log_offset=seq,
         recorded_at=AT,
     )

@@ -27,6 +27,7 @@ from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import ActorLimits
 from turnlog_workers.shard.stream_in_memory import LiveSession
+from turnlog_workers.tools.toolbox import Toolbox
 
 LONG = "word " * 100  #: more than 100 tokens
 SMALL = Policy(
@@ -87,6 +88,7 @@ class OneSession:
     fast: Play = summarises
     policy: Policy = SMALL
     limits: ActorLimits = LIMITS
+    toolbox: Toolbox | None = None
     events: list[ev.Event] = field(default_factory=list)
     given: list[TurnInput] = field(default_factory=list)
     runners: list[PlayedRunner] = field(default_factory=list)
@@ -96,7 +98,12 @@ class OneSession:
     def __post_init__(self) -> None:
         self.live = LiveSession(session=Session(session_id="s"))
         self.actor = SessionActor(
-            "s", host=self, make_runner=self.make_runner, running=asyncio.Semaphore(1), limits=self.limits
+            "s",
+            host=self,
+            make_runner=self.make_runner,
+            running=asyncio.Semaphore(1),
+            limits=self.limits,
+            toolbox=self.toolbox,
         )
         self.live.actor = self.actor
 

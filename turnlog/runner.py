@@ -15,8 +15,10 @@ from turnlog_workers.runners.base import (
     RunnerFactory,
     RunnerOutput,
     TextDelta,
+    ToolDefinition,
     ToolResult,
     TurnInput,
+    TurnTools,
     UsageReport,
 )
 
@@ -32,8 +34,10 @@ __all__ = [
     "RunnerOutput",
     "TextDelta",
     "ToolCall",
+    "ToolDefinition",
     "ToolResult",
     "TurnInput",
+    "TurnTools",
     "Usage",
     "UsageReport",
     "content_text",

@@ -14,6 +14,7 @@ from turnlog_streams.topics import Topics
 from turnlog_workers.base.allow_list import read_allow_list
 from turnlog_workers.base.model_servers import HttpServer, read_servers
 from turnlog_workers.base.settings_check import SettingsError, conflicts, in_words
+from turnlog_workers.base.tool_rules import ToolRule, read_rules
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -80,6 +81,15 @@ class Settings(BaseSettings):
     embedded_idle_timeout_s: float = Field(default=600.0, ge=1, le=604_800)  #: then it ends, until it is needed again
     runtime_dir: Path | None = None  #: sockets and locks of this user; absent: below XDG_RUNTIME_DIR, or /tmp
 
+    # ---- tools
+    allow_tools: Annotated[tuple[ToolRule, ...], NoDecode] = ()  #: which turns may use which tools; commas
+    tool_timeout_s: float = Field(default=30.0, ge=0.1, le=3600)  #: of one call
+    max_tool_output_bytes: int = Field(default=64 * KIB, ge=256, le=4 * MIB)  #: that a model is shown; the rest is cut
+    max_running_tools: int = Field(default=32, ge=1, le=10_000)  #: calls at a time, of one worker
+    max_running_calls_per_tool: int = Field(default=8, ge=1, le=10_000)  #: of one worker
+    max_calls_per_step: int = Field(default=16, ge=1, le=128)  #: of one message of a model; others are not started
+    max_turn_tokens: int = Field(default=2_000_000, ge=1, le=1_000_000_000)  #: after so many no tool is started
+
     # ---- group membership
     session_timeout_s: float = Field(default=10.0, ge=1, le=1800)  #: how long a dead worker keeps its partitions
     rebalance_timeout_s: float = Field(default=5.0, ge=0.5, le=300)  #: for a worker that does not answer
@@ -138,6 +148,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return read_allow_list(value, cls.model_fields["allow_models"].default) if isinstance(value, str) else value
+
+    @field_validator("allow_tools", mode="before")
+    @classmethod
+    def _tool_rules(cls, value: object) -> object:
+        if isinstance(value, str):
+            return read_rules([part.strip() for part in value.split(",") if part.strip()])
+        return value
 
     @field_validator("http_servers", mode="before")
     @classmethod

@@ -38,6 +38,7 @@ from turnlog_workers.sessions.turn_attempt import ActorLimits
 from turnlog_workers.shard.partition import Shard, ShardStuckError
 from turnlog_workers.shard.worker_context import Membership, ShardLimits, WorkerContext
 from turnlog_workers.store.partition_store import StoreDirectory
+from turnlog_workers.tools.from_settings import toolbox_of
 
 log = logging.getLogger(__name__)
 _RELEASE_LIMIT_S = 10.0  #: of all partitions, at the end
@@ -71,6 +72,7 @@ class WorkerService:
         self._stores: StoreDirectory | None = None
         self._watch: asyncio.Task[None] | None = None
         self._policy_now = settings.policy()
+        self._runners, self._toolbox = RunnerRegistry(), toolbox_of(settings)
         self._run_settings = RunSettings(settings, self._reader, self._take_settings)
         self._follow: asyncio.Task[None] | None = None
         self._growth: asyncio.Task[None] | None = None
@@ -114,7 +116,6 @@ class WorkerService:
 
     def _build_context(self, topics: TopicsState) -> WorkerContext:
         settings, owner = self._settings, self._owner
-        runners = RunnerRegistry()
         assert self._stores is not None
         schemas: SharedLook[bytes] = SharedLook(
             self._read_schemas, known=lambda name: packaged().find(name) is not None, now=time.monotonic
@@ -145,12 +146,13 @@ class WorkerService:
                 reply_topic_exists=sender.known_reply_topic,
                 max_request_bytes=settings.max_request_bytes,
             ),
-            make_runner=lambda model: runners.make(model, runner_factories(self._run_settings.values)),
+            make_runner=lambda model: self._runners.make(model, runner_factories(self._run_settings.values)),
             policy=self._policy,
             schemas=schemas,
             reply_topics=reply_topics(sender),
             running=asyncio.Semaphore(settings.max_running_turns),
             actor_limits=_actor_limits(settings),
+            toolbox=self._toolbox,
             limits=_shard_limits(settings),
             membership=self._membership,
             ack=self._ack,
@@ -213,6 +215,7 @@ class WorkerService:
             ("the replies' producer does not stop", self._replies.stop()),
             ("the log's producer does not stop", self._producer.close()),
             ("the log's readers do not stop", self._reader.close()),
+            ("the tools do not stop", self._toolbox.aclose()),
         )
         await all_within(clients, _STEP_LIMIT_S)
         if self._stores is not None:
@@ -380,4 +383,5 @@ def _actor_limits(settings: Settings) -> ActorLimits:
         max_turn_messages=settings.max_turn_messages,
         summary_timeout_s=settings.summary_timeout_s,
         max_retry_after_s=settings.max_retry_after_s,
+        max_turn_tokens=settings.max_turn_tokens,
     )

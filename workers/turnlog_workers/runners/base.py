@@ -9,12 +9,77 @@ turn, and a ``SystemExit`` in a task or callback that it started ends nothing el
 blocks the event loop (a factory, too) stops the whole worker meanwhile, and so does one that cancels others' tasks.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from turnlog_schemas.parts import ContentPart, ToolCall, Usage
+from turnlog_schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage, text_content
 from turnlog_streams.history.messages import HistoryMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """The result of an open tool call: ``call_id`` is that of one."""
+
+    call_id: str
+    content: tuple[ContentPart, ...] | None
+    name: str | None = None
+    outcome: str | None = None  #: one of :data:`turnlog_schemas.parts.OUTCOMES`; ``None``: not said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDefinition:
+    """What a model is told of a tool."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]  #: the JSON schema of an object
+    idempotent: bool = False  #: a call whose outcome nobody knows may be made again
+
+
+class TurnTools(Protocol):
+    """The tools that this turn may use.
+
+    ::
+
+        yield AssistantMessage(content=..., tool_calls=calls)
+        async for result in turn.tools.run(calls):
+            yield result
+    """
+
+    @property
+    def definitions(self) -> Sequence[ToolDefinition]:
+        """What to tell the model."""
+        ...
+
+    def run(self, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolResult]:
+        """Run the calls side by side, each once; their results come in the order of the calls.
+
+        They must have been yielded before, or be among ``turn.turn_messages``: else :class:`RunnerError`. Whatever goes
+        wrong with a tool is a result that says so; so is a call of a tool that is not there.
+        """
+        ...
+
+
+class NoTools:
+    """No tool at all: what is called all the same gets a result that says so."""
+
+    definitions: Sequence[ToolDefinition] = ()
+
+    async def run(self, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolResult]:
+        """A result for each call."""
+        for call in calls:
+            yield no_such_tool(call)
+
+
+def no_such_tool(call: ToolCall, known: Sequence[str] = ()) -> ToolResult:
+    """What a model is told that calls what it was not offered."""
+    instead = f"There is {', '.join(known)}." if known else "Answer without it."
+    text = f"Error: there is no tool {call.name[:100]!r} here. {instead}"
+    return ToolResult(call_id=call.call_id, content=text_content(text), name=call.name, outcome="error")
+
+
+NO_TOOLS = NoTools()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +101,9 @@ class TurnInput:
     #: messages of the user may follow each other; ``history.openai_format`` renders it and joins them
     metadata: Mapping[str, str] = field(default_factory=dict)
     allow_tools: bool = True  #: false: the model must write, it is not told of any tool
+    tools: TurnTools = NO_TOOLS
+    channel: str = ""
+    spent: Usage = NO_USAGE  #: what the turn has cost until now, as far as the log has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +126,6 @@ class AssistantMessage:
 
     content: tuple[ContentPart, ...] | None
     tool_calls: tuple[ToolCall, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolResult:
-    """The result of an open tool call: ``call_id`` is that of one."""
-
-    call_id: str
-    content: tuple[ContentPart, ...] | None
-    name: str | None = None
-    outcome: str | None = None  #: one of :data:`turnlog_schemas.parts.OUTCOMES`; ``None``: not said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

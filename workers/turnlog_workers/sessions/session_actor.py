@@ -32,6 +32,7 @@ from turnlog_workers.runners.contained import (
 from turnlog_workers.runners.fault_log import log_fault, texts_of
 from turnlog_workers.sessions.history_compactor import HistoryCompactor, UnrecordableError
 from turnlog_workers.sessions.turn_attempt import ActorLimits, NotRecordedError, TurnAttempt, TurnHost
+from turnlog_workers.tools.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,10 @@ class SessionActor:
         make_runner: Callable[[str], Runner],
         running: asyncio.Semaphore,
         limits: ActorLimits,
+        toolbox: Toolbox | None = None,
     ) -> None:
         self.session_id = session_id
+        self._toolbox = toolbox
         self._host = host
         self._make_runner = make_runner
         self._running = running
@@ -298,4 +301,6 @@ class SessionActor:
     async def _consumed(self, attempt: TurnAttempt, turn: TurnInput) -> bool:
         """Making a runner is a plug-in's code as well."""
         runner = await self._runner_for(turn.model)
+        if self._toolbox is not None:
+            turn = await self._toolbox.offered(turn)
         return await attempt.consume(runner, turn, self._compactor.due)

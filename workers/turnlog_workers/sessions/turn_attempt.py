@@ -34,6 +34,7 @@ from turnlog_workers.runners.checked import MAX_OUTPUTS, OutputError, TextJoiner
 from turnlog_workers.runners.contained import close_outputs, fault_of, outputs_of
 from turnlog_workers.sessions.history_compactor import CompactionHost, UnrecordableError
 from turnlog_workers.sessions.streamed_text import DeltaBuffer, DeltaHost, PartialText
+from turnlog_workers.tools.toolbox import TurnToolbox
 
 _OUTPUTS_PER_LOOP_PASS = 32  #: of a runner that never waits: the others have their turns in between
 _HARD_FACTOR = 4  #: so many times the size at which a text is cut, it is no answer any more
@@ -67,6 +68,7 @@ class ActorLimits:
     max_turn_messages: int = 200
     summary_timeout_s: float = 120.0
     max_retry_after_s: float = 60.0
+    max_turn_tokens: int = 2_000_000  #: after so many no tool is started any more
 
 
 class NotRecordedError(RunnerError):
@@ -100,7 +102,9 @@ class TurnAttempt:
         self._next_seq = next_message_seq
         self._last_seq: int | None = None
         self._open_calls: tuple[ToolCall, ...] = ()
+        self._tools: TurnToolbox | None = None
         self._earlier = Usage()  # of the runners before a history compaction
+        self._spent_before = Usage()  # by earlier attempts
         self._recorded = Usage()  # what the log has of ``usage``
         self.usage = Usage()
         self._host = host
@@ -200,6 +204,10 @@ class TurnAttempt:
                 self._open_calls = message.tool_calls
             else:
                 self._open_calls = without_result(self._open_calls, message.tool_call_id)
+        self._spent_before = beyond(turn.spent, self._recorded)
+        self._tools = turn.tools if isinstance(turn.tools, TurnToolbox) else None
+        if self._tools is not None:
+            self._tools.stored(self._open_calls)
 
     async def _take(self, output: RunnerOutput) -> bool:
         """Check an output and do what it asks for. Was it a tool result?"""
@@ -266,13 +274,35 @@ class TurnAttempt:
                 "tool_call_too_large",
                 f"tool call arguments of {arguments} bytes; at most {self._limits.max_tool_result_bytes} are stored",
             )
-        self._hold("assistant", content, truncated, tool_calls=output.tool_calls)
-        self._open_calls = output.tool_calls
-        if output.tool_calls:
+        calls = self._with_keys(output.tool_calls)
+        self._hold("assistant", content, truncated, tool_calls=calls)
+        self._open_calls = calls
+        if calls:
+            self._check_tokens()
             crash_point("actor.before_tool")
             await self._store_held()
             await self._host.confirm_ownership()
+            if self._tools is not None:
+                self._tools.stored(calls)
             crash_point("actor.after_tool_call_stored")
+
+    def _with_keys(self, calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+        """The calls as they are stored: the tool gets the same key that the log has."""
+        if self._tools is None or not calls:
+            return calls
+        return tuple(
+            call if call.idempotency_key else replace(call, idempotency_key=f"{self.turn_id}:{self._next_seq}:{index}")
+            for index, call in enumerate(self._tools.declared(calls))
+        )
+
+    def _check_tokens(self) -> None:
+        spent = added(self._spent_before, self.usage)
+        tokens, most = spent.input_tokens + spent.output_tokens, self._limits.max_turn_tokens
+        if tokens > most:
+            reason = (
+                f"the turn has used {tokens} tokens, and calls tools again: at most {most} (TURNLOG_MAX_TURN_TOKENS)"
+            )
+            raise RunnerError("too_many_tokens", reason, retryable=False)
 
     def _cut_answer(self, content: tuple[ContentPart, ...] | None) -> tuple[tuple[ContentPart, ...] | None, bool]:
         text = content_text(content) or ""

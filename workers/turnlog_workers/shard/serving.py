@@ -343,6 +343,7 @@ class Serving:
                 make_runner=self._context.make_runner,
                 running=self._context.running,
                 limits=self._context.actor_limits,
+                toolbox=self._context.toolbox,
             )
         live.last_used = self._context.now()
         return live.actor

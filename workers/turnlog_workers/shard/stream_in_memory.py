@@ -200,6 +200,8 @@ class LiveSession:
             turn_messages=of_turn(self.history, turn_id)[1:],
             assembled=view,
             metadata=dict(self.session.metadata),  # a runner's own: it may write into it
+            channel=self.session.channel,
+            spent=turn.spent,
         )
 
     # ---- history compaction

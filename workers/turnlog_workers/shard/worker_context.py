@@ -17,6 +17,7 @@ from turnlog_workers.intake.request_reader import Incoming, RequestReader, Unkno
 from turnlog_workers.runners.base import Runner
 from turnlog_workers.sessions.turn_attempt import ActorLimits
 from turnlog_workers.store.port import PartitionStores
+from turnlog_workers.tools.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class WorkerContext:
     random_id: Callable[[], str]
     jitter: Callable[[], float]  #: between 0 and 1
     topics: Topics = field(default_factory=Topics)
+    toolbox: Toolbox | None = None  #: ``None``: no turn has tools
     draining: bool = False
     open_turns: Callable[[], int] = lambda: 0  #: of the worker: accepted, not ended
     waiting_for_turns: set[Callable[[], None]] = field(default_factory=set)  #: to be called when there are fewer

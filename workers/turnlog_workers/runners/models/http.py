@@ -31,7 +31,7 @@ from turnlog_workers.runners.models.faults import (
     stream_cut,
 )
 from turnlog_workers.runners.models.patience import ModelLimits, Patience
-from turnlog_workers.runners.models.sent_messages import openai_request_messages, without_control_tokens
+from turnlog_workers.runners.models.sent_messages import openai_request_messages, openai_tools, without_control_tokens
 from turnlog_workers.runners.models.sse import EventTooLargeError, SseReader
 from turnlog_workers.runners.models.steps import ModelAnswer, run_steps
 from turnlog_workers.runners.options import after_provider, bad_model_name
@@ -121,6 +121,8 @@ class HttpRunner(OfflineRunner):
             "stream_options": {"include_usage": True},
             self._server.max_tokens_field: self._limits.max_answer_tokens,
         }
+        if turn.allow_tools and turn.tools.definitions:
+            body["tools"] = openai_tools(turn.tools.definitions)
         return await self._opened().post(
             f"{self._server.url}/chat/completions",
             data=json.dumps(body, ensure_ascii=False).encode(errors="replace"),

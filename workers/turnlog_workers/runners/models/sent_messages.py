@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.openai_format import openai_messages
 from turnlog_streams.history.view import assemble
-from turnlog_workers.runners.base import TurnInput
+from turnlog_workers.runners.base import ToolDefinition, TurnInput
 
 #: What all providers take. Sources: what OpenAI (ids of at most 40 characters, names of at most 64) and Anthropic (ids
 #: of these characters, each once in a request) answer to others.
@@ -71,6 +71,17 @@ def _with_distinct_ids(messages: Sequence[dict[str, Any]]) -> None:
                 call["id"] = next(made for n in count(len(sent) + 1) if (made := f"call_{n}") not in sent)
             sent.add(call["id"])
             of_group[stored] = call["id"]
+
+
+def openai_tools(definitions: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
+    """The ``tools`` of a request in the OpenAI chat format."""
+    return [
+        {
+            "type": "function",
+            "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)},
+        }
+        for tool in definitions
+    ]
 
 
 def sendable_arguments(arguments: str) -> str:

@@ -1,15 +1,15 @@
 """A turn as model calls, one after the other, until the model calls no tool any more.
 
 What is the same for every model: where an attempt goes on, in which order outputs come, what was used, how many calls
-there may be. A runner brings :data:`Ask`, one call. No tool is offered to a model yet; what it calls all the same gets
-a result that says so, and the model goes on from there.
+there may be. A runner brings :data:`Ask`, one call. Tools are those of the turn; calls of anything else get a result
+that says so, and the model goes on from there.
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from turnlog_schemas.parts import ToolCall, Usage, added, text_content
+from turnlog_schemas.parts import ToolCall, Usage, added
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.turn import without_result
 from turnlog_workers.runners.base import (
@@ -43,9 +43,10 @@ async def run_steps(turn: TurnInput, ask: Ask, *, max_calls: int) -> AsyncGenera
     if is_answered(turn):
         yield UsageReport(usage=usage)
         return
-    for result in map(no_such_tool, open_calls(turn)):
-        yield result
-        since.append(_stored(turn, result))
+    async with aclosing(turn.tools.run(open_calls(turn))) as results:
+        async for result in results:
+            yield result
+            since.append(_stored(turn, result))
     for _ in range(max_calls):
         answer: ModelAnswer | None = None
         async with aclosing(ask(turn, since)) as outputs:
@@ -63,10 +64,10 @@ async def run_steps(turn: TurnInput, ask: Ask, *, max_calls: int) -> AsyncGenera
         if not message.tool_calls:
             return
         since.append(_stored(turn, message))
-        for call in message.tool_calls:
-            result = no_such_tool(call)
-            yield result
-            since.append(_stored(turn, result))
+        async with aclosing(turn.tools.run(message.tool_calls)) as results:
+            async for result in results:
+                yield result
+                since.append(_stored(turn, result))
     reason = f"the model still calls tools after {max_calls} calls of it (setting TURNLOG_MAX_MODEL_CALLS)"
     raise RunnerError("too_many_steps", reason, retryable=False)
 
@@ -85,17 +86,12 @@ def open_calls(turn: TurnInput) -> tuple[ToolCall, ...]:
     return calls
 
 
-def no_such_tool(call: ToolCall) -> ToolResult:
-    """What a model is told that calls what it was not offered."""
-    text = f"Error: there is no tool {call.name!r} here. Answer without it."
-    return ToolResult(call_id=call.call_id, content=text_content(text), name=call.name, outcome="error")
-
-
 def _with_keys(turn: TurnInput, position: int, message: AssistantMessage) -> AssistantMessage:
-    """Calls that run nothing may be started again."""
+    """Calls of what is no tool here run nothing, so they may be started again."""
     at = len(turn.turn_messages) + position
+    known = {tool.name: tool.idempotent for tool in turn.tools.definitions}
     calls = (
-        replace(call, idempotent=True, idempotency_key=f"{turn.turn_id}:{at}:{index}")
+        replace(call, idempotent=known.get(call.name, True), idempotency_key=f"{turn.turn_id}:{at}:{index}")
         for index, call in enumerate(message.tool_calls)
     )
     return replace(message, tool_calls=tuple(calls))

@@ -23,6 +23,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.base.tool_rules import ToolRule, allowed, read_rules
 from turnlog_workers.runners.models.http import HttpRunners
+from turnlog_workers.runners.models.providers import ProviderRunners
 from turnlog_workers.tools.base import Tool
 from turnlog_workers.tools.calculator import calculated, calculator
 from turnlog_workers.tools.clock import clock
@@ -495,6 +496,39 @@ def _one_over_http(server: ModelServer, box: Toolbox) -> OneSession:
             return runners(model)  # type: ignore[return-value]
 
     return Over(toolbox=box)
+
+
+@pytest.mark.parametrize(
+    ("model", "variable", "path", "named"),
+    [
+        ("openai:m", "OPENAI", "/v1", lambda body: [each["function"]["name"] for each in body["tools"]]),
+        ("anthropic:m", "ANTHROPIC", "", lambda body: [each["name"] for each in body["tools"]]),
+    ],
+)
+async def test_a_providers_model_is_told_of_its_tools_and_gets_their_results(
+    model: str, variable: str, path: str, named: Callable[[Any], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = says(Good(pieces=(), calls=(Call(call_id="c1", name="calculator", arguments=('{"expression": "6*7"}',)),)))
+    async with model_server(asks, says(Good(pieces=("It is 42.",)))) as server:
+        monkeypatch.setenv(f"{variable}_API_KEY", "sk-" + "planted")
+        monkeypatch.setenv(f"{variable}_BASE_URL", f"{server.url}{path}")
+        runners = ProviderRunners(Settings())
+        await runners.clients()  # loading them takes longer than a turn of a test may
+
+        class Over(OneSession):
+            def make_runner(self, model: str) -> PlayedRunner:
+                return runners(model)  # type: ignore[return-value]
+
+        box = toolbox(calculator, rules=read_rules(["calculator"]))
+        one = Over(toolbox=box, limits=replace(LIMITS, turn_timeout_s=30.0))
+        await one.say("What is six times seven?", model=model)
+        assert one.kinds[-1] == "TurnCompleted", one.events[-1]
+        first, second = server.received
+        assert named(first.body) == ["calculator"]
+        assert first.body.get("tool_choice") in (None, "auto", {"type": "auto"})
+        assert "42" in json.dumps(second.body["messages"][-1])
+        assert [each.outcome for each in one.of(ev.MessageStored) if each.role == "tool"] == ["ok"]
+        await one.actor.stop()
 
 
 # ---- the tools that come with Turnlog

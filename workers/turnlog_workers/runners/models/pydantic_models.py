@@ -39,6 +39,7 @@ from pydantic_ai.tools import ToolDefinition
 from turnlog_schemas.parts import Usage
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_workers.runners.base import CONTEXT_TOO_LONG, ReasoningDelta, RunnerError, TextDelta, TurnInput
+from turnlog_workers.runners.base import ToolDefinition as Offered
 from turnlog_workers.runners.models.chat_stream import count_of, whole_answer
 from turnlog_workers.runners.models.faults import (
     ServerFaultError,
@@ -84,9 +85,10 @@ class ModelClients:
         try:
             model = await self._model(provider, name, key)
             messages = provider_messages(openai_request_messages(turn, since, escape_control_tokens=False))
-            parameters = _parameters(provider, messages)
+            offered = turn.tools.definitions if turn.allow_tools else ()
+            parameters = _parameters(provider, messages, offered)
             async with AsyncExitStack() as stack:
-                call = model.request_stream(messages, self._settings(parameters), parameters)
+                call = model.request_stream(messages, self._settings(parameters, offered), parameters)
                 async with patience.waiting():
                     response = await stack.enter_async_context(call)
                 _count_usage_once(response)
@@ -107,9 +109,9 @@ class ModelClients:
             raise runner_error(error) from error
         yield _answer(response, "".join(text) if text else None)
 
-    def _settings(self, parameters: ModelRequestParameters) -> ModelSettings:
+    def _settings(self, parameters: ModelRequestParameters, offered: Sequence[Offered]) -> ModelSettings:
         settings = ModelSettings(max_tokens=self._limits.max_answer_tokens, max_retries=0)
-        if parameters.function_tools:
+        if parameters.function_tools and not offered:
             settings["tool_choice"] = "none"
         return settings
 
@@ -211,18 +213,21 @@ def _tools_of(messages: Sequence[ModelMessage]) -> list[str]:
     return list(names)
 
 
-def _parameters(provider: str, messages: Sequence[ModelMessage]) -> ModelRequestParameters:
-    """Anthropic refuses a history with calls of tools that the request does not describe: they are, as unusable."""
-    if provider != "anthropic":
-        return ModelRequestParameters()
-    described = "Not available any more."
-    schema = {"type": "object"}
-    return ModelRequestParameters(
-        function_tools=[
-            ToolDefinition(name=name, description=described, parameters_json_schema=schema)
+def _parameters(provider: str, messages: Sequence[ModelMessage], offered: Sequence[Offered]) -> ModelRequestParameters:
+    """The tools of the turn. Anthropic refuses a history with calls of tools that the request does not describe: these
+    are described, too, as unusable."""
+    tools = [
+        ToolDefinition(name=tool.name, description=tool.description, parameters_json_schema=dict(tool.parameters))
+        for tool in offered
+    ]
+    if provider == "anthropic":
+        known = {tool.name for tool in offered}
+        tools += [
+            ToolDefinition(name=name, description="Not available any more.", parameters_json_schema={"type": "object"})
             for name in _tools_of(messages)
+            if name not in known
         ]
-    )
+    return ModelRequestParameters(function_tools=tools)
 
 
 # ---- what comes

@@ -4,7 +4,7 @@ It sees every session of the deployment: allow it where all of them may be seen 
 """
 
 from turnlog.errors import NotFoundError, TurnlogError
-from turnlog.snapshot_query import Bounds, QueryTimedOutError, QueryTooLargeError, SnapshotQuery
+from turnlog.snapshot.query import Bounds, QueryTimedOutError, QueryTooLargeError, SnapshotQuery
 from turnlog.tools import ToolError, tool
 from turnlog_workers.base.config import Settings
 

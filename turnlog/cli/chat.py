@@ -1,6 +1,7 @@
 """``turnlog chat``: a conversation in the terminal, the answer streaming in. Works with piped lines too."""
 
 import os
+import shlex
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from turnlog.cli.common import (
     Prefix,
     TimeoutS,
     Verbose,
+    check_session_id,
     client_settings,
     refuse_unservable,
 )
@@ -51,7 +53,11 @@ def chat(
     command with its exit code. With --json each answer is one line.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    if session_id is not None:
+        check_session_id(session_id)
     refuse_unservable(settings, model)
+    given = {"--model": model, "--bootstrap-server": bootstrap_server, "--data-dir": data_dir, "--prefix": prefix}
+    options = "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
     from turnlog.client.async_client import Client
 
     if session_id is None:
@@ -63,7 +69,8 @@ def chat(
         client = Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S)
         loop.wait(client.__aenter__())
         try:
-            _Conversation(client, loop, session_id, model=model, timeout_s=timeout_s, json=json).run()
+            conversation = _Conversation(client, loop, session_id, model=model, timeout_s=timeout_s, json=json)
+            conversation.run(f"turnlog chat {session_id}{options}")
         finally:
             loop.wait(client.aclose())
 
@@ -86,10 +93,14 @@ class _Conversation:
         self._interactive = output.is_terminal(sys.stdin)
         self._turn: ChatTurn | None = None
 
-    def run(self) -> None:
-        """Until the input ends. Piped input: raises the first error; somebody at a terminal may go on after it."""
+    def run(self, again: str) -> None:
+        """Until the input ends. Piped input: raises the first error; somebody at a terminal may go on after it.
+
+        Raises the last error when no message was answered. ``again``: the command that goes on with the session.
+        """
         if self._interactive:
             output.say(f"session {self._session_id}. {_HELP}")
+        answered, failure = False, None
         for line in self._lines():
             if line == "/help":
                 output.say(_HELP)
@@ -97,6 +108,7 @@ class _Conversation:
             try:
                 turn = self._loop.wait(self._say(line))
                 turn.raise_for_status()
+                answered = True
             except KeyboardInterrupt:
                 if not self._interactive:
                     raise
@@ -104,9 +116,12 @@ class _Conversation:
             except TurnlogError as error:
                 if not self._interactive:
                     raise
+                failure = error
                 output.say(f"({explain(error)[1]})")
+        if failure is not None and not answered:
+            raise typer.Exit(failure.exit_code)  # it was told when it happened
         if self._interactive:
-            output.say(f"Go on with it: turnlog chat {self._session_id}")
+            output.say(f"To continue this session: {again}")
 
     def _what_goes_on(self) -> str:
         from turnlog.client.replies import NOTHING_HEARD

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,6 +98,14 @@ RequestId = Annotated[
         show_default=False,
     ),
 ]
+
+
+def check_session_id(session_id: str) -> None:
+    """Raises :class:`UsageError` for an id that no session can have: before anything is connected."""
+    from turnlog_schemas.commands import ID_PATTERN
+
+    if not re.fullmatch(ID_PATTERN, session_id):
+        raise UsageError(f"{session_id[:80]!r} is no session id: 1 to 128 characters of A-Z a-z 0-9 . _ -")
 
 
 def metadata_of(pairs: list[str] | None) -> dict[str, str] | None:

@@ -7,6 +7,7 @@ import typer
 
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, refuse_unservable
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
+from turnlog.errors import UsageError
 from turnlog.terminal import output
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def set_(
 
     if names_model(name):
         refuse_unservable(settings, value)
+    _refuse_unknown_runner(name, value)
     _write(settings, name, value, json=json)
 
 
@@ -66,8 +68,27 @@ def list_(
     values = asyncio.run(_read(settings))
     if json:
         output.print_json(values)
+    elif not values:
+        output.say("No run-time settings are set: every worker does what it was started with.")
     else:
         output.print_table(("setting", "value"), sorted(values.items()))
+
+
+def _refuse_unknown_runner(name: str, value: str) -> None:
+    """A provider or an entry point that does not exist would be found out by the next turn that fails."""
+    from turnlog_streams.runtime_settings import RUNNER
+    from turnlog_workers.runners.registry import RunnerRegistry
+
+    kind, _, provider = name.partition("/")
+    if kind != RUNNER or not provider:
+        return
+    existing = RunnerRegistry().providers()
+    unknown = [given for given in (provider, value) if given not in existing]
+    if unknown:
+        raise UsageError(
+            f"{name}: there is no runner {unknown[0]!r} here; there are: {', '.join(existing)}. A runner that only the "
+            "workers have is set from where they are installed."
+        )
 
 
 def _write(settings: "Settings", name: str, value: str | None, *, json: bool) -> None:

@@ -69,7 +69,7 @@ def send(
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     refuse_unservable(settings, model)
     if text == "-":
-        text = sys.stdin.read()
+        text = sys.stdin.read().removesuffix("\n").removesuffix("\r")  # what ends the last line is not of the message
     asked = {"request_id": request_id, "model": model, "on_busy": on_busy.value}
     if wait:
         asyncio.run(_send_and_wait(settings, session_id, text, asked, timeout_s=timeout_s, json=json))

@@ -94,6 +94,8 @@ class Materializer:
 
     def _run(self) -> int:
         failures = 0
+        settings = self._settings
+        log.info("connecting to Kafka at %s, for %g s at most", settings.bootstrap_server, settings.startup_timeout_s)
         while not self._stop.is_set():
             try:
                 self._connect_and_follow()

@@ -87,6 +87,7 @@ class WorkerService:
         """Check the topics, publish our schemas, connect. Raises with a sentence when something is not right."""
         settings = self._settings
         warnings = [*unknown_variables(settings), *check_models(settings)]
+        log.info("connecting to Kafka at %s, for %g s at most", settings.bootstrap_server, settings.startup_timeout_s)
         topics = await asyncio.to_thread(check_topics, settings)
         for problem in (*warnings, *topics.problems):
             log.warning("%s", problem)

@@ -7,8 +7,9 @@ one again and again.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -242,3 +243,29 @@ async def model_server(*answers: Answer) -> AsyncIterator[ModelServer]:
     finally:
         server.released.set()
         await runner.cleanup()
+
+
+@contextmanager
+def model_server_in_a_thread(*answers: Answer) -> Iterator[ModelServer]:
+    """The same, in an event loop of its own."""
+    ready = threading.Event()
+    found: list[ModelServer] = []
+    stop: list[Callable[[], None]] = []
+
+    async def serve() -> None:
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        async with model_server(*answers) as server:
+            found.append(server)
+            stop.append(lambda: loop.call_soon_threadsafe(stopped.set) and None)
+            ready.set()
+            await stopped.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="model-server")
+    thread.start()
+    try:
+        assert ready.wait(10), "the server does not start"
+        yield found[0]
+    finally:
+        for act in stop:
+            act()
+        thread.join(10)

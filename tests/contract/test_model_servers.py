@@ -1,5 +1,6 @@
 """Every runner that asks a server, against a server that does everything: the table of docs/models.md, row by row."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.model_faults import EVERY, FAULTS, ODD, Fault
+from tests.model_faults import EVERY, FAULTS, ODD, Fault, plays, stalls
 from tests.model_server import KEY, Call, ModelServer, model_server, says
+from tests.waiting import eventually
 from turnlog_schemas.parts import Usage, content_text, text_content
 from turnlog_workers.base.config import Settings
 from turnlog_workers.runners.availability import Availability
@@ -117,6 +119,25 @@ async def test_what_is_odd_and_no_fault(kind: str, name: str, server: ModelServe
     assert "".join(output.text for output in found if isinstance(output, TextDelta)) == "Hello there!"
     assert found[-1] == AssistantMessage(content=text_content("Hello there!"))
     assert found[-2] == UsageReport(usage=Usage(input_tokens=12, output_tokens=7, model_calls=1, last_input_tokens=12))
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+async def test_the_server_hears_at_once_that_nobody_listens_any_more(kind: str, how: str, server: ModelServer) -> None:
+    server.plan(plays(stalls))
+    runner = runner_of(kind, server)
+    running = runner.run(turn_of(kind))
+    assert isinstance(await anext(running), TextDelta)
+    if how == "cancelled":
+        waiting = asyncio.ensure_future(anext(running))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    await running.aclose()  # type: ignore[attr-defined]
+    await eventually(lambda: server.gone == 1, "the server sees that the request is gone", timeout_s=2)
+    await runner.aclose()
 
 
 @pytest.mark.usefixtures("keys")

@@ -13,8 +13,12 @@ from turnlog_workers.runners.registry import RunnerRegistry
 PAGE = (Path(__file__).resolve().parents[2] / "docs/runners.md").read_text(encoding="utf-8")
 
 
+def blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
 def example() -> dict[str, Any]:
-    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    code, _ = blocks()
     assert set(re.findall(r"^from (\S+) import", code, flags=re.MULTILINE)) == {"collections.abc", "turnlog.runner"}
     names: dict[str, Any] = {}
     exec(code, names)
@@ -36,6 +40,17 @@ async def test_the_example_answers() -> None:
     outputs = [output async for output in registry.make("shout:").run(turn)]
     assert [type(output) for output in outputs] == [TextDelta, AssistantMessage]
     assert outputs[0].text == "HELLO"  # type: ignore[union-attr]
+
+
+def test_the_example_passes_the_suite_of_the_page() -> None:
+    names: dict[str, Any] = {}
+    exec(blocks()[1], names)
+    suite = names["TestShouting"]()
+    suite.make_runner = example()["factory"]
+    tests = [name for name in dir(suite) if name.startswith("test_")]
+    assert len(tests) > 8
+    for name in tests:
+        getattr(suite, name)()
 
 
 def test_the_allow_list_of_the_page_allows_it() -> None:

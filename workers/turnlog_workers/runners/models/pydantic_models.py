@@ -11,6 +11,7 @@ import os
 import ssl
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from typing import Any
 
 import httpx2
@@ -66,6 +67,19 @@ _CODES: tuple[tuple[type[errors.ModelAPIError], str], ...] = (
 )
 
 
+_opened: ContextVar[list[httpx2.Response]] = ContextVar("_opened")
+
+
+class _Client(httpx2.AsyncClient):
+    """Notes the responses of the call that is under way: not every library closes its own when it is stopped."""
+
+    async def send(self, *args: Any, **kwargs: Any) -> httpx2.Response:
+        response = await super().send(*args, **kwargs)
+        if (opened := _opened.get(None)) is not None:
+            opened.append(response)
+        return response
+
+
 class ModelClients:
     """The models that were asked last, by provider, name and key; they share their connections."""
 
@@ -82,6 +96,8 @@ class ModelClients:
         """One model call. Raises :class:`RunnerError`."""
         patience = Patience(self._limits)
         text: list[str] = []
+        opened: list[httpx2.Response] = []
+        _opened.set(opened)
         try:
             model = await self._model(provider, name, key)
             messages = provider_messages(openai_request_messages(turn, since, escape_control_tokens=False))
@@ -107,6 +123,9 @@ class ModelClients:
             raise
         except (errors.AgentRunError, errors.UserError, httpx2.HTTPError, json.JSONDecodeError) as error:
             raise runner_error(error) from error
+        finally:
+            for one in opened:
+                await one.aclose()
         yield _answer(response, "".join(text) if text else None)
 
     def _settings(self, parameters: ModelRequestParameters, offered: Sequence[Offered]) -> ModelSettings:
@@ -134,7 +153,7 @@ class ModelClients:
         return model
 
     def _client(self) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(
+        return _Client(
             timeout=httpx2.Timeout(None, connect=self._limits.connect_s),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
             verify=self._tls,

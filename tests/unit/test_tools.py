@@ -21,7 +21,7 @@ from turnlog_schemas.parts import ToolCall, Usage, content_text, text_content
 from turnlog_streams.session.commands import ResumeTurn
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.settings_check import SettingsError
-from turnlog_workers.base.tool_rules import ToolRule, allowed, read_rules
+from turnlog_workers.base.tool_rules import ToolRule, read_rules
 from turnlog_workers.runners.models.http import HttpRunners
 from turnlog_workers.runners.models.providers import ProviderRunners
 from turnlog_workers.tools.base import Tool
@@ -423,7 +423,7 @@ def test_rules_say_which_turns_may_use_which_tools() -> None:
     rules = read_rules(["clock", "crm__*@channel:support-*", "sql@channel:ops@model:openai:*", "x@session:s-1"])
 
     def may(name: str, session: str = "s", channel: str = "c", model: str = "echo:") -> bool:
-        return allowed(rules, name, session=session, channel=channel, model=model)
+        return any(rule.allows(name, session=session, channel=channel, model=model) for rule in rules)
 
     assert may("clock")
     assert not may("calculator")
@@ -433,6 +433,25 @@ def test_rules_say_which_turns_may_use_which_tools() -> None:
     assert not may("sql", channel="ops", model="http:x#y")
     assert may("x", session="s-1")
     assert not may("x", session="s-2")
+
+
+@pytest.mark.parametrize(
+    ("rule", "asked"),
+    [
+        ("*", True),
+        ("crm__find", True),
+        ("cr*", True),
+        ("crm__*", True),
+        ("crm_*", True),
+        ("clock", False),
+        ("crm", False),
+    ],
+)
+def test_a_server_is_asked_only_where_a_rule_may_allow_a_tool_of_it(rule: str, asked: bool) -> None:
+    (read,) = read_rules([rule])
+    assert read.may_allow_some("crm__", session="s", channel="c", model="m") is asked
+    (scoped,) = read_rules([f"{rule}@channel:other"])
+    assert not scoped.may_allow_some("crm__", session="s", channel="c", model="m")
 
 
 @pytest.mark.parametrize("text", ["a b", "@channel:x", "clock@channel:", "clock@chanel:x"])

@@ -12,6 +12,7 @@ from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.policy import Policy
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.allow_list import read_allow_list
+from turnlog_workers.base.mcp_settings import McpServer, read_mcp_servers
 from turnlog_workers.base.model_servers import HttpServer, read_servers
 from turnlog_workers.base.settings_check import SettingsError, conflicts, in_words
 from turnlog_workers.base.tool_rules import ToolRule, read_rules
@@ -88,6 +89,8 @@ class Settings(BaseSettings):
     max_running_tools: int = Field(default=32, ge=1, le=10_000)  #: calls at a time, of one worker
     max_running_calls_per_tool: int = Field(default=8, ge=1, le=10_000)  #: of one worker
     max_calls_per_step: int = Field(default=16, ge=1, le=128)  #: of one message of a model; others are not started
+    mcp_servers: Annotated[Mapping[str, McpServer], NoDecode] = Field(default={})  #: by name, as JSON
+    mcp_connect_timeout_s: float = Field(default=10.0, ge=0.1, le=300)  #: to start a server and list its tools
     max_turn_tokens: int = Field(default=2_000_000, ge=1, le=1_000_000_000)  #: after so many no tool is started
 
     # ---- group membership
@@ -155,6 +158,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return read_rules([part.strip() for part in value.split(",") if part.strip()])
         return value
+
+    @field_validator("mcp_servers", mode="before")
+    @classmethod
+    def _mcp_servers(cls, value: object) -> object:
+        return read_mcp_servers(value) if isinstance(value, str) else value
 
     @field_validator("http_servers", mode="before")
     @classmethod

@@ -1,12 +1,13 @@
 """Which turn may use which tools: the rules of the setting ``TURNLOG_ALLOW_TOOLS``."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 SCOPES = ("session", "channel", "model")
 _CLAUSE = re.compile(rf"@(?=(?:{'|'.join(SCOPES)}):)")
+_WILDCARD = re.compile(r"[*?\[]")
 _TOOL = re.compile(r"[A-Za-z0-9_*?\[\]!-]{1,200}")
 
 
@@ -19,10 +20,18 @@ class ToolRule:
 
     def allows(self, tool: str, *, session: str, channel: str, model: str) -> bool:
         """May such a turn use the tool?"""
+        return fnmatchcase(tool, self.tools) and self.allows_turn(session=session, channel=channel, model=model)
+
+    def allows_turn(self, *, session: str, channel: str, model: str) -> bool:
+        """Does the turn fit the conditions?"""
         subject = {"session": session, "channel": channel, "model": model}
-        return fnmatchcase(tool, self.tools) and all(
-            fnmatchcase(subject[scope], pattern) for scope, pattern in self.conditions
-        )
+        return all(fnmatchcase(subject[scope], pattern) for scope, pattern in self.conditions)
+
+    def may_allow_some(self, prefix: str, *, session: str, channel: str, model: str) -> bool:
+        """May such a turn use any tool whose name begins so? Asked before anybody knows which tools there are."""
+        literal = _WILDCARD.split(self.tools, maxsplit=1)[0]
+        begins = literal.startswith(prefix) or (literal != self.tools and prefix.startswith(literal))
+        return begins and self.allows_turn(session=session, channel=channel, model=model)
 
 
 def read_rules(texts: Sequence[str]) -> tuple[ToolRule, ...]:
@@ -46,8 +55,3 @@ def _rule(text: str) -> ToolRule:
             raise ValueError(f"{text[:100]!r}: @{scope}: is followed by a pattern")
         conditions.append((scope, pattern))
     return ToolRule(tools=tools, conditions=tuple(conditions))
-
-
-def allowed(rules: Iterable[ToolRule], tool: str, *, session: str, channel: str, model: str) -> bool:
-    """Does any rule allow it?"""
-    return any(rule.allows(tool, session=session, channel=channel, model=model) for rule in rules)

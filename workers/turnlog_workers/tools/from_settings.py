@@ -1,6 +1,7 @@
 """The tools of a worker, as its settings have them."""
 
 from turnlog_workers.base.config import Settings
+from turnlog_workers.tools.mcp_tools import McpServers
 from turnlog_workers.tools.toolbox import ToolBounds, Toolbox
 
 
@@ -13,4 +14,7 @@ def toolbox_of(settings: Settings) -> Toolbox:
         max_running_per_tool=settings.max_running_calls_per_tool,
         max_calls_per_step=settings.max_calls_per_step,
     )
-    return Toolbox(settings.allow_tools, bounds)
+    sources = []
+    if settings.mcp_servers:
+        sources.append(McpServers(settings.mcp_servers, connect_s=settings.mcp_connect_timeout_s))
+    return Toolbox(settings.allow_tools, bounds, sources=sources)

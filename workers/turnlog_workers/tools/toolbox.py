@@ -15,7 +15,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from turnlog_schemas.parts import ToolCall, cut_text, text_content
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.tasks import was_cancelled
-from turnlog_workers.base.tool_rules import ToolRule, allowed
+from turnlog_workers.base.tool_rules import ToolRule
 from turnlog_workers.runners.base import RunnerError, ToolDefinition, ToolResult, TurnInput, no_such_tool
 from turnlog_workers.runners.checked import repaired, type_name
 from turnlog_workers.runners.contained import TookTooLongError, UnexpectedError, contained
@@ -42,8 +42,11 @@ class ToolBounds:
 class ToolSource(Protocol):
     """Where tools come from beside the installed ones: servers that are asked for theirs."""
 
-    async def tools(self, wanted: Callable[[str], bool]) -> Sequence[Tool]:
-        """Its tools of the names that are wanted; none, if it does not answer in time."""
+    async def tools(self, wanted: Callable[[str], bool], may_want_some: Callable[[str], bool]) -> Sequence[Tool]:
+        """Its tools of the names that are wanted; none, if it does not answer in time.
+
+        ``may_want_some``: may any tool be wanted whose name begins so? Else nobody need be asked.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -83,12 +86,17 @@ class Toolbox:
         if not self._rules or not turn.allow_tools:
             return turn
 
+        subject = {"session": turn.session_id, "channel": turn.channel, "model": turn.model}
+
         def wanted(name: str) -> bool:
-            return allowed(self._rules, name, session=turn.session_id, channel=turn.channel, model=turn.model)
+            return any(rule.allows(name, **subject) for rule in self._rules)
+
+        def may_want_some(prefix: str) -> bool:
+            return any(rule.may_allow_some(prefix, **subject) for rule in self._rules)
 
         tools = {tool.definition.name: tool for name in self._known() if wanted(name) and (tool := self._load(name))}
         for source in self._sources:
-            for tool in await source.tools(wanted):
+            for tool in await source.tools(wanted, may_want_some):
                 tools.setdefault(tool.definition.name, tool)
         return replace(turn, tools=TurnToolbox(self, tools, turn)) if tools else turn
 

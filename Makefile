@@ -24,7 +24,7 @@ $(READY): pyproject.toml requirements-dev.lock scripts/make-venv.sh
 	@PYTHON='$(PYTHON)' scripts/make-venv.sh
 	@touch $@
 
-demo: $(READY) ## Run real conversations through Kafka, kill a worker, prove that nothing is missing
+demo: $(READY) ## Recorded conversations and a real model through Kafka, workers killed, nothing missing
 	@$(BIN)/turnlog demo $(ARGS)
 
 test: $(READY) ## Run every test, a real broker included

@@ -6,25 +6,21 @@ from dataclasses import dataclass, field, replace
 
 from tests.compaction_steps import compaction_step
 from tests.lifecycle_steps import ADDRESSES, lifecycle_step
-from tests.lifecycle_world import Network, decided
+from tests.lifecycle_world import Network, decided, looked_up
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.parts import OUTCOMES, ContentPart, NewSession, ToolCall, Usage, text_content
-from turnlog_streams.channel.channel import Channel, evolve_channel
+from turnlog_streams.channel.state import Channel, evolve_channel, rows_of_channel
+from turnlog_streams.facts import Fact
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.history.messages import HistoryMessage, history_message
+from turnlog_streams.lookups import RowsInMemory
 from turnlog_streams.policy import Policy
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
-from turnlog_streams.session.commands import (
-    AcceptChat,
-    CompleteTurn,
-    FailAttempt,
-    RecordMessage,
-    Refuse,
-    ResumeTurn,
-)
-from turnlog_streams.session.state import Fact, Session, evolve
+from turnlog_streams.refusals import Refuse
+from turnlog_streams.session.commands import AcceptChat, CompleteTurn, FailAttempt, RecordMessage, ResumeTurn
+from turnlog_streams.session.state import Session, evolve
 from turnlog_workers.store.port import LoadedStream
 
 CONTENTS: tuple[tuple[ContentPart, ...] | None, ...] = (
@@ -58,6 +54,7 @@ class LogWriter:
     turns: int = 0
     inert: set[int] = field(default_factory=set)  #: offsets of what zombies wrote
     channels: dict[str, Channel] = field(default_factory=dict)
+    rows_of_channels: dict[str, RowsInMemory] = field(default_factory=dict)
     last_offsets_of_channels: dict[str, int] = field(default_factory=dict)
     unknown_of_channels: dict[str, int] = field(default_factory=dict)
     network: Network = field(default_factory=Network)
@@ -88,6 +85,7 @@ class LogWriter:
     def claim(self) -> None:
         """A new owner."""
         payload = ev.PartitionClaimed(
+            log_format=ev.LOG_FORMAT,
             owner="worker",
             incarnation=f"incarnation-{len(self.records)}",
             generation=len(self.records),
@@ -128,12 +126,18 @@ class LogWriter:
             header = self._header(ev.CHANNEL, name, channel.version + 1, fact=fact)
             self.last_offsets_of_channels[name] = self._append(header, fact.event)
             self.n += 1
+            self.rows_of_channels[name] = self.rows(name).with_written(rows_of_channel(channel, fact))
             self.channels[name] = evolve_channel(channel, fact)
+
+    def rows(self, channel: str) -> RowsInMemory:
+        """The channel's rows."""
+        return self.rows_of_channels.get(channel, RowsInMemory())
 
     def tell(self, name: str, command: object, kind: str = ev.SESSION) -> None:
         """Decide a command."""
         state = self.session(name) if kind == ev.SESSION else self.channel(name)
-        facts = decided(state, command, self.policy)
+        rows = RowsInMemory() if kind == ev.SESSION else self.rows(name)
+        facts = decided(state, command, self.policy, looked_up(state, command, rows))
         if kind == ev.SESSION:
             self.facts(name, facts)
         else:
@@ -190,6 +194,7 @@ class LogWriter:
             (ev.CHANNEL, name): LoadedStream(
                 state=channel,
                 history=[],
+                rows=self.rows(name) if self.rows_of_channels.get(name) is not None else None,
                 last_offset=self.last_offsets_of_channels[name],
                 unknown_events=self.unknown_of_channels.get(name, 0),
             )

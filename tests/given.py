@@ -12,22 +12,23 @@ from typing import Self
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.commands import Chat
-from turnlog_schemas.parts import NO_USAGE, ContentPart, NewSession, ToolCall, Usage, text_content
+from turnlog_schemas.parts import NO_USAGE, ContentPart, NewSession, ReplyAddress, ToolCall, Usage, text_content
+from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
 from turnlog_streams.policy import Policy
+from turnlog_streams.refusals import Refuse
 from turnlog_streams.session.commands import (
     AcceptChat,
+    Archive,
     Cancel,
     CompleteTurn,
     FailAttempt,
     RecordMessage,
-    Refuse,
     ResumeTurn,
     SessionCommand,
 )
 from turnlog_streams.session.decide import decide
-from turnlog_streams.session.state import Fact, Session, evolve
-from turnlog_streams.turn import ReplyAddress
+from turnlog_streams.session.state import Session, evolve
 
 SESSION_ID = "web-1a2b3c4d"
 USAGE = Usage(input_tokens=5, output_tokens=7, model_calls=1, last_input_tokens=5)
@@ -185,6 +186,11 @@ def cancel(
         partial=partial,
         usage=usage,
     )
+
+
+def archive(name: str = "a") -> Archive:
+    """Request ``r<name>`` wants the session archived."""
+    return Archive(request_id=f"r{name}", command_hash=f"h{name}", reply=ReplyAddress())
 
 
 def told(what: str, seq: int, *, new: NewSession | None = None, origin: str | None = None) -> ReceiveForward:

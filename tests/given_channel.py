@@ -1,17 +1,19 @@
 """Decisions of a channel told as given, when, then (see ``tests.given``)."""
 
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Self
 
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import events as ev
-from turnlog_schemas.parts import NewSession
-from turnlog_streams.channel.channel import Channel, ChannelCommand, DecideLifecycle, decide_channel, evolve_channel
+from turnlog_schemas.parts import NewSession, ReplyAddress
+from turnlog_streams.channel.commands import ChangeChannel, ChannelCommand
+from turnlog_streams.channel.decide import channel_needs, decide_channel
+from turnlog_streams.channel.state import Channel, evolve_channel, rows_of_channel
+from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
+from turnlog_streams.lookups import NOTHING, Found, RowsInMemory
 from turnlog_streams.policy import Policy
-from turnlog_streams.session.state import Fact
-from turnlog_streams.turn import ReplyAddress
 
 CHANNEL = "web"
 
@@ -26,14 +28,19 @@ class ChannelScenario:
     """A channel, what the last command led to, and all that was decided so far."""
 
     channel: Channel = field(default_factory=lambda: Channel(channel=CHANNEL))
+    rows: RowsInMemory = field(default_factory=RowsInMemory)
+    found: Found = NOTHING  #: what was looked up for the last command
     policy: Policy = field(default_factory=Policy)
     facts: list[Fact] = field(default_factory=list)
     all: list[Fact] = field(default_factory=list)
 
     def when(self, command: ChannelCommand) -> Self:
         """Decide and fold."""
-        self.facts = decide_channel(self.channel, command, self.policy)
-        self.channel = fold_channel(self.facts, self.channel)
+        self.found = self.rows.find(partial(channel_needs, self.channel, command))
+        self.facts = decide_channel(self.channel, command, self.policy, self.found)
+        for fact in self.facts:
+            self.rows = self.rows.with_written(rows_of_channel(self.channel, fact))
+            self.channel = evolve_channel(self.channel, fact)
         self.all += self.facts
         return self
 
@@ -57,7 +64,7 @@ class ChannelScenario:
     def then_decided(self, session_id: str, *, created: bool) -> Self:
         """The request was decided with this answer."""
         event = self.facts[-1].event
-        assert isinstance(event, ev.ChannelRequestDecided)
+        assert isinstance(event, ev.RequestDecided)
         assert (event.session_id, event.created) == (session_id, created)
         return self
 
@@ -82,9 +89,9 @@ def lifecycle(
     session_id: str | None = None,
     command_hash: str | None = None,
     reply: ReplyAddress | None = None,
-) -> DecideLifecycle:
+) -> ChangeChannel:
     """A lifecycle request, its ids made of ``name``: request ``r1``, hash ``h1``, and ``web-1`` for a new session."""
-    return DecideLifecycle(
+    return ChangeChannel(
         request_id=f"r{name}",
         command_hash=command_hash or f"h{name}",
         command=command,
@@ -94,22 +101,22 @@ def lifecycle(
     )
 
 
-def create(name: str = "1", session_id: str | None = None, *, new: NewSession | None = None) -> DecideLifecycle:
+def create(name: str = "1", session_id: str | None = None, *, new: NewSession | None = None) -> ChangeChannel:
     """Open a session."""
     return lifecycle(cmd.CreateSession(new_session=new), name, session_id=session_id)
 
 
-def resolve(name: str = "1", *, new: NewSession | None = None) -> DecideLifecycle:
+def resolve(name: str = "1", *, new: NewSession | None = None) -> ChangeChannel:
     """The active session, or a new one."""
     return lifecycle(cmd.ResolveSession(new_session=new), name)
 
 
-def rotate(name: str = "1", *, new: NewSession | None = None) -> DecideLifecycle:
+def rotate(name: str = "1", *, new: NewSession | None = None) -> ChangeChannel:
     """Archive the active session, open a new one."""
     return lifecycle(cmd.RotateSession(new_session=new), name)
 
 
-def archive(session_id: str, name: str = "a") -> DecideLifecycle:
+def archive(session_id: str, name: str = "a") -> ChangeChannel:
     """Archive a session."""
     return lifecycle(cmd.ArchiveSession(), name, session_id=session_id)
 

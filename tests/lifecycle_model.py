@@ -7,18 +7,17 @@ from typing import Any
 
 from tests.lifecycle_world import Stream
 from turnlog_schemas import commands as cmd
-from turnlog_streams.channel.channel import DecideLifecycle
-from turnlog_streams.naming import channel_of
+from turnlog_streams.channel.commands import ChangeChannel
 
 Row = dict[str, Any]
 
 
 def _channel() -> Row:
-    return {"recency": [], "archived": set(), "answers": {}}
+    return {"opened": [], "archived": set(), "answers": {}}
 
 
 def _session() -> Row:
-    return {"channel": None, "archived": False, "active": True, "turns": [], "ended": {}, "owed": []}
+    return {"exists": False, "channel": None, "archived": False, "active": True, "turns": [], "ended": {}, "owed": []}
 
 
 @dataclass
@@ -32,11 +31,10 @@ class Model:
     news: dict[tuple[Stream, Stream], list[tuple[int, str]]] = field(default_factory=dict)  #: said, not heard yet
     last: dict[tuple[Stream, Stream], int] = field(default_factory=dict)  #: said
     heard: dict[tuple[Stream, Stream], int] = field(default_factory=dict)
-    touches: set[tuple[Stream, int]] = field(default_factory=set)  #: without a receipt
     strangers: dict[tuple[Stream, int], str] = field(default_factory=dict)  #: refused to a channel, without a receipt
 
     def channel(self, name: str) -> Row:
-        """A channel: sessions by recency, which are archived, how requests were decided."""
+        """A channel: sessions in the order in which they were opened, which are archived, how requests were decided."""
         return self.channels.setdefault(name, _channel())
 
     def session(self, name: str) -> Row:
@@ -44,17 +42,15 @@ class Model:
         return self.sessions.setdefault(name, _session())
 
     def active(self, name: str) -> str | None:
-        """The most recently active session that is not archived."""
+        """The session that was opened last and is not archived."""
         channel = self.channel(name)
-        return next((s for s in reversed(channel["recency"]) if s not in channel["archived"]), None)
+        return next((s for s in reversed(channel["opened"]) if s not in channel["archived"]), None)
 
     def say(self, source: Stream, target: Stream, what: str) -> None:
         """Tell another stream, some time."""
         self.said[source] += 1
         self.last[source, target] = self.said[source]
         self.news.setdefault((source, target), []).append((self.said[source], what))
-        if what == "touched":
-            self.touches.add((source, self.said[source]))
 
     def hear(self, source: Stream, target: Stream, seq: int) -> bool:
         """A forward arrives; ``False``: it was heard before."""
@@ -66,20 +62,18 @@ class Model:
         if target[0] == "channel":
             self._channel_hears(target[1], source[1], what)
         else:
-            if what == "created" and self.session(target[1])["channel"] not in (None, source[1]):
+            session = self.session(target[1])
+            if what == "created" and session["exists"] and session["channel"] != source[1]:
                 self.strangers[source, seq] = target[1]
             self._session_hears(target[1], source[1], what)
         return True
 
     def receipt(self, source: Stream, seq: int, waiting: Collection[str]) -> None:
         """A receipt arrives that is new, while these requests wait for forwards."""
-        self.touches.discard((source, seq))
         stranger = self.strangers.pop((source, seq), None)
         if stranger is not None:
-            channel, active = self.channel(source[1]), self.active(source[1])
-            channel["archived"].add(stranger)
-            if stranger == active and (following := self.active(source[1])) is not None:
-                self._tell(source[1], following, "activated")
+            channel = self.channel(source[1])
+            self._archive(source[1], stranger)
             for request_id in waiting:
                 if channel["answers"][request_id][0] == stranger:
                     channel["answers"][request_id] = "exists"
@@ -90,30 +84,27 @@ class Model:
         self.say(("channel", name), ("session", session_id), what)
 
     def _open(self, name: str, session_id: str, before: str | None, *, tell_it: bool) -> None:
-        self.channel(name)["recency"].append(session_id)
+        self.channel(name)["opened"].append(session_id)
         if tell_it:
             self._tell(name, session_id, "created")
         if before is not None:
             self._tell(name, before, "deactivated")
 
-    def lifecycle(self, name: str, command: DecideLifecycle) -> None:
+    def lifecycle(self, name: str, command: ChangeChannel) -> None:
         """A lifecycle request that is new."""
         channel, active, wanted = self.channel(name), self.active(name), command.session_id
         kind, answer = type(command.command), None
-        known = wanted in channel["recency"]
+        known = wanted in channel["opened"]
         if (kind is cmd.CreateSession and known) or (kind is cmd.ArchiveSession and not known):
             answer = "exists" if known else "not_found"
         elif kind is cmd.ArchiveSession:
             if wanted not in channel["archived"]:
-                channel["archived"].add(wanted)
-                self._tell(name, wanted or "", "archived")
-                if wanted == active and (following := self.active(name)) is not None:
-                    self._tell(name, following, "activated")
+                self._archive(name, wanted or "", tell_it=True)
             answer = (wanted, False)
         elif kind is cmd.ResolveSession and active is not None:
             answer = (active, False)
         else:
-            opened = wanted or next(new for new in command.new_ids if new not in channel["recency"])
+            opened = wanted or next(new for new in command.new_ids if new not in channel["opened"])
             if kind is cmd.RotateSession and active is not None:
                 channel["archived"].add(active)
                 self._tell(name, active, "archived")
@@ -122,17 +113,22 @@ class Model:
             answer = (opened, True)
         channel["answers"][command.request_id] = answer
 
-    def _channel_hears(self, name: str, session_id: str, what: str) -> None:
+    def _archive(self, name: str, session_id: str, *, tell_it: bool = False) -> None:
         channel, active = self.channel(name), self.active(name)
-        if session_id not in channel["recency"]:
-            if what == "opened":
-                self._open(name, session_id, active, tell_it=False)
-        elif session_id not in channel["archived"] and session_id != active:
-            channel["recency"].remove(session_id)
-            channel["recency"].append(session_id)
-            self._tell(name, session_id, "activated")
-            if active is not None:
-                self._tell(name, active, "deactivated")
+        if session_id in channel["archived"]:
+            return
+        channel["archived"].add(session_id)
+        if tell_it:
+            self._tell(name, session_id, "archived")
+        if session_id == active and (following := self.active(name)) is not None:
+            self._tell(name, following, "activated")
+
+    def _channel_hears(self, name: str, session_id: str, what: str) -> None:
+        known = session_id in self.channel(name)["opened"]
+        if what == "opened" and not known:
+            self._open(name, session_id, self.active(name), tell_it=False)
+        elif what == "archived" and known:
+            self._archive(name, session_id)
 
     # ---- sessions
 
@@ -145,11 +141,10 @@ class Model:
             return "busy"
         if on_busy == "enqueue" and len(session["turns"]) > self.max_queued_turns:
             return "busy"
-        if session["channel"] is None:
-            session["channel"] = channel or channel_of(name)
-            self.say(this, ("channel", session["channel"]), "opened")
-        elif not session["active"] and not any(source == this for source, _ in self.touches):
-            self.say(this, ("channel", session["channel"]), "touched")
+        if not session["exists"]:
+            session["exists"], session["channel"] = True, channel
+            if channel is not None:
+                self.say(this, ("channel", channel), "opened")
         if on_busy == "interrupt":
             self._end(session, 0, "cancelled")
         session["turns"].append(turn)
@@ -158,10 +153,25 @@ class Model:
     def compact(self, name: str, request_id: str) -> str:
         """Somebody wants the history compacted: why not, or ``compacting``. Archiving ends no run that is owed."""
         session = self.session(name)
-        if session["channel"] is None or session["archived"]:
+        if not session["exists"] or session["archived"]:
             return "archived" if session["archived"] else "not_found"
         session["owed"].append(request_id)
         return "compacting"
+
+    def archive(self, name: str) -> str:
+        """Somebody archives a session by its id: why not, or ``decided``."""
+        session = self.session(name)
+        if not session["exists"]:
+            return "not_found"
+        if not session["archived"]:
+            self._archived(session)
+            if session["channel"] is not None:
+                self.say(("session", name), ("channel", session["channel"]), "archived")
+        return "decided"
+
+    def _archived(self, session: Row) -> None:
+        session["archived"] = True
+        self._end(session, 1, "cancelled")
 
     def cancel(self, name: str, turn: str | None) -> str:
         """A turn (``None``: the running one) ends on purpose; or why not."""
@@ -184,11 +194,10 @@ class Model:
 
     def _session_hears(self, name: str, channel: str, what: str) -> None:
         session = self.session(name)
-        if session["channel"] is None:
+        if not session["exists"]:
             assert what == "created"
-            session["channel"] = channel
+            session["exists"], session["channel"] = True, channel
         elif session["channel"] == channel and what == "archived":
-            session["archived"] = True
-            self._end(session, 1, "cancelled")
+            self._archived(session)
         elif session["channel"] == channel and what in ("activated", "deactivated"):
             session["active"] = what == "activated"

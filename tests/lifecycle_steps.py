@@ -6,12 +6,14 @@ from typing import Protocol
 from tests.lifecycle_world import Message, Network
 from turnlog_schemas import commands as cmd
 from turnlog_schemas.events import CHANNEL, SESSION
-from turnlog_schemas.parts import NewSession, Usage
-from turnlog_streams.channel.channel import Channel, DecideLifecycle
+from turnlog_schemas.parts import NewSession, ReplyAddress, Usage
+from turnlog_streams.channel.commands import ChangeChannel
+from turnlog_streams.channel.state import Channel
 from turnlog_streams.forwarding import ReceiveForward
-from turnlog_streams.session.commands import Cancel, Refuse
+from turnlog_streams.lookups import RowsInMemory
+from turnlog_streams.refusals import Refuse
+from turnlog_streams.session.commands import Archive, Cancel
 from turnlog_streams.session.state import Session
-from turnlog_streams.turn import ReplyAddress
 
 ADDRESSES = (
     ReplyAddress(),
@@ -28,6 +30,7 @@ class Writer(Protocol):
     sessions: dict[str, Session]
     channels: dict[str, Channel]
 
+    def rows(self, channel: str) -> RowsInMemory: ...
     def tell(self, name: str, command: object, kind: str = SESSION) -> None: ...
     def newer_event(self, name: str, kind: str = SESSION) -> None: ...
 
@@ -46,8 +49,13 @@ def lifecycle_step(writer: Writer, *, newer: bool) -> None:
         writer.network.lose_receipts()
         for source, state in [*_named(SESSION, writer.sessions), *_named(CHANNEL, writer.channels)]:
             writer.network.send_due(source, state.outbox, again=True)
-    elif kind < 0.98 and writer.sessions:
+    elif kind < 0.975 and writer.sessions:
         _cancel(writer)
+    elif kind < 0.98 and writer.sessions:
+        archive = Archive(
+            request_id=f"r{rng.randrange(30)}", command_hash=f"h{rng.randrange(3)}", reply=rng.choice(ADDRESSES)
+        )
+        writer.tell(rng.choice(sorted(writer.sessions)), archive)
     elif newer and writer.channels:
         writer.newer_event(rng.choice(sorted(writer.channels)), CHANNEL)
 
@@ -62,7 +70,7 @@ def _request(writer: Writer) -> None:
     rng = writer.rng
     channel = rng.choice([f"c{writer.partition}", f"s{writer.partition}-1"])
     new = rng.choice([None, NewSession(), NewSession(title="T", model="echo:x", instructions="", metadata={"\0": "ü"})])
-    sessions = writer.channels[channel].sessions if channel in writer.channels else {}
+    sessions = writer.rows(channel).sessions
     wanted = rng.choice([*sorted(sessions), f"s{writer.partition}-0", "never"])
     kinds = [
         cmd.CreateSession(new_session=new),
@@ -77,7 +85,7 @@ def _request(writer: Writer) -> None:
         refuse = Refuse(request_id=request_id, command_hash=command_hash, code="what", reason="?", reply=reply)
         writer.tell(channel, refuse, CHANNEL)
         return
-    request = DecideLifecycle(
+    request = ChangeChannel(
         request_id=request_id,
         command_hash=command_hash,
         command=command,

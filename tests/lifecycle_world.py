@@ -6,17 +6,23 @@ one forward is on its way, again and again until its receipt is recorded; every 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from turnlog_schemas.events import CHANNEL, SESSION, CommandForwarded
-from turnlog_streams.channel.channel import Channel, decide_channel, evolve_channel
+from turnlog_schemas.frames import SessionInfo
+from turnlog_streams.channel.decide import channel_needs, decide_channel
+from turnlog_streams.channel.frames import channel_replies_to
+from turnlog_streams.channel.state import Channel, evolve_channel, rows_of_channel
+from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import Forward, ReceiveForward, ReceiveReceipt, due
+from turnlog_streams.lookups import NOTHING, Found, RowsInMemory
 from turnlog_streams.policy import Policy
-from turnlog_streams.reply_frames import Reply, channel_replies_to
-from turnlog_streams.session.decide import decide
-from turnlog_streams.session.opening import refuses
-from turnlog_streams.session.state import Fact, Session, evolve
+from turnlog_streams.reply import Reply
+from turnlog_streams.reply_frames import replies_to
+from turnlog_streams.session.decide import decide, session_needs
+from turnlog_streams.session.membership import refuses
+from turnlog_streams.session.state import Session, evolve
 
 Stream = tuple[str, str]  #: kind and id
 State = Any  #: Session or Channel
@@ -34,11 +40,26 @@ def fold(stream: Stream, facts: Sequence[Fact], start: State = None) -> State:
     return reduce(step, facts, start or nothing(stream))
 
 
-def decided(state: State, command: Any, policy: Policy) -> list[Fact]:
+def looked_up(state: State, command: Any, rows: RowsInMemory) -> Found:
+    """What either kind of stream needs for a decision."""
+    needs = session_needs if isinstance(state, Session) else channel_needs
+    return rows.find(partial(needs, state, command))
+
+
+def decided(state: State, command: Any, policy: Policy, found: Found = NOTHING) -> list[Fact]:
     """What either kind of stream decides."""
     if isinstance(state, Session):
-        return decide(state, command, policy)
-    return decide_channel(state, command, policy)
+        return decide(state, command, policy, found)
+    return decide_channel(state, command, policy, found)
+
+
+def rows_of(stream: Stream, facts: Sequence[Fact]) -> RowsInMemory:
+    """The rows that a channel's facts write."""
+    rows, state = RowsInMemory(), nothing(stream)
+    for fact in facts if stream[0] == CHANNEL else ():
+        rows = rows.with_written(rows_of_channel(state, fact))
+        state = evolve_channel(state, fact)
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +115,7 @@ class World:
 
     policy: Policy = field(default_factory=Policy)
     states: dict[Stream, State] = field(default_factory=dict)
+    rows: dict[Stream, RowsInMemory] = field(default_factory=dict)  #: of channels
     facts: dict[Stream, list[Fact]] = field(default_factory=dict)
     network: Network = field(default_factory=Network)
     replies: list[Reply] = field(default_factory=list)  #: of channels: the answers of lifecycle requests
@@ -116,18 +138,23 @@ class World:
     def tell(self, stream: Stream, command: Any, *, hops: int = 0) -> list[Fact]:
         """Decide, record, and do the same thing again: the second time adds nothing."""
         state = self.state(stream)
-        facts = decided(state, command, self.policy)
+        rows = self.rows.get(stream, RowsInMemory())
+        found = looked_up(state, command, rows)
+        facts = decided(state, command, self.policy, found)
         for fact in facts:
             if isinstance(fact.event, CommandForwarded):
                 self.network.hops[stream, fact.event.seq] = hops + 1
             if stream[0] == CHANNEL:
-                for reply in channel_replies_to(state, fact):
+                for reply in channel_replies_to(state, fact, found):
                     self.replies.append(reply)
                     self.on_reply(reply)
+                rows = rows.with_written(rows_of_channel(state, fact))
+            else:
+                self.replies += [reply for reply in replies_to(state, fact, []) if isinstance(reply.frame, SessionInfo)]
             state = fold(stream, [fact], state)
-        self.states[stream] = state
+        self.states[stream], self.rows[stream] = state, rows
         self.facts.setdefault(stream, []).extend(facts)
-        assert decided(state, command, self.policy) == []
+        assert decided(state, command, self.policy, looked_up(state, command, rows)) == []
         self.network.send_due(stream, state.outbox)
         return facts
 
@@ -142,6 +169,7 @@ class World:
         """Another owner: it folds what is recorded, and knows nothing of what was sent."""
         folded = fold(stream, self.facts.get(stream, []))
         assert folded == self.state(stream)
+        assert rows_of(stream, self.facts.get(stream, [])) == self.rows.get(stream, RowsInMemory())
         self.states[stream] = folded
         self.network.sent.pop(stream, None)
         self.network.send_due(stream, folded.outbox)

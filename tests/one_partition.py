@@ -14,7 +14,7 @@ from turnlog_schemas.events import EventHeader
 from turnlog_schemas.parts import text_content
 from turnlog_streams.policy import Policy
 from turnlog_streams.reader_rule import LoggedEvent
-from turnlog_streams.reply_frames import Reply
+from turnlog_streams.reply import Reply
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.ports import Headers, LogError, NewRecord, Parked, RequestRecord
 from turnlog_workers.base.shared_look import SharedLook

@@ -15,18 +15,17 @@ from turnlog.runner import (
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
 from turnlog_schemas.commands import Chat
-from turnlog_schemas.parts import Usage, text_content
+from turnlog_schemas.parts import ReplyAddress, Usage, text_content
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.history.openai_format import openai_messages, validate_openai
 from turnlog_streams.policy import Policy
 from turnlog_streams.session.commands import AcceptChat, RequestHistoryCompaction, SessionCommand
 from turnlog_streams.session.decide import decide
-from turnlog_streams.session.state import Session, evolve
-from turnlog_streams.turn import ReplyAddress
+from turnlog_streams.session.state import Session
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import ActorLimits
-from turnlog_workers.shard.stream_in_memory import LiveSession
+from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.tools.toolbox import Toolbox
 
 LONG = "word " * 100  #: more than 100 tokens
@@ -96,7 +95,7 @@ class OneSession:
     requests: int = 0
 
     def __post_init__(self) -> None:
-        self.live = LiveSession(session=Session(session_id="s"))
+        self.live = SessionInMemory(Session(session_id="s"))
         self.actor = SessionActor(
             "s",
             host=self,
@@ -129,7 +128,7 @@ class OneSession:
         self.deltas.append(frame.text)
 
     def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
-        return self.live.turn_input(turn_id, 7) if self.live.session.running == turn_id else None
+        return self.live.turn_input(turn_id, 7) if self.live.state.running == turn_id else None
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
         return self.live.compaction_input(self.policy, 7, usage)
@@ -139,17 +138,16 @@ class OneSession:
     def tell(self, command: SessionCommand) -> None:
         """Decide, fold, and do what the serving does then."""
         started = None
-        for fact in decide(self.live.session, command, self.policy):
-            self.live.note(fact)
-            self.live.become(evolve(self.live.session, fact))
+        for fact in decide(self.live.state, command, self.policy):
+            self.live.take(fact)
             self.events.append(fact.event)
             if isinstance(fact.event, ev.TurnCancelled) and fact.turn_id:
                 self.actor.cancel(fact.turn_id)
             if isinstance(fact.event, ev.HistoryCompactionRequested):
-                self.actor.compact(self.live.session.owed_runs[-1])
+                self.actor.compact(self.live.state.owed_runs[-1])
             if isinstance(fact.event, ev.TurnStarted):
                 started = fact.turn_id
-        session = self.live.session
+        session = self.live.state
         if started is not None and session.running == started:
             turn = session.turns[started]
             self.actor.start(
@@ -176,7 +174,7 @@ class OneSession:
 
     async def settle(self) -> None:
         def at_rest() -> bool:
-            session = self.live.session
+            session = self.live.state
             return not (self.actor.busy or session.open_turns or session.owed_runs)
 
         await eventually(at_rest, "the session is at rest")

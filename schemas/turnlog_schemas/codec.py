@@ -18,7 +18,6 @@ from fastavro.schema import parse_schema
 
 from turnlog_schemas.avro_writer import framed_writer, record_writer
 from turnlog_schemas.commands import (
-    CHANNEL_COMMANDS,
     ID_PATTERN,
     ON_BUSY,
     SESSION_COMMANDS,
@@ -27,6 +26,7 @@ from turnlog_schemas.commands import (
     Forwarded,
     ForwardReceipt,
     RequestHeader,
+    is_for_channel,
 )
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
 from turnlog_schemas.json_address import json_address
@@ -363,7 +363,7 @@ def check_command(header: RequestHeader, command: Any) -> None:
     name = snake(type(command).__name__)
     if isinstance(command, (*SESSION_COMMANDS, ArchiveSession)) and header.session_id is None:
         raise InvalidCommandError("invalid_command", f"{name}: session_id is missing", header)
-    if isinstance(command, CHANNEL_COMMANDS) and header.channel is None:
+    if is_for_channel(command, header.channel) and header.channel is None:
         raise InvalidCommandError("invalid_command", f"{name}: channel is missing", header)
     if isinstance(command, Chat):
         if command.on_busy not in ON_BUSY:

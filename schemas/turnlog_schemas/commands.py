@@ -88,12 +88,15 @@ class RotateSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveSession:
-    """Archive the session that the header names: it stays readable, later chats to it are refused."""
+    """Archive the session that the header names: it stays readable, later chats to it are refused.
+
+    The session decides; where the header names its channel, too, the channel does, and tells the session.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActiveSession:
-    """Which session of the channel is the active one: the most recently active that is not archived."""
+    """Which session of the channel is the active one: the one opened last that is not archived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +107,7 @@ class Forwarded:
     source_id: str
     target_kind: str
     seq: int  #: of the source's forwards, from 1
-    what: str  #: ``created``, ``archived``, ``activated``, ``deactivated``; to a channel ``opened``, ``touched``
+    what: str  #: ``created``, ``archived``, ``activated``, ``deactivated``; to a channel ``opened``, ``archived``
     new_session: NewSession | None = None
     request_id_of_origin: str | None = None
 
@@ -118,7 +121,7 @@ class ForwardReceipt:
     target_kind: str
     target_id: str
     seq: int
-    refused: bool = False  #: a session that was to be created is another channel's already
+    refused: bool = False  #: the session that it was to create is there already, and none of this channel
 
 
 SessionRequest = Chat | CancelTurn | ResetRunner | GetSession | GetHistory | CompactHistory
@@ -127,3 +130,8 @@ Command = SessionRequest | ChannelRequest | Forwarded | ForwardReceipt
 SESSION_COMMANDS: tuple[type, ...] = (Chat, CancelTurn, ResetRunner, GetSession, GetHistory, CompactHistory)
 CHANNEL_COMMANDS: tuple[type, ...] = (CreateSession, ResolveSession, RotateSession, ArchiveSession, ActiveSession)
 COMMANDS: tuple[type, ...] = (*SESSION_COMMANDS, *CHANNEL_COMMANDS, Forwarded, ForwardReceipt)
+
+
+def is_for_channel(command: object, channel: str | None) -> bool:
+    """Does a channel decide it? Else a session does. An archive that names no channel is its session's."""
+    return isinstance(command, CHANNEL_COMMANDS) and not (isinstance(command, ArchiveSession) and channel is None)

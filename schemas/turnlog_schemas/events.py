@@ -3,15 +3,26 @@
 A recorded event is an :class:`EventHeader` (which stream, which position, under which claim) and one payload.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from turnlog_schemas.direct_init import direct_init
-from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage
+from turnlog_schemas.parts import (
+    DEFAULT_ADDRESS,
+    CancelRequest,
+    ContentPart,
+    NewSession,
+    ReplyAddress,
+    ToolCall,
+    Usage,
+)
 
 SESSION = "session"
 CHANNEL = "channel"
 PARTITION = "partition"
+
+#: Of the logs that this version writes and reads; every claim says it. Raised only where events are no longer read as
+#: they were meant, which no release may do. 0: not said, by a development build from before the first release.
+LOG_FORMAT = 1
 
 
 @direct_init
@@ -40,6 +51,7 @@ class PartitionClaimed:
     generation: int  #: of the consumer group: a hint for writers, readers ignore it
     partition_count: int
     requests_topic_id: str
+    log_format: int = 0  #: :data:`LOG_FORMAT` of its writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +76,8 @@ class RequestsLost:
 class SessionCreated:
     """A session begins."""
 
-    channel: str
-    title: str
-    instructions: str | None = None
-    model: str | None = None  #: the session's own; absent: the default at each turn
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    new_session: NewSession  #: as it is now: its channel, if it has one, its title and what else was said of it
     request_id: str | None = None  #: of the request that made it
-    history_max_tokens: int | None = None  #: the session's own bounds of history compaction; absent: the deployment's
-    history_keep_tail: int | None = None
 
 
 @direct_init
@@ -86,10 +92,7 @@ class TurnAccepted:
     command_hash: str
     content: tuple[ContentPart, ...]
     model: str | None = None  #: as the request asked
-    reply_to: str | None = None
-    framing: str = "avro"
-    traceparent: str | None = None
-    tracestate: str | None = None
+    reply: ReplyAddress = DEFAULT_ADDRESS
 
 
 @direct_init
@@ -148,12 +151,7 @@ class TurnCancelled:
     reason: str
     usage: Usage
     duration_ms: int = 0
-    by_request_id: str | None = None  #: of the request that asked for it, so that its retry finds this answer
-    by_command_hash: str | None = None
-    by_reply_to: str | None = None
-    by_framing: str | None = None
-    by_traceparent: str | None = None
-    by_tracestate: str | None = None
+    by: CancelRequest | None = None  #: absent: no request asked for it (a newer message, an archived session)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,10 +162,8 @@ class RequestRefused:
     command_hash: str
     code: str
     reason: str
-    reply_to: str | None = None
-    framing: str = "avro"
-    traceparent: str | None = None
-    tracestate: str | None = None
+    reply: ReplyAddress = DEFAULT_ADDRESS
+    reused: bool = False  #: the id was used before, for another command: that one's answer stays what it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +185,7 @@ class SessionActivated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionDeactivated:
-    """Another session is the channel's active one: a chat to this one must tell the channel."""
+    """Another session is the channel's active one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,39 +194,27 @@ class ChannelSessionOpened:
 
     session_id: str
     by: str  #: ``request`` (create, resolve, rotate) or ``chat``
-    title: str | None = None
-    instructions: str | None = None
-    model: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    new_session: NewSession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelSessionArchived:
-    """The channel archives one of its sessions."""
+    """One of the channel's sessions is archived, or turned out to be none of this channel."""
 
     session_id: str
+    active: str | None = None  #: session id: the channel's active session from here on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelSessionActivated:
-    """A session of the channel became the most recently active one."""
-
-    session_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelRequestDecided:
-    """The answer of a lifecycle request, sent once the forwards it waits for are delivered."""
+class RequestDecided:
+    """The answer of a lifecycle request of a channel or a session, sent once the forwards it waits for arrived."""
 
     request_id: str
     command_hash: str
     session_id: str
     created: bool
-    waits_for: tuple[int, ...] = ()  #: seqs of the channel's forwards
-    reply_to: str | None = None
-    framing: str = "avro"
-    traceparent: str | None = None
-    tracestate: str | None = None
+    waits_for: tuple[int, ...] = ()  #: seqs of the stream's forwards
+    reply: ReplyAddress = DEFAULT_ADDRESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +234,7 @@ class ForwardDelivered:
     """The target has the forward in its log."""
 
     seq: int
-    refused: bool = False  #: a session that was to be created is another channel's already: this one gives it up
+    refused: bool = False  #: the session that it was to create is none of this channel, which gives it up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,10 +253,7 @@ class HistoryCompactionRequested:
     request_id: str
     command_hash: str
     instructions: str | None = None  #: what the summary must take care of
-    reply_to: str | None = None
-    framing: str = "avro"
-    traceparent: str | None = None
-    tracestate: str | None = None
+    reply: ReplyAddress = DEFAULT_ADDRESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,8 +314,7 @@ Event = (
     | SessionDeactivated
     | ChannelSessionOpened
     | ChannelSessionArchived
-    | ChannelSessionActivated
-    | ChannelRequestDecided
+    | RequestDecided
     | CommandForwarded
     | ForwardDelivered
     | ForwardReceived
@@ -361,8 +341,7 @@ EVENTS: tuple[type, ...] = (
     SessionDeactivated,
     ChannelSessionOpened,
     ChannelSessionArchived,
-    ChannelSessionActivated,
-    ChannelRequestDecided,
+    RequestDecided,
     CommandForwarded,
     ForwardDelivered,
     ForwardReceived,

@@ -57,7 +57,9 @@ def avro_fields(cls: type, seen: set[str]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     for field in dataclasses.fields(cls):
         entry: dict[str, Any] = {"name": field.name, "type": avro_type(hints[field.name], seen)}
-        if field.default is not dataclasses.MISSING:
+        if dataclasses.is_dataclass(field.default):
+            entry["default"] = to_dict(hints[field.name])(field.default)
+        elif field.default is not dataclasses.MISSING:
             entry["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
         elif field.default_factory is not dataclasses.MISSING:
             entry["default"] = field.default_factory()

@@ -54,11 +54,34 @@ def added(one: Usage, other: Usage) -> Usage:
     )
 
 
+@direct_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyAddress:
+    """Where and how a request is answered."""
+
+    reply_to: str | None = None  #: a reply topic; absent: the default one
+    framing: str = "avro"
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+
+DEFAULT_ADDRESS = ReplyAddress()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequest:
+    """The request that ended a turn on purpose: its retry finds this answer."""
+
+    request_id: str
+    command_hash: str
+    reply: ReplyAddress = DEFAULT_ADDRESS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
-    """How a session is made when a chat is the first to name it."""
+    """How a session is made: by a lifecycle request, or by the first chat that names it."""
 
-    channel: str | None = None
+    channel: str | None = None  #: that it belongs to; absent: none
     title: str | None = None
     instructions: str | None = None
     model: str | None = None

@@ -5,22 +5,22 @@ each target one is outstanding at a time, in order, so the target may skip whate
 seen from that source.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from immutables import Map
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import NewSession
+from turnlog_streams.records import changed
 
 CREATED = "created"
 ARCHIVED = "archived"
 ACTIVATED = "activated"
 DEACTIVATED = "deactivated"
 OPENED = "opened"
-TOUCHED = "touched"
 
-NO_MARKS: Map[str, int] = Map()
+NO_WAITS: Map[str, frozenset[int]] = Map()  #: request id -> forwards that must arrive before its answer is given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +52,54 @@ class ReceiveReceipt:
     """Command: a target has our forward in its log."""
 
     seq: int
-    refused: bool = False  #: a session that was to be created is another channel's already
+    refused: bool = False  #: a session that was to be created is there already, and none of this channel
 
 
 def source_key(kind: str, stream_id: str) -> str:
     """Under which a target remembers how far it has heard a source."""
     return f"{kind}:{stream_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """How far a stream has heard its sources. The newest ones are here, older ones are rows (see ``lookups``)."""
+
+    known: Map[str, int] = Map()  # noqa: RUF009 - it never changes. Seq of the highest forward heard, by source
+    recent: tuple[str, ...] = ()  #: the sources in it, the one heard last at the end
+    older: int = 0  #: marks that have left
+
+    def heard(self, source: str, seq: int, *, keep: int | None) -> "Marks":
+        """After a forward was heard. Of the sources the ``keep`` heard last stay; ``None``: all."""
+        if keep is None:
+            return changed(self, known=self.known.set(source, seq))
+        recent = (*(name for name in self.recent if name != source), source)
+        known, older = self.known.set(source, seq), self.older
+        if len(recent) > keep:
+            known, recent, older = known.delete(recent[0]), recent[1:], older + 1
+        return changed(self, known=known, recent=recent, older=older)
+
+    def of(self, source: str, rows: Mapping[str, int | None]) -> int:
+        """The highest forward heard of a source, here or among rows that were looked up; 0: none."""
+        return self.known.get(source) or rows.get(source) or 0
+
+    def unknown(self, source: str, rows: Mapping[str, int | None]) -> frozenset[str]:
+        """What has to be looked up before a forward of this source is heard."""
+        return frozenset({source} if self.older and source not in self.known and source not in rows else ())
+
+
+NO_MARKS = Marks()
+
+
+def waits_after(waits: Map[str, frozenset[int]], seq: int) -> tuple[Map[str, frozenset[int]], tuple[str, ...]]:
+    """What is waited for after a delivery, and the requests that it was the last for."""
+    ready = []
+    for request_id, seqs in waits.items():
+        if seq in seqs:
+            rest = seqs - {seq}
+            waits = waits.set(request_id, rest) if rest else waits.delete(request_id)
+            if not rest:
+                ready.append(request_id)
+    return waits, tuple(sorted(ready))
 
 
 def pending(outbox: tuple[Forward, ...], event: ev.CommandForwarded) -> tuple[Forward, ...]:

@@ -33,9 +33,9 @@ class Policy:
     summary_window_tokens: int = 32_768  #: of the fast model: what one call for a summary may have in all
     max_summary_instructions_bytes: int = 4 * 1024
 
-    def model_of(self, channel: str) -> str:
+    def model_of(self, channel: str | None) -> str:
         """The model of a turn when neither its request nor its session names one."""
-        return self.channel_models.get(channel) or self.default_model
+        return self.channel_models.get(channel or "") or self.default_model
 
     @property
     def summary_model(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from turnlog_schemas.direct_init import direct_init
-from turnlog_schemas.events import EventHeader, PartitionClaimed
+from turnlog_schemas.events import LOG_FORMAT, EventHeader, PartitionClaimed
 from turnlog_streams.records import changed
 
 NO_EPOCH = -1
@@ -51,6 +51,25 @@ class LogPosition:
     partition_count: int = 0  #: as the last claim says; 0: no claim yet
     requests_topic_id: str = ""  #: as the last claim says
     last_event_id: str = ""  #: of the record before ``next_offset``: tells a re-created log
+
+
+class LogFormatError(ValueError):
+    """A log that this version must not read: its events do not mean what they mean here."""
+
+
+def check_log_format(payload: object, topic: str, partition: int, offset: int) -> None:
+    """Look at every record, before anything is made of those behind it. Raises :class:`LogFormatError`."""
+    if not isinstance(payload, PartitionClaimed) or payload.log_format == LOG_FORMAT:
+        return
+    where = f"{topic}[{partition}]@{offset}"
+    if payload.log_format > LOG_FORMAT:
+        raise LogFormatError(
+            f"{where}: the log is of format {payload.log_format}, this version reads format {LOG_FORMAT}: upgrade it"
+        )
+    raise LogFormatError(
+        f"{where}: the log was written by an earlier development build, whose events this version cannot read. "
+        "Use a new prefix (TURNLOG_PREFIX) or, for a development stack, a new data directory (TURNLOG_DATA_DIR)"
+    )
 
 
 def is_accepted(position: LogPosition, header: EventHeader, payload: object) -> bool:

@@ -1,68 +1,44 @@
-"""Which reply frames follow from which facts."""
+"""Which reply frames follow from a session's facts, and what a session answers when it is asked."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
 from turnlog_schemas.codec import FRAMING_AVRO, encoded_bytes
-from turnlog_schemas.direct_init import direct_init
-from turnlog_schemas.parts import HistoryEntry
-from turnlog_streams.channel.channel import Channel, ChannelAnswer, evolve_channel
+from turnlog_schemas.parts import HistoryEntry, ReplyAddress
+from turnlog_streams.facts import Fact
+from turnlog_streams.forwarding import waits_after
 from turnlog_streams.history.compaction import compacted_answer, newest_summary_answer
 from turnlog_streams.history.messages import HistoryMessage, final_text, of_turn
 from turnlog_streams.history.view import HistorySummary
-from turnlog_streams.session.commands import Refuse
-from turnlog_streams.session.state import Fact, Session, reply_address
-from turnlog_streams.turn import Answer, CompactedAnswer, ReplyAddress
+from turnlog_streams.reply import Reply
+from turnlog_streams.session.state import Session
+from turnlog_streams.turn import Answer, CompactedAnswer
 
 #: Of a page as it is sent, unless its first message has more: what a topic with Kafka's own limit of 1 MiB takes.
 _MAX_PAGE_BYTES = 768 * 1024
 _JSON_FACTOR = 6  #: a character of one byte may be as many in JSON
-_TERMINAL = frozenset(fr.TERMINAL_FRAMES)
-
-
-@direct_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """A frame, whom it answers, and of which attempt it is. The sender adds epoch and frame_seq."""
-
-    frame: fr.Frame
-    address: ReplyAddress
-    request_id: str
-    turn_id: str | None = None
-    attempt: int = 0
-    session_id: str | None = None  #: where it differs from the stream that answers
-    channel: str | None = None
-
-    @property
-    def terminal(self) -> bool:
-        """Does this frame end what its reader waits for?"""
-        return self.frame.__class__ in _TERMINAL
-
-
-def unrecorded_refusal(kind: str, stream_id: str, refused: Refuse) -> Reply:
-    """The frame of a refusal that no stream records."""
-    frame = fr.RequestRefused(code=refused.code, reason=refused.reason)
-    if kind == ev.CHANNEL:
-        return Reply(
-            frame=frame, address=refused.reply, request_id=refused.request_id, session_id="", channel=stream_id
-        )
-    return Reply(frame=frame, address=refused.reply, request_id=refused.request_id)
 
 
 def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -> list[Reply]:
     """The frames that report a fact. ``before`` is the state just before it, ``history`` has all messages up to it."""
     event = fact.event
     if isinstance(event, ev.RequestRefused):
-        address = reply_address(event)
+        address = event.reply
         refused = fr.RequestRefused(code=event.code, reason=event.reason)
         return [Reply(frame=refused, address=address, request_id=event.request_id)]
     if isinstance(event, ev.TurnAccepted):
-        address = reply_address(event)
+        address = event.reply
         accepted = fr.TurnAccepted(queued_turns=before.open_turns)
         return [Reply(frame=accepted, address=address, request_id=event.request_id, turn_id=fact.turn_id)]
+    if isinstance(event, ev.RequestDecided):
+        return [] if event.waits_for else [_archived_told(before, event.request_id, event.reply)]
+    if isinstance(event, ev.ForwardDelivered):
+        _, ready = waits_after(before.waits, event.seq)
+        answers = [(request_id, before.answers.known[request_id]) for request_id in ready]
+        return [_archived_told(before, request_id, answer.reply) for request_id, answer in answers]
     if isinstance(event, ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped):
         return _end_of_run(before, event)
     turn = before.turns.get(fact.turn_id or "")
@@ -72,6 +48,19 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
         Reply(frame=frame, address=turn.reply, request_id=turn.request_id, turn_id=turn.turn_id, attempt=fact.attempt)
         for frame in _frames_of_turn(event, turn.turn_id, history)
     ]
+
+
+def _archived_told(session: Session, request_id: str, address: ReplyAddress) -> Reply:
+    """The answer to a request that archived the session."""
+    info = fr.SessionInfo(
+        title=session.title,
+        instructions=session.instructions,
+        model=session.model,
+        metadata=session.metadata,
+        archived=True,
+        active=False if session.channel is not None else None,
+    )
+    return Reply(frame=info, address=address, request_id=request_id, channel=session.channel)
 
 
 def _frames_of_turn(event: ev.Event, turn_id: str, history: Sequence[HistoryMessage]) -> Sequence[fr.Frame]:
@@ -138,12 +127,14 @@ def _compacted(answer: CompactedAnswer) -> fr.HistoryCompacted:
 
 
 def reply_again(
-    answer: Answer, request_id: str, address: ReplyAddress, history: Sequence[HistoryMessage]
+    session: Session, answer: Answer, request_id: str, address: ReplyAddress, history: Sequence[HistoryMessage]
 ) -> Reply | None:
     """The answer of the log to a request that was decided before: its terminal frame, or where its turn stands.
 
-    ``None`` while a history compaction that was asked for goes on.
+    ``None`` while a history compaction that was asked for goes on, or a forward is on its way.
     """
+    if answer.kind == "decided":
+        return None if request_id in session.waits else _archived_told(session, request_id, address)
     frame = _answered(answer, history)
     if frame is None:
         return None
@@ -182,7 +173,7 @@ def session_info(session: Session, context_tokens: int, *, needs_compaction: boo
         model=session.model,
         metadata=session.metadata,
         archived=session.archived,
-        active=session.active and not session.archived,
+        active=session.active and not session.archived if session.channel is not None else None,
         messages=session.messages,
         turns=session.turn_count,
         running_turn_id=session.running,
@@ -264,56 +255,3 @@ def shortened(frame: fr.Frame, limit_bytes: int, framing: str) -> fr.Frame:
     size = encoded_bytes(frame, framing)
     reason = f"the answer has {size} bytes: more than its reply topic takes (see the topic's max.message.bytes)"
     return fr.RequestRefused(code="answer_too_long", reason=reason)
-
-
-# ---- lifecycle
-
-
-def channel_replies_to(before: Channel, fact: Fact) -> list[Reply]:
-    """The frames that report a fact of a channel: a lifecycle request is answered once its forwards are delivered."""
-    event = fact.event
-    if isinstance(event, ev.RequestRefused):
-        refused = fr.RequestRefused(code=event.code, reason=event.reason)
-        address = reply_address(event)
-        return [
-            Reply(frame=refused, address=address, request_id=event.request_id, session_id="", channel=before.channel)
-        ]
-    if isinstance(event, ev.ChannelRequestDecided) and not event.waits_for:
-        return [_told(before, event.session_id, event.created, event.request_id, reply_address(event))]
-    if isinstance(event, ev.ForwardDelivered):
-        after = evolve_channel(before, fact)
-        ready = [(request_id, after.answers[request_id]) for request_id in sorted(set(before.waits) - set(after.waits))]
-        replies = [channel_reply_again(after, answer, request_id, answer.reply) for request_id, answer in ready]
-        return [reply for reply in replies if reply is not None]
-    return []
-
-
-def channel_reply_again(
-    channel: Channel, answer: ChannelAnswer, request_id: str, address: ReplyAddress
-) -> Reply | None:
-    """The answer of the log to a lifecycle request that was decided before; ``None`` while it waits for deliveries."""
-    if answer.kind == "refused":
-        refused = fr.RequestRefused(code=answer.code, reason=answer.reason)
-        return Reply(frame=refused, address=address, request_id=request_id, session_id="", channel=channel.channel)
-    if request_id in channel.waits:
-        return None
-    return _told(channel, answer.session_id, answer.created, request_id, address)
-
-
-def active_reply(channel: Channel, request_id: str, address: ReplyAddress) -> Reply | None:
-    """The answer to :class:`ActiveSession`; ``None`` when there is no active session."""
-    return None if channel.active is None else _told(channel, channel.active, False, request_id, address)
-
-
-def _told(channel: Channel, session_id: str, created: bool, request_id: str, address: ReplyAddress) -> Reply:
-    session = channel.sessions[session_id]
-    info = fr.SessionInfo(
-        title=session.title,
-        instructions=session.instructions,
-        model=session.model,
-        metadata=session.metadata,
-        archived=session.archived,
-        active=channel.active == session_id,
-        created=created,
-    )
-    return Reply(frame=info, address=address, request_id=request_id, session_id=session_id, channel=channel.channel)

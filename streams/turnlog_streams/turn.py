@@ -10,22 +10,12 @@ Runner failures and takeovers are counted apart: an owner's death is not the tur
 
 from dataclasses import dataclass, field
 
-from turnlog_schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage, added
+from turnlog_schemas.parts import NO_USAGE, ContentPart, ReplyAddress, ToolCall, Usage, added
 from turnlog_streams.records import changed
 
 INTERRUPTED_TEXT = (
     "The outcome of this tool call is unknown: it was interrupted. It may have run, may be running, or may yet run."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyAddress:
-    """Where and how a request is answered."""
-
-    reply_to: str | None = None
-    framing: str = "avro"
-    traceparent: str | None = None
-    tracestate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +65,15 @@ class Answer:
     command_hash: str
     turn_id: str | None = None  #: ``None``: refused, or no turn's
     kind: str = "open"  #: ``open``, ``completed``, ``failed``, ``cancelled`` or ``refused``; of a request to compact
-    #: the history ``compacting``, ``compacted`` or ``not_compacted``
+    #: the history ``compacting``, ``compacted`` or ``not_compacted``; of a lifecycle request ``decided``
     code: str = ""
     reason: str = ""
     attempt: int = 0
     usage: Usage = field(default_factory=Usage)
     reply: ReplyAddress = field(default_factory=ReplyAddress)  #: of the request that was decided
     compacted: CompactedAnswer | None = None
+    session_id: str = ""  #: of a lifecycle request: the session that it is about
+    created: bool = False  #: by that request
 
 
 def without_result(open_calls: tuple[ToolCall, ...], call_id: str | None) -> tuple[ToolCall, ...]:

@@ -10,7 +10,7 @@ from tests.checker.stores import expected_tables
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
 from turnlog_schemas.frames import FrameHeader
-from turnlog_schemas.parts import ToolCall, Usage, text_content
+from turnlog_schemas.parts import NewSession, ToolCall, Usage, text_content
 from turnlog_streams.projection.state import ProjectionError
 from turnlog_streams.reader_rule import LoggedEvent
 
@@ -98,7 +98,12 @@ class Draft:
         """A new owner."""
         self.epoch, self.n = len(self.log), 0
         payload = ev.PartitionClaimed(
-            owner="w", incarnation=f"i{len(self.log)}", generation=generation, partition_count=1, requests_topic_id="t"
+            log_format=ev.LOG_FORMAT,
+            owner="w",
+            incarnation=f"i{len(self.log)}",
+            generation=generation,
+            partition_count=1,
+            requests_topic_id="t",
         )
         self._append(payload, ev.PARTITION, "0", 0, epoch=-1, n=-1, accepted=-1)
 
@@ -190,7 +195,7 @@ class Draft:
     def accept(self, turn_id: str, text: str, request_id: str, *, offset: int, new: bool = False) -> None:
         """A request becomes a turn that starts at once."""
         if new:
-            self.event(ev.SessionCreated(channel="web", title=text, request_id=request_id))
+            self.event(ev.SessionCreated(new_session=NewSession(channel="web", title=text), request_id=request_id))
         turn = ev.TurnAccepted(request_id=request_id, command_hash=f"h-{text}", content=text_content(text))
         self.event(turn, turn_id)
         self.event(ev.TurnStarted(model="m", cause="first"), turn_id, 1)
@@ -256,8 +261,9 @@ class Draft:
     ) -> None:
         """A channel answers a lifecycle request."""
         if created:
-            self.event(ev.ChannelSessionOpened(session_id=session_id, by="request"), kind=ev.CHANNEL, stream=channel)
-        decided = ev.ChannelRequestDecided(
+            opened = ev.ChannelSessionOpened(session_id=session_id, by="request", new_session=NewSession())
+            self.event(opened, kind=ev.CHANNEL, stream=channel)
+        decided = ev.RequestDecided(
             request_id=request_id, command_hash=f"h-{request_id}", session_id=session_id, created=created
         )
         self.event(decided, kind=ev.CHANNEL, stream=channel, **header)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from tests.checker.history import Anomaly, SeenFrame, ToolRun
 from tests.checker.history_compactions import backed_page, backed_run, unheard_runs
-from tests.checker.log_view import CallLog, LogView, TurnLog
+from tests.checker.log_view import CallLog, Decision, LogView, TurnLog
 from tests.checker.log_view import early as _early
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
@@ -16,7 +16,7 @@ _TERMINAL_EVENT = {fr.TurnCompleted: ev.TurnCompleted, fr.TurnFailed: ev.TurnFai
 _ANSWERS = {
     ev.RequestRefused: fr.RequestRefused,
     ev.TurnCancelled: fr.TurnCancelled,
-    ev.ChannelRequestDecided: fr.SessionInfo,
+    ev.RequestDecided: fr.SessionInfo,
 }
 
 
@@ -30,7 +30,7 @@ def check_frames(view: LogView) -> Iterator[Anomaly]:
     answered: set[tuple[str, str, type]] = set()
     for seen in view.history.frames:
         yield from _backed(view, seen)
-        answered.add((stream_of(seen), seen.header.request_id, type(seen.frame)))
+        answered |= {(name, seen.header.request_id, type(seen.frame)) for name in streams_of(seen)}
         if type(seen.frame) in _TERMINAL_EVENT and seen.header.turn_id:
             heard.add(seen.header.turn_id)
     if not view.history.drained:
@@ -48,9 +48,14 @@ def check_frames(view: LogView) -> Iterator[Anomaly]:
     yield from unheard_runs(view)
 
 
-def stream_of(seen: SeenFrame) -> str:
-    """The session or channel that answers."""
-    return seen.header.channel or seen.header.session_id
+def streams_of(seen: SeenFrame) -> set[str]:
+    """The session or channel that answers; what tells of a session names its channel, too."""
+    return {name for name in (seen.header.channel, seen.header.session_id) if name}
+
+
+def _decisions(view: LogView, seen: SeenFrame) -> list[Decision]:
+    """How the request that a frame answers was decided."""
+    return [each for name in streams_of(seen) for each in view.decisions.get((name, seen.header.request_id), ())]
 
 
 def _attempts(view: LogView) -> Iterator[Anomaly]:
@@ -79,24 +84,22 @@ def _backed(view: LogView, seen: SeenFrame) -> Iterator[Anomaly]:
     """Is there the event that the frame reports?"""
     header, frame = seen.header, seen.frame
     where = f"{seen.topic}[{seen.partition}]@{seen.offset}, request {header.request_id}, epoch {header.epoch}"
-    asked = {(name, header.request_id) for name in (header.session_id, header.channel) if name}
+    asked = {(name, header.request_id) for name in streams_of(seen)}
     if not view.queries.isdisjoint(asked):
         yield from _true(view, seen, where)
         return
     if isinstance(frame, fr.RequestRefused):
-        decisions = view.decisions.get((stream_of(seen), header.request_id), ())
+        decisions = _decisions(view, seen)
         offsets = [d.offset for d in decisions if isinstance(d.event, ev.RequestRefused) and d.event.code == frame.code]
         if frame.code != "newer_version" and (not offsets or _early(seen, min(offsets))):
             yield Anomaly(kind="effect without its event", where=where, text=f"refused as {frame.code}")
         return
     if isinstance(frame, fr.SessionInfo):
         decided = [
-            decision.offset
-            for decision in view.decisions.get((stream_of(seen), header.request_id), ())
-            if isinstance(decision.event, ev.ChannelRequestDecided)
+            decision.offset for decision in _decisions(view, seen) if isinstance(decision.event, ev.RequestDecided)
         ]
         if not decided or _early(seen, min(decided)):
-            yield Anomaly(kind="effect without its event", where=where, text="an answer of a channel, not in its log")
+            yield Anomaly(kind="effect without its event", where=where, text="an answer that is not in the log")
         return
     if isinstance(frame, fr.HistoryCompacted | fr.HistoryCompactionFailed):
         yield from backed_run(view, seen, where)

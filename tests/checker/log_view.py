@@ -42,13 +42,7 @@ class Decision:
     partition: int
     offset: int
     command_hash: str
-    event: (
-        ev.TurnAccepted
-        | ev.RequestRefused
-        | ev.TurnCancelled
-        | ev.ChannelRequestDecided
-        | ev.HistoryCompactionRequested
-    )
+    event: ev.TurnAccepted | ev.RequestRefused | ev.TurnCancelled | ev.RequestDecided | ev.HistoryCompactionRequested
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,15 +146,15 @@ class LogView:
             self.lost[partition].append(payload)
         elif isinstance(payload, ev.ChannelSessionOpened):
             self.opened.setdefault((header.stream_id, payload.session_id), event.offset)
-        if header.stream_kind == ev.CHANNEL and isinstance(payload, ev.ChannelRequestDecided | ev.RequestRefused):
+        if header.stream_kind == ev.CHANNEL and isinstance(payload, ev.RequestDecided | ev.RequestRefused):
             self._decide(partition, event, payload.request_id, payload.command_hash)
         if header.stream_kind != ev.SESSION:
             return
         self.sessions[partition, header.stream_id].append(event)
-        if isinstance(payload, ev.TurnAccepted | ev.RequestRefused | ev.HistoryCompactionRequested):
+        if isinstance(payload, ev.TurnAccepted | ev.RequestRefused | ev.RequestDecided | ev.HistoryCompactionRequested):
             self._decide(partition, event, payload.request_id, payload.command_hash)
-        if isinstance(payload, ev.TurnCancelled) and payload.by_request_id is not None:
-            self._decide(partition, event, payload.by_request_id, payload.by_command_hash or "")
+        if isinstance(payload, ev.TurnCancelled) and payload.by is not None:
+            self._decide(partition, event, payload.by.request_id, payload.by.command_hash)
         if isinstance(payload, (ev.HistoryCompactionRequested, *RUN_ENDS)) and payload.request_id is not None:
             self._take_run(partition, event, payload.request_id)
         if header.turn_id is not None:

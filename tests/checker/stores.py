@@ -8,13 +8,14 @@ from typing import Any
 from tests.checker.history import Anomaly, StoreContent
 from tests.checker.log_view import TERMINAL, LogView, accepted_events
 from turnlog_schemas import events as ev
+from turnlog_streams.facts import Fact
 from turnlog_streams.folding.fold import FoldedStream, FoldError, StreamName, fold
 from turnlog_streams.folding.rows import STORE_TABLES
 from turnlog_streams.projection.project import project
 from turnlog_streams.projection.rows import TABLES
 from turnlog_streams.projection.state import ProjectionError, State, StreamKey
 from turnlog_streams.reader_rule import LoggedEvent, record_id
-from turnlog_streams.session.state import Fact, Session, evolve
+from turnlog_streams.session.state import Session, evolve
 
 Row = Mapping[str, Any]
 Tables = dict[str, list[Row]]
@@ -198,8 +199,8 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
         "metadata": json.dumps(dict(session.metadata), ensure_ascii=False, separators=(",", ":")),
         "archived": session.archived,
         "archived_at": archived[-1].header.recorded_at if archived else None,
-        "marks": json.dumps(dict(session.marks), ensure_ascii=False, separators=(",", ":")),
-        "active": session.active,
+        "marks": json.dumps(dict(session.marks.known), ensure_ascii=False, separators=(",", ":")),
+        "active": session.active if session.channel is not None else None,
         "forward_seq": session.forward_seq,
         "created_at": created[0].header.recorded_at if created else None,
         "last_active_at": active[-1].header.recorded_at if active else None,

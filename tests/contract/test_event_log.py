@@ -15,7 +15,7 @@ from tests.simulation.loop import SimLoop
 from tests.simulation.ports import SimEventLog
 from tests.simulation.world import World
 from tests.waiting import POLL_INTERVAL_S
-from turnlog_schemas.events import PARTITION, SESSION, EventHeader, MessageStored, PartitionClaimed
+from turnlog_schemas.events import LOG_FORMAT, PARTITION, SESSION, EventHeader, MessageStored, PartitionClaimed
 from turnlog_schemas.parts import text_content
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_workers.base.ports import (
@@ -119,7 +119,12 @@ def claim(log: EventLog, incarnation: str) -> NewRecord:
         recorded_at=1,
     )
     payload = PartitionClaimed(
-        owner="w", incarnation=incarnation, generation=1, partition_count=3, requests_topic_id="topic-1"
+        log_format=LOG_FORMAT,
+        owner="w",
+        incarnation=incarnation,
+        generation=1,
+        partition_count=3,
+        requests_topic_id="topic-1",
     )
     return log.encode(header, payload, b"1")
 

@@ -16,11 +16,10 @@ from tests.simulation.world import World
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
 from turnlog_schemas.frames import FrameHeader, TextDelta, TurnCompleted, TurnStarted
-from turnlog_schemas.parts import Usage
+from turnlog_schemas.parts import ReplyAddress, Usage
 from turnlog_schemas.registry import COMMANDS, FRAMES
-from turnlog_streams.reply_frames import Reply
+from turnlog_streams.reply import Reply
 from turnlog_streams.topics import partition_of
-from turnlog_streams.turn import ReplyAddress
 from turnlog_workers.base.ports import AppendUncertainError, LogError, RecordSender, RequestRecord, Sent
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.kafka.event_log import LogProducer

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ import pytest
 from tests.event_logs import LogWriter, accepted_batches, random_log, write_on
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import Usage
-from turnlog_streams.channel.channel import Channel, evolve_channel, known_channel_answer
+from turnlog_streams.channel.decide import channel_answer_needs, known_channel_answer
+from turnlog_streams.channel.frames import channel_replies_to, channel_reply_again
+from turnlog_streams.channel.state import Channel, evolve_channel
+from turnlog_streams.facts import Fact
 from turnlog_streams.folding.fold import FoldError, StreamName, StreamState, evolve_stream, waits
 from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_streams.reply_frames import channel_replies_to, channel_reply_again
 from turnlog_streams.session.decide import known_answer
-from turnlog_streams.session.state import Fact, Session
+from turnlog_streams.session.state import Session
 from turnlog_workers.store.memory_store import MemoryStores
 from turnlog_workers.store.partition_store import StoreDirectory
 from turnlog_workers.store.port import PartitionStore, PartitionStores, StoreError
@@ -90,7 +93,7 @@ async def test_unfinished_streams_longest_wait_first(stores: PartitionStores, si
 
 
 async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None:
-    log = random_log(12, 400, zombies=False)
+    log = random_log(21, 400, zombies=False)
     store = await stores.open(0)
     await fill(store, log, 50)
     sent = store.position.replied
@@ -99,7 +102,7 @@ async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None
 
 
 async def test_what_is_answered_last_is_forgotten_as_it_is_sent(stores: PartitionStores) -> None:
-    log = random_log(12, 400, zombies=False)
+    log = random_log(21, 400, zombies=False)
     store = await stores.open(0)
     nothing_sent = [replace(record, header=replace(record.header, replied=-1)) for record in log.records]
     for events, position in accepted_batches(nothing_sent, 50):
@@ -113,9 +116,12 @@ async def test_what_is_answered_last_is_forgotten_as_it_is_sent(stores: Partitio
         if isinstance(state, Session):
             assert known_answer(state, *request) is not None
         else:
-            answer = known_channel_answer(state, *request)
+            rows = streams[waiting.kind, waiting.stream_id].rows
+            assert rows is not None
+            found = rows.find(partial(channel_answer_needs, state, *request))
+            answer = known_channel_answer(state, *request, found)
             assert answer is not None
-            assert channel_reply_again(state, answer, waiting.request_id, answer.reply) is not None
+            assert channel_reply_again(state, answer, waiting.request_id, answer.reply, found) is not None
     middle = expected[len(expected) // 2].log_offset
     end = replace(store.position, next_offset=store.position.next_offset + 1, replied=middle)
     await store.write([], end)
@@ -134,17 +140,20 @@ def unanswered(log: LogWriter) -> list[Unanswered]:
     accepted: dict[str | None, ev.TurnAccepted] = {}
     owed: dict[tuple[str, str | None], ev.HistoryCompactionRequested] = {}
     channels: dict[str, Channel] = {}
+    hashes: dict[tuple[str, str], str] = {}
+    archives: dict[tuple[str, str], tuple[ev.RequestDecided, set[int]]] = {}
     for record in log.records:
         header, payload = record.header, record.payload
         if header.stream_kind == ev.CHANNEL:
             fact = Fact(event=payload)
             channel = channels.get(header.stream_id, Channel(channel=header.stream_id))
-            after = evolve_channel(channel, fact)
+            if isinstance(payload, ev.RequestDecided):
+                hashes[header.stream_id, payload.request_id] = payload.command_hash
             for reply in channel_replies_to(channel, fact):
                 refused = isinstance(payload, ev.RequestRefused)
-                digest = payload.command_hash if refused else after.answers[reply.request_id].command_hash
+                digest = payload.command_hash if refused else hashes[header.stream_id, reply.request_id]
                 note(record, reply.request_id, digest)
-            channels[header.stream_id] = after
+            channels[header.stream_id] = evolve_channel(channel, fact)
             continue
         if isinstance(payload, ev.TurnAccepted):
             accepted[header.turn_id] = payload
@@ -159,10 +168,19 @@ def unanswered(log: LogWriter) -> list[Unanswered]:
             asked = owed.get((header.stream_id, payload.request_id))
             if asked is not None:
                 note(record, asked.request_id, asked.command_hash)
-        if isinstance(payload, ev.TurnCancelled) and payload.by_request_id is not None:
-            note(record, payload.by_request_id, payload.by_command_hash or "")
+        if isinstance(payload, ev.TurnCancelled) and payload.by is not None:
+            note(record, payload.by.request_id, payload.by.command_hash)
+        if isinstance(payload, ev.RequestDecided):
+            archives[header.stream_id, payload.request_id] = payload, set(payload.waits_for)
+        if isinstance(payload, ev.RequestDecided | ev.ForwardDelivered):
+            for place, (decided, waits) in list(archives.items()):
+                if isinstance(payload, ev.ForwardDelivered) and place[0] == header.stream_id:
+                    waits.discard(payload.seq)
+                if not waits:
+                    note(record, decided.request_id, decided.command_hash)
+                    del archives[place]
     kinds = {type(log.records[entry.log_offset].payload) for entry in found}
-    assert kinds >= {ev.ChannelRequestDecided, ev.ForwardDelivered, ev.TurnCancelled, ev.RequestRefused}
+    assert kinds >= {ev.RequestDecided, ev.ForwardDelivered, ev.TurnCancelled, ev.RequestRefused}
     assert kinds >= {ev.HistoryCompacted, ev.HistoryCompactionFailed}
     return found
 

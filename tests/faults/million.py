@@ -23,7 +23,7 @@ from tests.faults.broker import fault_broker
 from tests.waiting import eventually
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import Codec
-from turnlog_schemas.parts import Usage, text_content
+from turnlog_schemas.parts import NewSession, Usage, text_content
 from turnlog_schemas.registry import EVENTS
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.topics_admin import topic_id
@@ -41,7 +41,12 @@ def log_of(count: int, requests_topic_id: str) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of a log of so many events under one claim; every turn has ended and is answered."""
     codec = Codec(EVENTS)
     claim = ev.PartitionClaimed(
-        owner="writer", incarnation="writer", generation=0, partition_count=1, requests_topic_id=requests_topic_id
+        log_format=ev.LOG_FORMAT,
+        owner="writer",
+        incarnation="writer",
+        generation=0,
+        partition_count=1,
+        requests_topic_id=requests_topic_id,
     )
     yield b"0", codec.encode(_header("partition", "0", 0, epoch=-1, n=-1, turn_id=None), claim)
     n = 0
@@ -80,7 +85,7 @@ def _header(kind: str, stream_id: str, version: int, *, epoch: int, n: int, turn
 def _turn(session_id: str, number: int) -> Iterator[Any]:
     """The events of a turn, the session's beginning before the first."""
     if number == 0:
-        yield ev.SessionCreated(channel=session_id, title="an old session")
+        yield ev.SessionCreated(new_session=NewSession(channel=session_id, title="an old session"))
     asked = text_content(f"question {number}")
     yield ev.TurnAccepted(request_id=f"r{number}", command_hash="0" * 32, content=asked)
     yield ev.TurnStarted(model="echo:", cause="first")

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from tests.checker import GroupCommit, History, SentRequest, StoreContent, check
 from turnlog_schemas.events import (
-    ChannelRequestDecided,
     HistoryCompacted,
     HistoryCompactionRequested,
     MessageStored,
+    RequestDecided,
     TurnAccepted,
 )
 from turnlog_schemas.frames import TERMINAL_FRAMES
@@ -25,7 +25,7 @@ def _a_chat_that_nobody_sent(history: History) -> History:
 
 
 def _a_lifecycle_request_that_nobody_sent(history: History) -> History:
-    return _never_sent(history, ChannelRequestDecided)
+    return _never_sent(history, RequestDecided)
 
 
 def _a_history_compaction_that_nobody_wanted(history: History) -> History:
@@ -43,9 +43,7 @@ def _a_summary_of_messages_to_come(history: History) -> History:
     return replace(history, log={**history.log, partition: log})
 
 
-def _never_sent(
-    history: History, kind: type[TurnAccepted | ChannelRequestDecided | HistoryCompactionRequested]
-) -> History:
+def _never_sent(history: History, kind: type[TurnAccepted | RequestDecided | HistoryCompactionRequested]) -> History:
     """The first request that was decided so, out of what was sent; the log stays as it is."""
     decided = next(event for log in history.log.values() for event in log if isinstance(event.payload, kind))
     name, request_id = decided.header.stream_id, decided.payload.request_id

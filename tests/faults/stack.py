@@ -20,7 +20,7 @@ from tests.faults.record import CommitSampler, collect
 from tests.faults.takeover import Takeovers
 from tests.waiting import eventually
 from turnlog_schemas.codec import Codec
-from turnlog_schemas.events import PARTITION, EventHeader, HistoryCompacted, PartitionClaimed
+from turnlog_schemas.events import LOG_FORMAT, PARTITION, EventHeader, HistoryCompacted, PartitionClaimed
 from turnlog_schemas.registry import EVENTS
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.topics_admin import topic_id
@@ -220,6 +220,7 @@ class Stack:
                     recorded_at=time.time_ns() // 1_000_000,
                 )
                 claim = PartitionClaimed(
+                    log_format=LOG_FORMAT,
                     owner="intruder",
                     incarnation=f"{self.chance.randrange(16**8):08x}",
                     generation=generation,

@@ -14,7 +14,7 @@ from typing import Any
 from turnlog_schemas import commands as cmd
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.parts import ContentPart, NewSession
-from turnlog_streams.session.commands import Refuse
+from turnlog_streams.refusals import Refuse
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.ports import RequestRecord
 from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted, RequestReader, Unreadable

@@ -289,7 +289,7 @@ async def test_cancelling_the_running_turn_keeps_what_it_said(stack: Deployment,
     (last,) = [m async for m in client.messages("cancel-1", after=1)]
     assert last.interrupted
     terminal = [e.payload for e in await stack.events_of("cancel-1") if isinstance(e.payload, ev.TurnCancelled)]
-    assert [event.by_request_id for event in terminal] == ["stop"]
+    assert [event.by and event.by.request_id for event in terminal] == ["stop"]
     assert (await client.chat("cancel-1", "again", model="echo:").result()).text == "again"
 
 

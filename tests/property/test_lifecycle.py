@@ -6,6 +6,7 @@ arrived, a channel and its sessions agree.
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,13 +19,19 @@ from turnlog_schemas import commands as cmd
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
 from turnlog_schemas.events import CHANNEL, SESSION
-from turnlog_schemas.parts import NewSession, text_content
-from turnlog_streams.channel.channel import DecideLifecycle, known_channel_answer
+from turnlog_schemas.parts import NewSession, ReplyAddress, text_content
+from turnlog_streams.answers import conflict_key
+from turnlog_streams.channel.commands import ChangeChannel
+from turnlog_streams.channel.decide import channel_answer_needs, known_channel_answer
+from turnlog_streams.channel.frames import channel_reply_again
+from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import ReceiveForward
+from turnlog_streams.lookups import RowsInMemory
 from turnlog_streams.policy import Policy
-from turnlog_streams.reply_frames import Reply, channel_reply_again
+from turnlog_streams.reply import Reply
 from turnlog_streams.session.commands import (
     AcceptChat,
+    Archive,
     Cancel,
     CompleteTurn,
     RequestHistoryCompaction,
@@ -32,8 +39,6 @@ from turnlog_streams.session.commands import (
 )
 from turnlog_streams.session.decide import known_answer
 from turnlog_streams.session.history_compactions import MAX_OWED_RUNS
-from turnlog_streams.session.state import Fact
-from turnlog_streams.turn import ReplyAddress
 
 POLICY = Policy(max_queued_turns=2)
 CHANNELS = st.sampled_from(["a", "a", "b"])
@@ -47,7 +52,7 @@ class Asked:
     """A request of the past."""
 
     stream: Stream
-    command: DecideLifecycle | AcceptChat | Cancel | RequestHistoryCompaction
+    command: ChangeChannel | AcceptChat | Cancel | RequestHistoryCompaction
     facts: tuple[Fact, ...]
 
 
@@ -61,6 +66,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.asked: list[Asked] = []
         self.due: dict[str, tuple[tuple[Stream, Stream], int]] = {}  #: what must be heard before a request is answered
         self.conflicts: Counter[str] = Counter()
+        self.archives: list[str] = []  #: by the session's id, carried out
         self.count = 0
 
     def next_name(self) -> str:
@@ -69,11 +75,11 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     def ids(self) -> list[str]:
         return sorted(
-            {*GIVEN_IDS, *self.model.sessions, *(s for c in self.model.channels.values() for s in c["recency"])}
+            {*GIVEN_IDS, *self.model.sessions, *(s for c in self.model.channels.values() for s in c["opened"])}
         )
 
     def ask(
-        self, stream: Stream, command: DecideLifecycle | AcceptChat | Cancel | RequestHistoryCompaction
+        self, stream: Stream, command: ChangeChannel | AcceptChat | Cancel | Archive | RequestHistoryCompaction
     ) -> list[Fact]:
         facts = self.world.tell(stream, command)
         self.asked.append(Asked(stream, command, tuple(facts)))
@@ -107,12 +113,26 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     @rule(channel=CHANNELS, data=st.data())
     def a_session_is_archived(self, channel: str, data: st.DataObject) -> None:
-        known = self.model.channel(channel)["recency"] or GIVEN_IDS
+        known = self.model.channel(channel)["opened"] or GIVEN_IDS
         self.lifecycle(channel, cmd.ArchiveSession(), data.draw(st.sampled_from([*known, "never"])))
+
+    @rule(data=st.data())
+    def a_session_is_archived_by_its_id(self, data: st.DataObject) -> None:
+        session_id, name = data.draw(st.sampled_from(self.ids())), self.next_name()
+        request = Archive(request_id=f"r{name}", command_hash=f"h{name}", reply=ReplyAddress())
+        self.ask((SESSION, session_id), request)
+        answer = self.world.session(session_id).answers.known[request.request_id]
+        fate = self.model.archive(session_id)
+        assert (answer.kind if answer.kind != "refused" else answer.code) == fate
+        home = self.model.session(session_id)["channel"]
+        self.archives += [request.request_id] * (fate == "decided")
+        if fate == "decided" and home is not None:
+            pair = ((SESSION, session_id), (CHANNEL, home))
+            self.due[request.request_id] = (pair, self.model.last.get(pair, 0))
 
     def lifecycle(self, channel: str, command: cmd.ChannelRequest, session_id: str | None) -> None:
         name = self.next_name()
-        request = DecideLifecycle(
+        request = ChangeChannel(
             request_id=f"r{name}",
             command_hash=f"h{name}",
             command=command,
@@ -148,7 +168,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         )
         self.ask((SESSION, session_id), request)
         fate = self.model.chat(session_id, request.turn_id, on_busy, channel)
-        answer = self.world.session(session_id).answers[request.request_id]
+        answer = self.world.session(session_id).answers.known[request.request_id]
         assert (answer.kind if answer.kind != "refused" else answer.code) == fate
 
     @rule(data=st.data())
@@ -160,7 +180,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             request_id=f"r{name}", command_hash=f"h{name}", turn_id=turn, reply=ReplyAddress(), partial="Half an"
         )
         self.ask((SESSION, session_id), request)
-        answer = self.world.session(session_id).answers[request.request_id]
+        answer = self.world.session(session_id).answers.known[request.request_id]
         assert answer.code == self.model.cancel(session_id, turn)
 
     @rule(data=st.data())
@@ -172,7 +192,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             request_id=f"r{name}", command_hash=f"h{name}", instructions=None, reply=ReplyAddress()
         )
         self.ask((SESSION, session_id), request)
-        answer = self.world.session(session_id).answers[request.request_id]
+        answer = self.world.session(session_id).answers.known[request.request_id]
         fate = self.model.compact(session_id, request.request_id)
         assert (answer.kind if answer.kind != "refused" else answer.code) == fate
 
@@ -206,7 +226,7 @@ class LifecycleMachine(RuleBasedStateMachine):
             return
         request = replace(old.command, command_hash="other")
         new = (
-            known_channel_answer(self.world.channel(old.stream[1]), request.request_id, "other")
+            self.world.rows[old.stream].answers.get(conflict_key(request.request_id, "other"))
             if old.stream[0] == CHANNEL
             else known_answer(self.world.session(old.stream[1]), request.request_id, "other")
         ) is None
@@ -216,12 +236,14 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.conflicts[request.request_id] += new
 
     def check_answer_again(self, old: Asked) -> None:
-        if not isinstance(old.command, DecideLifecycle):
+        if not isinstance(old.command, ChangeChannel):
             return
         channel, request_id = self.world.channel(old.stream[1]), old.command.request_id
-        answer = known_channel_answer(channel, request_id, old.command.command_hash)
+        needs = partial(channel_answer_needs, channel, request_id, old.command.command_hash)
+        found = self.world.rows[old.stream].find(needs)
+        answer = known_channel_answer(channel, request_id, old.command.command_hash, found)
         assert answer is not None
-        again = channel_reply_again(channel, answer, request_id, ReplyAddress())
+        again = channel_reply_again(channel, answer, request_id, ReplyAddress(), found)
         expected = self.model.channel(old.stream[1])["answers"][request_id]
         if again is None:
             assert request_id in channel.waits
@@ -235,12 +257,14 @@ class LifecycleMachine(RuleBasedStateMachine):
         """What the reader sends next comes behind all that the session was told."""
         if not isinstance(reply.frame, fr.SessionInfo):
             return
-        target = (SESSION, reply.session_id or "")
-        source = (CHANNEL, reply.channel or "")
-        pair, seq = self.due.get(reply.request_id, ((source, target), self.model.last.get((source, target), 0)))
-        assert pair == (source, target)
+        pair, seq = self.due.get(reply.request_id, (None, 0))
+        if pair is None:  # it is being decided, and waits for nothing that is said from now on
+            pair = ((CHANNEL, reply.channel or ""), (SESSION, reply.session_id or ""))
+            seq = self.model.last.get(pair, 0)
         assert self.model.heard.get(pair, 0) >= seq
-        assert self.world.session(target[1]).exists
+        if pair[1][0] == SESSION:
+            assert pair == ((CHANNEL, reply.channel or ""), (SESSION, reply.session_id or ""))
+            assert self.world.session(pair[1][1]).exists
 
     # ---- the network, the owners
 
@@ -283,10 +307,13 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.they_agree()
         for name, channel in self.model.channels.items():
             assert not self.world.channel(name).waits
-            times = Counter(r.request_id for r in self.world.replies if r.channel == name)
+            times = Counter(r.request_id for r in self.world.replies if r.channel == name and r.session_id is not None)
             assert times == Counter(dict.fromkeys(channel["answers"], 1)) + Counter(
                 {request_id: n for request_id, n in self.conflicts.items() if request_id in channel["answers"]}
             )
+
+        told = Counter(reply.request_id for reply in self.world.replies if reply.session_id is None)
+        assert told == Counter(self.archives)
 
     def they_agree(self) -> None:
         """At most one session of a channel believes that it is the active one, and it is the channel's."""
@@ -296,9 +323,10 @@ class LifecycleMachine(RuleBasedStateMachine):
                 active = {session.session_id for session in mine if session.active and not session.archived}
                 known = {session.session_id for session in mine}
                 assert active == ({state.active} if state.active else set())
-                assert {session_id for session_id, s in state.sessions.items() if not s.archived} <= known
+                rows = self.world.rows[CHANNEL, name].sessions
+                assert {session_id for session_id, s in rows.items() if not s.archived} <= known
                 for session in mine:
-                    assert session.archived == state.sessions[session.session_id].archived
+                    assert session.archived == rows[session.session_id].archived
 
     # ---- what always holds
 
@@ -307,22 +335,24 @@ class LifecycleMachine(RuleBasedStateMachine):
         for name, row in self.model.channels.items():
             channel = self.world.channel(name)
             assert channel.active == self.model.active(name)
-            by_rank = sorted(channel.sessions.values(), key=lambda session: session.rank)
-            assert [session.session_id for session in by_rank] == row["recency"]
+            rows = self.world.rows.get((CHANNEL, name), RowsInMemory())
+            by_rank = sorted(rows.sessions.values(), key=lambda session: session.rank)
+            assert (channel.session_count, channel.archived_count) == (len(by_rank), len(row["archived"]))
+            assert [session.session_id for session in by_rank] == row["opened"]
             assert {session.session_id for session in by_rank if session.archived} == row["archived"]
             answers = {
                 request_id: (a.session_id, a.created) if a.kind == "decided" else a.code
-                for request_id, a in channel.answers.items()
+                for request_id, a in rows.answers.items()
                 if "\0" not in request_id
             }
             assert answers == row["answers"]
         for name, row in self.model.sessions.items():
             session = self.world.session(name)
-            assert (session.channel or None, session.exists) == (row["channel"], row["channel"] is not None)
+            assert (session.channel, session.exists) == (row["channel"], row["exists"])
             assert (session.archived, session.active) == (row["archived"], row["active"])
             assert [*([session.running] if session.running else []), *session.queue] == row["turns"]
             assert [run.request_id for run in session.owed_runs] == row["owed"]
-            ended = {a.turn_id: a.kind for a in session.answers.values() if a.turn_id and a.kind != "open"}
+            ended = {a.turn_id: a.kind for a in session.answers.known.values() if a.turn_id and a.kind != "open"}
             assert ended == row["ended"]
 
     @invariant()

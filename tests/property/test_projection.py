@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.event_logs import LogWriter, accepted_batches, random_log
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
-from turnlog_schemas.parts import ToolCall, Usage, text_content
+from turnlog_schemas.parts import NewSession, ToolCall, Usage, text_content
 from turnlog_streams.projection.project import project
 from turnlog_streams.projection.rows import TABLES, ChannelRow
 from turnlog_streams.projection.state import Changes, ProjectionError, SessionState
@@ -164,12 +164,12 @@ def of_channel(*payloads: object) -> list[LoggedEvent]:
 
 
 def opened(session_id: str) -> ev.ChannelSessionOpened:
-    return ev.ChannelSessionOpened(session_id=session_id, by="chat")
+    return ev.ChannelSessionOpened(session_id=session_id, by="chat", new_session=NewSession())
 
 
 def test_an_event_of_a_session_that_the_channel_does_not_have_is_an_error_with_coordinates() -> None:
-    with pytest.raises(ProjectionError, match=r"channel web, event ChannelSessionActivated at events\[3\]@1"):
-        project(of_channel(ev.ChannelSessionActivated(session_id="web-9")), {})
+    with pytest.raises(ProjectionError, match=r"channel web, event ChannelSessionArchived at events\[3\]@1"):
+        project(of_channel(ev.ChannelSessionArchived(session_id="web-9")), {})
 
 
 def test_in_a_channel_of_a_newer_version_it_is_kept_raw() -> None:
@@ -188,7 +188,7 @@ def test_what_analysts_see_of_a_channel() -> None:
             ev.RequestRefused(request_id="r", command_hash="h", code="not_found", reason="no"),
             opened("web-1"),
             opened("web-2"),
-            ev.ChannelSessionArchived(session_id="web-2"),
+            ev.ChannelSessionArchived(session_id="web-2", active="web-1"),
             told,
             ev.ForwardDelivered(seq=1),
         ),
@@ -202,7 +202,7 @@ def test_what_analysts_see_of_a_channel() -> None:
         sessions=2,
         archived_sessions=1,
         opened_at=Millis(2000),
-        last_active_at=Millis(3000),
+        last_active_at=Millis(4000),
         stream_version=6,
         last_offset=6,
     )
@@ -213,7 +213,12 @@ def test_what_analysts_see_of_a_channel() -> None:
 
 def test_what_analysts_see_of_an_archived_session() -> None:
     heard = ev.ForwardReceived(source_kind="channel", source_id="web", seq=7)
-    said = [ev.SessionCreated(channel="web", title=""), ev.SessionTitled(title="Hi"), heard, ev.SessionArchived()]
+    said = [
+        ev.SessionCreated(new_session=NewSession(channel="web", title="")),
+        ev.SessionTitled(title="Hi"),
+        heard,
+        ev.SessionArchived(),
+    ]
     events = [logged(event, version=n, offset=n) for n, event in enumerate(said, 1)]
     events[-1] = replace(events[-1], header=replace(events[-1].header, recorded_at=9000))
     for size in (1, 4):
@@ -229,7 +234,7 @@ def test_results_are_paired_by_position() -> None:
     """Ids repeat in real conversations: each result answers the first open call of its id, else the first of all."""
     calls = tuple(ToolCall(call_id=call_id, name="look_up", arguments="{}") for call_id in ("a", "b", "a"))
     said = [
-        ev.SessionCreated(channel="web", title="Hi"),
+        ev.SessionCreated(new_session=NewSession(channel="web", title="Hi")),
         ev.TurnAccepted(request_id="r", command_hash="h", content=text_content("Hi")),
         ev.TurnStarted(model="echo:", cause="first"),
         ev.MessageStored(message_seq=1, role="assistant", tool_calls=calls),

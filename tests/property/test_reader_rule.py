@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnlog_schemas.codec import UnknownPayload
-from turnlog_schemas.events import SESSION, EventHeader, PartitionClaimed, RequestsLost
+from turnlog_schemas.events import LOG_FORMAT, SESSION, EventHeader, PartitionClaimed, RequestsLost
 from turnlog_streams.reader_rule import NO_EPOCH, LogPosition, advance, advance_own, is_accepted, record_id
 
 Record = tuple[EventHeader, object]
@@ -23,7 +23,12 @@ def claim(owner: int, generation: int = 0) -> Record:
         stream_kind="partition", stream_id="0", stream_version=0, epoch=-1, n=-1, accepted=-1, replied=-1
     )
     return header, PartitionClaimed(
-        owner=f"w{owner}", incarnation=f"i{owner}", generation=generation, partition_count=3, requests_topic_id="id"
+        log_format=LOG_FORMAT,
+        owner=f"w{owner}",
+        incarnation=f"i{owner}",
+        generation=generation,
+        partition_count=3,
+        requests_topic_id="id",
     )
 
 

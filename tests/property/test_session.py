@@ -13,24 +13,24 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precon
 
 from tests.given import SESSION_ID, USAGE, call, cancel, chat, complete, fail, fold, message, refuse, resume
 from turnlog_schemas import events as ev
-from turnlog_schemas.parts import ToolCall
+from turnlog_schemas.parts import ReplyAddress, ToolCall
+from turnlog_streams.facts import Fact
 from turnlog_streams.history.compaction import AUTOMATIC, MANUAL
 from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, HistorySummary
 from turnlog_streams.policy import Policy
+from turnlog_streams.refusals import Refuse
 from turnlog_streams.session.commands import (
     AcceptChat,
     FailHistoryCompaction,
     RecordHistoryCompaction,
     RecordMessage,
-    Refuse,
     RequestHistoryCompaction,
     SessionCommand,
     SkipHistoryCompaction,
 )
 from turnlog_streams.session.decide import decide, known_answer
 from turnlog_streams.session.history_compactions import MAX_OWED_RUNS
-from turnlog_streams.session.state import Fact, Session, evolve
-from turnlog_streams.turn import ReplyAddress
+from turnlog_streams.session.state import Session, evolve
 
 POLICY = Policy(
     allow_models=("echo:*",),
@@ -447,14 +447,14 @@ class SessionMachine(RuleBasedStateMachine):
                 turn.takeovers,
             )
             assert list(state.open_calls) == turn.calls
-        assert {name: session.answers[f"r{name}"].kind for name in model.answers} == model.answers
+        assert {name: session.answers.known[f"r{name}"].kind for name in model.answers} == model.answers
         assert [run.request_id for run in session.owed_runs] == [f"r{name}" for name in model.owed]
         state = session.history_compaction
         by_model = [made for made in model.summaries if made.method == BY_MODEL]
         assert state.summary == (model.summaries[-1] if model.summaries else None)
         assert state.base == (by_model[-1] if by_model else None)
         assert (state.failures, state.attempted_seq) == (len(model.failed_at), model.looked_at)
-        answers = {name: session.answers[f"r{name}"].compacted for name in model.told}
+        answers = {name: session.answers.known[f"r{name}"].compacted for name in model.told}
         told = {name: (a.summary, a.to_seq, a.changed) for name, a in answers.items() if a is not None}
         assert told == model.told
 

@@ -96,10 +96,9 @@ def check_history_compactions(history: History, deployment: HistoryCompactionPol
             where = f"partition {partition}, session {session_id}, @{event.offset}"
             payload = event.payload
             if isinstance(payload, ev.SessionCreated):
-                instructions = payload.instructions
-                bounds = deployment.overridden(
-                    max_tokens=payload.history_max_tokens, keep_tail=payload.history_keep_tail
-                )
+                new = payload.new_session
+                instructions = new.instructions
+                bounds = deployment.overridden(max_tokens=new.history_max_tokens, keep_tail=new.history_keep_tail)
             elif isinstance(payload, ev.HistoryCompactionFailed) and payload.code not in SUMMARY_FAILURES:
                 text = f"{payload.code}: {payload.reason}"
                 yield Anomaly(kind="history compaction failed", where=where, text=text)

@@ -18,7 +18,7 @@ from turnlog_schemas.registry import COMMANDS
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_streams.reply_frames import Reply
+from turnlog_streams.reply import Reply
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.ports import (
     AppendUncertainError,

@@ -34,7 +34,7 @@ from turnlog_workers.shard.epoch import CaughtUp, Claim, Epoch, FencedError
 from turnlog_workers.shard.partition import Shard
 from turnlog_workers.shard.run_ahead import Decider, Effect, Group
 from turnlog_workers.shard.serving import Serving
-from turnlog_workers.shard.stream_in_memory import LiveSession
+from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.store.port import LoadedStream
 
 Patches = Iterator[Any]
@@ -170,9 +170,9 @@ def _effects_first() -> list[Any]:
     async def commit(self: Serving, group: Group) -> None:
         for effect in group.effects:
             if effect.reply is not None:
-                self._frames.send(effect.live, effect.reply)
-            if effect.start is not None and isinstance(effect.live, LiveSession):
-                self._start(effect.live, effect.start)
+                self._frames.send(effect.stream, effect.reply)
+            if effect.start is not None and isinstance(effect.stream, SessionInMemory):
+                self._start(effect.stream, effect.start)
         if group.records:
             base = await self._epoch.append(group.records)
             self._confirmed(group, base)
@@ -224,9 +224,9 @@ def _tools_first() -> list[Any]:
 @_weakness("calls with an unknown outcome are repeated", faults.crash, faults.rebalance)
 def _all_repeated() -> list[Any]:
     """Whatever the tool declares: nothing is closed at a takeover, and the runner is told that it may."""
-    original = LiveSession.turn_input
+    original = SessionInMemory.turn_input
 
-    def turn_input(self: LiveSession, turn_id: str, epoch: int) -> Any:
+    def turn_input(self: SessionInMemory, turn_id: str, epoch: int) -> Any:
         turn = original(self, turn_id, epoch)
         messages = [
             replace(message, tool_calls=tuple(replace(call, idempotent=True) for call in message.tool_calls))
@@ -236,18 +236,18 @@ def _all_repeated() -> list[Any]:
 
     return [
         patch.object(turnlog_streams.session.decide, "closed_calls", lambda *what: []),
-        patch.object(LiveSession, "turn_input", turn_input),
+        patch.object(SessionInMemory, "turn_input", turn_input),
     ]
 
 
 @_weakness("an attempt begins from nothing", faults.crash, faults.rebalance)
 def _from_nothing() -> list[Any]:
-    original = LiveSession.turn_input
+    original = SessionInMemory.turn_input
 
-    def turn_input(self: LiveSession, turn_id: str, epoch: int) -> Any:
+    def turn_input(self: SessionInMemory, turn_id: str, epoch: int) -> Any:
         return replace(original(self, turn_id, epoch), turn_messages=())
 
-    return [patch.object(LiveSession, "turn_input", turn_input)]
+    return [patch.object(SessionInMemory, "turn_input", turn_input)]
 
 
 @_weakness("frames are sent once", faults.crash, faults.frames_are_lost)
@@ -385,8 +385,8 @@ def _early_input() -> list[Any]:
     start, turn_input = Serving._start, Serving.turn_input
     made: dict[tuple[int, str], Any] = {}
 
-    def made_at_start(self: Serving, live: LiveSession, turn_id: str) -> None:
-        made[id(self), turn_id] = turn_input(self, live.session.session_id, turn_id)
+    def made_at_start(self: Serving, live: SessionInMemory, turn_id: str) -> None:
+        made[id(self), turn_id] = turn_input(self, live.state.session_id, turn_id)
         start(self, live, turn_id)
 
     def as_made(self: Serving, session_id: str, turn_id: str) -> Any:
@@ -411,7 +411,7 @@ def _told_first() -> list[Any]:
 
     async def told_first(self: Serving, group: Group) -> None:
         for effect in filter(is_end, group.effects):
-            self._frames.send(effect.live, effect.reply)  # type: ignore[arg-type]
+            self._frames.send(effect.stream, effect.reply)  # type: ignore[arg-type]
         group.effects = [effect for effect in group.effects if not is_end(effect)]
         await commit(self, group)
 

@@ -130,6 +130,9 @@ class Workload:
         body = {"session_id": session_id, "command": _command(text, model, on_busy)}
         if self._long and rng.random() < 0.4:
             body["command"] |= {"new_session": self._bounds()}  # type: ignore[operator]
+        if rng.random() < 0.6:  # else a session of no channel, if it is this chat that opens it
+            new = body["command"].setdefault("new_session", {})  # type: ignore[attr-defined]
+            new["channel"] = CHANNEL
         if request_id is not None:
             body["request_id"] = request_id
         value: bytes | None = json.dumps(body).encode()
@@ -217,19 +220,23 @@ class Workload:
             at_s += rng.choice((0.0, 0.01, 0.1, 0.6, 3.0))
 
     def _add_lifecycle(self, number: int, kind: str, at_s: float, session_id: str) -> None:
-        """A request to the channel."""
+        """A request to the channel; an archive may as well go to the session."""
         command: dict[str, object] = {"type": kind}
         body: dict[str, object] = {"channel": CHANNEL, "request_id": f"l{number}", "command": command}
         if kind == "archive_session":
             body["session_id"] = session_id
         elif self._rng.random() < 0.3:
             command["new_session"] = {"title": f"title {number}"} | (self._bounds() if self._long else {})
+        stream = CHANNEL
+        if kind == "archive_session" and self._rng.random() < 0.5:
+            stream = session_id
+            del body["channel"]
         lifecycle = Planned(
             at_s=at_s,
-            partition=partition_of(CHANNEL.encode(), self._partitions),
-            key=CHANNEL.encode(),
+            partition=partition_of(stream.encode(), self._partitions),
+            key=stream.encode(),
             value=json.dumps(body).encode(),
-            session_id=CHANNEL,
+            session_id=stream,
             request_id=f"l{number}",
             command=json.dumps(body),
             text=None,

@@ -1,6 +1,7 @@
 """What a channel decides, and how its requests are answered."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -8,14 +9,16 @@ from tests.given_channel import ChannelScenario, archive, create, from_session, 
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
-from turnlog_schemas.parts import NewSession
-from turnlog_streams.channel.channel import Channel, DecideLifecycle, evolve_channel
+from turnlog_schemas.parts import NewSession, ReplyAddress
+from turnlog_streams.channel.commands import ChangeChannel
+from turnlog_streams.channel.decide import channel_answer_needs, channel_needs
+from turnlog_streams.channel.frames import active_reply, channel_replies_to, channel_reply_again
+from turnlog_streams.channel.state import Channel, evolve_channel
+from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import ReceiveReceipt, due
 from turnlog_streams.policy import Policy
-from turnlog_streams.reply_frames import Reply, active_reply, channel_replies_to, channel_reply_again
-from turnlog_streams.session.commands import Refuse
-from turnlog_streams.session.state import Fact
-from turnlog_streams.turn import ReplyAddress
+from turnlog_streams.refusals import Refuse
+from turnlog_streams.reply import Reply
 
 REPLY = ReplyAddress(reply_to="chat.replies.me", framing="json", traceparent="00-1-2-01", tracestate="a=b")
 NEW = NewSession(title="Refund", instructions="Be brief.", model="echo:loud", metadata={"tenant": "7"})
@@ -31,20 +34,13 @@ def two() -> ChannelScenario:
 
 
 def test_create_opens_a_session_that_is_active_and_tells_it_all() -> None:
-    scenario = ChannelScenario().when(create("1", new=NEW)).then_types(*OPENED, ev.ChannelRequestDecided)
+    scenario = ChannelScenario().when(create("1", new=NEW)).then_types(*OPENED, ev.RequestDecided)
     scenario.then_told(("web-1", "created")).then_decided("web-1", created=True)
     opened, forwarded, decided = (fact.event for fact in scenario.facts)
-    assert opened == ev.ChannelSessionOpened(
-        session_id="web-1",
-        by="request",
-        title="Refund",
-        instructions="Be brief.",
-        model="echo:loud",
-        metadata={"tenant": "7"},
-    )
+    assert opened == ev.ChannelSessionOpened(session_id="web-1", by="request", new_session=NEW)
     assert isinstance(forwarded, ev.CommandForwarded)
     assert (forwarded.seq, forwarded.new_session, forwarded.request_id_of_origin) == (1, NEW, "r1")
-    assert isinstance(decided, ev.ChannelRequestDecided)
+    assert isinstance(decided, ev.RequestDecided)
     assert decided.waits_for == (1,)
     assert scenario.channel.active == "web-1"
 
@@ -66,14 +62,14 @@ def test_the_one_that_was_active_is_told() -> None:
 
 def test_resolve_finds_the_active_session_or_opens_one() -> None:
     scenario = ChannelScenario().when(resolve("1")).then_decided("web-1", created=True).delivered()
-    scenario.when(resolve("2")).then_types(ev.ChannelRequestDecided).then_decided("web-1", created=False)
+    scenario.when(resolve("2")).then_types(ev.RequestDecided).then_decided("web-1", created=False)
 
 
 def test_fifty_resolves_of_a_new_channel_give_one_session_and_each_waits_until_it_is_there() -> None:
     scenario = ChannelScenario()
     for number in range(50):
         scenario.when(resolve(str(number))).then_decided("web-0", created=number == 0)
-    assert len(scenario.channel.sessions) == 1
+    assert scenario.channel.session_count == 1
     assert len(scenario.channel.waits) == 50
     replies = channel_replies_to(scenario.channel, Fact(event=ev.ForwardDelivered(seq=1)))
     assert {reply.request_id for reply in replies} == {f"r{number}" for number in range(50)}
@@ -82,9 +78,9 @@ def test_fifty_resolves_of_a_new_channel_give_one_session_and_each_waits_until_i
 
 def test_rotate_archives_the_active_session_and_opens_another() -> None:
     scenario = ChannelScenario().when(create("1")).delivered().when(rotate("2"))
-    scenario.then_types(ev.ChannelSessionArchived, ev.CommandForwarded, *OPENED, ev.ChannelRequestDecided)
+    scenario.then_types(ev.ChannelSessionArchived, ev.CommandForwarded, *OPENED, ev.RequestDecided)
     scenario.then_told(("web-1", "archived"), ("web-2", "created")).then_decided("web-2", created=True)
-    assert scenario.channel.sessions["web-1"].archived
+    assert scenario.rows.sessions["web-1"].archived
     assert scenario.channel.active == "web-2"
 
 
@@ -94,13 +90,13 @@ def test_rotate_of_an_empty_channel_opens_a_session() -> None:
 
 def test_rotate_leaves_the_others_alone() -> None:
     scenario = two().when(rotate("3")).then_told(("web-2", "archived"), ("web-3", "created"))
-    assert not scenario.channel.sessions["web-1"].archived
+    assert not scenario.rows.sessions["web-1"].archived
 
 
 @pytest.mark.parametrize(
     "command", [create("9", new=NewSession(model="gpt:9")), rotate("9", new=NewSession(model="x"))]
 )
-def test_a_model_that_is_not_allowed(command: DecideLifecycle) -> None:
+def test_a_model_that_is_not_allowed(command: ChangeChannel) -> None:
     scenario = two().when(command).then_refused("model_not_allowed")
     assert scenario.channel.active == "web-2"
 
@@ -123,7 +119,7 @@ def test_archiving_another_one_changes_nothing_else() -> None:
 
 
 def test_archiving_twice_is_answered_once_the_session_has_heard() -> None:
-    scenario = two().when(archive("web-1", "a")).when(archive("web-1", "b")).then_types(ev.ChannelRequestDecided)
+    scenario = two().when(archive("web-1", "a")).when(archive("web-1", "b")).then_types(ev.RequestDecided)
     assert set(scenario.channel.waits) == {"ra", "rb"}
     scenario.delivered().when(archive("web-1", "c"))
     assert "rc" not in scenario.channel.waits
@@ -137,22 +133,25 @@ def test_a_session_that_the_channel_does_not_know_is_not_archived() -> None:
 def test_a_session_of_another_channel_is_refused_and_the_one_before_it_stays_active() -> None:
     scenario = ChannelScenario().when(create("1")).delivered().when(create("2", "theirs")).when(resolve("3"))
     scenario.then_decided("theirs", created=False).when(ReceiveReceipt(seq=2, refused=True))
-    scenario.then_types(ev.ForwardDelivered, ev.CommandForwarded).then_told(("web-1", "activated"))
+    scenario.then_types(ev.ForwardDelivered, ev.ChannelSessionArchived, ev.CommandForwarded)
+    scenario.then_told(("web-1", "activated"))
     assert scenario.channel.active == "web-1"
     scenario.when(ReceiveReceipt(seq=2, refused=True)).then_nothing().delivered()
     for request_id in ("r2", "r3"):
-        answer = scenario.channel.answers[request_id]
+        answer = scenario.channel.answers.known[request_id]
         assert (answer.kind, answer.code) == ("refused", "exists")
         again = channel_reply_again(scenario.channel, answer, request_id, REPLY)
         assert again is not None
-        assert again.frame == fr.RequestRefused(code="exists", reason="session theirs belongs to another channel")
+        assert again.frame == fr.RequestRefused(
+            code="exists", reason="session theirs is there already, and does not belong to this channel"
+        )
     assert sorted(answers(scenario)) == [("r1", "web-1"), ("r2", ""), ("r3", "")]
     scenario.when(create("2", "theirs")).then_nothing().when(create("4", "theirs")).then_refused("exists")
 
 
 def test_a_refused_session_that_is_not_active_any_more_changes_nothing_else() -> None:
     scenario = ChannelScenario().when(create("1", "theirs")).when(create("2")).when(ReceiveReceipt(seq=1, refused=True))
-    scenario.then_types(ev.ForwardDelivered)
+    scenario.then_types(ev.ForwardDelivered, ev.ChannelSessionArchived)
     assert scenario.channel.active == "web-2"
 
 
@@ -165,43 +164,91 @@ def test_a_chat_opened_a_session() -> None:
     scenario.then_told(("web-2", "deactivated"))
     opened = scenario.facts[1].event
     assert isinstance(opened, ev.ChannelSessionOpened)
-    assert (opened.by, opened.title) == ("chat", "Refund")
+    assert (opened.by, opened.new_session) == ("chat", NEW)
     assert scenario.channel.active == "web-3"
 
 
-def test_a_session_that_is_chatted_to_is_active_again() -> None:
-    scenario = two().when(from_session("touched", "web-1"))
-    scenario.then_types(ev.ForwardReceived, ev.ChannelSessionActivated, ev.CommandForwarded, ev.CommandForwarded)
-    scenario.then_told(("web-1", "activated"), ("web-2", "deactivated"))
-    assert scenario.channel.active == "web-1"
-    scenario.when(archive("web-1")).then_told(("web-1", "archived"), ("web-2", "activated"))
+@pytest.mark.parametrize("what", ["opened", "something newer"])
+def test_a_session_that_is_known_is_not_opened_again(what: str) -> None:
+    scenario = two().when(from_session(what, "web-1")).then_types(ev.ForwardReceived)
+    assert scenario.channel.active == "web-2"
 
 
-@pytest.mark.parametrize("what", ["opened", "touched"])
-def test_the_active_one_is_not_told_again(what: str) -> None:
-    two().when(from_session(what, "web-2")).then_types(ev.ForwardReceived)
-
-
-@pytest.mark.parametrize("what", ["opened", "touched"])
+@pytest.mark.parametrize("what", ["opened", "archived"])
 def test_an_archived_one_stays_archived(what: str) -> None:
     two().when(archive("web-1")).when(from_session(what, "web-1")).then_types(ev.ForwardReceived)
 
 
-def test_a_touch_of_a_session_that_the_channel_does_not_know_changes_nothing() -> None:
-    two().when(from_session("touched", "web-9")).then_types(ev.ForwardReceived)
+def test_a_session_that_was_archived_by_its_id_is_active_no_more() -> None:
+    scenario = two().when(from_session("archived", "web-2"))
+    scenario.then_types(ev.ForwardReceived, ev.ChannelSessionArchived, ev.CommandForwarded)
+    scenario.then_told(("web-1", "activated"))
+    assert (scenario.channel.active, scenario.rows.sessions["web-2"].archived) == ("web-1", True)
+    scenario.when(from_session("archived", "web-1")).then_types(ev.ForwardReceived, ev.ChannelSessionArchived)
+    assert scenario.channel.active is None
+
+
+def test_news_of_a_session_that_the_channel_does_not_know_change_nothing() -> None:
+    two().when(from_session("archived", "web-9")).then_types(ev.ForwardReceived)
 
 
 def test_what_was_heard_before_adds_nothing() -> None:
-    scenario = two().when(from_session("touched", "web-1", 3)).when(from_session("touched", "web-1", 3)).then_nothing()
-    scenario.when(from_session("touched", "web-1", 2)).then_nothing()
-    scenario.when(from_session("touched", "web-2", 1)).then_told(("web-2", "activated"), ("web-1", "deactivated"))
+    scenario = two().when(from_session("opened", "web-3", 3)).when(from_session("opened", "web-3", 3)).then_nothing()
+    scenario.when(from_session("archived", "web-3", 2)).then_nothing()
+    scenario.when(from_session("archived", "web-2", 1)).then_types(ev.ForwardReceived, ev.ChannelSessionArchived)
+
+
+# ---- of any size
+
+
+def test_the_state_is_of_bounded_size_and_the_rest_is_looked_up() -> None:
+    """Many sessions, requests and sources: the state holds the newest, the oldest are found all the same."""
+    scenario = ChannelScenario()
+    for number in range(200):
+        scenario.when(create(str(number))).when(from_session("opened", f"chat-{number}")).delivered()
+    channel = scenario.channel
+    assert channel.session_count == 400
+    assert (len(channel.answers.known), channel.answers.older) == (50, 150)
+    assert (len(channel.marks.known), channel.marks.older) == (50, 150)
+    scenario.when(create("0")).then_nothing().when(from_session("opened", "chat-0")).then_nothing()
+    assert scenario.found.marks == {"session:chat-0": 1}
+    scenario.when(replace(create("0"), command_hash="other")).then_refused("conflict")
+    scenario.when(create("new", "web-0")).then_refused("exists")
+    answer = scenario.rows.answers["r0"]
+    needs = partial(channel_answer_needs, scenario.channel, "r0", "h0")
+    reply = channel_reply_again(scenario.channel, answer, "r0", REPLY, scenario.rows.find(needs))
+    assert reply is not None
+    assert reply.session_id == "web-0"
+
+
+def test_who_follows_the_active_session_is_looked_up() -> None:
+    """A resolve then tells what only its row knows."""
+    scenario = ChannelScenario().when(create("old", new=NEW))
+    for number in range(100):
+        scenario.when(create(str(number))).when(archive(f"web-{number}", f"a{number}")).delivered()
+        assert scenario.channel.active == "web-old"
+    command = resolve("again")
+    found = scenario.rows.find(partial(channel_needs, scenario.channel, command))
+    assert set(found.sessions) == {"web-old"}
+    scenario.when(command).then_decided("web-old", created=False)
+    (reply,) = channel_replies_to(scenario.channel, scenario.facts[0], found)
+    assert isinstance(reply.frame, fr.SessionInfo)
+    assert (reply.frame.title, reply.frame.active) == ("Refund", True)
+
+
+def test_a_new_request_of_a_small_channel_looks_nothing_up() -> None:
+    scenario = ChannelScenario()
+    for command in (create("1"), resolve("2"), rotate("3"), resolve("4")):
+        assert channel_needs(scenario.channel, command) is None or scenario.channel.session_count > 1
+        scenario.when(command)
+    assert channel_needs(ChannelScenario().when(create("1")).channel, resolve("2")) is None
 
 
 # ---- the same request twice
 
 
 @pytest.mark.parametrize("twice", [create("1"), create("1", "x"), resolve("1"), rotate("1"), archive("web-1", "1")])
-def test_the_same_request_twice_adds_nothing(twice: DecideLifecycle) -> None:
+def test_the_same_request_twice_adds_nothing(twice: ChangeChannel) -> None:
     ChannelScenario().when(twice).when(twice).then_nothing().delivered().when(twice).then_nothing()
 
 
@@ -210,7 +257,7 @@ def test_a_request_id_that_is_used_again_for_another_command_conflicts() -> None
     other = replace(rotate("1"), command_hash="other")
     scenario.when(other).then_refused("conflict").when(other).then_nothing()
     scenario.when(create("1")).then_nothing()
-    assert scenario.channel.answers["r1"].session_id == "web-1"
+    assert scenario.channel.answers.known["r1"].session_id == "web-1"
 
 
 def test_a_wrong_request_is_refused_once() -> None:
@@ -253,7 +300,7 @@ def test_an_answer_waits_for_the_last_of_its_forwards() -> None:
 
 def test_what_an_answer_says() -> None:
     scenario = ChannelScenario().when(replace(create("1", new=NEW), reply=REPLY))
-    answer = scenario.channel.answers["r1"]
+    answer = scenario.channel.answers.known["r1"]
     assert channel_reply_again(scenario.channel, answer, "r1", REPLY) is None
     (reply,) = channel_replies_to(scenario.channel, Fact(event=ev.ForwardDelivered(seq=1)))
     assert reply == channel_reply_again(scenario.delivered().channel, answer, "r1", answer.reply)
@@ -275,7 +322,7 @@ def test_what_an_answer_says() -> None:
 
 def test_a_refusal_is_told_again() -> None:
     scenario = ChannelScenario().when(archive("web-9"))
-    answer = scenario.channel.answers["ra"]
+    answer = scenario.channel.answers.known["ra"]
     reply = channel_reply_again(scenario.channel, answer, "ra", REPLY)
     assert reply is not None
     assert isinstance(reply.frame, fr.RequestRefused)
@@ -283,13 +330,11 @@ def test_a_refusal_is_told_again() -> None:
 
 
 def test_the_active_session_is_told_or_that_there_is_none() -> None:
-    assert active_reply(Channel(channel="web"), "r", REPLY) is None
+    none = active_reply(Channel(channel="web"), "r", REPLY)
+    assert none.frame == fr.RequestRefused(code="not_found", reason="channel web has no active session")
     reply = active_reply(two().channel, "r", REPLY)
-    assert reply is not None
     assert (reply.session_id, reply.terminal) == ("web-2", True)
-    active = lifecycle(cmd.ActiveSession(), "q")
-    ChannelScenario().when(active).then_refused("not_found")
-    two().when(active).then_nothing()
+    two().when(lifecycle(cmd.ActiveSession(), "q")).then_nothing()
 
 
 def test_facts_of_another_kind_are_never_refused() -> None:

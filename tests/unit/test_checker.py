@@ -12,7 +12,7 @@ from tests.checker.drafts import SESSION, USAGE, Draft, found, frame_of, good, o
 from tests.checker.stores import session_columns
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
-from turnlog_schemas.parts import HistoryEntry, text_content
+from turnlog_schemas.parts import HistoryEntry, NewSession, text_content
 
 Plant = Callable[[Draft], object]
 TWO = "chat.requests-0-2"
@@ -247,7 +247,7 @@ PLANTS: list[tuple[str, Plant]] = [
     ("messages reordered", answered_before_its_turn),
     ("message altered", lambda d: d.edit(offset_of(d, ev.MessageStored), content=text_content("altered"))),
     ("version gap", lambda d: d.edit(len(d.log) - 1, header_stream_version=99)),
-    ("session created twice", lambda d: d.event(ev.SessionCreated(channel="web", title="x"))),
+    ("session created twice", lambda d: d.event(ev.SessionCreated(new_session=NewSession(channel="web", title="x")))),
     ("session not created", lambda d: d.event(ev.TurnStarted(model="m", cause="first"), "t9", 1, stream="web-2")),
     # the log
     ("n gap", owner_went_on_behind_a_hole),

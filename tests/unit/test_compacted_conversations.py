@@ -47,7 +47,7 @@ async def test_every_view_is_good_and_nothing_is_lost(name: str, limit: int) -> 
         if turn.allow_tools:
             check_view(turn, session.live.history, limit)
     check_storm(session, made, limit)
-    assert not compare(conversation, session.live.session.instructions, stored(session))
+    assert not compare(conversation, session.live.state.instructions, stored(session))
     assert [event.to_seq for event in made] == sorted({event.to_seq for event in made}), "each covers more"
 
 

@@ -27,8 +27,9 @@ from turnlog_workers.sessions.history_compactor import UnrecordableError
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import TurnAttempt
 from turnlog_workers.shard import partition as shard
+from turnlog_workers.shard.channel_in_memory import ChannelInMemory
 from turnlog_workers.shard.serving import Serving
-from turnlog_workers.shard.stream_in_memory import LiveChannel, LiveSession
+from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.store.memory_store import MemoryStore, MemoryStores
 from turnlog_workers.store.port import StoreError, UnreadableStoreError
 
@@ -100,7 +101,7 @@ async def test_a_session_that_fails_at_a_takeover_is_set_aside_and_the_others_go
         assert world.fatal == []
 
 
-def _no_actor_for_bad(self: Serving, live: LiveSession, actor: Any = Serving._actor) -> SessionActor:
+def _no_actor_for_bad(self: Serving, live: SessionInMemory, actor: Any = Serving._actor) -> SessionActor:
     if live.stream_id == "bad":
         raise KeyError(SECRET)
     return actor(self, live)  # type: ignore[no-any-return]
@@ -113,7 +114,7 @@ async def test_an_answer_that_cannot_be_made_again_keeps_no_other_from_being_sen
             world.chat(name, f"{name}-1")
             await world.answer(f"{name}-1", fr.TurnCompleted)
         world.sender.replies.clear()
-        with patch.object(LiveSession, "answer_of", failing_for("bad", LiveSession.answer_of)):
+        with patch.object(SessionInMemory, "answer_of", failing_for("bad", SessionInMemory.answer_of)):
             await world.take_over()
             claims = world.claims
             await world.answer("good-1", fr.TurnCompleted)
@@ -208,8 +209,8 @@ async def test_a_log_that_has_a_hole_in_one_stream_is_served_for_the_others(monk
 async def test_a_request_that_cannot_be_decided_is_parked_and_its_sender_is_told() -> None:
     async with OnePartition() as world:
         with (
-            patch.object(LiveSession, "decide", failing_for("bad", LiveSession.decide)),
-            patch.object(LiveChannel, "decide", failing_for("bad", LiveChannel.decide)),
+            patch.object(SessionInMemory, "decide", failing_for("bad", SessionInMemory.decide)),
+            patch.object(ChannelInMemory, "decide", failing_for("bad", ChannelInMemory.decide)),
         ):
             world.chat("good", "good-1")
             world.chat("bad", "bad-1")
@@ -231,7 +232,7 @@ async def test_an_answer_to_a_question_that_fails_is_a_refusal() -> None:
     async with OnePartition() as world:
         world.chat("s", "s-1")
         await world.answer("s-1", fr.TurnCompleted)
-        with patch.object(LiveSession, "_answer_query", failing_for("s", LiveSession._answer_query)):
+        with patch.object(SessionInMemory, "_answer_query", failing_for("s", SessionInMemory._answer_query)):
             world.ask(GetSession(), "s-2", session_id="s")
             assert (await world.answer("s-2", fr.RequestRefused)).code == "undecidable"
         world.ask(GetSession(), "s-3", session_id="s")
@@ -252,7 +253,7 @@ async def test_an_outcome_that_cannot_be_recorded_is_its_actor_s_problem_and_lea
         turn_id = started.header.turn_id or ""
         serving = world.shard.serving
         assert serving is not None
-        before = serving.resident.sessions["s"].session, len(serving.resident.sessions["s"].history)
+        before = serving.resident.sessions["s"].state, len(serving.resident.sessions["s"].history)
 
         def message(seq: int) -> RecordMessage:
             return RecordMessage(
@@ -270,7 +271,7 @@ async def test_an_outcome_that_cannot_be_recorded_is_its_actor_s_problem_and_lea
         ):
             await serving.submit("s", [message(2)])
         live = serving.resident.sessions["s"]
-        assert (live.session, len(live.history)) == before
+        assert (live.state, len(live.history)) == before
         await serving.submit("s", [message(2), CompleteTurn(turn_id=turn_id, attempt=1, usage=Usage(), duration_ms=1)])
         await world.answer("s-1", fr.TurnCompleted)
         assert world.claims == 1

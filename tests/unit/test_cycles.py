@@ -10,9 +10,8 @@ import pytest
 
 from tests.one_session import LIMITS, LONG, OneSession
 from tests.waiting import eventually
-from turnlog_schemas.parts import ToolCall, text_content
+from turnlog_schemas.parts import ReplyAddress, ToolCall, text_content
 from turnlog_streams.session.commands import Cancel
-from turnlog_streams.turn import ReplyAddress
 from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
-from turnlog_streams.forwarding import OPENED, TOUCHED, Forward, ReceiveForward
+from turnlog_streams.forwarding import ARCHIVED, OPENED, Forward, ReceiveForward
 from turnlog_workers.shard.forwarder import MAX_RESENDS, RESEND, Forwarder
 
 
@@ -32,7 +32,7 @@ RecordSender = tuple[str, str, tuple[Forward, ...]]
 def telling(session_id: str, *seqs: int) -> RecordSender:
     """A session that has something to tell its channel."""
     outbox = tuple(
-        Forward(seq=seq, target_kind="channel", target_id="web", what=OPENED if seq == 1 else TOUCHED) for seq in seqs
+        Forward(seq=seq, target_kind="channel", target_id="web", what=OPENED if seq == 1 else ARCHIVED) for seq in seqs
     )
     return "session", session_id, outbox
 

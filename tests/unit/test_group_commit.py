@@ -9,15 +9,15 @@ import pytest
 
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.events import EventHeader, RequestRefused, TurnAccepted
-from turnlog_schemas.parts import text_content
+from turnlog_schemas.parts import ReplyAddress, text_content
 from turnlog_streams.policy import Policy
-from turnlog_streams.session.commands import AcceptChat, Refuse
+from turnlog_streams.refusals import Refuse
+from turnlog_streams.session.commands import AcceptChat
 from turnlog_streams.session.state import Session
-from turnlog_streams.turn import ReplyAddress
 from turnlog_workers.base.ports import LogError, NewRecord, RecordsRefusedError
 from turnlog_workers.shard.group_commit import GroupCommit
 from turnlog_workers.shard.run_ahead import Decider, Decision, Group
-from turnlog_workers.shard.stream_in_memory import LiveSession
+from turnlog_workers.shard.session_in_memory import SessionInMemory
 
 RECORD_BYTES = 100
 
@@ -40,7 +40,7 @@ class World:
         self.tried: list[int] = []
         self.done: list[str] = []
         self.refused: list[str] = []
-        self.sessions = {name: LiveSession(session=Session(session_id=name)) for name in ("a", "b", "c")}
+        self.sessions = {name: SessionInMemory(Session(session_id=name)) for name in ("a", "b", "c")}
         self.decider = Decider(
             Encoder(),  # type: ignore[arg-type]
             0,
@@ -145,7 +145,7 @@ def test_the_guilty_one_is_found_and_what_comes_after_it_does_not_know_it() -> N
     assert [record.header.accepted for record in world.log] == sorted(record.header.accepted for record in world.log)
     versions = [record.header.stream_version for record in world.log if record.header.stream_id == "b"]
     assert versions == list(range(1, len(versions) + 1))
-    assert "t10" not in world.sessions["b"].session.turns
+    assert "t10" not in world.sessions["b"].state.turns
     assert world.decider.open_turns == 29
 
 

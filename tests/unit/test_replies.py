@@ -8,13 +8,15 @@ from tests.given import SESSION_ID, USAGE, Scenario, call, chat, complete, fail,
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
 from turnlog_schemas.codec import encoded_bytes
-from turnlog_schemas.parts import HistoryEntry, ToolCall, Usage, content_text, text_content
+from turnlog_schemas.parts import HistoryEntry, NewSession, ReplyAddress, ToolCall, Usage, content_text, text_content
+from turnlog_streams.facts import Fact
 from turnlog_streams.history.messages import HistoryMessage, final_text, history_message, of_turn
 from turnlog_streams.policy import Policy
-from turnlog_streams.reply_frames import Reply, replies_to, reply_again, shortened
+from turnlog_streams.reply import Reply
+from turnlog_streams.reply_frames import replies_to, reply_again, shortened
 from turnlog_streams.session.decide import known_answer
-from turnlog_streams.session.state import Fact, Session, evolve
-from turnlog_streams.turn import Answer, ReplyAddress
+from turnlog_streams.session.state import Session, evolve
+from turnlog_streams.turn import Answer
 
 ADDRESS = ReplyAddress(reply_to="chat.replies.me", framing="json", traceparent="00-1-2-01", tracestate="a=b")
 
@@ -40,7 +42,7 @@ class Told:
     def again(self, name: str = "1") -> Reply:
         answer = known_answer(self.scenario.session, f"r{name}", f"h{name}")
         assert answer is not None
-        return reply_again(answer, f"r{name}", ADDRESS, self.history)
+        return reply_again(self.scenario.session, answer, f"r{name}", ADDRESS, self.history)
 
 
 def frames(replies: Sequence[Reply]) -> list[fr.Frame]:
@@ -146,7 +148,7 @@ def test_a_cancelled_turn_keeps_what_it_had_said() -> None:
 @pytest.mark.parametrize(
     "fact",
     [
-        Fact(event=ev.SessionCreated(channel="web", title="Hi")),
+        Fact(event=ev.SessionCreated(new_session=NewSession(channel="web", title="Hi"))),
         Fact(event=ev.TurnStarted(model="echo:", cause="first"), turn_id="unknown", attempt=1),
         Fact(event=ev.RequestsLost(from_offset=1, to_offset=2)),
     ],
@@ -197,7 +199,7 @@ def test_a_retry_after_the_end_hears_the_same_end() -> None:
 )
 def test_every_kind_of_answer(answer: Answer, frame: fr.Frame) -> None:
     history = [HistoryMessage(message_seq=1, turn_id="t", role="assistant", content=text_content("partial"))]
-    again = reply_again(answer, "r", ADDRESS, history)
+    again = reply_again(Session(session_id="s"), answer, "r", ADDRESS, history)
     assert again.frame == frame
     assert again.terminal
 

@@ -18,8 +18,8 @@ from aiokafka.errors import (
 
 from tests.waiting import eventually
 from turnlog_schemas import frames as fr
-from turnlog_streams.reply_frames import Reply
-from turnlog_streams.turn import ReplyAddress
+from turnlog_schemas.parts import ReplyAddress
+from turnlog_streams.reply import Reply
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError

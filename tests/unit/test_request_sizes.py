@@ -14,7 +14,8 @@ from turnlog_schemas.errors import InvalidCommandError
 from turnlog_schemas.events import CHANNEL, SESSION
 from turnlog_schemas.json_text import MAX_VALUES
 from turnlog_schemas.parts import ContentPart, NewSession, text_content
-from turnlog_streams.session.commands import AcceptChat, Refuse
+from turnlog_streams.refusals import Refuse
+from turnlog_streams.session.commands import AcceptChat
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.ports import RequestRecord
 from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted, RequestReader, Unreadable

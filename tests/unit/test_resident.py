@@ -55,7 +55,7 @@ class Memory:
         """A session that has had a turn, and holds its runner."""
         session = OneSession(main=answers, limits=LIMITS)
         await session.say("Hello")
-        session.live.become(Session(session_id=name))  # nothing is owed
+        session.live.state = Session(session_id=name)  # nothing is owed
         session.live.last_offset = 7
         session.live.last_used = self.now
         self.resident.sessions[name] = session.live
@@ -73,7 +73,7 @@ async def test_an_idle_runner_is_closed_and_its_session_found_again() -> None:
     assert not session.runners[0].alive
     assert not memory.resident.sessions
     await memory.resident.use([("session", "s")])
-    assert memory.resident.sessions["s"].session.version == 3
+    assert memory.resident.sessions["s"].state.version == 3
 
 
 async def test_a_dead_runner_is_closed_before_its_session_is_idle() -> None:
@@ -160,7 +160,7 @@ async def test_what_is_at_work_or_in_use_stays() -> None:
     assert session.runners[0].alive, "a step decides on it"
     memory.resident.release()
     release = asyncio.Event()
-    session.live.become(Session(session_id="s", version=1, exists=True))
+    session.live.state = Session(session_id="s", version=1, exists=True)
 
     async def hold() -> None:
         await release.wait()

@@ -9,13 +9,12 @@ import pytest
 from tests.one_session import LIMITS, LONG, SMALL, OneSession
 from tests.waiting import eventually
 from turnlog_schemas import events as ev
-from turnlog_schemas.parts import NewSession, ToolCall, Usage, content_text, text_content
+from turnlog_schemas.parts import NewSession, ReplyAddress, ToolCall, Usage, content_text, text_content
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.history.compaction_plan import session_tokens
 from turnlog_streams.history.summary_prompt import SYSTEM
 from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, SUMMARY_ROLE
 from turnlog_streams.session.commands import Cancel, RecordHistoryCompaction, SessionCommand
-from turnlog_streams.turn import ReplyAddress
 from turnlog_workers.runners.base import (
     AssistantMessage,
     RunnerError,
@@ -162,7 +161,7 @@ async def test_one_on_request_returns_the_summary_and_the_next_one_has_nothing_t
     await session.settle()
     assert session.of(ev.HistoryCompactionSkipped)[0].request_id == "second"
     assert len(session.given) == calls, "without a model call"
-    assert not session.live.session.owed_runs
+    assert not session.live.state.owed_runs
 
 
 async def test_one_on_request_that_fails_says_so_and_changes_nothing() -> None:
@@ -249,7 +248,7 @@ async def test_no_turn_sees_a_summary_that_is_not_confirmed() -> None:
     session.tell(Cancel(request_id="c", command_hash="h", turn_id=turn_id, reply=ReplyAddress()))
     for _ in range(50):
         await asyncio.sleep(0)
-    assert session.live.session.history_compaction.summary is not None, "decided, and not in the log"
+    assert session.live.state.history_compaction.summary is not None, "decided, and not in the log"
     assert len(session.given) == seen, "no model is given it"
     confirmed.set()
     await session.settle()
@@ -280,7 +279,7 @@ async def test_a_session_has_bounds_of_its_own() -> None:
     for number in range(6):
         await session.say(f"question {number}", new_session=new)
     assert session.of(ev.HistoryCompacted)
-    assert session.live.session.history_policy(session.policy.history) == SMALL.history
+    assert session.live.state.history_policy(session.policy.history) == SMALL.history
 
 
 async def test_usage_of_all_runners_of_an_attempt_counts() -> None:
@@ -348,7 +347,7 @@ async def test_a_turn_awaits_its_end_until_the_log_has_it_and_not_for_the_compac
     session = SlowLog(fast=held, limits=replace(LIMITS, summary_timeout_s=60.0))
     session.chat("question")
     await eventually(lambda: "TurnCompleted" in session.kinds, "its end is decided")
-    assert session.live.session.running is None
+    assert session.live.state.running is None
     assert session.actor.awaits_end
     confirm.set()
     await eventually(lambda: not session.actor.awaits_end, "its end is confirmed")

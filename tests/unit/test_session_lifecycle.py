@@ -2,11 +2,13 @@
 
 import pytest
 
-from tests.given import Scenario, chat, complete, given, receipt, running, told
+from tests.given import Scenario, archive, chat, complete, given, receipt, running, told
 from turnlog_schemas import events as ev
+from turnlog_schemas.frames import SessionInfo
 from turnlog_schemas.parts import ContentPart, NewSession, text_content
-from turnlog_streams.session.opening import refuses
-from turnlog_streams.session.state import Fact
+from turnlog_streams.facts import Fact
+from turnlog_streams.reply_frames import replies_to
+from turnlog_streams.session.membership import refuses
 
 STARTED = (ev.TurnStarted, ev.MessageStored)
 HEARD = ev.ForwardReceived
@@ -28,18 +30,20 @@ def test_the_channel_opens_it() -> None:
     scenario.then(
         Fact(
             event=ev.SessionCreated(
-                channel="web",
-                title="Refund",
-                instructions="Be brief.",
-                model="echo:loud",
-                metadata={"tenant": "7"},
+                new_session=NewSession(
+                    channel="web",
+                    title="Refund",
+                    instructions="Be brief.",
+                    model="echo:loud",
+                    metadata={"tenant": "7"},
+                ),
                 request_id="r-create",
             )
         ),
         Fact(event=HEARD(source_kind="channel", source_id="web", seq=1)),
     )
     assert scenario.session.active
-    assert dict(scenario.session.marks) == {"channel:web": 1}
+    assert dict(scenario.session.marks.known) == {"channel:web": 1}
     assert not scenario.session.outbox
 
 
@@ -91,20 +95,8 @@ def test_only_its_own_channel_decides(what: str) -> None:
     assert (scenario.session.channel, scenario.session.active, scenario.session.archived) == ("support", True, False)
 
 
-def test_an_inactive_session_that_is_chatted_to_tells_its_channel_once() -> None:
-    scenario = inactive().when(chat())
-    touched = ev.CommandForwarded(seq=1, target_kind="channel", target_id="web", what="touched")
-    assert scenario.facts[0] == Fact(event=touched)
-    scenario.then_types(ev.CommandForwarded, ev.TurnAccepted, *STARTED)
-    scenario.when(chat("2")).then_types(ev.TurnAccepted)
-    scenario.when(receipt(1)).then(Fact(event=ev.ForwardDelivered(seq=1)))
-    scenario.when(receipt(1)).then_nothing()
-    scenario.when(chat("3")).then_types(ev.CommandForwarded, ev.TurnAccepted)
-    assert scenario.session.forward_seq == 2
-
-
-def test_a_refused_chat_tells_nothing() -> None:
-    inactive().when(chat(model="gpt:9")).then_refused("model_not_allowed")
+def test_a_chat_to_a_session_that_is_not_the_active_one_is_as_any_other() -> None:
+    inactive().when(chat()).then_types(ev.TurnAccepted, *STARTED)
 
 
 def test_active_again() -> None:
@@ -124,3 +116,44 @@ def test_nothing_un_archives_it() -> None:
         scenario.when(told(what, seq))
         assert scenario.session.archived
     scenario.when(chat(content=text_content("Hi"))).then_refused("archived")
+
+
+# ---- archived by its id
+
+
+def test_a_session_of_no_channel_archives_itself_and_is_answered_at_once() -> None:
+    scenario = given().when(chat()).when(chat("2")).when(archive())
+    scenario.then_types(ev.SessionArchived, ev.TurnCancelled, ev.RequestDecided)
+    assert (scenario.session.channel, scenario.session.archived, scenario.session.outbox) == (None, True, ())
+    assert not scenario.session.waits
+    scenario.when(archive()).then_nothing().when(archive("b")).then_types(ev.RequestDecided)
+    scenario.when(chat("3")).then_refused("archived")
+
+
+def test_a_session_of_a_channel_tells_it_and_is_answered_when_it_has_heard() -> None:
+    scenario = created("A").when(archive()).then_types(ev.SessionArchived, ev.CommandForwarded, ev.RequestDecided)
+    (forward,) = scenario.session.outbox
+    assert (forward.target_kind, forward.target_id, forward.what) == ("channel", "web", "archived")
+    scenario.when(archive("b")).then_types(ev.RequestDecided)
+    assert set(scenario.session.waits) == {"ra", "rb"}
+    before = scenario.session
+    scenario.when(receipt(1)).then_types(ev.ForwardDelivered)
+    assert not scenario.session.waits
+    replies = replies_to(before, scenario.facts[0], [])
+    assert [(reply.request_id, reply.channel) for reply in replies] == [("ra", "web"), ("rb", "web")]
+    assert all(isinstance(reply.frame, SessionInfo) and reply.frame.archived for reply in replies)
+    scenario.when(told("archived", 7)).then_types(HEARD)
+
+
+def test_a_session_that_its_channel_archived_is_not_archived_again() -> None:
+    scenario = created("A").when(told("archived", 2)).when(archive()).then_types(ev.RequestDecided)
+    assert not scenario.session.waits
+
+
+def test_a_session_that_is_not_there_is_not_archived() -> None:
+    given().when(archive()).then_refused("not_found")
+
+
+def test_an_id_that_was_used_for_something_else_archives_nothing() -> None:
+    scenario = given().when(chat("a", command_hash="h-other")).when(archive()).then_refused("conflict")
+    assert not scenario.session.archived

@@ -164,7 +164,8 @@ def rotate(
 def archive(
     session_id: SessionId,
     channel: Annotated[
-        str | None, typer.Option("--channel", help="The session's. Default: its owner is asked.", show_default=False)
+        str | None,
+        typer.Option("--channel", help="The session's. Default: the session itself is asked.", show_default=False),
     ] = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,
@@ -192,7 +193,7 @@ def active(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Print the id of a channel's active session: the most recently active one that is not archived."""
+    """Print the id of a channel's active session: the one that was opened last and is not archived."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     info = ask_once(settings, lambda client: client.active(channel, timeout_s=timeout_s))
     _print_id(info, json, f"active in channel {info.channel}")

@@ -76,6 +76,9 @@ def list_(
         bool, typer.Option("--include-archived", help="Archived ones too.", show_default=False)
     ] = False,
     channel: Annotated[str | None, typer.Option("--channel", help="Only this channel's.", show_default=False)] = None,
+    no_channel: Annotated[
+        bool, typer.Option("--no-channel", help="Only those that belong to no channel.", show_default=False)
+    ] = False,
     metadata: Annotated[
         list[str] | None,
         typer.Option("--meta", metavar="NAME=VALUE", help="Only those that have this; repeat it.", show_default=False),
@@ -96,6 +99,7 @@ def list_(
     which = SessionFilter(
         include_archived=include_archived,
         channel=channel,
+        no_channel=no_channel,
         metadata=metadata_of(metadata),
         active_since=since,
         active_before=before,

@@ -15,7 +15,7 @@ from turnlog.client.reply_consumer import ReplyConsumer, from_end
 from turnlog.client.request_sender import PreparedRequest, RequestSender
 from turnlog.errors import NotFoundError, TurnlogError, UsageError
 from turnlog_schemas.codec import RequestCodec, check_ids, wrong_request_id
-from turnlog_schemas.commands import CHANNEL_COMMANDS, Command, RequestHeader
+from turnlog_schemas.commands import Command, RequestHeader, is_for_channel
 from turnlog_schemas.errors import WireError
 from turnlog_workers.base.cloudevents import Envelope, trace_headers
 from turnlog_workers.base.config import Settings
@@ -126,7 +126,7 @@ class Connection:
                 raise UsageError(wrong)  # everything else is the worker's to judge
         except WireError as error:
             raise UsageError(str(error)) from error
-        of_channel = isinstance(command, CHANNEL_COMMANDS)
+        of_channel = is_for_channel(command, channel)
         kind, key = ("channel", channel) if of_channel else ("session", session_id)
         try:
             value = self._codec.encode(header, command)

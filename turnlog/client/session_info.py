@@ -10,20 +10,20 @@ from turnlog_schemas.parts import HistoryEntry, Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
-    """A session, as its owner (``get``, ``reset_runner``) or its channel (all others) knows it.
+    """A session, as its owner (``get``, ``archive``, ``reset_runner``) or its channel (all others) knows it.
 
     What the one that answered cannot know is ``None``.
     """
 
     session_id: str
-    channel: str
+    channel: str | None  #: that it belongs to; ``None``: none
     request_id: str
     title: str | None = None
     instructions: str | None = None
     model: str | None = None  #: the session's own; ``None``: the default at each turn
     metadata: Mapping[str, str] = field(default_factory=dict)
     archived: bool = False
-    active: bool | None = None  #: is it its channel's active session?
+    active: bool | None = None  #: is it its channel's active session? ``None``: it has no channel
     created: bool = False  #: by this very request (its first sending, if it was sent again)
     messages: int | None = None  #: how many the history has
     turns: int | None = None  #: ever started
@@ -63,7 +63,7 @@ def session_info(header: FrameHeader, frame: frames.SessionInfo) -> SessionInfo:
     """The public form of a frame."""
     return SessionInfo(
         session_id=header.session_id,
-        channel=header.channel or "",
+        channel=header.channel,
         request_id=header.request_id,
         title=frame.title,
         instructions=frame.instructions,

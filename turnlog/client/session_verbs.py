@@ -1,6 +1,5 @@
 """The verbs of the session API: one request, one answer each. :class:`turnlog.Client` has them all."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar
 
@@ -101,17 +100,13 @@ class SessionVerbs:
     ) -> SessionInfo:
         """Archive a session: it stays readable, its queued turns are cancelled, later chats to it are refused.
 
-        ``channel`` is asked of the session's owner when it is absent.
+        Its channel, if it has one, knows of it when this returns. Who gives the ``channel`` asks that one, which refuses
+        a session that is not its own. Raises :class:`SessionNotFoundError`.
         """
-        if channel is None:
-            loop = asyncio.get_running_loop()
-            began = loop.time()
-            channel = (await self.get(session_id, timeout_s=timeout_s)).channel
-            timeout_s = max(0.0, timeout_s - (loop.time() - began))
         return await self._lifecycle(cmd.ArchiveSession(), channel, session_id, request_id, timeout_s)
 
     async def active(self, channel: str, *, request_id: str | None = None, timeout_s: float = TIMEOUT_S) -> SessionInfo:
-        """The channel's active session: the most recently active one that is not archived.
+        """The channel's active session: the one that was opened last and is not archived. Chats change nothing.
 
         Raises :class:`SessionNotFoundError` when it has none.
         """
@@ -219,7 +214,7 @@ class SessionVerbs:
     async def _lifecycle(
         self,
         command: cmd.ChannelRequest,
-        channel: str,
+        channel: str | None,
         session_id: str | None,
         request_id: str | None,
         timeout_s: float,

@@ -22,6 +22,7 @@ class SessionFilter:
 
     include_archived: bool = False
     channel: str | None = None
+    no_channel: bool = False  #: only those that belong to none
     metadata: Mapping[str, str] | None = None  #: the session has these, and maybe more
     active_since: datetime | None = None  #: its last activity was then or later; without a zone: UTC
     active_before: datetime | None = None
@@ -33,11 +34,11 @@ class ListedSession:
 
     session_id: str
     title: str | None
-    channel: str
+    channel: str | None  #: ``None``: it belongs to none
     model: str | None
     metadata: Mapping[str, str]
     archived: bool
-    active: bool
+    active: bool | None  #: is it its channel's active session? ``None``: it has no channel
     turns: int  #: accepted
     completed_turns: int
     failed_turns: int
@@ -128,6 +129,8 @@ def _conditions(which: SessionFilter) -> tuple[str, list[object]]:
     if which.channel is not None:
         parts.append("channel = ?")
         values.append(which.channel)
+    if which.no_channel:
+        parts.append("channel IS NULL")
     for name, value in (which.metadata or {}).items():
         parts.append("CAST(metadata AS MAP(VARCHAR, VARCHAR))[?] = ?")
         values += [name, value]

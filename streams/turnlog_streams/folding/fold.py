@@ -7,17 +7,19 @@ shows, the rows before it are not the log's, and that is an error.
 
 from collections.abc import Collection, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import ContentPart, text_content
-from turnlog_streams.channel.channel import Channel, evolve_channel
+from turnlog_streams.channel.state import Channel, answered_by_delivery, evolve_channel, rows_of_channel
+from turnlog_streams.facts import Fact
 from turnlog_streams.folding.canonical import decode, encode
 from turnlog_streams.folding.rows import StoredMessage, StreamRow, Unanswered
+from turnlog_streams.forwarding import waits_after
 from turnlog_streams.history.messages import HistoryMessage, history_message
+from turnlog_streams.lookups import RowsInMemory, StoredRows
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.records import changed
-from turnlog_streams.session.state import Fact, Session, evolve
+from turnlog_streams.session.state import Session, evolve
 
 StreamName = tuple[str, str]  #: kind and id
 StreamState = Session | Channel
@@ -37,6 +39,7 @@ class FoldedStream:
     stream_id: str
     stream_offset: int
     state: StreamState
+    rows: RowsInMemory | None = None  #: of a channel
     last_offset: int = -1
     unknown_events: int = 0
     waits_since: int | None = None
@@ -45,7 +48,7 @@ class FoldedStream:
         """How a store keeps it."""
         return StreamRow(
             *(self.kind, self.stream_id, self.stream_offset, self.last_offset, self.unknown_events),
-            *(self.waits_since, encode(self.state)),
+            *(self.waits_since, encode(self.state), None if self.rows is None else encode(self.rows.stored())),
         )
 
 
@@ -57,6 +60,7 @@ def folded(row: StreamRow) -> FoldedStream:
         stream_id=row.stream_id,
         stream_offset=row.stream_offset,
         state=state,
+        rows=None if row.rows is None else RowsInMemory.of(decode(StoredRows, row.rows)),
         last_offset=row.last_offset,
         unknown_events=row.unknown_events,
         waits_since=row.waits_since,
@@ -128,8 +132,11 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
             raise LookupError(f"version {before.version + 1} of it")
         fact = Fact(event=event, turn_id=header.turn_id, attempt=header.attempt)
         after = evolve_stream(before, fact)
+        rows = stream.rows
+        if isinstance(before, Channel):
+            rows = (rows or RowsInMemory()).with_written(rows_of_channel(before, fact))
         if logged.offset > replied:
-            _unanswered(stream, before, after, logged, result)
+            _unanswered(stream, before, logged, result)
     except Exception as error:  # whatever an event makes fail is its own stream's problem
         if known and isinstance(error, LookupError) and not (stream.unknown_events or tolerant):
             raise FoldError(
@@ -141,6 +148,7 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
         stream.unknown_events += 1
         after = changed(before, version=header.stream_version)
     else:
+        stream.rows = rows
         if isinstance(event, ev.MessageStored):
             result.messages.append(_stored(stream, logged, event))
     stream.state = after
@@ -166,40 +174,41 @@ def waits(state: StreamState) -> bool:
 # ---- requests that are answered once an event is in the log (``reply_frames`` has their frames)
 
 
-def _unanswered(
-    stream: FoldedStream, before: StreamState, after: StreamState, logged: LoggedEvent, result: Folded
-) -> None:
-    for place, (request_id, command_hash) in enumerate(_answered(before, after, logged)):
+def _unanswered(stream: FoldedStream, before: StreamState, logged: LoggedEvent, result: Folded) -> None:
+    for place, (request_id, command_hash) in enumerate(_answered(before, logged)):
         row = Unanswered(logged.offset, place, stream.kind, stream.stream_id, request_id, command_hash)
         result.unanswered.append(row)
 
 
-def _answered(before: StreamState, after: StreamState, logged: LoggedEvent) -> Collection[tuple[str, str]]:
+def _answered(before: StreamState, logged: LoggedEvent) -> Collection[tuple[str, str]]:
     """Id and hash of the requests that this event answers."""
     event = logged.payload
     if isinstance(event, ev.RequestRefused):
         return [(event.request_id, event.command_hash)]
+    if isinstance(event, ev.RequestDecided):
+        return [] if event.waits_for else [(event.request_id, event.command_hash)]
+    if isinstance(event, ev.ForwardDelivered):
+        return _answered_by_delivery(before, event)
     if isinstance(before, Channel):
-        return _answered_by_channel(before, cast(Channel, after), event)
+        return ()
     if isinstance(event, ev.TurnCompleted | ev.TurnFailed | ev.TurnCancelled):
         request_id = before.turns[logged.header.turn_id or ""].request_id
-        found = [(request_id, before.answers[request_id].command_hash)]
-        if isinstance(event, ev.TurnCancelled) and event.by_request_id is not None:
-            found.append((event.by_request_id, event.by_command_hash or ""))
+        found = [(request_id, before.answers.known[request_id].command_hash)]
+        if isinstance(event, ev.TurnCancelled) and event.by is not None:
+            found.append((event.by.request_id, event.by.command_hash))
         return found
     if isinstance(event, ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped):
         owed = [run.request_id for run in before.owed_runs if run.request_id == event.request_id]
-        return [(request_id, before.answers[request_id].command_hash) for request_id in owed]
+        return [(request_id, before.answers.known[request_id].command_hash) for request_id in owed]
     return ()
 
 
-def _answered_by_channel(before: Channel, after: Channel, event: ev.Event) -> Collection[tuple[str, str]]:
-    if isinstance(event, ev.ChannelRequestDecided) and not event.waits_for:
-        return [(event.request_id, event.command_hash)]
-    if isinstance(event, ev.ForwardDelivered):
-        ready = sorted(set(before.waits) - set(after.waits))
-        return [(request_id, after.answers[request_id].command_hash) for request_id in ready]
-    return ()
+def _answered_by_delivery(before: StreamState, event: ev.ForwardDelivered) -> Collection[tuple[str, str]]:
+    """The requests that waited for this forward last."""
+    if isinstance(before, Channel):
+        return [(name, answer.command_hash) for name, answer in answered_by_delivery(before, event).items()]
+    _, ready = waits_after(before.waits, event.seq)
+    return [(request_id, before.answers.known[request_id].command_hash) for request_id in ready]
 
 
 # ---- messages

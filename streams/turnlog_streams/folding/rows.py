@@ -5,9 +5,10 @@
 
 from typing import NamedTuple
 
-from turnlog_streams.channel.channel import Channel
+from turnlog_streams.channel.state import Channel
 from turnlog_streams.folding.canonical import shape_of
 from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.lookups import StoredRows
 from turnlog_streams.session.state import Session
 from turnlog_streams.table_types import PARTITIONS, Table
 
@@ -25,6 +26,7 @@ class StreamRow(NamedTuple):
     unknown_events: int  #: written by a newer version: nothing may be decided for it here
     waits_since: int | None  #: the event since which it has open turns, owed work or pending forwards
     state: str  #: canonical text (``folding.canonical``)
+    rows: str | None  #: of a channel: canonical text of what its decisions look up
 
 
 class StoredMessage(NamedTuple):
@@ -54,11 +56,11 @@ STREAMS = Table(
     name="streams",
     row=StreamRow,
     key=("kind", "stream_id"),
-    updated=("last_offset", "unknown_events", "waits_since", "state"),
+    updated=("last_offset", "unknown_events", "waits_since", "state", "rows"),
 )
 MESSAGES = Table(name="messages", row=StoredMessage, key=("stream_offset", "message_seq"))
 UNANSWERED = Table(name="unanswered", row=Unanswered, key=("log_offset", "place"))
 STORE_TABLES = (STREAMS, MESSAGES, UNANSWERED, PARTITIONS)
 
 #: Which rows a log leads to. A store of another encoding is another file: two builds may share a folder.
-ENCODING = f"{_FOLD_VERSION}-{shape_of(Session, Channel, HistoryMessage)}"
+ENCODING = f"{_FOLD_VERSION}-{shape_of(Session, Channel, HistoryMessage, StoredRows)}"

@@ -27,10 +27,10 @@ def _requested(
             request_id=event.request_id,
             command_hash=event.command_hash,
             instructions=event.instructions,
-            reply_to=event.reply_to,
-            framing=event.framing,
-            traceparent=event.traceparent,
-            tracestate=event.tracestate,
+            reply_to=event.reply.reply_to,
+            framing=event.reply.framing,
+            traceparent=event.reply.traceparent,
+            tracestate=event.reply.tracestate,
             recorded_at=Millis(logged.header.recorded_at),
         )
     )

@@ -10,7 +10,8 @@ from typing import Any
 from turnlog_schemas import events as ev
 from turnlog_schemas.mapping import to_dict
 from turnlog_schemas.parts import NewSession
-from turnlog_streams.channel.channel import evolve_channel
+from turnlog_streams.channel.state import evolve_channel, rows_of_channel
+from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import source_key
 from turnlog_streams.projection.rows import ChannelEventRow, ChannelRow, DeliveryRow, ForwardRow, SessionRow
 from turnlog_streams.projection.state import (
@@ -25,7 +26,6 @@ from turnlog_streams.projection.state import (
 from turnlog_streams.projection.values import channel_event_row, json_column, unknown_row
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.records import changed
-from turnlog_streams.session.state import Fact
 from turnlog_streams.table_types import Millis
 
 _NEW_SESSION_DICT = to_dict(NewSession)
@@ -112,6 +112,10 @@ def _session_delivered(
     _delivered(key, logged, event, changes)
 
 
+def _decided(_: StreamKey, state: SessionState, __: LoggedEvent, ___: ev.RequestDecided, ____: Changes) -> None:
+    session_row(state)  # what it changed, other events say
+
+
 SESSION_LIFECYCLE: dict[type, Any] = {
     ev.SessionTitled: _titled,
     ev.SessionArchived: _archived,
@@ -120,6 +124,7 @@ SESSION_LIFECYCLE: dict[type, Any] = {
     ev.ForwardReceived: _heard,
     ev.CommandForwarded: _session_forwarded,
     ev.ForwardDelivered: _session_delivered,
+    ev.RequestDecided: _decided,
 }
 
 
@@ -161,20 +166,22 @@ def project_channel(
 def fold_channel_event(state: ChannelState, place: ChannelEventRow, event: ev.Event) -> None:
     """The channel and its row after an event. Raises :class:`UnseenError` when the event is of something unseen."""
     before = changed(state.channel, version=place.stream_version - 1)  # an event that is kept raw has its version too
+    fact = Fact(event=event)
     try:
-        after = evolve_channel(before, Fact(event=event))
+        rows = state.rows.with_written(rows_of_channel(before, fact))
     except KeyError as error:
         raise UnseenError(f"session {error}") from error
-    state.channel = after
-    if after.sessions is not before.sessions:
-        _channel_row(state, place, event)
+    state.channel = after = evolve_channel(before, fact)
+    state.rows = rows
+    if isinstance(event, ev.ChannelSessionOpened | ev.ChannelSessionArchived):
+        _channel_row(state, place, changed_active=after.active != before.active)
     if state.row is not None:
         state.row.active_session_id = after.active
         state.row.stream_version = place.stream_version
         state.row.last_offset = place.log_offset
 
 
-def _channel_row(state: ChannelState, place: ChannelEventRow, event: ev.Event) -> None:
+def _channel_row(state: ChannelState, place: ChannelEventRow, *, changed_active: bool) -> None:
     row = state.row
     if row is None:
         row = state.row = ChannelRow(
@@ -186,9 +193,8 @@ def _channel_row(state: ChannelState, place: ChannelEventRow, event: ev.Event) -
             stream_version=place.stream_version,
             last_offset=place.log_offset,
         )
-    row.sessions = len(state.channel.sessions)
-    row.archived_sessions = sum(session.archived for session in state.channel.sessions.values())
-    if isinstance(event, ev.ChannelSessionOpened | ev.ChannelSessionActivated):
+    row.sessions, row.archived_sessions = state.channel.session_count, state.channel.archived_count
+    if changed_active:
         row.last_active_at = place.recorded_at
 
 

@@ -2,7 +2,7 @@
 
 ``project`` folds a batch into the state of the streams it touches (loaded by the store, as the rows of everything
 before the batch say) and tells which rows are new and which changed. Rows are a function of the log's prefix alone:
-not of batches, restarts or the clock. ``projection.rehydration`` is the way back.
+not of batches, restarts or the clock.
 
 An event that this version cannot project is kept raw and marks its session. In a marked session, what refers to
 something unseen is kept raw too; in any other it is an error, since a log prefix has no holes.
@@ -13,7 +13,7 @@ from typing import Any
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import Usage, added
-from turnlog_streams.channel.channel import Channel
+from turnlog_streams.channel.state import Channel
 from turnlog_streams.projection.history_rows import HISTORY_COMPACTION
 from turnlog_streams.projection.lifecycle_rows import SESSION_LIFECYCLE, project_channel
 from turnlog_streams.projection.rows import (
@@ -146,29 +146,31 @@ def _turn_changes(row: TurnRow, changes: Changes) -> None:
 def _created(
     key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.SessionCreated, changes: Changes
 ) -> None:
-    at = Millis(logged.header.recorded_at)
+    at, new = Millis(logged.header.recorded_at), event.new_session
+    metadata = json_column(new.metadata or {})
     row = state.row
     if row is None:
         state.row = changes.new_sessions[key] = SessionRow(
             session_id=key[2],
             partition=key[0],
             session_offset=logged.offset,
-            channel=event.channel,
-            title=event.title,
-            instructions=event.instructions,
-            model=event.model,
-            metadata=json_column(dict(event.metadata)),
-            history_max_tokens=event.history_max_tokens,
-            history_keep_tail=event.history_keep_tail,
+            channel=new.channel,
+            title=new.title or "",
+            instructions=new.instructions,
+            model=new.model,
+            metadata=metadata,
+            active=None if new.channel is None else True,
+            history_max_tokens=new.history_max_tokens,
+            history_keep_tail=new.history_keep_tail,
             created_at=at,
             last_active_at=at,
             stream_version=logged.header.stream_version,
             last_offset=logged.offset,
         )
         return
-    row.channel, row.title, row.instructions, row.model = event.channel, event.title, event.instructions, event.model
-    row.metadata = json_column(dict(event.metadata))
-    row.history_max_tokens, row.history_keep_tail = event.history_max_tokens, event.history_keep_tail
+    row.channel, row.title, row.instructions, row.model = new.channel, new.title or "", new.instructions, new.model
+    row.metadata, row.active = metadata, None if new.channel is None else True
+    row.history_max_tokens, row.history_keep_tail = new.history_max_tokens, new.history_keep_tail
     row.last_active_at = at
     if key not in changes.new_sessions:
         changes.changed_profiles[key] = row
@@ -190,10 +192,10 @@ def _accepted(
         requested_model=event.model,
         text=text,
         content_parts=parts,
-        reply_to=event.reply_to,
-        framing=event.framing,
-        traceparent=event.traceparent,
-        tracestate=event.tracestate,
+        reply_to=event.reply.reply_to,
+        framing=event.reply.framing,
+        traceparent=event.reply.traceparent,
+        tracestate=event.reply.tracestate,
         accepted_offset=logged.offset,
         accepted_at=Millis(logged.header.recorded_at),
     )
@@ -304,10 +306,10 @@ def _cancelled(
 ) -> None:
     row = _ended(key, state, logged, changes, status="cancelled", code="cancelled", reason=event.reason)
     session_row(state).cancelled_turns += 1
-    if event.by_request_id is not None:
-        row.by_request_id, row.by_command_hash = event.by_request_id, event.by_command_hash
-        row.by_reply_to, row.by_framing = event.by_reply_to, event.by_framing
-        row.by_traceparent, row.by_tracestate = event.by_traceparent, event.by_tracestate
+    if (by := event.by) is not None:
+        row.by_request_id, row.by_command_hash = by.request_id, by.command_hash
+        row.by_reply_to, row.by_framing = by.reply.reply_to, by.reply.framing
+        row.by_traceparent, row.by_tracestate = by.reply.traceparent, by.reply.tracestate
         place = (row.partition, row.accepted_offset)
         if place not in changes.new_turns:
             changes.cancelled_turns[place] = row
@@ -354,11 +356,16 @@ def _ended(
 def _refused(
     key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.RequestRefused, changes: Changes
 ) -> None:
+    reply = event.reply
     changes.refusals.append(
         RefusalRow(
             *(key[0], logged.offset, key[2], logged.header.stream_version),
             *(event.request_id, event.command_hash, event.code, event.reason),
-            *(event.reply_to, event.framing, event.traceparent, event.tracestate),
+            event.reused,
+            reply.reply_to,
+            reply.framing,
+            reply.traceparent,
+            reply.tracestate,
             Millis(logged.header.recorded_at),
         )
     )

@@ -28,14 +28,14 @@ class SessionRow:
     session_id: str
     partition: int
     session_offset: int
-    channel: str
+    channel: str | None  #: NULL: it belongs to none
     title: str
     instructions: str | None
     model: str | None  #: the session's own; NULL: the default at each turn
     metadata: Json  #: object of strings
     archived: bool = False
     archived_at: Millis | None = None
-    active: bool = True  #: as far as the session heard; the channel decides (``channels.active_session_id``)
+    active: bool | None  #: as far as it heard; the channel decides (``channels.active_session_id``). NULL: no channel
     forward_seq: int = 0  #: of the session's newest forward
     marks: Json = _NOTHING  #: how far it has heard each source of forwards
     history_max_tokens: int | None = None  #: its own bounds of history compaction; NULL: the deployment's
@@ -128,7 +128,7 @@ class ChannelRow:
     sessions: int = 0
     archived_sessions: int = 0
     opened_at: Millis  #: its first session
-    last_active_at: Millis  #: when a session was opened or became the active one again, most recently
+    last_active_at: Millis  #: when its active session became another one, most recently
     unknown_events: int = 0  #: written by a newer version: this row may say too little
     stream_version: int
     last_offset: int  #: log offset of the channel's newest event
@@ -256,6 +256,7 @@ class RefusalRow(NamedTuple):
     command_hash: str
     code: str
     reason: str
+    reused: bool  #: its request id was used before, for another command
     reply_to: str | None
     framing: str
     traceparent: str | None

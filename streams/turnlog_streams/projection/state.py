@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from turnlog_streams.channel.channel import Channel
+from turnlog_streams.channel.state import Channel
+from turnlog_streams.lookups import RowsInMemory
 from turnlog_streams.projection.history_row_types import CompactionRequestRow, CompactionRow
 from turnlog_streams.projection.rows import (
     CallResultRow,
@@ -71,6 +72,7 @@ class ChannelState:
     """What projecting a channel's next event depends on. Changed in place by :func:`project`."""
 
     channel: Channel
+    rows: RowsInMemory = field(default_factory=RowsInMemory)  #: what its decisions look up
     row: ChannelRow | None = None  #: ``None``: it never had a session
     unknown_events: int = 0
 

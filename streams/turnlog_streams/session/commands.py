@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from turnlog_schemas.commands import Chat
-from turnlog_schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage
+from turnlog_schemas.parts import NO_USAGE, ContentPart, ReplyAddress, ToolCall, Usage
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
 from turnlog_streams.history.view import HistorySummary
-from turnlog_streams.turn import ReplyAddress
+from turnlog_streams.refusals import Refuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,17 +23,6 @@ class AcceptChat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refuse:
-    """A request that was found wrong before it reached the session."""
-
-    request_id: str
-    command_hash: str
-    code: str
-    reason: str
-    reply: ReplyAddress
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
     """Somebody wants a turn to end. ``partial`` and ``usage``: of the running one, as in :class:`AcceptChat`."""
 
@@ -43,6 +32,15 @@ class Cancel:
     reply: ReplyAddress
     partial: str = ""
     usage: Usage = NO_USAGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """Somebody wants the session archived, by its id."""
+
+    request_id: str
+    command_hash: str
+    reply: ReplyAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +140,7 @@ SessionCommand = (
     AcceptChat
     | Refuse
     | Cancel
+    | Archive
     | ReceiveForward
     | ReceiveReceipt
     | ResumeTurn

@@ -11,18 +11,20 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.limits import utf8_bytes
 from turnlog_schemas.parts import NO_USAGE, ContentPart, Usage
-from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
+from turnlog_streams.facts import Fact
+from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt, source_key
+from turnlog_streams.lookups import NOTHING, Found, Lookup
 from turnlog_streams.policy import Policy
-from turnlog_streams.refusals import conflict, refusal
+from turnlog_streams.refusals import Refuse, conflict, refusal
 from turnlog_streams.session.commands import (
     AcceptChat,
+    Archive,
     Cancel,
     CompleteTurn,
     FailAttempt,
     FailHistoryCompaction,
     RecordHistoryCompaction,
     RecordMessage,
-    Refuse,
     RequestHistoryCompaction,
     ResumeTurn,
     SessionCommand,
@@ -35,22 +37,30 @@ from turnlog_streams.session.history_compactions import (
     request_history_compaction,
     skip_history_compaction,
 )
-from turnlog_streams.session.opening import opened_channel, opening, receive_forward, receive_receipt
-from turnlog_streams.session.state import Fact, Session, conflict_key, evolve
+from turnlog_streams.session.membership import (
+    archive_on_request,
+    opened_channel,
+    opening,
+    receive_forward,
+    receive_receipt,
+)
+from turnlog_streams.session.state import Session, evolve
 from turnlog_streams.turn import Answer, Turn
 
 
-def decide(session: Session, command: SessionCommand, policy: Policy) -> list[Fact]:
-    """The events that a command leads to."""
+def decide(session: Session, command: SessionCommand, policy: Policy, found: Found = NOTHING) -> list[Fact]:
+    """The events that a command leads to. ``found`` must have all that :func:`session_needs` asks for."""
     match command:
         case AcceptChat():
-            return _accept_chat(session, command, policy)
+            return _accept_chat(session, command, policy, found)
         case Refuse():
-            return _refuse(session, command)
+            return _refuse(session, command, found)
         case Cancel():
-            return _cancel(session, command, policy)
+            return _cancel(session, command, policy, found)
+        case Archive():
+            return _archive(session, command, found)
         case ReceiveForward():
-            return receive_forward(session, command)
+            return receive_forward(session, command, found)
         case ReceiveReceipt():
             return receive_receipt(session, command)
         case ResumeTurn():
@@ -62,8 +72,9 @@ def decide(session: Session, command: SessionCommand, policy: Policy) -> list[Fa
         case FailAttempt():
             return _fail(session, command, policy)
         case RequestHistoryCompaction():
-            known = known_answer(session, command.request_id, command.command_hash)
-            return [] if known is not None else request_history_compaction(session, command, policy)
+            known = known_answer(session, command.request_id, command.command_hash, found)
+            used = is_used(session, command.request_id, found)
+            return [] if known is not None else request_history_compaction(session, command, policy, used=used)
         case RecordHistoryCompaction():
             return record_history_compaction(session, command)
         case FailHistoryCompaction():
@@ -74,22 +85,44 @@ def decide(session: Session, command: SessionCommand, policy: Policy) -> list[Fa
             assert_never(command)
 
 
-def known_answer(session: Session, request_id: str, command_hash: str) -> Answer | None:
+def session_needs(session: Session, command: SessionCommand, found: Found = NOTHING) -> Lookup | None:
+    """The rows that deciding a command, and answering it, depends on; ``None``: everything is known."""
+    match command:
+        case AcceptChat() | Refuse() | Cancel() | Archive() | RequestHistoryCompaction():
+            return answer_needs(session, command.request_id, command.command_hash, found)
+        case ReceiveForward():
+            marks = session.marks.unknown(source_key(command.source_kind, command.source_id), found.marks)
+            return Lookup(marks=marks) if marks else None
+        case _:
+            return None
+
+
+def answer_needs(session: Session, request_id: str, command_hash: str, found: Found = NOTHING) -> Lookup | None:
+    """The rows that giving the answer of a request again depends on."""
+    keys = session.answers.unknown(request_id, command_hash, found.answers)
+    return Lookup(answers=keys) if keys else None
+
+
+def known_answer(session: Session, request_id: str, command_hash: str, found: Found = NOTHING) -> Answer | None:
     """What became of this very request before; ``None`` when it is new, or conflicts for the first time."""
-    answer = session.answers.get(request_id)
-    if answer is not None and answer.command_hash != command_hash:
-        return session.answers.get(conflict_key(request_id, command_hash))
-    return answer
+    return session.answers.of_request(request_id, command_hash, found.answers)
 
 
-def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[Fact]:
-    if known_answer(session, command.request_id, command.command_hash) is not None:
+def is_used(session: Session, request_id: str, found: Found) -> bool:
+    """Has a request of this id been answered, or has its turn been accepted, whatever it was?"""
+    return session.answers.find(request_id, found.answers) is not None
+
+
+def _accept_chat(session: Session, command: AcceptChat, policy: Policy, found: Found) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash, found) is not None:
         return []
+    if is_used(session, command.request_id, found):
+        return [conflict(command)]
     found_wrong = _refusal(session, command, policy)
     if found_wrong is not None:
         code, reason = found_wrong
         return [refusal(command, code, reason)]
-    chat, reply = command.chat, command.reply
+    chat = command.chat
     facts = opening(session, command)
     for fact in facts:
         session = evolve(session, fact)
@@ -103,10 +136,7 @@ def _accept_chat(session: Session, command: AcceptChat, policy: Policy) -> list[
         command_hash=command.command_hash,
         content=chat.content,
         model=chat.model,
-        reply_to=reply.reply_to,
-        framing=reply.framing,
-        traceparent=reply.traceparent,
-        tracestate=reply.tracestate,
+        reply=command.reply,
     )
     facts.append(Fact(event=accepted, turn_id=command.turn_id))
     if session.running is None and not session.queue and policy.start_turns:
@@ -122,8 +152,6 @@ def _new_model(session: Session, chat: Chat) -> str | None:
 def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str, str] | None:
     """Why a chat is not accepted: code and reason."""
     chat = command.chat
-    if command.request_id in session.answers:
-        return "conflict", f"request id {command.request_id!r} was used before, for another command"
     if session.archived:
         return "archived", f"session {session.session_id} is archived"
     size = sum(utf8_bytes(part.text or "") + utf8_bytes(part.ref or "") for part in chat.content)
@@ -132,7 +160,7 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
     for model in (chat.model, _new_model(session, chat)):
         if model is not None and not policy.allows(model):
             return "model_not_allowed", policy.not_allowed(model)
-    channel = session.channel if session.exists else opened_channel(session.session_id, chat)
+    channel = session.channel if session.exists else opened_channel(chat)
     model = chat.model or session.model or _new_model(session, chat) or policy.model_of(channel)
     if not policy.allows(model):
         return "model_not_allowed", policy.not_allowed(model)
@@ -145,10 +173,19 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
     return None
 
 
-def _refuse(session: Session, command: Refuse) -> list[Fact]:
-    if known_answer(session, command.request_id, command.command_hash) is not None:
+def _refuse(session: Session, command: Refuse, found: Found) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash, found) is not None:
         return []
-    return [refusal(command, command.code, command.reason)]
+    reused = is_used(session, command.request_id, found)
+    return [refusal(command, command.code, command.reason, reused=reused)]
+
+
+def _archive(session: Session, command: Archive, found: Found) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash, found) is not None:
+        return []
+    if is_used(session, command.request_id, found):
+        return [conflict(command)]
+    return archive_on_request(session, command)
 
 
 def _start(session: Session, turn_id: str, content: tuple[ContentPart, ...], model: str) -> list[Fact]:
@@ -184,10 +221,10 @@ def _end_failed(session: Session, turn: Turn, failed: ev.TurnFailed, policy: Pol
     return [*closed, *_end(session, Fact(event=failed, turn_id=turn.turn_id, attempt=turn.attempt), policy)]
 
 
-def _cancel(session: Session, command: Cancel, policy: Policy) -> list[Fact]:
-    if known_answer(session, command.request_id, command.command_hash) is not None:
+def _cancel(session: Session, command: Cancel, policy: Policy, found: Found) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash, found) is not None:
         return []
-    if command.request_id in session.answers:
+    if is_used(session, command.request_id, found):
         return [conflict(command)]
     turn = session.turns.get(command.turn_id or session.running or "")
     if turn is None:

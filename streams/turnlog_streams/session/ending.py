@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from turnlog_schemas import events as ev
-from turnlog_schemas.parts import NO_USAGE, ToolCall, cut_content, text_content
+from turnlog_schemas.parts import NO_USAGE, CancelRequest, ToolCall, cut_content, text_content
+from turnlog_streams.facts import Fact
 from turnlog_streams.session.commands import AcceptChat, Cancel
-from turnlog_streams.session.state import Fact, Session
+from turnlog_streams.session.state import Session
 from turnlog_streams.turn import INTERRUPTED_TEXT, Turn
 
 
@@ -57,12 +58,7 @@ def cancellation(
     cancelled = ev.TurnCancelled(
         reason=reason,
         usage=usage,
-        by_request_id=by.request_id if by else None,
-        by_command_hash=by.command_hash if by else None,
-        by_reply_to=by.reply.reply_to if by else None,
-        by_framing=by.reply.framing if by else None,
-        by_traceparent=by.reply.traceparent if by else None,
-        by_tracestate=by.reply.tracestate if by else None,
+        by=CancelRequest(request_id=by.request_id, command_hash=by.command_hash, reply=by.reply) if by else None,
     )
     return [*facts, Fact(event=cancelled, turn_id=turn.turn_id, attempt=turn.attempt)]
 

@@ -5,6 +5,7 @@ answered already (by the owner before, or after it) decides to nothing.
 """
 
 from turnlog_schemas import events as ev
+from turnlog_streams.facts import Fact
 from turnlog_streams.history.compaction import AUTOMATIC
 from turnlog_streams.policy import Policy
 from turnlog_streams.refusals import conflict, refusal
@@ -14,14 +15,16 @@ from turnlog_streams.session.commands import (
     RequestHistoryCompaction,
     SkipHistoryCompaction,
 )
-from turnlog_streams.session.state import Fact, Session
+from turnlog_streams.session.state import Session
 
 MAX_OWED_RUNS = 10  #: of one session
 
 
-def request_history_compaction(session: Session, command: RequestHistoryCompaction, policy: Policy) -> list[Fact]:
-    """A request whose id is new."""
-    if command.request_id in session.answers:
+def request_history_compaction(
+    session: Session, command: RequestHistoryCompaction, policy: Policy, *, used: bool
+) -> list[Fact]:
+    """A request that was not decided before. ``used``: its id was, for another one."""
+    if used:
         return [conflict(command)]
     name = f"session {session.session_id}"
     if not session.exists:
@@ -34,15 +37,11 @@ def request_history_compaction(session: Session, command: RequestHistoryCompacti
         return [refusal(command, "too_long", f"the instructions have {size} bytes; at most {limit} are accepted")]
     if len(session.owed_runs) >= MAX_OWED_RUNS:
         return [refusal(command, "busy", f"{name} has {len(session.owed_runs)} history compactions that wait")]
-    reply = command.reply
     requested = ev.HistoryCompactionRequested(
         request_id=command.request_id,
         command_hash=command.command_hash,
         instructions=command.instructions,
-        reply_to=reply.reply_to,
-        framing=reply.framing,
-        traceparent=reply.traceparent,
-        tracestate=reply.tracestate,
+        reply=command.reply,
     )
     return [Fact(event=requested)]
 

@@ -10,9 +10,10 @@ from typing import Any
 from immutables import Map
 
 from turnlog_schemas import events as ev
-from turnlog_schemas.direct_init import direct_init
-from turnlog_schemas.parts import Usage, added
-from turnlog_streams.forwarding import NO_MARKS, Forward, delivered, pending, source_key
+from turnlog_schemas.parts import NewSession, ReplyAddress, Usage, added
+from turnlog_streams.answers import NO_ANSWERS, Answers, refusal_answer, refusal_key
+from turnlog_streams.facts import Fact
+from turnlog_streams.forwarding import NO_MARKS, NO_WAITS, Forward, Marks, delivered, pending, source_key, waits_after
 from turnlog_streams.history.compaction import (
     HistoryCompactionPolicy,
     HistoryCompactionState,
@@ -22,24 +23,12 @@ from turnlog_streams.history.compaction import (
 )
 from turnlog_streams.history.tokens import PromptMeasure
 from turnlog_streams.records import changed
-from turnlog_streams.turn import Answer, ReplyAddress, Turn, without_result
+from turnlog_streams.turn import Answer, Turn, without_result
 
 NO_TURNS: Map[str, Turn] = Map()
-NO_ANSWERS: Map[str, Answer] = Map()
+KEPT_ANSWERS: int | None = None  #: of done requests; ``None``: all
+KEPT_MARKS: int | None = None
 NOT_YET_COMPACTED = HistoryCompactionState()
-
-
-# ---- events, as decided (the owner adds the position in the log)
-
-
-@direct_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """An event and the turn and attempt that it belongs to."""
-
-    event: ev.Event
-    turn_id: str | None = None
-    attempt: int = 0
 
 
 _HistoryCompaction = (
@@ -67,8 +56,8 @@ class Session:
     version: int = 0  #: of the stream
     exists: bool = False
     archived: bool = False
-    active: bool = True  #: until the channel says that another session is
-    channel: str = ""
+    active: bool = True  #: until its channel says that another session is
+    channel: str | None = None  #: that it belongs to, if any
     title: str = ""
     instructions: str | None = None
     model: str | None = None
@@ -78,9 +67,10 @@ class Session:
     running: str | None = None  #: turn id
     queue: tuple[str, ...] = ()  #: accepted, not started, in order
     turns: Map[str, Turn] = NO_TURNS  #: those without a terminal event
-    answers: Map[str, Answer] = NO_ANSWERS  #: by request id
+    answers: Answers = NO_ANSWERS
+    waits: Map[str, frozenset[int]] = NO_WAITS
     forward_seq: int = 0
-    marks: Map[str, int] = NO_MARKS  #: highest forward heard, by source
+    marks: Marks = NO_MARKS
     outbox: tuple[Forward, ...] = ()
     history_max_tokens: int | None = None  #: the session's own bounds of history compaction
     history_keep_tail: int | None = None
@@ -103,18 +93,7 @@ def evolve(session: Session, fact: Fact) -> Session:
     event, version = fact.event, session.version + 1
     match event:
         case ev.SessionCreated():
-            return changed(
-                session,
-                version=version,
-                exists=True,
-                channel=event.channel,
-                title=event.title,
-                instructions=event.instructions,
-                model=event.model,
-                metadata=event.metadata,
-                history_max_tokens=event.history_max_tokens,
-                history_keep_tail=event.history_keep_tail,
-            )
+            return _created(session, event.new_session)
         case ev.TurnAccepted():
             return _accepted(session, fact.turn_id or "", event)
         case ev.TurnStarted():
@@ -128,17 +107,8 @@ def evolve(session: Session, fact: Fact) -> Session:
         case ev.TurnCancelled():
             return _cancelled(session, fact, event)
         case ev.RequestRefused():
-            answer = Answer(
-                command_hash=event.command_hash,
-                kind="refused",
-                code=event.code,
-                reason=event.reason,
-                reply=reply_address(event),
-            )
-            key = event.request_id
-            if key in session.answers:
-                key = conflict_key(key, event.command_hash)
-            return changed(session, version=version, answers=session.answers.set(key, answer))
+            answers = session.answers.settle(refusal_key(event), refusal_answer(event), keep=KEPT_ANSWERS)
+            return changed(session, version=version, answers=answers)
         case (
             ev.HistoryCompactionRequested()
             | ev.HistoryCompacted()
@@ -148,6 +118,21 @@ def evolve(session: Session, fact: Fact) -> Session:
             return _after_history_compaction(session, event)
         case _:
             return _after_lifecycle(session, event)
+
+
+def _created(session: Session, new: NewSession) -> Session:
+    return changed(
+        session,
+        version=session.version + 1,
+        exists=True,
+        channel=new.channel,
+        title=new.title or "",
+        instructions=new.instructions,
+        model=new.model,
+        metadata=new.metadata or {},
+        history_max_tokens=new.history_max_tokens,
+        history_keep_tail=new.history_keep_tail,
+    )
 
 
 def _after_lifecycle(session: Session, event: ev.Event) -> Session:
@@ -165,12 +150,41 @@ def _after_lifecycle(session: Session, event: ev.Event) -> Session:
         case ev.CommandForwarded():
             return changed(session, version=version, forward_seq=event.seq, outbox=pending(session.outbox, event))
         case ev.ForwardDelivered():
-            return changed(session, version=version, outbox=delivered(session.outbox, event.seq))
+            return _after_delivery(session, event)
         case ev.ForwardReceived():
-            marks = session.marks.set(source_key(event.source_kind, event.source_id), event.seq)
+            marks = session.marks.heard(source_key(event.source_kind, event.source_id), event.seq, keep=KEPT_MARKS)
             return changed(session, version=version, marks=marks)
+        case ev.RequestDecided():
+            return _decided(session, event)
         case _:
             return changed(session, version=version)
+
+
+def _decided(session: Session, event: ev.RequestDecided) -> Session:
+    answer = Answer(command_hash=event.command_hash, kind="decided", session_id=event.session_id, reply=event.reply)
+    if not event.waits_for:
+        answers = session.answers.settle(event.request_id, answer, keep=KEPT_ANSWERS)
+        return changed(session, version=session.version + 1, answers=answers)
+    return changed(
+        session,
+        version=session.version + 1,
+        answers=session.answers.waiting(event.request_id, answer),
+        waits=session.waits.set(event.request_id, frozenset(event.waits_for)),
+    )
+
+
+def _after_delivery(session: Session, event: ev.ForwardDelivered) -> Session:
+    waits, ready = waits_after(session.waits, event.seq)
+    answers = session.answers
+    for request_id in ready:
+        answers = answers.settle(request_id, answers.known[request_id], keep=KEPT_ANSWERS)
+    return changed(
+        session,
+        version=session.version + 1,
+        outbox=delivered(session.outbox, event.seq),
+        answers=answers,
+        waits=waits,
+    )
 
 
 def _after_history_compaction(session: Session, event: _HistoryCompaction) -> Session:
@@ -193,43 +207,30 @@ def _after_history_compaction(session: Session, event: _HistoryCompaction) -> Se
 
 
 def _owed(session: Session, event: ev.HistoryCompactionRequested) -> Session:
-    reply = reply_address(event)
+    reply = event.reply
     answer = Answer(command_hash=event.command_hash, kind="compacting", reply=reply)
     run = OwedRun(request_id=event.request_id, instructions=event.instructions, reply=reply)
     return changed(
         session,
         version=session.version + 1,
         owed_runs=(*session.owed_runs, run),
-        answers=session.answers.set(event.request_id, answer),
+        answers=session.answers.waiting(event.request_id, answer),
     )
 
 
 def _paid(session: Session, request_id: str | None, **answered: Any) -> Session:
-    answer = session.answers.get(request_id or "")
+    answer = session.answers.known.get(request_id or "")
     if request_id is None or answer is None:
         return session
     return changed(
         session,
         owed_runs=tuple(run for run in session.owed_runs if run.request_id != request_id),
-        answers=session.answers.set(request_id, changed(answer, **answered)),
-    )
-
-
-_Asked = ev.TurnAccepted | ev.RequestRefused | ev.ChannelRequestDecided | ev.HistoryCompactionRequested
-
-
-def reply_address(event: _Asked) -> ReplyAddress:
-    """Where the request of this event is answered."""
-    return ReplyAddress(
-        reply_to=event.reply_to,
-        framing=event.framing,
-        traceparent=event.traceparent,
-        tracestate=event.tracestate,
+        answers=session.answers.settle(request_id, changed(answer, **answered), keep=KEPT_ANSWERS),
     )
 
 
 def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session:
-    reply = reply_address(event)
+    reply = event.reply
     turn = Turn(
         turn_id=turn_id,
         request_id=event.request_id,
@@ -242,7 +243,7 @@ def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session
         version=session.version + 1,
         turns=session.turns.set(turn_id, turn),
         queue=(*session.queue, turn_id),
-        answers=session.answers.set(
+        answers=session.answers.waiting(
             event.request_id, Answer(command_hash=event.command_hash, turn_id=turn_id, reply=reply)
         ),
     )
@@ -291,7 +292,7 @@ def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> S
 def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usage: Usage) -> Session:
     turn = session.turns[fact.turn_id or ""]
     answer = changed(
-        session.answers[turn.request_id], kind=kind, code=code, reason=reason, usage=usage, attempt=fact.attempt
+        session.answers.known[turn.request_id], kind=kind, code=code, reason=reason, usage=usage, attempt=fact.attempt
     )
     measure = session.measure
     if usage.last_input_tokens > 0 and turn.answer_seq and kind != "cancelled":  # its text is of a later call
@@ -302,7 +303,7 @@ def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usag
         version=session.version + 1,
         measure=measure,
         turns=session.turns.delete(turn.turn_id),
-        answers=session.answers.set(turn.request_id, answer),
+        answers=session.answers.settle(turn.request_id, answer, keep=KEPT_ANSWERS),
         running=None if session.running == turn.turn_id else session.running,
         queue=tuple(queued for queued in session.queue if queued != turn.turn_id),
     )
@@ -310,26 +311,16 @@ def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usag
 
 def _cancelled(session: Session, fact: Fact, event: ev.TurnCancelled) -> Session:
     session = _ended(session, fact, "cancelled", "cancelled", event.reason, event.usage)
-    if event.by_request_id is None or event.by_request_id in session.answers:
+    if event.by is None:
         return session
     by = Answer(
-        command_hash=event.by_command_hash or "",
+        command_hash=event.by.command_hash,
         turn_id=fact.turn_id,
         kind="cancelled",
         code="cancelled",
         reason=event.reason,
         attempt=fact.attempt,
         usage=event.usage,
-        reply=ReplyAddress(
-            reply_to=event.by_reply_to,
-            framing=event.by_framing or "avro",
-            traceparent=event.by_traceparent,
-            tracestate=event.by_tracestate,
-        ),
+        reply=event.by.reply,
     )
-    return changed(session, answers=session.answers.set(event.by_request_id, by))
-
-
-def conflict_key(request_id: str, command_hash: str) -> str:
-    """Where the refusal of a re-used request id is kept, beside the answer of its first use."""
-    return f"{request_id}\0{command_hash}"
+    return changed(session, answers=session.answers.settle(event.by.request_id, by, keep=KEPT_ANSWERS))

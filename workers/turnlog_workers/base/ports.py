@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # a client, too, imports this module: for its errors, not for
     from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
     from turnlog_schemas.events import EventHeader
     from turnlog_streams.reader_rule import LoggedEvent
-    from turnlog_streams.reply_frames import Reply
+    from turnlog_streams.reply import Reply
 
 Headers = Sequence[tuple[str, bytes]]
 

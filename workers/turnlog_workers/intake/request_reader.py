@@ -8,7 +8,6 @@ from typing import Any
 
 from turnlog_schemas.codec import FRAMING_AVRO, FRAMING_JSON, Codec, RequestCodec
 from turnlog_schemas.commands import (
-    SESSION_COMMANDS,
     ActiveSession,
     ArchiveSession,
     CancelTurn,
@@ -22,16 +21,18 @@ from turnlog_schemas.commands import (
     ResetRunner,
     ResolveSession,
     RotateSession,
+    is_for_channel,
 )
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
 from turnlog_schemas.events import CHANNEL, SESSION
 from turnlog_schemas.json_text import is_json
 from turnlog_schemas.mapping import to_dict
-from turnlog_streams.channel.channel import DecideLifecycle
+from turnlog_schemas.parts import ReplyAddress
+from turnlog_streams.channel.commands import ChangeChannel
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
-from turnlog_streams.session.commands import AcceptChat, Cancel, Refuse, RequestHistoryCompaction
+from turnlog_streams.refusals import Refuse
+from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, RequestHistoryCompaction
 from turnlog_streams.topics import Topics, partition_of
-from turnlog_streams.turn import ReplyAddress
 from turnlog_workers.base.ports import RequestRecord
 
 
@@ -46,7 +47,15 @@ class Query:
 
 
 StreamCommand = (
-    AcceptChat | Refuse | Cancel | RequestHistoryCompaction | DecideLifecycle | Query | ReceiveForward | ReceiveReceipt
+    AcceptChat
+    | Refuse
+    | Cancel
+    | Archive
+    | RequestHistoryCompaction
+    | ChangeChannel
+    | Query
+    | ReceiveForward
+    | ReceiveReceipt
 )
 
 
@@ -282,8 +291,10 @@ class RequestReader:
                     instructions=command.instructions,
                     reply=address,
                 )
+            case ArchiveSession() if header.channel is None:
+                return Archive(request_id=request_id, command_hash=command_hash(command), reply=address)
             case CreateSession() | ResolveSession() | RotateSession() | ArchiveSession():
-                return DecideLifecycle(
+                return ChangeChannel(
                     request_id=request_id,
                     command_hash=command_hash(command, header.session_id),
                     command=command,
@@ -339,7 +350,7 @@ def _subject(record: RequestRecord, header: RequestHeader, command: Any) -> tupl
             named = record.key.decode(errors="replace") if record.key is not None else None
             for_session = session is not None and (channel is None or named != channel)
         case _:
-            for_session = isinstance(command, SESSION_COMMANDS)
+            for_session = not is_for_channel(command, channel)
     if for_session:
         return (SESSION, session) if session is not None else None
     return (CHANNEL, channel) if channel is not None else None

@@ -18,7 +18,7 @@ from turnlog_schemas.codec import Codec, is_foreign
 from turnlog_schemas.errors import UnknownFingerprintError, WireError
 from turnlog_schemas.events import EventHeader
 from turnlog_schemas.registry import EVENTS
-from turnlog_streams.reader_rule import FOREIGN, LoggedEvent
+from turnlog_streams.reader_rule import FOREIGN, LogFormatError, LoggedEvent, check_log_format
 from turnlog_workers.base.cloudevents import Envelope
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import (
@@ -220,6 +220,10 @@ class KafkaEventLog:
                     )
                 expected = record.offset + 1
                 header, payload = await self._decode(partition, record.offset, record.value)
+                try:
+                    check_log_format(payload, self._topic, partition, record.offset)
+                except LogFormatError as error:
+                    raise LogBrokenError(str(error)) from error
                 batch.append(LoggedEvent(partition=partition, offset=record.offset, header=header, payload=payload))
             yield batch
         if expected < end:

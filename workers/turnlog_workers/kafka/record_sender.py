@@ -7,7 +7,7 @@ from typing import Any
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
 from turnlog_schemas.registry import COMMANDS
-from turnlog_streams.reply_frames import Reply
+from turnlog_streams.reply import Reply
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.cloudevents import Envelope
 from turnlog_workers.base.config import Settings

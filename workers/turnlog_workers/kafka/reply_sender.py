@@ -18,7 +18,8 @@ from aiokafka.errors import KafkaError, RecordTooLargeError, UnknownTopicOrParti
 from turnlog_schemas.codec import FRAMING_JSON, Codec
 from turnlog_schemas.frames import Frame, FrameHeader
 from turnlog_schemas.registry import FRAMES
-from turnlog_streams.reply_frames import Reply, shortened
+from turnlog_streams.reply import Reply
+from turnlog_streams.reply_frames import shortened
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.cloudevents import Envelope, trace_headers
 from turnlog_workers.base.config import Settings

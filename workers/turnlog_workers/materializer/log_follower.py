@@ -14,7 +14,16 @@ from kafka.errors import (
 from turnlog_schemas.codec import Codec, is_foreign
 from turnlog_schemas.errors import UnknownFingerprintError, WireError
 from turnlog_schemas.events import EventHeader
-from turnlog_streams.reader_rule import FOREIGN, LoggedEvent, LogPosition, advance, is_accepted, record_id
+from turnlog_streams.reader_rule import (
+    FOREIGN,
+    LogFormatError,
+    LoggedEvent,
+    LogPosition,
+    advance,
+    check_log_format,
+    is_accepted,
+    record_id,
+)
 from turnlog_workers.base.ports import LogAuthorizationError, LogBrokenError
 
 #: How a consumer for this must be made.
@@ -155,6 +164,10 @@ class LogFollower:
                     "event log has a hole: it must be neither compacted nor written in transactions"
                 )
             header, payload = self._decode(record)
+            try:
+                check_log_format(payload, tp.topic, tp.partition, record.offset)
+            except LogFormatError as error:
+                raise LogBrokenError(str(error)) from error
             if is_accepted(position, header, payload):
                 accepted.append(
                     LoggedEvent(partition=tp.partition, offset=record.offset, header=header, payload=payload)

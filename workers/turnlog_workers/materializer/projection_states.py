@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from turnlog_schemas.events import CHANNEL, SESSION
-from turnlog_streams.channel.channel import Channel
+from turnlog_streams.channel.state import Channel
 from turnlog_streams.projection.lifecycle_rows import fold_channel_event, skip_channel_event
 from turnlog_streams.projection.rows import (
     CHANNEL_EVENTS,

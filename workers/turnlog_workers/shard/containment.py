@@ -8,7 +8,8 @@ from turnlog_workers.base.logs import at
 from turnlog_workers.base.tasks import describe, frames
 from turnlog_workers.sessions.history_compactor import UnrecordableError
 from turnlog_workers.shard.run_ahead import DecisionTooLargeError
-from turnlog_workers.shard.stream_in_memory import Live, LiveSession
+from turnlog_workers.shard.session_in_memory import SessionInMemory
+from turnlog_workers.shard.stream import AnyStream
 
 log = logging.getLogger(__name__)
 
@@ -20,27 +21,27 @@ class Containment:
         self._place = at(topic=topic, partition=partition)
 
     @contextlib.contextmanager
-    def around(self, live: Live, what: str) -> Iterator[None]:
+    def around(self, stream: AnyStream, what: str) -> Iterator[None]:
         """Whatever fails in here sets the stream aside."""
         try:
             yield
         except Exception as error:
-            self.set_aside(live, what, error)
+            self.set_aside(stream, what, error)
 
-    def set_aside(self, live: Live, what: str, error: Exception) -> None:
+    def set_aside(self, stream: AnyStream, what: str, error: Exception) -> None:
         """Refuse what comes for the stream, with a sentence. Logged once."""
-        if not live.set_aside:
-            live.set_aside = f"{what} made it fail ({describe(error)})"
-            told = live.kind, live.stream_id, live.set_aside, frames(error)
+        if not stream.set_aside:
+            stream.set_aside = f"{what} made it fail ({describe(error)})"
+            told = stream.kind, stream.stream_id, stream.set_aside, frames(error)
             log.error("%s %s is set aside: %s%s", *told, extra=self._place)
 
-    def unrecordable(self, live: LiveSession, error: Exception) -> UnrecordableError:
+    def unrecordable(self, stream: SessionInMemory, error: Exception) -> UnrecordableError:
         """For the actor, which says what becomes of its outcome. The error's own text may hold anything."""
         if isinstance(error, UnrecordableError):
             return error
         too_large = isinstance(error, DecisionTooLargeError)
         why = str(error) if too_large else describe(error)
-        told = live.stream_id, why, "" if too_large else frames(error)
+        told = stream.stream_id, why, "" if too_large else frames(error)
         log.error("session %s: an outcome cannot be recorded: %s%s", *told, extra=self._place)
         unrecordable = UnrecordableError(why)
         unrecordable.__cause__ = error

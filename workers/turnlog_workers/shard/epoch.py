@@ -8,7 +8,7 @@ that. See docs/adr/0001 and docs/guarantees.md.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from turnlog_schemas.events import PARTITION, EventHeader, PartitionClaimed
+from turnlog_schemas.events import LOG_FORMAT, PARTITION, EventHeader, PartitionClaimed
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, advance_own, is_accepted
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.ports import AppendUncertainError, EventLog, LogBrokenError, NewRecord
@@ -91,6 +91,7 @@ class Epoch:
             generation=claim.generation,
             partition_count=claim.partition_count,
             requests_topic_id=claim.requests_topic_id,
+            log_format=LOG_FORMAT,
         )
         record = self._log.encode(header, payload, str(self._partition).encode())
         try:

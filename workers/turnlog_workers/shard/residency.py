@@ -6,16 +6,19 @@ store has passed its last event.
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 from turnlog_schemas.events import SESSION
-from turnlog_streams.channel.channel import Channel
+from turnlog_streams.channel.state import Channel
 from turnlog_streams.folding.fold import StreamName
+from turnlog_streams.lookups import NOTHING, Found, Lookup
 from turnlog_streams.session.state import Session
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.tasks import describe, frames
-from turnlog_workers.shard.stream_in_memory import Live, LiveChannel, LiveSession
+from turnlog_workers.shard.channel_in_memory import ChannelInMemory
+from turnlog_workers.shard.session_in_memory import SessionInMemory
+from turnlog_workers.shard.stream import AnyStream
 from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.port import LoadedStream, PartitionStore, StoreError
 
@@ -28,14 +31,14 @@ class Resident:
     """Loads streams when they are needed, forgets them when they are idle."""
 
     def __init__(self, context: WorkerContext, store: PartitionStore) -> None:
-        self.sessions: dict[str, LiveSession] = {}
-        self.channels: dict[str, LiveChannel] = {}
+        self.sessions: dict[str, SessionInMemory] = {}
+        self.channels: dict[str, ChannelInMemory] = {}
         self._context = context
         self._store = store
         self._in_use: frozenset[StreamName] = frozenset()
         self._resting = False
 
-    def get(self, kind: str, stream_id: str) -> Live:
+    def get(self, kind: str, stream_id: str) -> AnyStream:
         """A stream that is in memory."""
         return self.sessions[stream_id] if kind == SESSION else self.channels[stream_id]
 
@@ -48,23 +51,30 @@ class Resident:
             for name in part:
                 self._keep(name, loaded.get(name), failed.get(name, ""))
 
-    def _known(self, kind: str, stream_id: str) -> Live | None:
+    def _known(self, kind: str, stream_id: str) -> AnyStream | None:
         return self.sessions.get(stream_id) if kind == SESSION else self.channels.get(stream_id)
 
     def _keep(self, name: StreamName, found: LoadedStream | None, set_aside: str) -> None:
         kind, stream_id = name
-        live: Live
+        stream: AnyStream
+        state = found.state if found is not None else None
         if kind == SESSION:
-            live = self.sessions[stream_id] = LiveSession(session=Session(session_id=stream_id))
+            session = state if isinstance(state, Session) else Session(session_id=stream_id)
+            stream = self.sessions[stream_id] = SessionInMemory(session, found.history if found is not None else ())
         else:
-            live = self.channels[stream_id] = LiveChannel(channel=Channel(channel=stream_id))
-        live.last_used, live.set_aside = self._context.now(), set_aside
+            channel = state if isinstance(state, Channel) else Channel(channel=stream_id)
+            stream = self.channels[stream_id] = ChannelInMemory(channel, found.rows if found is not None else None)
+        stream.last_used, stream.set_aside = self._context.now(), set_aside
         if found is not None:
-            live.become(found.state)  # type: ignore[arg-type]
-            live.last_offset = found.last_offset
-            live.unknown_events = bool(found.unknown_events)
-            if isinstance(live, LiveSession):
-                live.history = list(found.history)
+            stream.last_offset = found.last_offset
+            stream.unknown_events = bool(found.unknown_events)
+
+    async def find(self, stream: AnyStream, needs: Callable[[Found], Lookup | None]) -> Found:
+        """Look up what something that is to be decided or answered needs."""
+        found = NOTHING
+        while (lookup := needs(found)) is not None:
+            found = found.plus(stream.look_up(lookup))
+        return found
 
     def release(self) -> None:
         """Nothing is in use any more."""
@@ -96,11 +106,11 @@ class Resident:
 
         When none is left, the store rests, too.
         """
-        dead = [live for live in self.sessions.values() if live.actor is not None and live.actor.runner_is_dead]
+        dead = [stream for stream in self.sessions.values() if stream.actor is not None and stream.actor.runner_is_dead]
         for some in _parts_of(dead):
-            closing = (live.actor.close_runner() for live in some if live.actor and not live.busy)
+            closing = (stream.actor.close_runner() for stream in some if stream.actor and not stream.busy)
             _note_failures(await asyncio.gather(*closing, return_exceptions=True))
-        for part in _parts_of([live for live in self.sessions.values() if self._idle(live)]):
+        for part in _parts_of([stream for stream in self.sessions.values() if self._idle(stream)]):
             await self._reap_sessions(part)
         for name, channel in list(self.channels.items()):
             if self._idle(channel) and channel.last_offset < self._store.position.next_offset:
@@ -113,22 +123,22 @@ class Resident:
                 self._resting = False
                 raise
 
-    async def _reap_sessions(self, lives: list[LiveSession]) -> None:
+    async def _reap_sessions(self, idle: list[SessionInMemory]) -> None:
         actors = []
-        for live in lives:
-            if live.actor is not None and self._idle(live):
-                actors.append(live.actor)
-                live.actor = None
+        for stream in idle:
+            if stream.actor is not None and self._idle(stream):
+                actors.append(stream.actor)
+                stream.actor = None
         _note_failures(await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True))
-        for live in lives:  # closing took its time: some may be at work again
-            if self._idle(live) and live.last_offset < self._store.position.next_offset:
-                self.sessions.pop(live.stream_id, None)
+        for stream in idle:  # closing took its time: some may be at work again
+            if self._idle(stream) and stream.last_offset < self._store.position.next_offset:
+                self.sessions.pop(stream.stream_id, None)
                 crash_point("resident.after_evict")
 
-    def _idle(self, live: Live) -> bool:
-        if (live.kind, live.stream_id) in self._in_use or live.busy:
+    def _idle(self, stream: AnyStream) -> bool:
+        if (stream.kind, stream.stream_id) in self._in_use or stream.busy:
             return False
-        return live.last_used < self._context.now() - self._context.limits.idle_timeout_s
+        return stream.last_used < self._context.now() - self._context.limits.idle_timeout_s
 
 
 def _note_failures(results: Iterable[object]) -> None:

@@ -5,7 +5,7 @@ decision go into one group, and a group is one record batch; of a decision only 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from turnlog_schemas.direct_init import direct_init
 from turnlog_schemas.events import (
@@ -17,20 +17,22 @@ from turnlog_schemas.events import (
     TurnCancelled,
     TurnStarted,
 )
-from turnlog_streams.channel.channel import Channel
+from turnlog_schemas.parts import ReplyAddress
+from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import Forward
-from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.lookups import NOTHING, Found
 from turnlog_streams.policy import Policy
-from turnlog_streams.reply_frames import Reply, unrecorded_refusal
-from turnlog_streams.session.commands import Refuse, SessionCommand
+from turnlog_streams.refusals import Refuse
+from turnlog_streams.reply import Reply, unrecorded_refusal
+from turnlog_streams.session.commands import SessionCommand
 from turnlog_streams.session.decide import decide
-from turnlog_streams.session.state import Fact, OwedRun, Session, evolve
-from turnlog_streams.turn import ReplyAddress
+from turnlog_streams.session.state import OwedRun, evolve
 from turnlog_workers.base.cloudevents import trace_headers
 from turnlog_workers.base.ports import EventLog, NewRecord, RecordsRefusedError
 from turnlog_workers.intake.request_reader import StreamCommand
 from turnlog_workers.kafka.event_log import BATCH_OVERHEAD_BYTES
-from turnlog_workers.shard.stream_in_memory import Live, LiveSession
+from turnlog_workers.shard.session_in_memory import SessionInMemory
+from turnlog_workers.shard.stream import AnyStream
 
 StreamName = tuple[str, str]  #: kind and id
 
@@ -41,7 +43,7 @@ class Effect:
     """What happens when the record at ``index`` of its group is confirmed (-1: nothing was recorded)."""
 
     index: int
-    live: Live
+    stream: AnyStream
     reply: Reply | None = None
     start: str | None = None  #: turn id
     cancel: str | None = None  #: turn id
@@ -61,11 +63,11 @@ class Group:
     """One record batch and what waits for it."""
 
     before: tuple[int, int, int]  #: next n, decided and open turns
-    states: list[tuple[Live, Session | Channel, int]] = field(default_factory=list)  #: before each decision, messages
+    ways_back: list[Callable[[], None]] = field(default_factory=list)  #: of each decision's stream
     decisions: list[Decision] = field(default_factory=list)
 
     records: list[NewRecord] = field(default_factory=list)
-    touched: list[Live | None] = field(default_factory=list)  #: by record
+    touched: list[AnyStream | None] = field(default_factory=list)  #: by record
     effects: list[Effect] = field(default_factory=list)
     outboxes: dict[StreamName, tuple[Forward, ...]] = field(default_factory=dict)  #: as they are after this group
     done: list[Callable[[], None]] = field(default_factory=list)
@@ -127,38 +129,37 @@ class Decider:
     def take_back(self, groups: Sequence[Group]) -> None:
         """These were the last ones, and nothing of them is in the log: as if they had not been decided."""
         for group in reversed(groups):
-            for live, state, messages in reversed(group.states):
-                del _messages(live)[messages:]
-                live.become(state)  # type: ignore[arg-type]
+            for way_back in reversed(group.ways_back):
+                way_back()
         self._next_n, self.decided, self.open_turns = groups[0].before
 
     # ---- requests
 
-    def request(self, offset: int, live: Live, command: StreamCommand) -> None:
-        """Decide the request at ``offset``; it is the next one."""
+    def request(self, offset: int, stream: AnyStream, command: StreamCommand, found: Found = NOTHING) -> None:
+        """Decide the request at ``offset``; it is the next one. ``found``: all that the stream needs for it."""
         policy = self._policy()
-        facts = live.decide(live.state, command, policy)  # type: ignore[arg-type]
+        facts = stream.decide(command, policy, found)
         # Where nothing changes, the answer comes first: one that fails then leaves no trace.
-        replies = live.answers(command, facts, policy) if not facts else []
-        self._record(live, facts, decided=offset)
-        self._answer(live, replies if not facts else live.answers(command, facts, policy))
+        replies = stream.answers(command, facts, policy, found) if not facts else []
+        self._record(stream, facts, decided=offset, found=found)
+        self._answer(stream, replies if not facts else stream.answers(command, facts, policy, found))
 
-    def _answer(self, live: Live, replies: Sequence[Reply]) -> None:
-        self.groups[-1].effects.extend(Effect(index=-1, live=live, reply=reply) for reply in replies)
+    def _answer(self, stream: AnyStream, replies: Sequence[Reply]) -> None:
+        self.groups[-1].effects.extend(Effect(index=-1, stream=stream, reply=reply) for reply in replies)
 
-    def refuse(self, offset: int, live: Live, command: StreamCommand, code: str, reason: str) -> None:
+    def refuse(self, offset: int, stream: AnyStream, command: StreamCommand, code: str, reason: str) -> None:
         """Nothing is decided for the stream: no event, and the caller is told."""
         self.nothing(offset)
-        self.tell(live, command, code, reason)
+        self.tell(stream, command, code, reason)
 
-    def tell(self, live: Live, command: StreamCommand, code: str, reason: str) -> None:
+    def tell(self, stream: AnyStream, command: StreamCommand, code: str, reason: str) -> None:
         """A refusal that no event tells of, to the sender of the request that was decided last, if there is one."""
         request_id = getattr(command, "request_id", None)
         if request_id is None:
             return
         address, digest = getattr(command, "reply", ReplyAddress()), getattr(command, "command_hash", "")
         refused = Refuse(request_id=request_id, command_hash=digest, code=code, reason=reason, reply=address)
-        self._answer(live, [unrecorded_refusal(live.kind, live.stream_id, refused)])
+        self._answer(stream, [unrecorded_refusal(stream.kind, stream.stream_id, refused)])
 
     def nothing(self, offset: int) -> None:
         """The request at ``offset`` leads to no event (sent on, or not there)."""
@@ -197,44 +198,40 @@ class Decider:
     # ---- outcomes
 
     def outcome(
-        self, live: LiveSession, commands: Sequence[SessionCommand], done: Callable[[], None] | None = None
+        self, stream: SessionInMemory, commands: Sequence[SessionCommand], done: Callable[[], None] | None = None
     ) -> None:
         """Decide what a runner produced (or what a new owner does), as one decision."""
         facts: list[Fact] = []
-        session = live.session
+        session = stream.state
         for command in commands:
             decided = decide(session, command, self._policy())
             facts.extend(decided)
             if command is not commands[-1]:  # what comes after the last one is folded when it is recorded
                 for fact in decided:
                     session = evolve(session, fact)
-        self._record(live, facts, decided=None)
+        self._record(stream, facts, decided=None)
         if done is not None:
             self._group(0).done.append(done)
 
     # ---- recording
 
-    def _record(self, live: Live, facts: Sequence[Fact], *, decided: int | None) -> None:
+    def _record(self, stream: AnyStream, facts: Sequence[Fact], *, decided: int | None, found: Found = NOTHING) -> None:
         """Put a decision into a group and let the run-ahead state follow.
 
-        The state changes only after every record is encoded and fits: a failing decision leaves no trace.
+        Everything is as it was until every record is encoded and fits: a failing decision leaves no trace.
         """
-        state, messages = live.state, _messages(live)
-        kept = len(messages)
+        way_back, outbox, open_turns = stream.way_back(), stream.outbox, stream.open_turns
         records: list[NewRecord] = []
-        effects: list[tuple[int, Reply]] = []
-        ended: list[tuple[int, str]] = []
-        started: str | None = None
+        effects: list[Effect] = []
         size = 0
-        kind, stream_id, key = live.kind, live.stream_id, live.stream_id.encode()
+        kind, stream_id, key = stream.kind, stream.stream_id, stream.stream_id.encode()
         replied, now_ms, last = self._replied(), self._now_ms(), len(facts) - 1
         try:
             for index, fact in enumerate(facts):
-                event = fact.event
                 header = EventHeader(
                     stream_kind=kind,
                     stream_id=stream_id,
-                    stream_version=state.version + 1,
+                    stream_version=stream.version + 1,
                     epoch=self.epoch,
                     n=self._next_n + index,
                     accepted=decided if index == last and decided is not None else self.decided,
@@ -243,55 +240,57 @@ class Decider:
                     attempt=fact.attempt,
                     recorded_at=now_ms,
                 )
-                record = self._log.encode(header, event, key, _trace(live, state, fact))
+                record = self._log.encode(header, fact.event, key, _trace(stream, fact))
                 records.append(record)
                 size += record.size_bytes
-                live.note(fact)
-                if isinstance(event, TurnStarted):
-                    started = fact.turn_id
-                elif isinstance(event, TurnCancelled) and fact.turn_id:
-                    ended.append((index, fact.turn_id))
-                effects.extend([(index, reply) for reply in live.frames(state, fact)])  # type: ignore[arg-type]
-                state = live.fold(state, fact)  # type: ignore[arg-type]
+                effects += [Effect(index=index, stream=stream, reply=reply) for reply in stream.take(fact, found)]
             group = self._group(size)
-            base = len(group.records)
-            work = _work(live, state, facts, started, base + last) if isinstance(state, Session) else []
+            if isinstance(stream, SessionInMemory):
+                effects = [*_cancels(stream, facts), *effects, *_work(stream, facts)]
         except BaseException:
-            del messages[kept:]
+            way_back()
             raise
+        base = len(group.records)
+        if base:
+            effects = [replace(effect, index=base + effect.index) for effect in effects]
         self._next_n += len(records)
-        if isinstance(live, LiveSession) and isinstance(state, Session):
-            self.open_turns += state.open_turns - live.session.open_turns
-        if state.outbox is not live.outbox:
-            group.outboxes[kind, stream_id] = state.outbox
-        group.states.append((live, live.state, kept))
-        live.become(state)  # type: ignore[arg-type]
+        self.open_turns += stream.open_turns - open_turns
+        if stream.outbox is not outbox:
+            group.outboxes[kind, stream_id] = stream.outbox
+        group.ways_back.append(way_back)
         group.records += records
-        group.touched += [live] * len(records)
+        group.touched += [stream] * len(records)
         group.size_bytes += size
-        group.effects += [Effect(index=base + index, live=live, cancel=turn_id) for index, turn_id in ended]
-        group.effects += [*(Effect(index=base + index, live=live, reply=reply) for index, reply in effects), *work]
+        group.effects += effects
         if decided is not None:
             group.covered = decided
             self.decided = decided
 
 
-def _work(live: Live, session: Session, facts: Sequence[Fact], started: str | None, index: int) -> list[Effect]:
+def _cancels(stream: SessionInMemory, facts: Sequence[Fact]) -> list[Effect]:
+    """Runners that have to stop."""
+    return [
+        Effect(index=index, stream=stream, cancel=fact.turn_id)
+        for index, fact in enumerate(facts)
+        if fact.turn_id and isinstance(fact.event, TurnCancelled)
+    ]
+
+
+def _work(stream: SessionInMemory, facts: Sequence[Fact]) -> list[Effect]:
     """What the session's actor has to do after a decision."""
     effects: list[Effect] = []
-    if started and session.running == started:
-        effects.append(Effect(index=index, live=live, start=started))
+    session, last = stream.state, len(facts) - 1
+    started = [fact.turn_id for fact in facts if isinstance(fact.event, TurnStarted)]
+    if started and session.running == started[-1]:
+        effects.append(Effect(index=last, stream=stream, start=session.running))
     if facts and isinstance(facts[-1].event, HistoryCompactionRequested):
-        effects.append(Effect(index=index, live=live, compact=session.owed_runs[-1]))
+        effects.append(Effect(index=last, stream=stream, compact=session.owed_runs[-1]))
     return effects
 
 
-def _messages(live: Live) -> list[HistoryMessage]:
-    return live.history if isinstance(live, LiveSession) else []
-
-
-def _trace(live: Live, state: Session | Channel, fact: Fact) -> Sequence[tuple[str, bytes]]:
+def _trace(stream: AnyStream, fact: Fact) -> Sequence[tuple[str, bytes]]:
     """The trace context of the request that caused this event."""
-    cause = live.trace_of(state, fact) or fact.event  # type: ignore[arg-type]
-    parent = getattr(cause, "traceparent", None)
-    return trace_headers(parent, getattr(cause, "tracestate", None)) if parent else ()
+    cause = stream.asked_by(fact)
+    if cause is None or not cause.traceparent:
+        return ()
+    return trace_headers(cause.traceparent, cause.tracestate)

@@ -12,7 +12,7 @@ from turnlog_workers.sessions.history_compactor import UnrecordableError
 from turnlog_workers.shard.containment import Containment
 from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.run_ahead import Decider, Decision
-from turnlog_workers.shard.stream_in_memory import LiveSession, closed_to_decisions
+from turnlog_workers.shard.session_in_memory import SessionInMemory
 
 _MAX_OUTCOMES = 500
 
@@ -46,9 +46,9 @@ class ServedOutcomes:
 
         def recorded(done: asyncio.Future[None]) -> None:
             if not done.cancelled() and (error := done.exception()) is not None:
-                live = self._resident.sessions.get(session_id)
-                if live is not None and isinstance(error, Exception):
-                    self._containment.set_aside(live, "the end of its work", error)
+                stream = self._resident.sessions.get(session_id)
+                if stream is not None and isinstance(error, Exception):
+                    self._containment.set_aside(stream, "the end of its work", error)
 
         done.add_done_callback(recorded)
         self.put(session_id, [outcome], done)
@@ -59,26 +59,26 @@ class ServedOutcomes:
 
     def decide(self, outcome: Outcome) -> None:
         """Decide it, or tell its actor why it cannot be recorded."""
-        live, done = self._resident.sessions[outcome.session_id], outcome.done
-        closed = closed_to_decisions(live)
+        stream, done = self._resident.sessions[outcome.session_id], outcome.done
+        closed = stream.closed
         try:
             if closed is not None:
                 raise UnrecordableError(closed[1])
-            self._decider.outcome(live, outcome.commands, partial(_confirm, done))
+            self._decider.outcome(stream, outcome.commands, partial(_confirm, done))
             again = partial(self._decide_again, outcome)
-            self._decider.note(Decision(again, partial(self._refused, live, done)))
+            self._decider.note(Decision(again, partial(self._refused, stream, done)))
         except Exception as error:
-            self._fail(live, done, error)
+            self._fail(stream, done, error)
 
     async def _decide_again(self, outcome: Outcome) -> None:
         self.decide(outcome)
 
-    async def _refused(self, live: LiveSession, done: asyncio.Future[None], error: RecordsRefusedError) -> None:
-        self._fail(live, done, error)
+    async def _refused(self, stream: SessionInMemory, done: asyncio.Future[None], error: RecordsRefusedError) -> None:
+        self._fail(stream, done, error)
 
-    def _fail(self, live: LiveSession, done: asyncio.Future[None], error: Exception) -> None:
+    def _fail(self, stream: SessionInMemory, done: asyncio.Future[None], error: Exception) -> None:
         if not done.done():
-            done.set_exception(self._containment.unrecordable(live, error))
+            done.set_exception(self._containment.unrecordable(stream, error))
 
     def close(self) -> None:
         """Whoever waits is cancelled."""

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from turnlog_schemas.commands import ResetRunner
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
-from turnlog_streams.reply_frames import unrecorded_refusal
-from turnlog_streams.session.commands import AcceptChat, Cancel, Refuse
-from turnlog_streams.session.opening import refuses
-from turnlog_streams.session.state import Session
+from turnlog_streams.lookups import Found
+from turnlog_streams.refusals import Refuse
+from turnlog_streams.reply import unrecorded_refusal
+from turnlog_streams.session.commands import AcceptChat, Cancel
+from turnlog_streams.session.membership import refuses
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
@@ -24,11 +25,13 @@ from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted
 from turnlog_workers.shard.forwarder import Forwarder
 from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.run_ahead import Decider, Decision, DecisionTooLargeError
-from turnlog_workers.shard.stream_in_memory import Live, LiveSession, closed_to_decisions
+from turnlog_workers.shard.session_in_memory import SessionInMemory
+from turnlog_workers.shard.stream import AnyStream
 from turnlog_workers.shard.worker_context import WorkerContext
+from turnlog_workers.store.port import StoreError
 
 log = logging.getLogger(__name__)
-Found = RequestRecord | UnreadableRange | None
+Fetched = RequestRecord | UnreadableRange | None
 
 
 class TakenRequest(NamedTuple):
@@ -97,14 +100,14 @@ class ServedRequests:
         """Prepare no more; the next claim does it again."""
         await end(self._preparing)
 
-    def _at_once(self, offset: int, found: Found) -> TakenRequest | None:
+    def _at_once(self, offset: int, found: Fetched) -> TakenRequest | None:
         """What can be decided at once; ``None``: something has to be asked or stored before."""
         if not isinstance(found, RequestRecord):
             return TakenRequest(offset, item=found)
         item = self._context.read_at_once(found)
         return TakenRequest(offset, found, item) if isinstance(item, ForStream) else None
 
-    async def _prepared(self, found: list[tuple[int, Found]], taken: list[TakenRequest | None]) -> list[TakenRequest]:
+    async def _prepared(self, found: list[tuple[int, Fetched]], taken: list[TakenRequest | None]) -> list[TakenRequest]:
         prepared = [
             each if each is not None else await self._prepare(offset, record)
             for (offset, record), each in zip(found, taken, strict=True)
@@ -118,7 +121,7 @@ class ServedRequests:
         )
         return prepared
 
-    async def _prepare(self, offset: int, record: Found) -> TakenRequest:
+    async def _prepare(self, offset: int, record: Fetched) -> TakenRequest:
         """Look for what a request names, or send it on. Doing it again, after a crash, does no harm."""
         assert isinstance(record, RequestRecord)
         item = await persistently(partial(self._context.read, record, self._there_since(offset)))
@@ -137,7 +140,7 @@ class ServedRequests:
             self._seen_end, self._seen_at = max(self._inbox.known_end, offset + 1), self._context.now()
         return self._seen_at
 
-    async def _next_requests(self) -> list[tuple[int, Found]]:
+    async def _next_requests(self) -> list[tuple[int, Fetched]]:
         while (missing_to := self._inbox.missing_from(self._next)) > self._next:
             expected = self._context.membership.rebalancing  # then nothing is delivered
             first = await self._inbox.fill(
@@ -152,7 +155,7 @@ class ServedRequests:
                 log.error("requests %d to %d were deleted unread", *lost, extra=self._place())
                 self._lost(*lost, "the broker deleted them unread")
                 self._next = first
-        records: list[tuple[int, Found]] = []
+        records: list[tuple[int, Fetched]] = []
         while self._inbox.has(self._next) and len(records) < self._context.limits.max_group_requests:
             found = self._inbox.get(self._next)
             records.append((self._next, found))
@@ -172,13 +175,16 @@ class ServedRequests:
         elif isinstance(item, Unreadable):
             self._parked(offset, item.code, item.reason, item.told)
         elif isinstance(item, ForStream):
-            live = self._resident.get(item.kind, item.stream_id)
-            live.last_used = self._context.now()
+            stream = self._resident.get(item.kind, item.stream_id)
+            stream.last_used = self._context.now()
             for last_try in (False, True):
                 try:
-                    self._decide(offset, live, item.command, with_partial=not last_try)
+                    found = await self._resident.find(stream, partial(stream.needs, item.command))
+                    self._decide(offset, stream, item.command, found, with_partial=not last_try)
                     self._decider.note(Decision(partial(self.decide, request), partial(self._unstorable, request)))
                     return
+                except StoreError:
+                    raise
                 except Exception as error:
                     if not last_try:
                         continue
@@ -190,22 +196,28 @@ class ServedRequests:
                     reason = f"deciding it failed twice: {type(error).__name__}"
                     await self._park(record, "undecidable", reason, refused_command(item, "undecidable", reason))
 
-    def _decide(self, offset: int, live: Live, command: StreamCommand, *, with_partial: bool) -> None:
+    def _decide(
+        self, offset: int, stream: AnyStream, command: StreamCommand, found: Found, *, with_partial: bool
+    ) -> None:
         """``with_partial``: what the running turn has said goes into the decision; a cancel must not fail of it."""
-        closed = closed_to_decisions(live)
+        closed = stream.closed
         if closed is not None:
-            self._decider.refuse(offset, live, command, *closed)
+            self._decider.refuse(offset, stream, command, *closed)
             return
-        if isinstance(live, LiveSession) and isinstance(command, AcceptChat | Cancel):
-            text = live.partial_text() if with_partial else ""
-            command = replace(command, partial=text, usage=live.unrecorded_usage())
-        self._decider.request(offset, live, command)
+        if isinstance(stream, SessionInMemory) and isinstance(command, AcceptChat | Cancel):
+            text = stream.partial_text() if with_partial else ""
+            command = replace(command, partial=text, usage=stream.unrecorded_usage())
+        self._decider.request(offset, stream, command, found)
         done = self._decider.groups[-1].done
         if isinstance(command, ReceiveForward):
-            refused = isinstance(live.state, Session) and refuses(live.state, command)
-            done.append(partial(self._forwarder.receipt, live.kind, live.stream_id, command, refused=refused))
-        elif isinstance(command, Query) and isinstance(command.query, ResetRunner) and isinstance(live, LiveSession):
-            done.append(live.reset_runner)
+            refused = isinstance(stream, SessionInMemory) and refuses(stream.state, command)
+            done.append(partial(self._forwarder.receipt, stream.kind, stream.stream_id, command, refused=refused))
+        elif (
+            isinstance(command, Query)
+            and isinstance(command.query, ResetRunner)
+            and isinstance(stream, SessionInMemory)
+        ):
+            done.append(stream.reset_runner)
 
     async def _unstorable(self, request: TakenRequest, error: RecordsRefusedError) -> None:
         """The log does not take what the request leads to. It takes a refusal, or a dead letter at least."""

@@ -36,7 +36,7 @@ from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.run_ahead import Decider, Decision, Effect, Group
 from turnlog_workers.shard.served_outcomes import ServedOutcomes
 from turnlog_workers.shard.served_requests import ServedRequests
-from turnlog_workers.shard.stream_in_memory import LiveSession, closed_to_decisions
+from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.shard.unsaved import Unsaved
 from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.port import PartitionStore, StoreError
@@ -139,19 +139,19 @@ class Serving:
 
     def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
         """An ephemeral frame of the running attempt."""
-        live = self.resident.sessions.get(turn.session_id)
-        if live is not None:
-            self._frames.delta(live, turn, frame)
+        stream = self.resident.sessions.get(turn.session_id)
+        if stream is not None:
+            self._frames.delta(stream, turn, frame)
 
     def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
         """What the runner of the running turn gets; ``None``: the turn is over."""
-        live = self.resident.sessions[session_id]
-        return live.turn_input(turn_id, self._epoch.epoch) if live.session.running == turn_id else None
+        stream = self.resident.sessions[session_id]
+        return stream.turn_input(turn_id, self._epoch.epoch) if stream.state.running == turn_id else None
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
         """What a run of history compaction depends on."""
-        live = self.resident.sessions[session_id]
-        return live.compaction_input(self._context.policy(), self._epoch.epoch, usage)
+        stream = self.resident.sessions[session_id]
+        return stream.compaction_input(self._context.policy(), self._epoch.epoch, usage)
 
     def notice(self, events_end: int, requests_end: int, *, patience_s: float) -> None:
         """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here.
@@ -172,7 +172,7 @@ class Serving:
     @property
     def running_turns(self) -> int:
         """Sessions with a turn at work."""
-        return sum(live.turn_at_work for live in self.resident.sessions.values())
+        return sum(stream.turn_at_work for stream in self.resident.sessions.values())
 
     # ---- the loop
 
@@ -183,45 +183,47 @@ class Serving:
         streams = {(waiting.kind, waiting.stream_id) for waiting in unanswered}.union(waiting_streams)
         await self.resident.use(streams)
         unfinished = [self.resident.sessions[name] for kind, name in waiting_streams if kind == SESSION]
-        self._decider.open_turns = sum(live.session.open_turns for live in unfinished)
+        self._decider.open_turns = sum(stream.open_turns for stream in unfinished)
         for waiting in unanswered:
             with self._containment.around(self.resident.get(waiting.kind, waiting.stream_id), "its answers"):
-                self._answer_again(waiting)
-        for live in unfinished:
-            with self._containment.around(live, "its unfinished turn"):
-                self._resume_turn(live)
+                await self._answer_again(waiting)
+        for stream in unfinished:
+            with self._containment.around(stream, "its unfinished turn"):
+                self._resume_turn(stream)
         await self._group_commit.everything()
         for kind, name in streams:
-            stream = self.resident.get(kind, name)
-            with self._containment.around(stream, "what it has to forward"):
-                self._forwarder.note(kind, name, stream.outbox)
-        for live in unfinished:
-            with self._containment.around(live, "a history compaction that it owes"):
-                for owed in live.session.owed_runs if closed_to_decisions(live) is None else ():
-                    self._actor(live).compact(owed)
+            source = self.resident.get(kind, name)
+            with self._containment.around(source, "what it has to forward"):
+                self._forwarder.note(kind, name, source.outbox)
+        for stream in unfinished:
+            with self._containment.around(stream, "a history compaction that it owes"):
+                for owed in stream.state.owed_runs if stream.closed is None else ():
+                    self._actor(stream).compact(owed)
         self.resident.release()
 
-    def _resume_turn(self, live: LiveSession) -> None:
-        session = live.session
+    def _resume_turn(self, stream: SessionInMemory) -> None:
+        session = stream.state
         turn_id = session.running or next(iter(session.queue), None)
-        if turn_id is not None and closed_to_decisions(live) is None:
+        if turn_id is not None and stream.closed is None:
             resume = ResumeTurn(turn_id=turn_id, attempt=session.turns[turn_id].attempt)
-            self._decider.outcome(live, [resume])
-            self._decider.note(Decision(partial(self._resume_again, live), partial(self._not_resumed, live)))
+            self._decider.outcome(stream, [resume])
+            self._decider.note(Decision(partial(self._resume_again, stream), partial(self._not_resumed, stream)))
 
-    async def _resume_again(self, live: LiveSession) -> None:
-        with self._containment.around(live, "its unfinished turn"):
-            self._resume_turn(live)
+    async def _resume_again(self, stream: SessionInMemory) -> None:
+        with self._containment.around(stream, "its unfinished turn"):
+            self._resume_turn(stream)
 
-    async def _not_resumed(self, live: LiveSession, error: RecordsRefusedError) -> None:
-        self._containment.set_aside(live, "its unfinished turn", error)
+    async def _not_resumed(self, stream: SessionInMemory, error: RecordsRefusedError) -> None:
+        self._containment.set_aside(stream, "its unfinished turn", error)
 
-    def _answer_again(self, waiting: Unanswered) -> None:
-        live = self.resident.get(waiting.kind, waiting.stream_id)
-        reply = live.answer_of(waiting.request_id, waiting.command_hash)
+    async def _answer_again(self, waiting: Unanswered) -> None:
+        stream = self.resident.get(waiting.kind, waiting.stream_id)
+        request = waiting.request_id, waiting.command_hash
+        found = await self.resident.find(stream, partial(stream.answer_needs, *request))
+        reply = stream.answer_of(*request, found)
         if reply is not None:
             # Until it is sent, the next owner must do the same: ``replied`` stays below its event.
-            self._frames.send(live, reply, offset=waiting.log_offset)
+            self._frames.send(stream, reply, offset=waiting.log_offset)
 
     async def run(self) -> None:
         """Serve until something raises: :class:`FencedError` or a ``LogError``."""
@@ -290,7 +292,7 @@ class Serving:
             try:
                 self._take_effect(effect, base)
             except Exception as error:
-                self._containment.set_aside(effect.live, "an effect of what was decided", error)
+                self._containment.set_aside(effect.stream, "an effect of what was decided", error)
         crash_point("shard.before_ack")
         if group.covered >= 0:
             self._inbox.cover(group.covered)
@@ -304,49 +306,49 @@ class Serving:
                 self._forwarder.note(kind, name, outbox)
 
     def _take_effect(self, effect: Effect, base: int) -> None:
-        if effect.cancel is not None and isinstance(effect.live, LiveSession):
-            effect.live.cancel_turn(effect.cancel)
+        if effect.cancel is not None and isinstance(effect.stream, SessionInMemory):
+            effect.stream.cancel_turn(effect.cancel)
         if effect.reply is not None:
-            self._frames.send(effect.live, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
-        if effect.start is not None and isinstance(effect.live, LiveSession):
-            self._start(effect.live, effect.start)
-        if effect.compact is not None and isinstance(effect.live, LiveSession):
-            self._actor(effect.live).compact(effect.compact)
+            self._frames.send(effect.stream, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
+        if effect.start is not None and isinstance(effect.stream, SessionInMemory):
+            self._start(effect.stream, effect.start)
+        if effect.compact is not None and isinstance(effect.stream, SessionInMemory):
+            self._actor(effect.stream).compact(effect.compact)
 
     def _confirmed(self, group: Group, base: int) -> None:
-        for index, (record, live) in enumerate(zip(group.records, group.touched, strict=True)):
+        for index, (record, stream) in enumerate(zip(group.records, group.touched, strict=True)):
             self.unsaved.append(
                 LoggedEvent(
                     partition=self._partition, offset=base + index, header=record.header, payload=record.payload
                 ),
                 record.size_bytes,
             )
-            if live is not None:
-                live.last_offset = base + index
+            if stream is not None:
+                stream.last_offset = base + index
         crash_point("shard.after_accept")
         if any(isinstance(record.payload, _TERMINAL) for record in group.records):
             crash_point("shard.after_terminal")
 
-    def _start(self, live: LiveSession, turn_id: str) -> None:
-        turn = live.session.turns.get(turn_id)
-        if turn is None or live.session.running != turn_id:
+    def _start(self, stream: SessionInMemory, turn_id: str) -> None:
+        turn = stream.state.turns.get(turn_id)
+        if turn is None or stream.state.running != turn_id:
             return
-        self._actor(live).start(
-            turn_id, turn.attempt, next_message_seq=live.session.messages + 1, failures=turn.runner_failures
+        self._actor(stream).start(
+            turn_id, turn.attempt, next_message_seq=stream.state.messages + 1, failures=turn.runner_failures
         )
 
-    def _actor(self, live: LiveSession) -> SessionActor:
-        if live.actor is None:
-            live.actor = SessionActor(
-                live.session.session_id,
+    def _actor(self, stream: SessionInMemory) -> SessionActor:
+        if stream.actor is None:
+            stream.actor = SessionActor(
+                stream.state.session_id,
                 host=self,
                 make_runner=self._context.make_runner,
                 running=self._context.running,
                 limits=self._context.actor_limits,
                 toolbox=self._context.toolbox,
             )
-        live.last_used = self._context.now()
-        return live.actor
+        stream.last_used = self._context.now()
+        return stream.actor
 
     # ---- upkeep
 
@@ -367,7 +369,7 @@ class Serving:
         self._outcomes.close()
         for sure in self._doubts:
             sure.cancel()
-        actors = [live.actor for live in self.resident.sessions.values() if live.actor is not None]
+        actors = [stream.actor for stream in self.resident.sessions.values() if stream.actor is not None]
         await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
         self.resident.sessions.clear()
         self._context.waiting_for_turns.discard(self.wake)

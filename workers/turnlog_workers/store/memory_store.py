@@ -89,6 +89,7 @@ class MemoryStore:
         messages = self._data.messages.get(row.stream_offset, []) if row.kind == SESSION else []
         return LoadedStream(
             state=stream.state,
+            rows=stream.rows,
             history=[stored_message(message) for message in messages],
             last_offset=stream.last_offset,
             unknown_events=stream.unknown_events,

@@ -377,6 +377,7 @@ def _load(connection: duckdb.DuckDBPyConnection, names: Collection[StreamName]) 
     return {
         name: LoadedStream(
             state=stream.state,
+            rows=stream.rows,
             history=histories.get(stream.stream_offset, []),
             last_offset=stream.last_offset,
             unknown_events=stream.unknown_events,

@@ -10,6 +10,7 @@ from typing import Protocol
 from turnlog_streams.folding.fold import StreamName, StreamState
 from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.lookups import RowsInMemory
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 
 
@@ -27,6 +28,7 @@ class LoadedStream:
 
     state: StreamState
     history: Sequence[HistoryMessage] = ()  #: of a session
+    rows: RowsInMemory | None = None  #: of a channel: what its decisions look up
     last_offset: int = -1  #: of its newest event
     unknown_events: int = 0  #: above 0: written by a newer version, nothing may be decided for it here
 

@@ -1,16 +1,7 @@
-"""Names that follow from others: a session's channel from its id, its title from the first message."""
+"""A session's title, where nobody gave it one."""
 
-import re
-
-_CHANNEL_AND_SUFFIX = re.compile(r"(.+)-[0-9a-f]{8}")
 _TITLE_MAX = 60
 _TITLE_MIN = 20
-
-
-def channel_of(session_id: str) -> str:
-    """The channel that a session id tells: generated ids are channel, ``-``, 8 hex digits; else the id itself."""
-    match = _CHANNEL_AND_SUFFIX.fullmatch(session_id)
-    return match.group(1) if match else session_id
 
 
 def auto_title(text: str) -> str:

@@ -1,0 +1,263 @@
+"""A session in memory: its state and its messages, its answers, and what its runner gets."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from turnlog_schemas import commands as cmd
+from turnlog_schemas import frames as fr
+from turnlog_schemas.events import SESSION, MessageStored
+from turnlog_schemas.parts import NO_USAGE, ReplyAddress, Usage
+from turnlog_streams.channel.commands import ChangeChannel
+from turnlog_streams.facts import Fact
+from turnlog_streams.forwarding import Forward, ReceiveForward, ReceiveReceipt
+from turnlog_streams.history.compaction_plan import SessionHistory, needs_history_compaction, session_tokens
+from turnlog_streams.history.messages import HistoryMessage, history_message, of_turn
+from turnlog_streams.history.tokens import Weights, measured_prompt, prompt_tokens, with_margin
+from turnlog_streams.history.view import assemble, summary_message
+from turnlog_streams.lookups import NOTHING, Found, Lookup
+from turnlog_streams.policy import Policy
+from turnlog_streams.refusals import Refuse
+from turnlog_streams.reply import Reply
+from turnlog_streams.reply_frames import history_page, replies_to, reply_again, session_info
+from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, RequestHistoryCompaction, SessionCommand
+from turnlog_streams.session.decide import answer_needs, decide, known_answer, session_needs
+from turnlog_streams.session.state import Session, evolve
+from turnlog_workers.intake.request_reader import Query, StreamCommand
+from turnlog_workers.runners.base import TurnInput
+from turnlog_workers.sessions.history_compactor import CompactionInput
+from turnlog_workers.sessions.session_actor import SessionActor
+from turnlog_workers.shard.stream import Stream
+
+
+class SessionInMemory(Stream[Session]):
+    """A session: its state, its messages, and what runs for it."""
+
+    kind = SESSION
+
+    def __init__(self, state: Session, history: Iterable[HistoryMessage] = ()) -> None:
+        super().__init__(state)
+        self.history = list(history)
+        self.actor: SessionActor | None = None
+        self.frame_seqs: dict[tuple[str | None, int], int] = {}
+        self.weights = Weights()  #: tokens of its messages, as far as they were counted
+        self._counted = (0, 0)  #: messages, and what they weigh together
+
+    @property
+    def stream_id(self) -> str:
+        """The session id."""
+        return self.state.session_id
+
+    @property
+    def version(self) -> int:
+        """Of the stream."""
+        return self.state.version
+
+    @property
+    def outbox(self) -> tuple[Forward, ...]:
+        """Pending forwards."""
+        return self.state.outbox
+
+    @property
+    def open_turns(self) -> int:
+        """Turns that are accepted and not ended."""
+        return len(self.state.turns)
+
+    @property
+    def busy(self) -> bool:
+        """Must it stay in memory?"""
+        if self.set_aside:
+            return self.actor is not None and self.actor.busy
+        session = self.state
+        owes = session.open_turns or session.outbox or session.owed_runs
+        return bool(owes or (self.actor is not None and self.actor.busy))
+
+    @property
+    def turn_at_work(self) -> bool:
+        """Has a turn a runner, or is its end on its way to the log? Decided is not confirmed."""
+        running = self.state.running is not None and not self.set_aside
+        return running or (self.actor is not None and self.actor.awaits_end)
+
+    # ---- decide
+
+    def needs(self, command: StreamCommand, found: Found) -> Lookup | None:
+        """The rows that deciding and answering a command depends on."""
+        return None if isinstance(command, Query) else session_needs(self.state, _of_session(command), found)
+
+    def answer_needs(self, request_id: str, command_hash: str, found: Found) -> Lookup | None:
+        """The rows that giving an answer again depends on."""
+        return answer_needs(self.state, request_id, command_hash, found)
+
+    def look_up(self, lookup: Lookup) -> Found:
+        """Nothing: a session's state has all of its answers and marks."""
+        return NOTHING
+
+    def decide(self, command: StreamCommand, policy: Policy, found: Found) -> list[Fact]:
+        """The pure decision. A query decides to nothing."""
+        return [] if isinstance(command, Query) else decide(self.state, _of_session(command), policy, found)
+
+    # ---- evolve
+
+    def take(self, fact: Fact, found: Found = NOTHING) -> list[Reply]:
+        """Become what a decided fact leads to; the frames that tell of it."""
+        before = self.state
+        if isinstance(fact.event, MessageStored):
+            self.history.append(history_message(fact.turn_id or "", fact.event))
+        replies = replies_to(before, fact, self.history)
+        self.state = evolve(before, fact)
+        return replies
+
+    def way_back(self) -> Callable[[], None]:
+        """Call it to make the session what it is now."""
+        state, messages = self.state, len(self.history)
+
+        def back() -> None:
+            self.state = state
+            del self.history[messages:]
+
+        return back
+
+    # ---- answers
+
+    def asked_by(self, fact: Fact) -> ReplyAddress | None:
+        """Where the request that caused a fact is answered: its turn tells, or the fact itself."""
+        turn = self.state.turns.get(fact.turn_id or "")
+        return turn.reply if turn is not None else super().asked_by(fact)
+
+    def answers(self, command: StreamCommand, facts: Sequence[Fact], policy: Policy, found: Found) -> list[Reply]:
+        """What the sender of a request gets beside the frames of its facts."""
+        if isinstance(command, Query):
+            return [self._answer_query(command, policy)]
+        if isinstance(command, ReceiveForward | ReceiveReceipt | ChangeChannel):
+            return []
+        if facts and not isinstance(command, Cancel):
+            return []
+        answer = known_answer(self.state, command.request_id, command.command_hash, found)
+        if answer is None or (facts and answer.kind == "refused"):  # a refusal's frame is its fact's
+            return []
+        reply = reply_again(self.state, answer, command.request_id, command.reply, self.history)
+        return [reply] if reply is not None else []
+
+    def answer_of(self, request_id: str, command_hash: str, found: Found) -> Reply | None:
+        """The answer that a request has in the log, to where it was asked."""
+        answer = known_answer(self.state, request_id, command_hash, found)
+        return None if answer is None else reply_again(self.state, answer, request_id, answer.reply, self.history)
+
+    def _answer_query(self, query: Query, policy: Policy) -> Reply:
+        frame: fr.Frame
+        if not self.state.exists:
+            frame = fr.RequestRefused(code="not_found", reason=f"session {self.stream_id} does not exist")
+        elif isinstance(query.query, cmd.GetHistory):
+            frame = history_page(
+                self.history,
+                query.query.after,
+                max(1, min(query.query.limit, 1000)),
+                self.state.history_compaction.summary,
+                skip_covered=query.query.skip_covered,
+                framing=query.reply.framing,
+            )
+        else:
+            history, bounds = self.session_history(), self.state.history_policy(policy.history)
+            frame = session_info(
+                self.state,
+                session_tokens(history),
+                needs_compaction=needs_history_compaction(history, bounds),
+            )
+        channel = self.state.channel
+        return Reply(frame=frame, address=query.reply, request_id=query.request_id, channel=channel)
+
+    def partial_text(self) -> str:
+        """What the running turn has said since its last message."""
+        return self.actor.partial_text if self.actor is not None else ""
+
+    def unrecorded_usage(self) -> Usage:
+        """What the running turn has cost and the log does not have."""
+        return self.actor.unrecorded_usage if self.actor is not None else NO_USAGE
+
+    def cancel_turn(self, turn_id: str) -> None:
+        """Stop the turn's runner, if it is the one at work."""
+        if self.actor is not None:
+            self.actor.cancel(turn_id)
+
+    def reset_runner(self) -> None:
+        """The next turn makes a new runner."""
+        if self.actor is not None:
+            self.actor.reset()
+
+    def next_frame_seq(self, reply: Reply) -> int:
+        """Position of the next frame in its attempt, from 0; a terminal frame ends the count."""
+        key = (reply.turn_id, reply.attempt)
+        seq = self.frame_seqs.get(key, 0)
+        if reply.terminal:
+            self.frame_seqs = {k: v for k, v in self.frame_seqs.items() if k[0] != reply.turn_id}
+        else:
+            self.frame_seqs[key] = seq + 1
+        return seq
+
+    def turn_input(self, turn_id: str, epoch: int) -> TurnInput:
+        """What the runner of the running turn gets."""
+        turn = self.state.turns[turn_id]
+        view = assemble(self.history, self.state.history_compaction.summary, keep_open_calls=True).messages
+        return TurnInput(
+            session_id=self.state.session_id,
+            turn_id=turn_id,
+            attempt=turn.attempt,
+            turn_number=self.state.turn_count,
+            fencing_token=epoch,
+            model=turn.model or "",
+            instructions=self.state.instructions,
+            user_content=turn.content,
+            history=[message for message in view if message.turn_id != turn_id],
+            turn_messages=of_turn(self.history, turn_id)[1:],
+            assembled=view,
+            metadata=dict(self.state.metadata),  # a runner's own: it may write into it
+            channel=self.state.channel or "",
+            spent=turn.spent,
+        )
+
+    # ---- history compaction
+
+    def session_history(self, usage: Usage | None = None) -> SessionHistory:
+        """What plans depend on. ``usage``: what the running attempt has reported so far."""
+        session = self.state
+        measure = None
+        if usage is not None and session.running is not None:
+            measure = measured_prompt(of_turn(self.history, session.running), usage)
+        return SessionHistory(
+            session_id=session.session_id,
+            messages=self.history,
+            instructions=session.instructions,
+            state=session.history_compaction,
+            measure=measure or session.measure,
+            weights=self.weights,
+        )
+
+    def compaction_input(self, policy: Policy, epoch: int, usage: Usage | None = None) -> CompactionInput:
+        """What a run of history compaction depends on."""
+        return CompactionInput(
+            history=self.session_history(usage),
+            bounds=self.state.history_policy(policy.history),
+            policy=policy,
+            fencing_token=epoch,
+            tokens_at_most=self._tokens_at_most(usage),
+        )
+
+    def _tokens_at_most(self, usage: Usage | None) -> int:
+        """No fewer than the assembled history has, found without assembling it: most sessions are far from a limit."""
+        count, weight = self._counted
+        if count > len(self.history):  # a failed decision's messages are gone again
+            count = weight = 0
+        weight += sum(map(self.weights, self.history[count:]))
+        self._counted = (len(self.history), weight)
+        session = self.state
+        measured = max(usage.last_input_tokens if usage else 0, session.measure.input_tokens if session.measure else 0)
+        summary = session.history_compaction.summary
+        weight += prompt_tokens([summary_message(summary)] if summary else [], session.instructions)
+        return measured + with_margin(weight)
+
+
+def _of_session(command: StreamCommand) -> SessionCommand:
+    """What the reader of requests sends to sessions only."""
+    if isinstance(
+        command, AcceptChat | Refuse | Cancel | Archive | RequestHistoryCompaction | ReceiveForward | ReceiveReceipt
+    ):
+        return command
+    raise TypeError(f"a session takes no {type(command).__name__}")

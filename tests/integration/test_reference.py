@@ -167,6 +167,12 @@ async def chatted(scene: Scene) -> None:
     await scene.client.chat(scene.session_id, "Hello").result()
 
 
+async def chatted_in_channel(scene: Scene) -> None:
+    await nothing(scene)
+    new = NewSession(channel=scene.name)
+    await scene.client.chat(scene.session_id, "Hello", new_session=new).result()
+
+
 async def created(scene: Scene) -> None:
     scene.session_id = (await scene.client.create(scene.name)).session_id
 
@@ -210,6 +216,12 @@ async def waiting(scene: Scene) -> None:
     await scene.queued("Later")
 
 
+async def waiting_in_channel(scene: Scene) -> None:
+    await chatted_in_channel(scene)
+    await scene.started("Go")
+    await scene.queued("Later")
+
+
 Step = Callable[[Scene], Awaitable[object]]
 
 
@@ -234,8 +246,15 @@ COMPACT = Operation(before=to_be_compacted, verb=lambda scene: scene.client.comp
 CREATE = Operation(before=nothing, verb=lambda scene: scene.client.create(scene.name))
 RESOLVE = Operation(before=nothing, verb=lambda scene: scene.client.resolve(scene.name))
 ARCHIVE = Operation(before=created, verb=lambda scene: scene.client.archive(scene.session_id, scene.name))
+BY_ITS_ID: Step = lambda scene: scene.client.archive(scene.session_id)  # noqa: E731
 OPERATIONS: dict[str, Operation] = {
     "chat with a new session": Operation(before=nothing, verb=chat()),
+    "chat with a new session of a channel": Operation(
+        before=nothing,
+        verb=lambda scene: scene.client.chat(
+            scene.session_id, "Hi", new_session=NewSession(channel=scene.name)
+        ).result(),
+    ),
     "chat": Operation(before=chatted, verb=chat()),
     "first chat with a session that was created without a title": Operation(before=created, verb=chat()),
     "chat with a session that is not the active one": Operation(before=overtaken, verb=chat()),
@@ -258,8 +277,10 @@ OPERATIONS: dict[str, Operation] = {
     "resolve a channel without an active session": RESOLVE,
     "resolve": Operation(before=created, verb=RESOLVE.verb),
     "rotate": Operation(before=created, verb=lambda scene: scene.client.rotate(scene.name)),
+    "archive a session of no channel": Operation(before=chatted, verb=BY_ITS_ID),
+    "archive a session of a channel by its id": Operation(before=created, verb=BY_ITS_ID),
     "archive": ARCHIVE,
-    "archive with a queued turn": Operation(before=waiting, verb=ARCHIVE.verb),
+    "archive with a queued turn": Operation(before=waiting_in_channel, verb=ARCHIVE.verb),
     "archive the active one of two": Operation(before=overtaking, verb=ARCHIVE.verb),
     "active session of a channel": Operation(before=created, verb=lambda scene: scene.client.active(scene.name)),
 }

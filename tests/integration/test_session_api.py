@@ -22,7 +22,7 @@ from turnlog import (
 from turnlog_schemas import events as ev
 from turnlog_schemas.events import CHANNEL
 from turnlog_schemas.frames import Frame, TextDelta, ToolCallStarted, TurnAccepted, TurnStarted
-from turnlog_schemas.parts import content_text
+from turnlog_schemas.parts import NewSession, content_text
 from turnlog_streams.turn import INTERRUPTED_TEXT
 from turnlog_workers.devstack.broker import DevBroker
 
@@ -148,7 +148,7 @@ async def test_fifty_resolves_of_a_new_channel_give_one_session(stack: Deploymen
     assert len(opened) == 1
 
 
-async def test_the_active_session_is_the_most_recently_active(client: Client) -> None:
+async def test_the_active_session_is_the_one_opened_last_whoever_chats(client: Client) -> None:
     first = (await client.create("act")).session_id
     second = (await client.create("act", session_id="act-mine")).session_id
     assert second == "act-mine"
@@ -156,26 +156,46 @@ async def test_the_active_session_is_the_most_recently_active(client: Client) ->
     assert not (await client.get(first)).active
     assert (await client.resolve("act")).session_id == second
 
-    await client.chat(first, "I am still here").result()  # tells the channel, which makes it the active one again
+    await client.chat(first, "I am still here").result()  # changes nothing
+    assert (await client.active("act")).session_id == second
+    chatted = await client.chat("act-chat", "Hi", new_session=NewSession(channel="act")).result()
 
-    async def active() -> bool:
-        return (await client.active("act")).session_id == first
+    async def opened() -> bool:
+        return (await client.active("act")).session_id == chatted.session_id
 
-    await eventually_async(active, "the touched session is the active one")
+    await eventually_async(opened, "the session that a chat opened is the active one")
+    assert (await client.archive("act-chat")).channel == "act"
+    assert (await client.active("act")).session_id == second
+    assert (await client.archive(second, "act")).archived
+    assert (await client.active("act")).session_id == first
     assert not (await client.resolve("act")).created
 
-    async def both_heard() -> bool:
-        return bool((await client.get(first)).active and not (await client.get(second)).active)
+    async def heard() -> bool:
+        return bool((await client.get(first)).active)
 
-    await eventually_async(both_heard, "both sessions heard of it")
-    assert (await client.archive(first)).archived
-    assert (await client.active("act")).session_id == second
-    await client.archive(second, "act")
+    await eventually_async(heard, "it heard that it is the active one again")
+    await client.archive(first, "act")
     with pytest.raises(SessionNotFoundError, match="no active session"):
         await client.active("act")
     third = await client.resolve("act")
     assert third.created
     assert third.session_id not in (first, second)
+
+
+async def test_a_session_of_no_channel_is_archived_by_its_id(client: Client) -> None:
+    """However its id is spelled."""
+    await client.chat("lone-0123abcd", "Hi").result()
+    info = await client.get("lone-0123abcd")
+    assert (info.channel, info.active, info.archived) == (None, None, False)
+    with pytest.raises(SessionNotFoundError):
+        await client.active("lone")
+    with pytest.raises(SessionNotFoundError):
+        await client.archive("lone-0123abcd", "lone")
+    archived = await client.archive("lone-0123abcd", request_id="bye")
+    assert (archived.channel, archived.active, archived.archived) == (None, None, True)
+    assert await client.archive("lone-0123abcd", request_id="bye") == archived
+    with pytest.raises(SessionArchivedError):
+        await client.chat("lone-0123abcd", "Hi again").result()
 
 
 async def test_rotating_under_a_running_turn(client: Client) -> None:

@@ -5,7 +5,7 @@ of owners that were replaced, records twice, records after a hole, records under
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from turnlog_schemas.codec import UnknownPayload
 from turnlog_schemas.events import LOG_FORMAT, SESSION, EventHeader, PartitionClaimed, RequestsLost
-from turnlog_streams.reader_rule import NO_EPOCH, LogPosition, advance, advance_own, is_accepted, record_id
+from turnlog_streams.reader_rule import (
+    NO_EPOCH,
+    LogFormatError,
+    LogPosition,
+    advance,
+    advance_own,
+    check_log_format,
+    is_accepted,
+    record_id,
+)
 
 Record = tuple[EventHeader, object]
 
@@ -229,3 +238,12 @@ def test_a_type_that_this_version_does_not_know_counts_like_any_other(n: int) ->
 def test_what_identifies_a_record() -> None:
     assert record_id(*claim(3)) == "i3"
     assert record_id(*event(4, 2, stream_id="web")) == "4.2.web"
+
+
+@pytest.mark.parametrize(("log_format", "what"), [(0, "earlier development build"), (LOG_FORMAT + 1, "upgrade it")])
+def test_a_log_of_another_format_is_refused_with_its_place_and_the_way_out(log_format: int, what: str) -> None:
+    _, payload = claim(1)
+    assert isinstance(payload, PartitionClaimed)
+    check_log_format(payload, "chat.events", 3, 17)
+    with pytest.raises(LogFormatError, match=rf"chat\.events\[3\]@17: .*{what}"):
+        check_log_format(replace(payload, log_format=log_format), "chat.events", 3, 17)

@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from tests.checker.history import SentRequest
 from tests.simulation.world import World
@@ -130,9 +131,7 @@ class Workload:
         body = {"session_id": session_id, "command": _command(text, model, on_busy)}
         if self._long and rng.random() < 0.4:
             body["command"] |= {"new_session": self._bounds()}  # type: ignore[operator]
-        if rng.random() < 0.6:  # else a session of no channel, if it is this chat that opens it
-            new = body["command"].setdefault("new_session", {})  # type: ignore[attr-defined]
-            new["channel"] = CHANNEL
+        _in_channel(body["command"], rng.random() < 0.6)
         if request_id is not None:
             body["request_id"] = request_id
         value: bytes | None = json.dumps(body).encode()
@@ -298,3 +297,9 @@ class Workload:
 
 def _command(text: str, model: str, on_busy: str) -> dict[str, object]:
     return {"type": "chat", "text": text, "model": model, "on_busy": on_busy}
+
+
+def _in_channel(command: Any, belongs: bool) -> None:
+    """If it is this chat that opens its session: one of the channel, or one of none."""
+    if belongs:
+        command.setdefault("new_session", {})["channel"] = CHANNEL

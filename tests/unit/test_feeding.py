@@ -471,6 +471,7 @@ def insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: Sequence[o
 
 def session_row(conversation: Conversation) -> SessionRow:
     return SessionRow(
+        active=None,
         session_id=conversation.session_id,
         partition=0,
         session_offset=0,

@@ -165,7 +165,7 @@ def archive(
     session_id: SessionId,
     channel: Annotated[
         str | None,
-        typer.Option("--channel", help="The session's. Default: the session itself is asked.", show_default=False),
+        typer.Option("--channel", help="The session's. Default: the session is asked.", show_default=False),
     ] = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,

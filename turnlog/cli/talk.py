@@ -22,6 +22,7 @@ from turnlog.cli.common import (
 )
 from turnlog.errors import TurnTimedOutError
 from turnlog.terminal import output
+from turnlog_schemas.parts import NewSession
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
@@ -57,6 +58,10 @@ def send(
         OnBusy,
         typer.Option("--on-busy", help="If a turn of the session is not ended: wait, be refused, or cancel it."),
     ] = OnBusy.ENQUEUE,
+    channel: Annotated[
+        str | None,
+        typer.Option("--channel", help="If this message creates the session: its channel.", show_default=False),
+    ] = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 120.0,
     json: Json = False,
@@ -70,7 +75,8 @@ def send(
     refuse_unservable(settings, model)
     if text == "-":
         text = sys.stdin.read().removesuffix("\n").removesuffix("\r")  # what ends the last line is not of the message
-    asked = {"request_id": request_id, "model": model, "on_busy": on_busy.value}
+    new = NewSession(channel=channel) if channel is not None else None
+    asked = {"request_id": request_id, "model": model, "on_busy": on_busy.value, "new_session": new}
     if wait:
         asyncio.run(_send_and_wait(settings, session_id, text, asked, timeout_s=timeout_s, json=json))
     else:

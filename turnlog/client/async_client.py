@@ -222,6 +222,7 @@ class Client(SessionVerbs):
         *,
         include_archived: bool = False,
         channel: str | None = None,
+        no_channel: bool = False,
         metadata: Mapping[str, str] | None = None,
         active_since: datetime | None = None,
         active_before: datetime | None = None,
@@ -230,6 +231,8 @@ class Client(SessionVerbs):
     ) -> SessionList:
         """A page of the sessions that pass all filters, the most recently active first; ``limit`` 0: all of them.
 
+        ``no_channel``: only those that belong to none.
+
         ``after``: the ``next_after`` of the page before. It comes from the published snapshot (setting
         ``snapshot_path``), a few seconds behind the log: the page says how far. Raises :class:`NotFoundError` when
         there is no snapshot, :class:`UsageError` for a key that cannot be.
@@ -237,6 +240,7 @@ class Client(SessionVerbs):
         which = SessionFilter(
             include_archived=include_archived,
             channel=channel,
+            no_channel=no_channel,
             metadata=metadata,
             active_since=active_since,
             active_before=active_before,

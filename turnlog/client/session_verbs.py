@@ -100,8 +100,8 @@ class SessionVerbs:
     ) -> SessionInfo:
         """Archive a session: it stays readable, its queued turns are cancelled, later chats to it are refused.
 
-        Its channel, if it has one, knows of it when this returns. Who gives the ``channel`` asks that one, which refuses
-        a session that is not its own. Raises :class:`SessionNotFoundError`.
+        Its channel, if it has one, knows of it when this returns. Who gives the ``channel`` asks that one, which
+        refuses a session that is not its own. Raises :class:`SessionNotFoundError`.
         """
         return await self._lifecycle(cmd.ArchiveSession(), channel, session_id, request_id, timeout_s)
 

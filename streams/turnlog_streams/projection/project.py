@@ -169,7 +169,7 @@ def _created(
         )
         return
     row.channel, row.title, row.instructions, row.model = new.channel, new.title or "", new.instructions, new.model
-    row.metadata, row.active = metadata, None if new.channel is None else True
+    row.metadata, row.active = metadata, row.active is not False if new.channel is not None else None
     row.history_max_tokens, row.history_keep_tail = new.history_max_tokens, new.history_keep_tail
     row.last_active_at = at
     if key not in changes.new_sessions:
@@ -391,11 +391,7 @@ _HANDLERS: dict[type, Any] = {
 def _project_partition(logged: LoggedEvent, changes: Changes) -> None:
     event = logged.payload
     if isinstance(event, ev.RequestDeadLettered):
-        changes.dead_letters.append(
-            DeadLetterRow(
-                *(logged.partition, event.offset, event.code, event.reason),
-                *(logged.offset, Millis(logged.header.recorded_at)),
-            )
-        )
+        place = logged.offset, Millis(logged.header.recorded_at)
+        changes.dead_letters.append(DeadLetterRow(logged.partition, event.offset, event.code, event.reason, *place))
     elif not isinstance(event, ev.PartitionClaimed | ev.RequestsLost):
         changes.unknown_events.append(unknown_row(logged))

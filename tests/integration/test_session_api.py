@@ -233,19 +233,20 @@ async def test_archiving_cancels_what_is_queued(client: Client) -> None:
     assert again.archived
 
 
-async def test_a_chat_to_an_unknown_session_creates_it_and_tells_its_channel(client: Client) -> None:
-    await client.chat("told-0123abcd", "  What   is a log? ").result()
-    info = await client.get("told-0123abcd")
+async def test_a_chat_creates_its_session_in_the_channel_that_it_names(client: Client) -> None:
+    new = NewSession(channel="told")
+    await client.chat("some.id", "  What   is a log? ", new_session=new).result()
+    info = await client.get("some.id")
     assert (info.channel, info.title) == ("told", "What is a log?")
 
     async def known() -> bool:
         try:
-            return (await client.active("told")).session_id == "told-0123abcd"
+            return (await client.active("told")).session_id == "some.id"
         except SessionNotFoundError:
             return False
 
     await eventually_async(known, "the channel knows its session")
-    assert (await client.resolve("told")).session_id == "told-0123abcd"
+    assert (await client.resolve("told")).session_id == "some.id"
 
 
 async def test_a_session_id_belongs_to_one_channel(client: Client) -> None:

@@ -16,7 +16,7 @@ from typer.main import get_command
 import turnlog
 from turnlog.cli.app import app
 from turnlog_schemas.codec import Codec, RequestCodec, snake
-from turnlog_schemas.commands import CHANNEL_COMMANDS, SESSION_COMMANDS
+from turnlog_schemas.commands import CHANNEL_COMMANDS, SESSION_COMMANDS, is_for_channel
 from turnlog_schemas.frames import TERMINAL_FRAMES
 from turnlog_schemas.registry import FRAMES
 from turnlog_streams.topics import Topics, partition_of
@@ -272,9 +272,15 @@ def test_topics_and_the_partition_of_the_example() -> None:
 
 
 def test_every_command_is_documented_with_its_key() -> None:
-    rows = re.findall(r"^\| `([a-z_]+)` \| (session|channel) \|", read("docs/wire.md"), flags=re.MULTILINE)
-    public = [(name, "session") for name in SESSION_COMMANDS] + [(name, "channel") for name in CHANNEL_COMMANDS]
-    assert sorted(rows) == sorted((snake(command.__name__), key) for command, key in public)
+    rows = re.findall(
+        r"^\| `([a-z_]+)` \| (session|channel|session or channel) \|", read("docs/wire.md"), flags=re.MULTILINE
+    )
+    keys = {(True, True): "channel", (True, False): "session or channel", (False, False): "session"}
+    told = {
+        snake(command.__name__): keys[is_for_channel(command(), "c"), is_for_channel(command(), None)]
+        for command in CHANNEL_COMMANDS
+    } | {snake(command.__name__): "session" for command in SESSION_COMMANDS}
+    assert sorted(rows) == sorted(told.items())
 
 
 # ---- figures

@@ -176,6 +176,31 @@ async def test_a_killed_process_is_replaced(make: Make) -> None:
     assert (await other.ready()).pid == second.pid
 
 
+async def test_a_worker_that_is_cancelled_while_it_starts_one_leaves_no_second_one_behind(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    spawn = SharedServer._spawn
+
+    def noted(self: SharedServer, directory: RuntimeDir) -> "subprocess.Popen[bytes]":
+        process = spawn(self, directory)
+        started.append(process.pid)
+        return process
+
+    monkeypatch.setattr(SharedServer, "_spawn", noted)
+    worker = make()
+    for number in (1, 2):
+        asking = asyncio.create_task(worker.ready())
+        await eventually(lambda number=number: len(started) == number, "it is starting")  # type: ignore[misc]
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    info = await make().ready()
+    assert info.pid in started
+    others = [psutil.Process(pid) for pid in started if pid != info.pid and psutil.pid_exists(pid)]
+    await eventually(lambda: all(has_ended(process) for process in others), "the others end", 20.0)
+    assert (await worker.ready()).pid == info.pid
+
+
 async def test_a_model_that_cannot_be_loaded_is_a_sentence(make: Make, runtime_folder: Path) -> None:
     with pytest.raises(RunnerError, match=r"ended with code 1; what it said is in .*server\.log") as caught:
         await make(model=Path(FAILING_MODEL)).ready()

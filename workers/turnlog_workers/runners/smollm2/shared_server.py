@@ -17,7 +17,7 @@ from pathlib import Path
 
 from turnlog_workers.runners.base import RunnerError
 from turnlog_workers.runners.smollm2.runtime_dir import RuntimeDir, RuntimeDirError, ServerInfo, User
-from turnlog_workers.runners.smollm2.server import ServerConfig
+from turnlog_workers.runners.smollm2.server import EXIT_TAKEN, ServerConfig
 
 log = logging.getLogger(__name__)
 START_TIMEOUT_S = 60.0  #: to load 98 MB, on a busy machine
@@ -86,20 +86,18 @@ class SharedServer:
                     if self._user is None:
                         self._user = directory.join()
                         atexit.register(self.leave)
-                    info = directory.server()
-                    if info is not None and await _answers(info):
-                        return info
-                    return await self._started(directory)
+                    return await _found(directory) or await self._started(directory)
             await asyncio.sleep(_POLL_S)
 
     async def _started(self, directory: RuntimeDir) -> ServerInfo:
         process = await asyncio.to_thread(self._spawn, directory)
         log.info("loading the model of smollm2: in process %d", process.pid)
         while True:
-            info = directory.server()
-            if info is not None and info.pid == process.pid and await _answers(info):
+            info = await _found(directory)
+            if info is not None:
                 return info
-            if process.poll() is not None:
+            # Taken: whoever started one before was cancelled, and that one is loading still.
+            if process.poll() not in (None, EXIT_TAKEN):
                 reason = f"the model's process ended with code {process.returncode}; what it said is in {self._log}"
                 raise RunnerError("model_unavailable", reason)
             await asyncio.sleep(_POLL_S)
@@ -131,13 +129,16 @@ def _environment() -> dict[str, str]:
     return passed_on
 
 
-async def _answers(info: ServerInfo) -> bool:
-    """Does anybody listen there?"""
+async def _found(directory: RuntimeDir) -> ServerInfo | None:
+    """The process that has loaded its model, if anybody listens there."""
+    info = directory.server()
+    if info is None:
+        return None
     try:
         _, writer = await asyncio.open_unix_connection(info.socket)
     except OSError:
-        return False
+        return None
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()
-    return True
+    return info

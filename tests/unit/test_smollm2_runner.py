@@ -38,10 +38,8 @@ def turn(text: str, *, assembled: Sequence[HistoryMessage] = ()) -> TurnInput:
 
 
 @pytest.fixture
-async def runners(runtime_folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Runner]]:
+async def runners(runtime_folder: Path, installed_model: None) -> AsyncIterator[Callable[..., Runner]]:
     """Makes runners of one worker, as its settings say."""
-    monkeypatch.setattr(packages, "missing", lambda: ())
-    monkeypatch.setattr(packages, "model_file", lambda: Path("/any/model.gguf"))
     workers: dict[str, SmolLM2Runners] = {}
     made: list[Runner] = []
 

@@ -14,7 +14,7 @@ from turnlog_workers.runners.smollm2 import packages
 
 async def test_without_a_model_it_says_why_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen()
-    why = "There is no package of the model's engine (xllamacpp) for this platform."
+    why = "The package index does not answer."
     assert await show_real_model(why, Settings(), screen, Killer(tmp_path, screen)) is None
     assert f"No real model here: {why} What you saw was a recorded one." in capsys.readouterr().out
 

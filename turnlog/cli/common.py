@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
 
 VERBOSE = "turnlog.verbose"
+_OF_THE_WORKERS = ("allow_models", "default_model", "fast_model")
 
 
 def _remember_verbose(context: typer.Context, value: bool) -> None:
@@ -131,7 +132,7 @@ def resolve_settings(
     data directory, else the default. Raises :class:`SettingsError` for a value that cannot be used.
 
     The file counts only for the stack it describes: when another broker is named, its snapshot is not that broker's.
-    ``as_the_stack``: which models its workers allow counts, more than ``TURNLOG_ALLOW_MODELS`` here.
+    ``as_the_stack``: its workers' models count, more than ``TURNLOG_ALLOW_MODELS`` and its like here.
     """
     from turnlog_workers.base.config import Settings
     from turnlog_workers.base.json_file import read_json
@@ -145,8 +146,8 @@ def resolve_settings(
         for name in ("bootstrap_server", "snapshot_path"):
             if name not in values and not environ.get(f"TURNLOG_{name.upper()}") and stack.get(name):
                 values[name] = stack[name]
-        if as_the_stack and stack.get("allow_models"):
-            values["allow_models"] = stack["allow_models"]  # its workers were asked already, whatever is said here
+        if as_the_stack:  # its workers have read theirs already, whatever is said here
+            values.update({name: stack[name] for name in _OF_THE_WORKERS if stack.get(name)})
     return Settings(**values)
 
 

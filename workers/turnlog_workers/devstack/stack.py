@@ -41,12 +41,12 @@ class Stack:
         broker: ChildSpec,
         children: Sequence[ChildSpec],
         prepare: Callable[[], object] = lambda: None,
-        allow_models: str = "",
+        models: Mapping[str, str] | None = None,
         say: Say = lambda line: None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         self._directory, self._bootstrap_server, self._snapshot_path = directory, bootstrap_server, snapshot_path
-        self._prepare, self._say, self._allow_models = prepare, say, allow_models
+        self._prepare, self._say, self._models = prepare, say, models
         self._broker, *self._children = (
             Child(
                 spec,
@@ -145,7 +145,7 @@ class Stack:
             bootstrap_server=self._bootstrap_server,
             snapshot_path=self._snapshot_path,
             children=children,
-            allow_models=self._allow_models,
+            models=self._models,
             failing=[child.spec.name for child in self._children if child.failing],
             running=self._running,
             ready=self._running and self.ready.is_set(),
@@ -172,6 +172,15 @@ def child_environment(data_dir: Path, bootstrap_server: str, environ: Mapping[st
 def _allowed(chosen: str | None) -> str:
     """What somebody chose; ``+PATTERN`` is added to what a stack allows, not to what a worker alone does."""
     return ",".join(read_allow_list(chosen, ALLOWED_MODELS) if chosen else ALLOWED_MODELS)
+
+
+def _models_of(settings: Settings) -> dict[str, str]:
+    """What commands in other terminals should know of the workers' models."""
+    return {
+        "allow_models": ",".join(settings.allow_models),
+        "default_model": settings.default_model,
+        "fast_model": settings.fast_model,
+    }
 
 
 def child_specs(
@@ -239,7 +248,7 @@ async def up(
             broker=broker,
             children=children,
             prepare=lambda: init_topics(env),
-            allow_models=env["TURNLOG_ALLOW_MODELS"],
+            models=_models_of(Settings(allow_models=env["TURNLOG_ALLOW_MODELS"])),
             say=say,
             limits=limits,
         )

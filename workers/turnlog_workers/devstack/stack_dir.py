@@ -90,7 +90,7 @@ class StackDir:
         running: bool,
         ready: bool,
         failing: Sequence[str] = (),
-        allow_models: str = "",
+        models: Mapping[str, str] | None = None,
     ) -> None:
         """Publish the stack's state. ``ready``: every child has been ready once, or is among the ``failing``."""
         write_json(
@@ -101,7 +101,7 @@ class StackDir:
                 "running": running,
                 "ready": ready,
                 "failing": list(failing),
-                "allow_models": allow_models,
+                **(models or {}),
                 "supervisor_pid": os.getpid() if running else None,
                 "children": {name: record.pid for name, record in children.items()},
                 "processes": {name: asdict(record) for name, record in children.items()},

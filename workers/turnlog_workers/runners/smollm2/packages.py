@@ -145,9 +145,9 @@ def _why(said: str) -> str:
         return (
             f"There is no pip in this environment: run {sys.executable} -m ensurepip, then `{INSTALL_COMMAND}` again."
         )
-    if "No matching distribution found for xllamacpp" in said and "connection" not in said.lower():
+    if "No matching distribution found" in said:  # pip says the same of both
         here = f"{sys.platform} {platform.machine()}, Python {platform.python_version()}"
-        return f"There is no package of the model's engine (xllamacpp) for this platform ({here})."
+        return f"Either the package index does not answer, or it has no {PACKAGES[0].name} for this platform ({here})."
     errors = [line.strip() for line in said.splitlines() if line.strip()]
     told = [line for line in errors if line.startswith("ERROR")] or errors
     return f"pip could not install the model. It says: {' '.join(told[-_TOLD_LINES:])}"

@@ -370,7 +370,8 @@ def test_settings_of_all_workers(serving: Deployment) -> None:
     assert serving.run("settings", "list", "--json").document == {name: "script:1?words=1&tools=0"}
     number = iter(range(1000))
     until(
-        lambda: serving.run("send", f"quiet-{next(number):08x}", "Hello", "--wait").out != "Hello\n", "it is followed"
+        lambda: serving.run("send", f"q{next(number)}", "Hello", "--wait", "--channel", "quiet").out != "Hello\n",
+        "it is followed",
     )
     assert name in serving.run("settings", "list").out
     assert serving.run("settings", "unset", name) == Done(code=0, out="", err=f"{name} is unset\n")

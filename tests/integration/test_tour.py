@@ -96,23 +96,6 @@ class Tour:
         except SessionNotFoundError:
             return None
 
-    async def activate(self, session_id: str) -> None:
-        """Chat with a session until it is the channel's active one.
-
-        One chat is not always enough: while a worker is dead the session may not have heard yet that another one is
-        active, and then it has nothing to tell.
-        """
-        number = count()
-
-        async def is_active() -> bool:
-            if await self.active() == session_id:
-                return True
-            if not (await self.client.get(session_id)).active:
-                await self.ask(session_id, f"I am here {next(number)}", model="echo:")
-            return False
-
-        await eventually_async(is_active, f"{session_id} is the active one")
-
 
 async def create(tour: Tour) -> None:
     tour.made = await tour.client.create(CHANNEL, **HOME)
@@ -146,8 +129,10 @@ async def create_another(tour: Tour) -> None:
     assert not (await tour.client.get(tour.home)).active
 
 
-async def touch(tour: Tour) -> None:
-    await tour.activate(tour.home)
+async def chat_beside_the_active_one(tour: Tour) -> None:
+    """It changes nothing about which one that is."""
+    await tour.ask(tour.home, "I am here", model="echo:")
+    assert await tour.active() == tour.other
 
 
 async def start_a_turn(tour: Tour) -> None:
@@ -260,8 +245,7 @@ async def compact_again(tour: Tour) -> None:
 
 
 async def start_a_last_turn(tour: Tour) -> None:
-    await tour.activate(tour.home)
-    tour.running = await tour.start(tour.home, "The end", SHORT)
+    tour.running = await tour.start(tour.other, "The end", SHORT)
 
 
 async def rotate(tour: Tour) -> None:
@@ -270,24 +254,24 @@ async def rotate(tour: Tour) -> None:
     tour.new = info.session_id
     assert await tour.active() == tour.new
     with pytest.raises(SessionArchivedError):
-        await tour.client.chat(tour.home, "Too late").result()
+        await tour.client.chat(tour.other, "Too late").result()
 
 
 async def let_it_end(tour: Tour) -> None:
     assert tour.running is not None
     assert (await tour.running.result()).status == "completed"
-    tour.done.append((tour.home, "The end"))
-    assert (await tour.client.get(tour.home)).archived
+    tour.done.append((tour.other, "The end"))
+    assert (await tour.client.get(tour.other)).archived
     assert await tour.active() == tour.new
 
 
 async def archive(tour: Tour) -> None:
     assert (await tour.client.archive(tour.new)).archived
-    assert await tour.active() == tour.other
-    assert (await tour.client.archive(tour.other, CHANNEL)).archived
+    assert await tour.active() == tour.home
+    assert (await tour.client.archive(tour.home, CHANNEL)).archived
     assert await tour.active() is None
     with pytest.raises(SessionArchivedError):
-        await tour.client.chat(tour.other, "Too late").result()
+        await tour.client.chat(tour.home, "Too late").result()
 
 
 async def resolve_anew(tour: Tour) -> None:
@@ -308,7 +292,18 @@ async def list_all(tour: Tour) -> None:
 
 Step = Callable[[Tour], Awaitable[None]]
 STEPS: tuple[Step, ...] = (
-    *(create, get, chat, read_history, resolve, create_another, touch, start_a_turn, queue_another, be_refused),
+    *(
+        create,
+        get,
+        chat,
+        read_history,
+        resolve,
+        create_another,
+        chat_beside_the_active_one,
+        start_a_turn,
+        queue_another,
+        be_refused,
+    ),
     *(cancel_the_queued, cancel_the_running, ask_again, interrupt, enqueue, follow, choose_a_model),
     *(set_the_default_model, reset, compact, compact_again, start_a_last_turn, rotate, let_it_end, archive),
     *(resolve_anew, list_all),

@@ -1,6 +1,6 @@
 """The bytes of a JSON record to an object, and a reason for whatever is none.
 
-RFC 8259: UTF-8, and blanks may come first. A byte order mark, which it lets a parser pass over, is passed over.
+RFC 8259: UTF-8, and blanks may come first. A byte order mark, which it lets a parser pass over, is ignored.
 """
 
 import json

@@ -135,7 +135,7 @@ def field_readers(cls: type, *, closed: bool = True) -> dict[str, Reader]:
 
 @cache
 def record_reader(cls: type, *, closed: bool = True) -> Reader:
-    """A function from a JSON object to a record; ``closed``: a key that is no field is wrong, else it is passed over.
+    """A function from a JSON object to a record; ``closed``: a key that is no field is wrong, else it is ignored.
 
     Raises :class:`MisfitError`.
     """

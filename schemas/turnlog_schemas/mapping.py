@@ -133,7 +133,7 @@ def to_dict(cls: type) -> Callable[[Any], dict[str, Any]]:
 
 @cache
 def from_dict(cls: type) -> Callable[[Mapping[str, Any]], Any]:
-    """A converter from a dict that holds at least the fields of ``cls`` (others are passed over)."""
+    """A converter from a dict that holds at least the fields of ``cls`` (others are ignored)."""
     hints = typing.get_type_hints(cls)
     names: dict[str, Any] = {"cls": cls}
     arguments = []

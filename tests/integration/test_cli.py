@@ -295,7 +295,7 @@ def test_a_session_of_a_channel(serving: Deployment) -> None:
     assert (made.code, made.err) == (0, "")
     session_id = made.document["session_id"]
     assert (made.document["created"], made.document["channel"]) == (True, "desk")
-    assert serving.run("sessions", "resolve", "desk") == Done(code=0, out=f"{session_id}\n", err="was there\n")
+    assert serving.run("sessions", "resolve", "desk") == Done(code=0, out=f"{session_id}\n", err="already existed\n")
     assert serving.run("sessions", "active", "desk").out == f"{session_id}\n"
     assert serving.run("send", session_id, "Hello", "--wait").out == "Hello\n"
     got = serving.run("sessions", "get", session_id)

@@ -233,7 +233,7 @@ async def test_a_client_that_hears_nothing_sends_the_same_request_again(settings
 
 async def test_silence_ends_at_the_timeout_with_what_to_check(settings: Settings) -> None:
     async with Client(settings) as client:
-        with pytest.raises(TurnTimedOutError, match=r"nothing heard; sent 1 times\. Is a worker running"):
+        with pytest.raises(TurnTimedOutError, match=r"nothing heard; sent once\. Is a worker running"):
             await client.chat("web-1", "Hello", timeout_s=0.3).result()
 
 
@@ -320,8 +320,8 @@ async def test_records_that_cannot_be_parsed_are_passed_over(
         assert sum(reply.header.request_id == "r0" for reply in seen) == 1, (
             "and so does whoever begins at the beginning"
         )
-    assert "passed over, the key of a header is not UTF-8" in caplog.text
-    assert "passed over, the batch cannot be taken apart: it is larger than 1048576 bytes" in caplog.text
+    assert "ignored, the key of a header is not UTF-8" in caplog.text
+    assert "ignored, the batch cannot be taken apart: it is larger than 1048576 bytes" in caplog.text
     assert "Hello" not in caplog.text
 
 

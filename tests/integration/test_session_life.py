@@ -179,7 +179,7 @@ async def test_a_model_that_the_workers_do_not_allow_is_passed_over(deployment: 
     async with Client(deployment.settings) as client:  # its own list allows script:, the worker's does not
         for name in ("default-model", "fast-model", "default-model/web"):
             await client.set_setting(name, "script:1?words=1&tools=0")
-            await eventually(lambda name=name: f"{name} is passed over" in worker.log, "the worker says so")
+            await eventually(lambda name=name: f"{name} is ignored" in worker.log, "the worker says so")
         turn = client.chat("web-1", "Hello")
         assert (await turn.result()).text == "Hello"
         assert turn.view.model == "echo:"

@@ -119,7 +119,7 @@ def _no_confirmation() -> list[Any]:
 
 @_weakness("serve before catch-up", faults.rebalance, faults.pause)
 def _no_catch_up() -> list[Any]:
-    """What was written since the store's checkpoint is passed over."""
+    """What was written since the store's checkpoint is ignored."""
     read_ahead, open_epoch = Epoch.read_ahead, Epoch.open
 
     def nothing_of(caught_up: CaughtUp) -> CaughtUp:
@@ -296,7 +296,7 @@ def _uncommitted() -> list[Any]:
     return [patch.object(Topic, "stable_end", property(lambda topic: len(topic.records)))]
 
 
-@_weakness("what cannot be taken apart is passed over", faults.requests_are_damaged)
+@_weakness("what cannot be taken apart is ignored", faults.requests_are_damaged)
 def _no_word() -> list[Any]:
     return [patch.object(Decider, "lost", lambda self, first, last, reason: self.nothing(last))]
 

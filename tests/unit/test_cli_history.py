@@ -58,7 +58,7 @@ def test_a_summary_that_was_there_is_said_to_be(monkeypatch: pytest.MonkeyPatch)
     answering(monkeypatch, fr.HistoryCompacted(summary="They met.", from_seq=1, to_seq=4))
     code, out, err = run("compact", "web-1")
     assert (code, out) == (0, "They met.\n")
-    assert err == "this summary covers messages 1 to 4, and was there before: nothing to add\n"
+    assert err == "this summary covers messages 1 to 4, and already existed: nothing to add\n"
 
 
 def test_nothing_to_compact_is_0_and_no_data(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,4 +209,4 @@ def test_what_kubernetes_sets_for_a_service_is_no_noise(environ: Mapping[str, st
 
 def test_a_port_that_somebody_wrote_is_named() -> None:
     (sentence,) = unknown_variables(Settings(), {"TURNLOG_PORT": "9092"})
-    assert sentence.startswith("TURNLOG_PORT is passed over")
+    assert sentence.startswith("TURNLOG_PORT is ignored")

@@ -37,7 +37,7 @@ _HELP = "Each line is a message. /quit or Ctrl-D ends; Ctrl-C stops waiting for 
 
 def chat(
     session_id: Annotated[
-        str | None, typer.Argument(metavar="SESSION", help="Go on with this session. Default: a new one.")
+        str | None, typer.Argument(metavar="SESSION", help="The session to continue. Default: a new one.")
     ] = None,
     model: Model = None,
     timeout_s: TimeoutS = 600.0,
@@ -49,8 +49,8 @@ def chat(
 ) -> None:
     """Chat with a session; answers stream in as they are generated.
 
-    Each line is a message. /quit or Ctrl-D ends. With piped input the first turn that does not complete ends the
-    command with its exit code. With --json each answer is one line.
+    Each line is a message. /quit or Ctrl-D ends. With piped input, the command ends at the first turn that does not
+    complete, with its exit code. With --json each answer is one line.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     if session_id is not None:

@@ -30,7 +30,7 @@ Bootstrap = Annotated[
         "--bootstrap-server",
         "-b",
         metavar="HOST:PORT",
-        help="Kafka. Default: TURNLOG_BOOTSTRAP_SERVER, else that of `turnlog up`, else localhost:9092.",
+        help="Address of Kafka. Default: TURNLOG_BOOTSTRAP_SERVER, else that of `turnlog up`, else localhost:9092.",
         show_default=False,
     ),
 ]
@@ -39,7 +39,7 @@ DataDir = Annotated[
     typer.Option(
         "--data-dir",
         metavar="DIR",
-        help="Where a stack keeps its files. Default: TURNLOG_DATA_DIR, else ./turnlog-data.",
+        help="Folder with the stack's files. Default: TURNLOG_DATA_DIR, else ./turnlog-data.",
         show_default=False,
         file_okay=False,
     ),
@@ -49,7 +49,7 @@ Prefix = Annotated[
     typer.Option(
         "--prefix",
         metavar="PREFIX",
-        help="Of every topic's name. Default: TURNLOG_PREFIX, else chat.",
+        help="Prefix of all topic names. Default: TURNLOG_PREFIX, else chat.",
         show_default=False,
     ),
 ]
@@ -58,16 +58,14 @@ Verbose = Annotated[
     typer.Option(
         "--verbose",
         "-v",
-        help="Show the libraries' logs, and where an error comes from.",
+        help="Show the libraries' logs, and tracebacks of errors.",
         callback=_remember_verbose,
         show_default=False,
     ),
 ]
 Json = Annotated[
     bool,
-    typer.Option(
-        "--json", help="Print JSON on one line (one per line where it streams) and nothing else.", show_default=False
-    ),
+    typer.Option("--json", help="Print only JSON, on one line (streams: one document per line).", show_default=False),
 ]
 Model = Annotated[
     str | None,
@@ -81,7 +79,7 @@ Model = Annotated[
 ]
 TimeoutS = Annotated[
     float,
-    typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="Give up (exit code 6) after so many seconds."),
+    typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="Give up after this many seconds (exit code 6)."),
 ]
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")]
@@ -95,7 +93,7 @@ RequestId = Annotated[
     typer.Option(
         "--request-id",
         metavar="ID",
-        help="The idempotency key: sent again, the same request with the same id gets the first answer. Default: new.",
+        help="The idempotency key: the same request sent again with this id gets the first answer. Default: a new id.",
         show_default=False,
     ),
 ]

@@ -42,11 +42,11 @@ def doctor(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="The model to ask. Default: the one that a new session gets.", show_default=False
+            "--model", "-m", help="The model to ask. Default: the model of a new session.", show_default=False
         ),
     ] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout-s", metavar="SECONDS", min=0.1, help="Wait so long for the answer.")
+        float, typer.Option("--timeout-s", metavar="SECONDS", min=0.1, help="How long to wait for the answer.")
     ] = 30.0,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
@@ -56,7 +56,7 @@ def doctor(
 ) -> None:
     """Check whether a chat would be answered (exit code 0), and say what to do if not.
 
-    Asks a worker for real, in a session of its own, "turnlog-doctor", which grows by one turn each time.
+    Sends a real chat to a session of its own, "turnlog-doctor", which grows by one turn each time.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     checks = asyncio.run(_collect(settings, model, timeout_s, quiet=json))

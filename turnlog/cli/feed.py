@@ -16,7 +16,9 @@ _MAX_DETAILS = 20
 def feed(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help='A conversation a line: {"id": …, "messages": […]}, OpenAI chat format.'),
+        typer.Argument(
+            metavar="FILE", help='One conversation per line: {"id": …, "messages": […]}, in the OpenAI chat format.'
+        ),
     ],
     model: Annotated[
         str | None,
@@ -24,19 +26,20 @@ def feed(
             "--model",
             "-m",
             metavar="MODEL",
-            help="Who answers: recorded:FILE (each session gets its own #ID) or any model. Default: the fed file.",
+            help="The model that answers: recorded:FILE (each session gets its own "
+            "#ID) or any other. Default: the file itself.",
             show_default=False,
         ),
     ] = None,
     delta_ms: Annotated[
         int | None,
-        typer.Option("--delta-ms", min=0, help="Pace of the recording, milliseconds a word.", show_default=False),
+        typer.Option("--delta-ms", min=0, help="Pace of the recording in milliseconds per word.", show_default=False),
     ] = None,
     verify: Annotated[
         bool,
         typer.Option(
             "--verify",
-            help="Then compare the materialized histories with the file, message for message.",
+            help="Afterwards compare the stored histories with the file, message by message.",
             show_default=False,
         ),
     ] = False,
@@ -46,9 +49,10 @@ def feed(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Send recorded conversations, each as a session feed-ID, and wait for their ends.
+    """Send recorded conversations, each as a session feed-ID, and wait until all have ended.
 
-    Sessions run side by side, turns of one in order. Running it again changes nothing: request ids come from the file.
+    Sessions run side by side, the turns of each in order. Running it again changes nothing: request ids come from the
+    file.
     """
     if verify:
         require("sql", "turnlog feed --verify")

@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 
 SkipCovered = Annotated[
     bool,
-    typer.Option("--skip-covered", help="The newest summary instead of what it covers.", show_default=False),
+    typer.Option(
+        "--skip-covered", help="Show the newest summary in place of the messages that it covers.", show_default=False
+    ),
 ]
 _MAX_PAGE = 1000
 
 
 def history(
     session_id: SessionId,
-    after: Annotated[int, typer.Option("--after", min=0, help="Only messages behind this number.")] = 0,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many, 0 for all.")] = 100,
+    after: Annotated[int, typer.Option("--after", min=0, help="Only messages after this number.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Maximum number of them; 0: all.")] = 100,
     skip_covered: SkipCovered = False,
     full: Annotated[bool, typer.Option("--full", help="Do not cut long tool results.", show_default=False)] = False,
     timeout_s: TimeoutS = 60.0,
@@ -45,7 +47,7 @@ def history(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """The messages of a session as its owner has them, in turn order, page by page."""
+    """Show a session's messages as its owner has them, in turn order, page by page."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     page = ask_once(
         settings,
@@ -102,7 +104,9 @@ def compact(
     session_id: SessionId,
     instructions: Annotated[
         str | None,
-        typer.Option("--instructions", metavar="TEXT", help="What the summary must take care of.", show_default=False),
+        typer.Option(
+            "--instructions", metavar="TEXT", help="What the summary must pay attention to.", show_default=False
+        ),
     ] = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 900.0,
@@ -114,8 +118,8 @@ def compact(
 ) -> None:
     """Have a model summarise the older messages of a session, and print the summary.
 
-    From then on models see the summary in their place; the messages stay readable. It waits for the running turn.
-    Exit code 0 also if there is nothing to compact, 1 if no summary can be had: the history is then as it was.
+    From then on models see the summary in place of these messages, which stay readable. Waits for the running turn.
+    Exit code 0 also if there is nothing to compact; 1 if no summary could be made: the history is then unchanged.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     done = ask_once(
@@ -140,7 +144,7 @@ def _outcome(done: "HistoryCompaction") -> str:
     if done.tokens_before is not None and done.tokens_after is not None:
         tokens = f"; about {done.tokens_before} tokens became {done.tokens_after}"
     covers = f"this summary covers messages {done.from_seq} to {done.to_seq}"
-    return f"{covers}{tokens}" if done.changed else f"{covers}, and was there before: nothing to add"
+    return f"{covers}{tokens}" if done.changed else f"{covers}, and already existed: nothing to add"
 
 
 VERBS = (history, compact)

@@ -32,20 +32,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Title = Annotated[str | None, typer.Option("--title", help="Default: made of the first message.", show_default=False)]
+Title = Annotated[
+    str | None, typer.Option("--title", help="The title. Default: taken from the first message.", show_default=False)
+]
 Instructions = Annotated[
     str | None, typer.Option("--instructions", help="What the model is told first.", show_default=False)
 ]
 OwnModel = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="MODEL", help="The session's own. Default: that of the channel."),
+    typer.Option("--model", "-m", metavar="MODEL", help="The session's model. Default: the channel's."),
 ]
 HistoryMaxTokens = Annotated[
     int | None,
     typer.Option(
         "--history-max-tokens",
         metavar="TOKENS",
-        help="Compact its history above so many; 0: as the workers are set, negative: never by itself. Default: 0.",
+        help="Compact the history above this many tokens; 0: the workers' "
+        "setting; negative: only on request. Default: 0.",
         show_default=False,
     ),
 ]
@@ -55,7 +58,7 @@ HistoryKeepTail = Annotated[
         "--history-keep-tail",
         metavar="MESSAGES",
         min=0,
-        help="Newest messages that a history compaction leaves word for word. Default: as the workers are set.",
+        help="How many of the newest messages a history compaction keeps word for word. Default: the workers' setting.",
         show_default=False,
     ),
 ]
@@ -101,7 +104,7 @@ def create(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Open a session in a channel, and print its id; it becomes the channel's active one."""
+    """Open a session in a channel and print its id. It becomes the channel's active session."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     refuse_unservable(settings, model)
     new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
@@ -126,15 +129,15 @@ def resolve(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Print the id of a channel's active session; a new one is made if there is none.
+    """Print the id of a channel's active session; if there is none, create one.
 
-    However many ask at once, all get the same.
+    However many ask at once, all get the same session.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     refuse_unservable(settings, model)
     new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
     info = ask_once(settings, lambda client: client.resolve(channel, request_id=request_id, timeout_s=timeout_s, **new))
-    _print_id(info, json, "created" if info.created else "was there")
+    _print_id(info, json, "created" if info.created else "already existed")
 
 
 def rotate(
@@ -165,7 +168,7 @@ def archive(
     session_id: SessionId,
     channel: Annotated[
         str | None,
-        typer.Option("--channel", help="The session's. Default: the session is asked.", show_default=False),
+        typer.Option("--channel", help="The session's channel. Default: ask the session's owner.", show_default=False),
     ] = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,
@@ -175,7 +178,7 @@ def archive(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Archive a session: it stays readable, what is queued is cancelled, later messages are refused."""
+    """Archive a session: it stays readable, queued turns are cancelled, later messages are refused."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     info = ask_once(
         settings,
@@ -208,7 +211,7 @@ def get(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """What a session's owner knows of it now: what was written before is in it."""
+    """Show a session as its owner knows it now, with everything written so far."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     info = ask_once(settings, lambda client: client.get(session_id, timeout_s=timeout_s))
     if json:
@@ -233,7 +236,7 @@ def _shown(value: object) -> str:
 def cancel(
     session_id: SessionId,
     turn_id: Annotated[
-        str | None, typer.Option("--turn", metavar="TURN", help="Which one. Default: the running one.")
+        str | None, typer.Option("--turn", metavar="TURN", help="The turn to cancel. Default: the running one.")
     ] = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,
@@ -243,7 +246,7 @@ def cancel(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """End a turn of a session, queued or running. What it had said is kept as a message, and printed."""
+    """Cancel a turn of a session, queued or running. The text so far is kept as a message and printed."""
     from turnlog.terminal.live import finished_document
 
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
@@ -267,7 +270,7 @@ def reset(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Close a session's runner: its next turn makes a new one, by the settings of then."""
+    """Close a session's runner. Its next turn starts a new one, with the settings in force then."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     info = ask_once(settings, lambda client: client.reset_runner(session_id, timeout_s=timeout_s))
     _print_id(info, json, "its next turn makes a new runner")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
 
 models_app = typer.Typer(
-    help="Which models could answer: providers, what they lack here, which are allowed, which is the default.",
+    help="List the providers of models: what each lacks here, which are allowed, which is the default.",
     invoke_without_command=True,
 )
 
@@ -99,7 +99,7 @@ def install(
     model: Annotated[Installable, typer.Argument(metavar="MODEL", help="smollm2: 127 MB, no network or key to run.")],
     json: Json = False,
 ) -> None:
-    """Install what a model needs into this environment: pinned by hash, without anything else.
+    """Install what a model needs into this environment, and nothing else, pinned by hash.
 
     Workers that run in this environment need no restart.
     """

@@ -25,13 +25,13 @@ from turnlog.errors import EXIT_FAILED, EXIT_OK
 from turnlog.terminal import output
 from turnlog_workers.base.extras import require
 
-topics_app = typer.Typer(help="Make and check the topics.", no_args_is_help=True)
+topics_app = typer.Typer(help="Create and check the topics.", no_args_is_help=True)
 
 
 def demo(data_dir: DataDir = None, verbose: Verbose = False) -> None:
     """Run real conversations through Kafka, kill a worker in the middle, prove that nothing is missing.
 
-    Starts a stack of its own in DIR/demo and stops it again; a stack that runs already is not touched.
+    Starts its own stack in DIR/demo and stops it afterwards. A stack that is already running is left alone.
     """
     require("stack", "turnlog demo")
     settings = resolve_settings(data_dir=data_dir)
@@ -65,7 +65,7 @@ def _own_command() -> str:
 
 
 def up(
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Worker processes.")] = 2,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="How many worker processes to run.")] = 2,
     data_dir: DataDir = None,
     port: Annotated[
         int | None,
@@ -73,7 +73,7 @@ def up(
             "--port",
             min=1,
             max=65535,
-            help="Kafka's. Default: the one used before, else 9092, else a free one.",
+            help="Port for Kafka. Default: the one used last time, else 9092, else a free one.",
             show_default=False,
         ),
     ] = None,
@@ -81,7 +81,7 @@ def up(
 ) -> None:
     """Run a whole development stack here: Kafka, workers, materializer. Ctrl-C stops it.
 
-    The first start fetches Kafka (45 MB). Other commands in the same folder find the stack by themselves.
+    The first start fetches Kafka (45 MB). Other commands run in the same folder find the stack automatically.
     """
     require("stack", "turnlog up")
     settings = resolve_settings(data_dir=data_dir)
@@ -116,7 +116,7 @@ def worker(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Run one worker until SIGTERM or Ctrl-C. Several share the partitions.
+    """Run one worker until SIGTERM or Ctrl-C. Several workers share the partitions.
 
     All its settings are TURNLOG_... variables; it serves the models that TURNLOG_ALLOW_MODELS names (default: echo:*).
     """
@@ -154,9 +154,9 @@ def topics_init(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Create the topics that are missing and look at the others, which are never changed. Safe to repeat.
+    """Create missing topics and check existing ones, which are never changed. Safe to repeat.
 
-    Exit code 1 if one is not as it must be.
+    Exit code 1 if a topic is not set up correctly.
     """
     require("worker", "turnlog topics init")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 settings_app = typer.Typer(
     help="Settings that every worker follows within a second. "
-    "default-model, default-model/CHANNEL, fast-model, runner/PROVIDER; what is not set is as the worker was started.",
+    "default-model, default-model/CHANNEL, fast-model, runner/PROVIDER; unset ones are as the worker was started.",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="For example default-model or default-model/CHANNEL.")]
@@ -31,7 +31,7 @@ def set_(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Set a run-time setting. A session whose runner is live follows at its next reset or when the runner is idle."""
+    """Set a run-time setting. Sessions with a live runner follow at their next reset, or once it is idle."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     from turnlog_streams.runtime_settings import names_model
 

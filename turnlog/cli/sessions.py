@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 sessions_app = typer.Typer(
-    help="Create, find, end and read sessions. list and show read the published snapshot, the others ask the workers.",
+    help="Create, find, end and read sessions. The commands list and show read the "
+    "published snapshot; the others ask the workers.",
     no_args_is_help=True,
 )
 
@@ -68,23 +69,35 @@ for verb in (*lifecycle.VERBS, *history.VERBS):
 
 @sessions_app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many, 0 for all.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Maximum number of them; 0: all.")] = 20,
     after: Annotated[
-        str | None, typer.Option("--after", metavar="KEY", help="The next page: the key that the last one gave.")
+        str | None,
+        typer.Option("--after", metavar="KEY", help="Show the next page: the key that the previous page printed."),
     ] = None,
     include_archived: Annotated[
-        bool, typer.Option("--include-archived", help="Archived ones too.", show_default=False)
+        bool, typer.Option("--include-archived", help="Include archived sessions.", show_default=False)
     ] = False,
-    channel: Annotated[str | None, typer.Option("--channel", help="Only this channel's.", show_default=False)] = None,
+    channel: Annotated[
+        str | None, typer.Option("--channel", help="Only sessions of this channel.", show_default=False)
+    ] = None,
     no_channel: Annotated[
-        bool, typer.Option("--no-channel", help="Only those that belong to no channel.", show_default=False)
+        bool, typer.Option("--no-channel", help="Only sessions without a channel.", show_default=False)
     ] = False,
     metadata: Annotated[
         list[str] | None,
-        typer.Option("--meta", metavar="NAME=VALUE", help="Only those that have this; repeat it.", show_default=False),
+        typer.Option(
+            "--meta",
+            metavar="NAME=VALUE",
+            help="Only sessions with this metadata; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
-    since: Annotated[datetime | None, typer.Option("--since", help="Active then or later (UTC).")] = None,
-    before: Annotated[datetime | None, typer.Option("--before", help="Not active any more then (UTC).")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--since", help="Only sessions active at or after this time (UTC).")
+    ] = None,
+    before: Annotated[
+        datetime | None, typer.Option("--before", help="Only sessions last active before this time (UTC).")
+    ] = None,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
     data_dir: DataDir = None,

@@ -23,21 +23,25 @@ Limit = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help=f"At most so many rows, 0 for all. Default: {_TABLE_ROWS} in a table, all with --json and --csv.",
+        help=f"Maximum number of rows; 0: all. Default: {_TABLE_ROWS} in a table, all with --json and --csv.",
         show_default=False,
     ),
 ]
 Null = Annotated[
     str,
-    typer.Option(
-        "--null", metavar="TEXT", help='What --csv has for NULL; a text that equals it is in quotes, as "" is.'
-    ),
+    typer.Option("--null", metavar="TEXT", help='What --csv prints for NULL; a text equal to it is quoted, as "" is.'),
 ]
 TimeoutS = Annotated[
-    float, typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="End the query (exit code 6) then; 0: never.")
+    float,
+    typer.Option(
+        "--timeout-s",
+        metavar="SECONDS",
+        min=0.0,
+        help="Stop the query after this many seconds (exit code 6); 0: never.",
+    ),
 ]
 MemoryMb = Annotated[
-    int, typer.Option("--memory-mb", metavar="MB", min=128, help="End the query when it needs more memory.")
+    int, typer.Option("--memory-mb", metavar="MB", min=128, help="Stop the query if it needs more memory than this.")
 ]
 BatchRows = Annotated[
     int,
@@ -46,7 +50,8 @@ BatchRows = Annotated[
         metavar="ROWS",
         min=1,
         max=100_000,
-        help="Rows in memory at a time: output begins before the query ends; a long table has its header so often.",
+        help="Rows held in memory at a time: output starts before the query ends; a "
+        "table repeats its header after this many.",
     ),
 ]
 
@@ -68,7 +73,7 @@ def sql(
     """Query all sessions with SQL (DuckDB), read-only.
 
     Reads the snapshot that the materializer publishes every few seconds. `turnlog sql "SHOW TABLES"` lists the tables.
-    Times are UTC. --json and --csv give every value back: docs/analysts.md says how.
+    Times are in UTC. --json and --csv lose no value: docs/analysts.md says how each is written.
     """
     if json and csv:
         raise typer.BadParameter("Use --json or --csv, not both.")

@@ -47,7 +47,7 @@ class Start(StrEnum):
 
 def send(
     session_id: Annotated[
-        str, typer.Argument(metavar="SESSION", help="The session's id; it is created when it does not exist.")
+        str, typer.Argument(metavar="SESSION", help="The session's id. A session that does not exist is created.")
     ],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the user says; - reads it from standard input.")],
     model: Model = None,
@@ -56,7 +56,9 @@ def send(
     ] = False,
     on_busy: Annotated[
         OnBusy,
-        typer.Option("--on-busy", help="If a turn of the session is not ended: wait, be refused, or cancel it."),
+        typer.Option(
+            "--on-busy", help="If the session is still busy with a turn: wait for it, be refused, or cancel it."
+        ),
     ] = OnBusy.ENQUEUE,
     channel: Annotated[
         str | None,
@@ -70,7 +72,7 @@ def send(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Send one message to a session; prints the request's id and its place in the topic, or with --wait the answer."""
+    """Send one message to a session. Prints the request's id and its place in the topic, or with --wait the answer."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     refuse_unservable(settings, model)
     if text == "-":
@@ -113,11 +115,11 @@ async def _send_and_wait(
 
 def tail(
     session_id: Annotated[
-        str | None, typer.Option("--session", metavar="SESSION", help="Only this session's. Default: all sessions.")
+        str | None, typer.Option("--session", metavar="SESSION", help="Show only this session. Default: all sessions.")
     ] = None,
     start: Annotated[Start, typer.Option("--offset", "-o", help="Where to begin in the reply topic.")] = Start.END,
     max_frames: Annotated[
-        int, typer.Option("--max", "-n", min=0, help="End after so many frames; 0: go on until Ctrl-C.")
+        int, typer.Option("--max", "-n", min=0, help="Stop after this many frames; 0: continue until Ctrl-C.")
     ] = 0,
     timeout_s: Annotated[
         float,
@@ -125,7 +127,7 @@ def tail(
             "--timeout-s",
             metavar="SECONDS",
             min=0.0,
-            help="End after so many seconds (exit code 6 if --max frames did not come); 0: never.",
+            help="Stop after this many seconds (exit code 6 if fewer than --max frames arrived); 0: never.",
         ),
     ] = 0.0,
     json: Json = False,
@@ -134,7 +136,7 @@ def tail(
     prefix: Prefix = None,
     verbose: Verbose = False,
 ) -> None:
-    """Follow the reply frames as they come: what every reader of the reply topic sees."""
+    """Follow the reply frames as they arrive: what every reader of the reply topic sees."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     asyncio.run(
         _tail(

@@ -217,8 +217,12 @@ class Exchange(ABC):
             check = f"{self._waits_for}Is a worker running on these topics? `turnlog doctor` finds out."
         return (
             f"{self._request.what}: {how} after {after_s:g} s; {self.state}; sent "
-            f"{1 + self.resends} times. {check} Ask again with the same request id to get its answer."
+            f"{_times(1 + self.resends)}. {check} Ask again with the same request id to get its answer."
         )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 class Answer(Exchange):

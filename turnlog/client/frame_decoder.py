@@ -39,7 +39,7 @@ class FrameDecoder:
                 header, frame = self._decode(value)
         except WireError as error:
             where = f"{record.topic}[{record.partition}]@{record.offset}"
-            log.warning("%s: passed over, not a frame that this version knows: %s", where, error)
+            log.warning("%s: ignored, not a frame that this version knows: %s", where, error)
             return None
         return ReplyFrame(header=header, frame=frame, partition=record.partition, offset=record.offset)
 

@@ -40,9 +40,9 @@ class ReplyRecord:
 def _readable(tp: TopicPartition, item: LenientRecord | UnreadableRange) -> ReplyRecord | None:
     """The record, or ``None`` for what nobody can parse, after saying so."""
     if isinstance(item, UnreadableRange):
-        log.warning("%s[%d]@%d to %d: passed over, %s", tp.topic, tp.partition, item.first, item.last, item.reason)
+        log.warning("%s[%d]@%d to %d: ignored, %s", tp.topic, tp.partition, item.first, item.last, item.reason)
     elif item.problem is not None:
-        log.warning("%s[%d]@%d: passed over, %s", tp.topic, tp.partition, item.offset, item.problem)
+        log.warning("%s[%d]@%d: ignored, %s", tp.topic, tp.partition, item.offset, item.problem)
     else:
         return ReplyRecord(topic=tp.topic, partition=tp.partition, offset=item.offset, key=item.key, value=item.value)
     return None
@@ -96,7 +96,7 @@ class ReplyConsumer:
     async def batches(self) -> AsyncIterator[list[Any]]:
         """Records as they come, of one partition in order, without end. Raises :class:`BrokerUnreachableError`.
 
-        What nobody can parse is passed over and said: a stranger's record must not keep anybody from the answers.
+        What nobody can parse is ignored and said: a stranger's record must not keep anybody from the answers.
         """
         while True:
             unreadable: dict[TopicPartition, Exception] = {}

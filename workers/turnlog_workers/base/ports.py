@@ -100,7 +100,7 @@ class RequestLog(Protocol):
     """The requests topic, read past Faust where Faust left a gap. Transactions count once they are committed."""
 
     def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[RequestRecord | UnreadableRange]]:
-        """Records from ``start`` to ``end`` (exclusive), in order; an offset without a record is passed over.
+        """Records from ``start`` to ``end`` (exclusive), in order; an offset without a record is ignored.
 
         Nothing in the topic's bytes makes it raise. ``end`` is at most the stable end: what is behind it is not there
         yet. Raises :class:`LogError`, at once where a transaction is open before ``end``.

@@ -166,7 +166,7 @@ def unknown_variables(settings: "Settings", environ: Mapping[str, str] = os.envi
             continue
         near = difflib.get_close_matches(upper.removeprefix(PREFIX), names, n=1, cutoff=_CLOSE_ENOUGH)
         hint = f"did you mean {PREFIX}{near[0]}?" if near else "docs/settings.md lists them."
-        sentences.append(f"{variable[:200]} is passed over: there is no such setting; {hint}")
+        sentences.append(f"{variable[:200]} is ignored: there is no such setting; {hint}")
     return sentences
 
 

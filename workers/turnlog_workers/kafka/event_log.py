@@ -233,7 +233,7 @@ class KafkaEventLog:
         where = f"{self._topic}[{partition}]@{offset}"
         value = value or b""
         if is_foreign(value):
-            log.warning("%s is passed over: nobody of ours wrote it", where)
+            log.warning("%s is ignored: nobody of ours wrote it", where)
             return FOREIGN
         try:
             try:

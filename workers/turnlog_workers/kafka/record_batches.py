@@ -62,7 +62,7 @@ class _Batch:
 def take_apart(fetched: FetchedBatches, start: int, end: int) -> tuple[list[LenientRecord | UnreadableRange], int]:
     """What ``fetched`` has of the offsets from ``start`` to ``end`` (exclusive), in order, and where to go on.
 
-    Markers and aborted records are passed over. Never raises, whatever the bytes are, and always gets further where
+    Markers and aborted records are ignored. Never raises, whatever the bytes are, and always gets further where
     ``fetched`` has anything of the range.
     """
     found: list[LenientRecord | UnreadableRange] = []

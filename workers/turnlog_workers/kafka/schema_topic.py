@@ -36,7 +36,7 @@ def publish_schemas(settings: Settings, registry: Registry | None = None, *, tim
 def read_schemas(settings: Settings, registry: Registry, *, timeout_s: float | None = None) -> int:
     """Make every schema of the topic known to the registry; how many were new to it.
 
-    What is no schema of ours is passed over with a warning: it must not keep anybody from reading the others.
+    What is no schema of ours is ignored with a warning: it must not keep anybody from reading the others.
     Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`.
     """
     timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
@@ -45,7 +45,7 @@ def read_schemas(settings: Settings, registry: Registry, *, timeout_s: float | N
         try:
             schema = load(text.decode())
         except ValueError as error:
-            log.warning("%s: the record with key %.40r is passed over: %s", settings.topics.schemas, key, error)
+            log.warning("%s: the record with key %.40r is ignored: %s", settings.topics.schemas, key, error)
             continue
         if schema.fingerprint.hex() != key:
             log.warning("%s: the record with key %.40r holds another schema", settings.topics.schemas, key)

@@ -50,7 +50,7 @@ class RunSettings:
         try:
             check_setting(name, text)
         except UnknownSettingError as error:
-            log.warning("a run-time setting is passed over: %s", error)
+            log.warning("a run-time setting is ignored: %s", error)
             return
         if text is None:
             self.values.pop(name, None)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def read_small_topic(settings: Settings, topic: str, *, timeout_s: float) -> list[KeyAndValue]:
-    """Every record of the topic. What nobody can parse is passed over: it must not keep anybody from reading the rest.
+    """Every record of the topic. What nobody can parse is ignored: it must not keep anybody from reading the rest.
 
     A broker that is not there yet is waited for. Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`.
     """

@@ -96,7 +96,7 @@ class TopicReader:
     ) -> AsyncIterator[list[Any]]:
         """Records from ``start`` up to ``end`` (exclusive), in batches.
 
-        ``end`` must not lie behind the log's end; with ``committed`` (aborted records are passed over), not behind the
+        ``end`` must not lie behind the log's end; with ``committed`` (aborted records are ignored), not behind the
         last stable offset. Raises :class:`LogBrokenError` where the broker has no such offset,
         :class:`BatchUnreadableError`, or another :class:`LogError`.
         """

@@ -28,7 +28,7 @@ class BatchWriter:
     def commit(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
         """Write accepted events, in log order per partition, and where their reader stands behind them.
 
-        Events below a partition's checkpoint are passed over. Raises ``duckdb.Error`` or ``ProjectionError``.
+        Events below a partition's checkpoint are ignored. Raises ``duckdb.Error`` or ``ProjectionError``.
         """
         ahead = {
             partition: position

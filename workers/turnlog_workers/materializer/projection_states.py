@@ -36,7 +36,7 @@ class _Wanted:
 
     column: str
     keys: Collection[tuple[int, Any]]
-    lifetime: tuple[int, int] | None = None  #: log offsets that hold all of them: most of a big table is passed over
+    lifetime: tuple[int, int] | None = None  #: log offsets that hold all of them: most of a big table is ignored
 
 
 def _of_sessions(sessions: Collection[SessionRow]) -> _Wanted:

@@ -177,7 +177,7 @@ class WorkerService:
         self._policy_now = replace(policy, start_turns=not draining)
         log.info("run-time settings: %s", ", ".join(sorted(values)) or "none")
         for name, model in sorted(forbidden(own, values).items()):
-            log.warning("%s is passed over: TURNLOG_ALLOW_MODELS does not allow %.200s here", name, model)
+            log.warning("%s is ignored: TURNLOG_ALLOW_MODELS does not allow %.200s here", name, model)
 
     def _fatal(self, reason: str) -> None:
         log.critical("stopping: %s", reason)

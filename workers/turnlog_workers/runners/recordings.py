@@ -130,7 +130,7 @@ def _id_of(line: bytes) -> str | None:
 
 
 def _message(raw: dict[str, Any]) -> Message:
-    """A message of the OpenAI chat format; keys that are not of interest are passed over."""
+    """A message of the OpenAI chat format; keys that are not of interest are ignored."""
     name, tool_call_id = raw.get("name"), raw.get("tool_call_id")
     return Message(
         role=_text(raw["role"]),

@@ -44,7 +44,7 @@ class PartitionStore(Protocol):
     async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
         """Commit what accepted events (in offset order) lead to and the position behind them, both or neither.
 
-        Events below the checkpoint are passed over, so writing a batch again changes nothing.
+        Events below the checkpoint are ignored, so writing a batch again changes nothing.
         Raises :class:`StoreError`, or ``folding.fold.FoldError`` where they are not the next ones.
         """
         ...

@@ -40,7 +40,7 @@ class StreamWriter:
     def commit(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
         """Write what accepted events, in log order, lead to, and where their reader stands behind them.
 
-        Events below the checkpoint are passed over. Raises ``duckdb.Error`` or ``FoldError``.
+        Events below the checkpoint are ignored. Raises ``duckdb.Error`` or ``FoldError``.
         """
         start = self.position.next_offset
         if position.next_offset <= start:

@@ -65,7 +65,8 @@ def test_what_is_tested_is_what_runs() -> None:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    declared = {canonicalize_name(r.name) for r in (*requirements(), *requirements("stack", "models", "serve"))}
+    run_time = PROJECT["optional-dependencies"].keys() - {"dev", "build"}
+    declared = {canonicalize_name(r.name) for r in (*requirements(), *requirements(*run_time))}
     distributions = packages_distributions()
     for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -14,6 +14,7 @@ from turnlog_schemas.parts import OUTCOMES, ContentPart, NewSession, ToolCall, U
 from turnlog_streams.channel.state import Channel, evolve_channel, rows_of_channel
 from turnlog_streams.facts import Fact
 from turnlog_streams.folding.fold import StreamName
+from turnlog_streams.folding.leaving import leaving
 from turnlog_streams.history.messages import HistoryMessage, history_message
 from turnlog_streams.lookups import RowsInMemory
 from turnlog_streams.policy import Policy
@@ -55,6 +56,8 @@ class LogWriter:
     inert: set[int] = field(default_factory=set)  #: offsets of what zombies wrote
     channels: dict[str, Channel] = field(default_factory=dict)
     rows_of_channels: dict[str, RowsInMemory] = field(default_factory=dict)
+    rows_of_sessions: dict[str, RowsInMemory] = field(default_factory=dict)
+    first_offsets: dict[StreamName, int] = field(default_factory=dict)
     last_offsets_of_channels: dict[str, int] = field(default_factory=dict)
     unknown_of_channels: dict[str, int] = field(default_factory=dict)
     network: Network = field(default_factory=Network)
@@ -109,8 +112,11 @@ class LogWriter:
             header = self._header(ev.SESSION, session_id, session.version + 1, fact=fact)
             offset = self._append(header, fact.event)
             self.n += 1
-            self.sessions[session_id] = evolve(session, fact)
+            after = self.sessions[session_id] = evolve(session, fact)
+            rows = self.rows_of_sessions.get(session_id, RowsInMemory())
+            self.rows_of_sessions[session_id] = rows.with_written(leaving(session, after, fact))
             self.last_offsets[session_id] = offset
+            self.first_offsets.setdefault((ev.SESSION, session_id), offset)
             if isinstance(fact.event, ev.MessageStored):
                 history = self.histories.setdefault(session_id, [])
                 history.append(history_message(fact.turn_id or "", fact.event))
@@ -125,6 +131,7 @@ class LogWriter:
             channel = self.channel(name)
             header = self._header(ev.CHANNEL, name, channel.version + 1, fact=fact)
             self.last_offsets_of_channels[name] = self._append(header, fact.event)
+            self.first_offsets.setdefault((ev.CHANNEL, name), self.last_offsets_of_channels[name])
             self.n += 1
             self.rows_of_channels[name] = self.rows(name).with_written(rows_of_channel(channel, fact))
             self.channels[name] = evolve_channel(channel, fact)
@@ -136,7 +143,7 @@ class LogWriter:
     def tell(self, name: str, command: object, kind: str = ev.SESSION) -> None:
         """Decide a command."""
         state = self.session(name) if kind == ev.SESSION else self.channel(name)
-        rows = RowsInMemory() if kind == ev.SESSION else self.rows(name)
+        rows = self.rows_of_sessions.get(name, RowsInMemory()) if kind == ev.SESSION else self.rows(name)
         facts = decided(state, command, self.policy, looked_up(state, command, rows))
         if kind == ev.SESSION:
             self.facts(name, facts)
@@ -151,6 +158,7 @@ class LogWriter:
         payload = UnknownPayload(name="SessionDreamt", fields={"stream_id": name, "of": b"sheep", "deep": 1.5})
         offset = self._append(self._header(kind, name, state.version + 1), payload)
         self.n += 1
+        self.first_offsets.setdefault((kind, name), offset)
         if isinstance(state, Session):
             self.last_offsets[name] = offset
             self.sessions[name] = replace(state, version=state.version + 1)
@@ -185,6 +193,7 @@ class LogWriter:
             (ev.SESSION, session_id): LoadedStream(
                 state=session,
                 history=list(self.histories.get(session_id, ())),
+                stream_offset=self.first_offsets[ev.SESSION, session_id],
                 last_offset=self.last_offsets[session_id],
                 unknown_events=self.unknown.get(session_id, 0),
             )
@@ -194,7 +203,7 @@ class LogWriter:
             (ev.CHANNEL, name): LoadedStream(
                 state=channel,
                 history=[],
-                rows=self.rows(name) if self.rows_of_channels.get(name) is not None else None,
+                stream_offset=self.first_offsets[ev.CHANNEL, name],
                 last_offset=self.last_offsets_of_channels[name],
                 unknown_events=self.unknown_of_channels.get(name, 0),
             )

@@ -28,14 +28,19 @@ class Answers:
         """With one that is not final, and stays until it is."""
         return changed(self, known=self.known.set(key, answer))
 
-    def settle(self, key: str, answer: Answer, *, keep: int | None) -> "Answers":
-        """With a final one. Of these the ``keep`` newest stay; ``None``: all."""
-        if keep is None:
-            return self.waiting(key, answer)
-        known, settled, older = self.known.set(key, answer), (*self.settled, key), self.older
-        if len(settled) > keep:
-            known, settled, older = known.delete(settled[0]), settled[1:], older + 1
-        return changed(self, known=known, settled=settled, older=older)
+    def settle(self, key: str, answer: Answer) -> "Answers":
+        """With a final one."""
+        return changed(self, known=self.known.set(key, answer), settled=(*self.settled, key))
+
+    def newest(self, keep: int) -> "Answers":
+        """Of the final ones, the newest stay. Asked before an event is folded: what leaves was there before it."""
+        over = len(self.settled) - keep
+        if over <= 0:
+            return self
+        known = self.known
+        for key in self.settled[:over]:
+            known = known.delete(key)
+        return changed(self, known=known, settled=self.settled[over:], older=self.older + over)
 
     def find(self, key: str, rows: Rows) -> Answer | None:
         """The answer of a key, here or among rows that were looked up."""

@@ -105,6 +105,40 @@ def advance(position: LogPosition, offset: int, header: EventHeader, payload: ob
     )
 
 
+def read_on(position: LogPosition, batch: Sequence[LoggedEvent]) -> tuple[list[LoggedEvent], LogPosition]:
+    """What counts of the next records, and the position behind them: the same as record by record, for less.
+
+    A new owner reads a log of millions.
+    """
+    accepted: list[LoggedEvent] = []
+    epoch, next_n, decided, replied = position.epoch, position.next_n, position.accepted, position.replied
+    for event in batch:
+        header = event.header
+        if isinstance(event.payload, PartitionClaimed):
+            before = changed(position, next_n=next_n, accepted=decided, replied=replied)
+            position = advance(before, event.offset, header, event.payload)
+            epoch, next_n = position.epoch, position.next_n
+        elif header.epoch == epoch and header.n == next_n and epoch != NO_EPOCH:
+            next_n += 1
+            if header.accepted > decided:
+                decided = header.accepted
+            if header.replied > replied:
+                replied = header.replied
+        else:
+            continue
+        accepted.append(event)
+    if batch:
+        position = changed(
+            position,
+            next_offset=batch[-1].offset + 1,
+            next_n=next_n,
+            accepted=decided,
+            replied=replied,
+            last_event_id=record_id(batch[-1].header, batch[-1].payload),
+        )
+    return accepted, position
+
+
 def advance_own(position: LogPosition, base: int, records: Sequence[tuple[EventHeader, object]]) -> LogPosition | None:
     """The position behind records that an owner appended at ``base``; ``None`` if one of them is not the next one.
 

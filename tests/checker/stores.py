@@ -66,6 +66,9 @@ def expected_rows(partition: int, log: Sequence[LoggedEvent]) -> Tables:
     return {
         "streams": [plain_row(stream.row()) for stream in streams.values()],
         "messages": [plain_row(message) for message in made.messages],
+        "answers": [plain_row(row) for row in made.answers],
+        "marks": [plain_row(row) for row in made.marks.values()],
+        "channel_sessions": [plain_row(row) for row in made.channel_sessions.values()],
         "unanswered": [plain_row(row) for row in made.unanswered],
         "partitions": [position],
     }

@@ -18,11 +18,11 @@ from turnlog_streams.facts import Fact
 from turnlog_streams.folding.fold import FoldError, StreamName, StreamState, evolve_stream, waits
 from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_streams.session.decide import known_answer
+from turnlog_streams.session.decide import answer_needs, known_answer
 from turnlog_streams.session.state import Session
 from turnlog_workers.store.memory_store import MemoryStores
 from turnlog_workers.store.partition_store import StoreDirectory
-from turnlog_workers.store.port import PartitionStore, PartitionStores, StoreError
+from turnlog_workers.store.port import FoundRows, PartitionStore, PartitionStores, StoreError, WantedRows
 
 
 @pytest.fixture(params=["memory", "duckdb"])
@@ -114,11 +114,10 @@ async def test_what_is_answered_last_is_forgotten_as_it_is_sent(stores: Partitio
         request = (waiting.request_id, waiting.command_hash)
         state = streams[waiting.kind, waiting.stream_id].state
         if isinstance(state, Session):
-            assert known_answer(state, *request) is not None
+            rows = log.rows_of_sessions[waiting.stream_id]
+            assert known_answer(state, *request, rows.find(partial(answer_needs, state, *request))) is not None
         else:
-            rows = streams[waiting.kind, waiting.stream_id].rows
-            assert rows is not None
-            found = rows.find(partial(channel_answer_needs, state, *request))
+            found = log.rows(waiting.stream_id).find(partial(channel_answer_needs, state, *request))
             answer = known_channel_answer(state, *request, found)
             assert answer is not None
             assert channel_reply_again(state, answer, waiting.request_id, answer.reply, found) is not None
@@ -183,6 +182,45 @@ def unanswered(log: LogWriter) -> list[Unanswered]:
     assert kinds >= {ev.RequestDecided, ev.ForwardDelivered, ev.TurnCancelled, ev.RequestRefused}
     assert kinds >= {ev.HistoryCompacted, ev.HistoryCompactionFailed}
     return found
+
+
+@pytest.mark.parametrize("size", [3, 1000])
+async def test_what_left_the_state_is_looked_up(
+    stores: PartitionStores, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("session", "channel"):
+        monkeypatch.setattr(f"turnlog_streams.{module}.state.KEPT_ANSWERS", 2)
+        monkeypatch.setattr(f"turnlog_streams.{module}.state.KEPT_MARKS", 1)
+    log = random_log(14, 700)
+    store = await stores.open(0)
+    await fill(store, log, size)
+    loaded = await store.load(log.streams)
+    answers = marks = sessions = 0
+    for name, stream in loaded.items():
+        rows = log.rows_of_sessions[name[1]] if name[0] == ev.SESSION else log.rows(name[1])
+        gone = {key for key in rows.answers if key not in stream.state.answers.known}
+        silent = {source for source in rows.marks if source not in stream.state.marks.known}
+        wanted = WantedRows(
+            stream_offset=stream.stream_offset,
+            answers=frozenset({*gone, "never"}),
+            marks=frozenset({*silent, "session:never"}),
+            sessions=frozenset({*rows.sessions, "never"}),
+            latest=2,
+        )
+        other = WantedRows(stream_offset=-7, answers=wanted.answers, marks=wanted.marks, sessions=wanted.sessions)
+        found, nothing = await store.look_up([wanted, other])
+        assert nothing == FoundRows()
+        assert found.answers == {key: rows.answers[key] for key in gone}
+        assert found.marks == {source: rows.marks[source] for source in silent}
+        assert found.sessions == dict(rows.sessions)
+        live = sorted((each for each in rows.sessions.values() if not each.archived), key=lambda each: -each.rank)
+        assert found.latest == live[:2]
+        assert len(gone) == stream.state.answers.older
+        answers, marks, sessions = answers + len(gone), marks + len(silent), sessions + len(rows.sessions)
+    assert answers > 20
+    assert marks
+    assert sessions > 5
+    assert await store.look_up([]) == []
 
 
 async def test_comes_back_where_it_stood(stores: PartitionStores) -> None:

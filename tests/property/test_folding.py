@@ -71,8 +71,8 @@ def test_equal_states_have_one_text(log: LogWriter) -> None:
 
 
 def test_maps_are_written_in_the_order_of_their_keys() -> None:
-    forwards = [Map({"b": 1, "a": 2}), Map({"a": 2, "b": 1})]
-    texts = {encode(Session(session_id="s", marks=Marks(known=marks))) for marks in forwards}
+    maps = [Map({"b": 1, "a": 2}), Map({"a": 2, "b": 1})]
+    texts = {encode(Session(session_id="s", marks=Marks(known=marks))) for marks in maps}
     assert texts == {'{"marks":{"known":{"a":2,"b":1}},"session_id":"s"}'}
 
 

@@ -16,11 +16,13 @@ from turnlog_schemas.events import LOG_FORMAT, SESSION, EventHeader, PartitionCl
 from turnlog_streams.reader_rule import (
     NO_EPOCH,
     LogFormatError,
+    LoggedEvent,
     LogPosition,
     advance,
     advance_own,
     check_log_format,
     is_accepted,
+    read_on,
     record_id,
 )
 
@@ -128,6 +130,26 @@ def test_exactly_the_owners_records_count(log: Log) -> None:
     assert position.next_n == log.next_n
     assert position.accepted == log.highest_accepted
     assert position.replied == -1, "no owner said so"
+
+
+@given(logs(), st.integers(1, 7))
+def test_read_many_at_a_time_it_is_the_same(log: Log, size: int) -> None:
+    batches = [
+        [
+            LoggedEvent(partition=0, offset=first + index, header=header, payload=payload)
+            for index, (header, payload) in enumerate(log.records[first : first + size])
+        ]
+        for first in range(0, len(log.records), size)
+    ]
+    position, together = LogPosition(), LogPosition()
+    for batch in batches:
+        counted = []
+        for logged in batch:
+            if is_accepted(position, logged.header, logged.payload):
+                counted.append(logged)
+            position = advance(position, logged.offset, logged.header, logged.payload)
+        accepted, together = read_on(together, batch)
+        assert (accepted, together) == (counted, position)
 
 
 @given(logs(), logs())

@@ -32,7 +32,7 @@ from turnlog_workers.base.ports import (
 )
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.store.memory_store import MemoryStore, MemoryStores
-from turnlog_workers.store.port import LoadedStream, StoreError
+from turnlog_workers.store.port import FoundRows, LoadedStream, Saved, StoreError, WantedRows
 
 T = TypeVar("T")
 RECORD_BYTES = 100
@@ -320,6 +320,9 @@ class Disk(MemoryStores):
             tables[partition] = {
                 "streams": [plain_row(row) for row in data.streams.values()],
                 "messages": [plain_row(row) for rows in data.messages.values() for row in rows],
+                "answers": [plain_row(row) for row in data.answers.values()],
+                "marks": [plain_row(row) for row in data.marks.values()],
+                "channel_sessions": [plain_row(row) for row in data.channel_sessions.values()],
                 "unanswered": [plain_row(row) for row in data.unanswered],
                 "partitions": [{"partition": partition, **plain_row(data.position)}],
             }
@@ -403,11 +406,14 @@ class SimStore:
 
         return await self._stores.in_thread(function)
 
-    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
-        await self._run(lambda: self._inner.write(list(events), position))
+    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
+        return await self._run(lambda: self._inner.write(list(events), position))
 
     async def load(self, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
         return await self._run(lambda: self._inner.load(list(names)))
+
+    async def look_up(self, wanted: Sequence[WantedRows]) -> list[FoundRows]:
+        return await self._run(lambda: self._inner.look_up(list(wanted)))
 
     async def unfinished(self) -> list[StreamName]:
         return await self._run(self._inner.unfinished)

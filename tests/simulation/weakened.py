@@ -4,7 +4,7 @@ Nothing of the shipped code knows of it: the parts are exchanged from here while
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
@@ -23,7 +23,7 @@ from turnlog_schemas.events import EventHeader, PartitionClaimed
 from turnlog_schemas.frames import HistoryCompacted, HistoryCompactionFailed
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.history.compaction import HistoryCompactionState
-from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance
 from turnlog_streams.session.state import OwedRun, Session
 from turnlog_workers.base.ports import NewRecord, RequestLog, RequestRecord
 from turnlog_workers.intake.inbox import Inbox
@@ -35,7 +35,7 @@ from turnlog_workers.shard.partition import Shard
 from turnlog_workers.shard.run_ahead import Decider, Effect, Group
 from turnlog_workers.shard.serving import Serving
 from turnlog_workers.shard.session_in_memory import SessionInMemory
-from turnlog_workers.store.port import LoadedStream
+from turnlog_workers.store.port import LoadedStream, Saved
 
 Patches = Iterator[Any]
 
@@ -90,9 +90,18 @@ def weakened(name: str) -> Iterator[None]:
 
 
 def _rule(rule: Callable[[LogPosition, EventHeader, object], bool]) -> list[Any]:
+    def read_on(position: LogPosition, batch: Sequence[LoggedEvent]) -> tuple[list[LoggedEvent], LogPosition]:
+        accepted = []
+        for event in batch:
+            if rule(position, event.header, event.payload):
+                accepted.append(event)
+            position = advance(position, event.offset, event.header, event.payload)
+        return accepted, position
+
+    modules = (turnlog_streams.reader_rule, turnlog_workers.shard.epoch)
     return [
-        patch.object(module, "is_accepted", rule)
-        for module in (turnlog_streams.reader_rule, turnlog_workers.shard.epoch)
+        *(patch.object(module, "is_accepted", rule) for module in modules),
+        patch.object(turnlog_workers.shard.epoch, "read_on", read_on),
     ]
 
 
@@ -332,17 +341,18 @@ def _no_look_up() -> list[Any]:
 def _rows_first() -> list[Any]:
     original = SimStore.write
 
-    async def write(self: SimStore, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+    async def write(self: SimStore, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
         before = self._inner.position
         if position.next_offset <= before.next_offset:
-            return
-        await original(self, events, position)
+            return {}
+        saved = await original(self, events, position)
         self._inner._data.position = before
 
         async def checkpoint() -> None:
             self._inner._data.position = position
 
         await self._run(checkpoint)
+        return saved
 
     return [patch.object(SimStore, "write", write)]
 
@@ -351,8 +361,8 @@ def _rows_first() -> list[Any]:
 def _no_epoch() -> list[Any]:
     original = SimStore.write
 
-    async def write(self: SimStore, events: Sequence[LoggedEvent], position: LogPosition) -> None:
-        await original(self, events, replace(position, epoch=-1, next_n=0))
+    async def write(self: SimStore, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
+        return await original(self, events, replace(position, epoch=-1, next_n=0))
 
     return [patch.object(SimStore, "write", write)]
 

@@ -192,8 +192,8 @@ async def test_a_log_that_has_a_hole_in_one_stream_is_served_for_the_others(monk
         world.stores._data.clear()
         original = MemoryStore.write
 
-        async def with_a_hole(self: MemoryStore, events: Any, position: Any) -> None:
-            await original(self, [e for e in events if e.offset != lost], position)
+        async def with_a_hole(self: MemoryStore, events: Any, position: Any) -> Any:
+            return await original(self, [e for e in events if e.offset != lost], position)
 
         monkeypatch.setattr(MemoryStore, "write", with_a_hole)
         await world.take_over()
@@ -346,10 +346,10 @@ async def test_the_partition_waits_for_a_store_that_is_far_behind_and_is_not_rel
     full = True
     original = MemoryStore.write
 
-    async def write(self: MemoryStore, *what: Any) -> None:
+    async def write(self: MemoryStore, *what: Any) -> Any:
         if full:
             raise StoreError("the disk is full")
-        await original(self, *what)
+        return await original(self, *what)
 
     async with OnePartition() as world:
         monkeypatch.setattr(MemoryStore, "write", write)

@@ -38,6 +38,8 @@ class Channel:
 
 def evolve_channel(channel: Channel, fact: Fact) -> Channel:
     """The state after an accepted event. Never refuses a recorded fact."""
+    if len(channel.answers.settled) > KEPT_ANSWERS:
+        channel = changed(channel, answers=channel.answers.newest(KEPT_ANSWERS))
     event, version = fact.event, channel.version + 1
     match event:
         case ev.ChannelSessionOpened():
@@ -65,10 +67,10 @@ def evolve_channel(channel: Channel, fact: Fact) -> Channel:
                 waits = waits.set(event.request_id, frozenset(event.waits_for))
                 answers = channel.answers.waiting(event.request_id, answer)
             else:
-                answers = channel.answers.settle(event.request_id, answer, keep=KEPT_ANSWERS)
+                answers = channel.answers.settle(event.request_id, answer)
             return changed(channel, version=version, answers=answers, waits=waits)
         case ev.RequestRefused():
-            answers = channel.answers.settle(refusal_key(event), refusal_answer(event), keep=KEPT_ANSWERS)
+            answers = channel.answers.settle(refusal_key(event), refusal_answer(event))
             return changed(channel, version=version, answers=answers)
         case ev.CommandForwarded():
             return changed(channel, version=version, forward_seq=event.seq, outbox=pending(channel.outbox, event))
@@ -102,7 +104,7 @@ def _after_delivery(channel: Channel, event: ev.ForwardDelivered) -> Channel:
     for request_id, answer in _refused_by(channel, event).items():
         answers = answers.waiting(request_id, answer)
     for request_id, answer in answered_by_delivery(channel, event).items():
-        answers = answers.settle(request_id, answer, keep=KEPT_ANSWERS)
+        answers = answers.settle(request_id, answer)
     return changed(
         channel,
         version=channel.version + 1,

@@ -10,19 +10,29 @@ from dataclasses import dataclass, field
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import ContentPart, text_content
-from turnlog_streams.channel.state import Channel, answered_by_delivery, evolve_channel, rows_of_channel
+from turnlog_streams.channel.state import Channel, answered_by_delivery, evolve_channel
 from turnlog_streams.facts import Fact
 from turnlog_streams.folding.canonical import decode, encode
-from turnlog_streams.folding.rows import StoredMessage, StreamRow, Unanswered
+from turnlog_streams.folding.leaving import leaving
+from turnlog_streams.folding.rows import (
+    AnswerRow,
+    ChannelSessionRow,
+    MarkRow,
+    StoredMessage,
+    StreamRow,
+    Unanswered,
+    slot_of,
+)
 from turnlog_streams.forwarding import waits_after
 from turnlog_streams.history.messages import HistoryMessage, history_message
-from turnlog_streams.lookups import RowsInMemory, StoredRows
+from turnlog_streams.lookups import WROTE_NOTHING, ChannelSession, Written
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.records import changed
 from turnlog_streams.session.state import Session, evolve
 
 StreamName = tuple[str, str]  #: kind and id
 StreamState = Session | Channel
+RowName = tuple[int, str]  #: offset of the stream, and a source or session
 _KNOWN = frozenset(ev.EVENTS)
 _FOLDED = frozenset((ev.SESSION, ev.CHANNEL))
 
@@ -39,7 +49,6 @@ class FoldedStream:
     stream_id: str
     stream_offset: int
     state: StreamState
-    rows: RowsInMemory | None = None  #: of a channel
     last_offset: int = -1
     unknown_events: int = 0
     waits_since: int | None = None
@@ -48,7 +57,7 @@ class FoldedStream:
         """How a store keeps it."""
         return StreamRow(
             *(self.kind, self.stream_id, self.stream_offset, self.last_offset, self.unknown_events),
-            *(self.waits_since, encode(self.state), None if self.rows is None else encode(self.rows.stored())),
+            *(self.waits_since, encode(self.state)),
         )
 
 
@@ -60,7 +69,6 @@ def folded(row: StreamRow) -> FoldedStream:
         stream_id=row.stream_id,
         stream_offset=row.stream_offset,
         state=state,
-        rows=None if row.rows is None else RowsInMemory.of(decode(StoredRows, row.rows)),
         last_offset=row.last_offset,
         unknown_events=row.unknown_events,
         waits_since=row.waits_since,
@@ -74,6 +82,10 @@ class Folded:
     begun: set[StreamName] = field(default_factory=set)  #: streams that have no row yet
     touched: dict[StreamName, FoldedStream] = field(default_factory=dict)
     messages: list[StoredMessage] = field(default_factory=list)
+    answers: list[AnswerRow] = field(default_factory=list)
+    marks: dict[RowName, MarkRow] = field(default_factory=dict)  #: new, or instead of what stands there
+    channel_sessions: dict[RowName, ChannelSessionRow] = field(default_factory=dict)  #: opened
+    archived: set[RowName] = field(default_factory=set)  #: sessions of channels that were opened before
     unanswered: list[Unanswered] = field(default_factory=list)
 
 
@@ -132,9 +144,7 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
             raise LookupError(f"version {before.version + 1} of it")
         fact = Fact(event=event, turn_id=header.turn_id, attempt=header.attempt)
         after = evolve_stream(before, fact)
-        rows = stream.rows
-        if isinstance(before, Channel):
-            rows = (rows or RowsInMemory()).with_written(rows_of_channel(before, fact))
+        written = leaving(before, after, fact)
         if logged.offset > replied:
             _unanswered(stream, before, logged, result)
     except Exception as error:  # whatever an event makes fail is its own stream's problem
@@ -148,7 +158,8 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
         stream.unknown_events += 1
         after = changed(before, version=header.stream_version)
     else:
-        stream.rows = rows
+        if written is not WROTE_NOTHING:
+            _write(stream.stream_offset, written, result)
         if isinstance(event, ev.MessageStored):
             result.messages.append(_stored(stream, logged, event))
     stream.state = after
@@ -157,6 +168,31 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
         stream.waits_since = None
     elif stream.waits_since is None:
         stream.waits_since = logged.offset
+
+
+def _write(stream_offset: int, written: Written, result: Folded) -> None:
+    for key, answer in written.answers.items():
+        result.answers.append(AnswerRow(slot_of(stream_offset, key), stream_offset, key, encode(answer)))
+    for source, seq in written.marks.items():
+        result.marks[stream_offset, source] = MarkRow(slot_of(stream_offset, source), stream_offset, source, seq)
+    if written.opened is not None:
+        session = written.opened
+        result.channel_sessions[stream_offset, session.session_id] = ChannelSessionRow(
+            *(slot_of(stream_offset, session.session_id), stream_offset, session.session_id, session.rank),
+            *(session.archived, encode(session)),
+        )
+    if written.archived is not None:
+        name = stream_offset, written.archived
+        opened = result.channel_sessions.get(name)
+        if opened is None:
+            result.archived.add(name)
+        else:
+            result.channel_sessions[name] = opened._replace(archived=True)
+
+
+def channel_session(row: ChannelSessionRow) -> ChannelSession:
+    """The session of a row."""
+    return changed(decode(ChannelSession, row.session), archived=row.archived)
 
 
 def evolve_stream(state: StreamState, fact: Fact) -> StreamState:

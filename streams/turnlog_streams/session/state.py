@@ -26,8 +26,8 @@ from turnlog_streams.records import changed
 from turnlog_streams.turn import Answer, Turn, without_result
 
 NO_TURNS: Map[str, Turn] = Map()
-KEPT_ANSWERS: int | None = None  #: of done requests; ``None``: all
-KEPT_MARKS: int | None = None
+KEPT_ANSWERS = 32  #: of done requests
+KEPT_MARKS = 32  #: of channels that told something
 NOT_YET_COMPACTED = HistoryCompactionState()
 
 
@@ -90,6 +90,8 @@ class Session:
 
 def evolve(session: Session, fact: Fact) -> Session:
     """The state after an accepted event. Never refuses a recorded fact."""
+    if len(session.answers.settled) > KEPT_ANSWERS:
+        session = changed(session, answers=session.answers.newest(KEPT_ANSWERS))
     event, version = fact.event, session.version + 1
     match event:
         case ev.SessionCreated():
@@ -107,7 +109,7 @@ def evolve(session: Session, fact: Fact) -> Session:
         case ev.TurnCancelled():
             return _cancelled(session, fact, event)
         case ev.RequestRefused():
-            answers = session.answers.settle(refusal_key(event), refusal_answer(event), keep=KEPT_ANSWERS)
+            answers = session.answers.settle(refusal_key(event), refusal_answer(event))
             return changed(session, version=version, answers=answers)
         case (
             ev.HistoryCompactionRequested()
@@ -163,7 +165,7 @@ def _after_lifecycle(session: Session, event: ev.Event) -> Session:
 def _decided(session: Session, event: ev.RequestDecided) -> Session:
     answer = Answer(command_hash=event.command_hash, kind="decided", session_id=event.session_id, reply=event.reply)
     if not event.waits_for:
-        answers = session.answers.settle(event.request_id, answer, keep=KEPT_ANSWERS)
+        answers = session.answers.settle(event.request_id, answer)
         return changed(session, version=session.version + 1, answers=answers)
     return changed(
         session,
@@ -177,7 +179,7 @@ def _after_delivery(session: Session, event: ev.ForwardDelivered) -> Session:
     waits, ready = waits_after(session.waits, event.seq)
     answers = session.answers
     for request_id in ready:
-        answers = answers.settle(request_id, answers.known[request_id], keep=KEPT_ANSWERS)
+        answers = answers.settle(request_id, answers.known[request_id])
     return changed(
         session,
         version=session.version + 1,
@@ -225,7 +227,7 @@ def _paid(session: Session, request_id: str | None, **answered: Any) -> Session:
     return changed(
         session,
         owed_runs=tuple(run for run in session.owed_runs if run.request_id != request_id),
-        answers=session.answers.settle(request_id, changed(answer, **answered), keep=KEPT_ANSWERS),
+        answers=session.answers.settle(request_id, changed(answer, **answered)),
     )
 
 
@@ -303,7 +305,7 @@ def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usag
         version=session.version + 1,
         measure=measure,
         turns=session.turns.delete(turn.turn_id),
-        answers=session.answers.settle(turn.request_id, answer, keep=KEPT_ANSWERS),
+        answers=session.answers.settle(turn.request_id, answer),
         running=None if session.running == turn.turn_id else session.running,
         queue=tuple(queued for queued in session.queue if queued != turn.turn_id),
     )
@@ -323,4 +325,4 @@ def _cancelled(session: Session, fact: Fact, event: ev.TurnCancelled) -> Session
         usage=event.usage,
         reply=event.by.reply,
     )
-    return changed(session, answers=session.answers.settle(event.by.request_id, by, keep=KEPT_ANSWERS))
+    return changed(session, answers=session.answers.settle(event.by.request_id, by))

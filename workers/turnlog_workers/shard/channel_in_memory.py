@@ -12,10 +12,11 @@ from turnlog_streams.channel.decide import (
     known_channel_answer,
 )
 from turnlog_streams.channel.frames import active_reply, channel_replies_to, channel_reply_again
-from turnlog_streams.channel.state import Channel, evolve_channel, rows_of_channel
+from turnlog_streams.channel.state import Channel, evolve_channel
 from turnlog_streams.facts import Fact
+from turnlog_streams.folding.leaving import leaving
 from turnlog_streams.forwarding import Forward, ReceiveForward, ReceiveReceipt
-from turnlog_streams.lookups import NOTHING, Found, Lookup, RowsInMemory
+from turnlog_streams.lookups import NOTHING, Found, Lookup
 from turnlog_streams.policy import Policy
 from turnlog_streams.refusals import Refuse
 from turnlog_streams.reply import Reply
@@ -24,13 +25,9 @@ from turnlog_workers.shard.stream import Stream
 
 
 class ChannelInMemory(Stream[Channel]):
-    """A channel: its state, and the rows that its decisions look up."""
+    """A channel: its state. The rows that its decisions look up are in the store."""
 
     kind = CHANNEL
-
-    def __init__(self, state: Channel, rows: RowsInMemory | None = None) -> None:
-        super().__init__(state)
-        self._rows = rows or RowsInMemory()
 
     @property
     def stream_id(self) -> str:
@@ -62,10 +59,6 @@ class ChannelInMemory(Stream[Channel]):
         """The rows that giving an answer again depends on."""
         return channel_answer_needs(self.state, request_id, command_hash, found)
 
-    def look_up(self, lookup: Lookup) -> Found:
-        """Rows of this channel."""
-        return self._rows.look_up(lookup)
-
     def decide(self, command: StreamCommand, policy: Policy, found: Found) -> list[Fact]:
         """The pure decision. A query decides to nothing."""
         return [] if isinstance(command, Query) else decide_channel(self.state, _of_channel(command), policy, found)
@@ -73,16 +66,16 @@ class ChannelInMemory(Stream[Channel]):
     def take(self, fact: Fact, found: Found = NOTHING) -> list[Reply]:
         """Become what a decided fact leads to; the frames that tell of it."""
         replies = channel_replies_to(self.state, fact, found)
-        self._rows = self._rows.with_written(rows_of_channel(self.state, fact))
-        self.state = evolve_channel(self.state, fact)
+        before, self.state = self.state, evolve_channel(self.state, fact)
+        self.unsaved = self.unsaved.with_written(self.state.version, leaving(before, self.state, fact))
         return replies
 
     def way_back(self) -> Callable[[], None]:
         """Call it to make the channel what it is now."""
-        state, rows = self.state, self._rows
+        state, unsaved = self.state, self.unsaved
 
         def back() -> None:
-            self.state, self._rows = state, rows
+            self.state, self.unsaved = state, unsaved
 
         return back
 

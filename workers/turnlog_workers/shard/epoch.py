@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from turnlog_schemas.events import LOG_FORMAT, PARTITION, EventHeader, PartitionClaimed
-from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, advance_own, is_accepted
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, advance_own, is_accepted, read_on
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.ports import AppendUncertainError, EventLog, LogBrokenError, NewRecord
 
@@ -62,11 +62,7 @@ class Epoch:
 
     def _take(self, batch: Sequence[LoggedEvent]) -> tuple[list[LoggedEvent], LogPosition]:
         """What counts of a batch, and the position behind it."""
-        accepted: list[LoggedEvent] = []
-        for event in batch:
-            if is_accepted(self.position, event.header, event.payload):
-                accepted.append(event)
-            self.position = advance(self.position, event.offset, event.header, event.payload)
+        accepted, self.position = read_on(self.position, batch)
         return accepted, self.position
 
     async def open(self, claim: Claim, now_ms: int, caught_up: CaughtUp) -> None:

@@ -20,10 +20,11 @@ from turnlog_workers.shard.channel_in_memory import ChannelInMemory
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.shard.stream import AnyStream
 from turnlog_workers.shard.worker_context import WorkerContext
-from turnlog_workers.store.port import LoadedStream, PartitionStore, StoreError
+from turnlog_workers.store.port import FoundRows, LoadedStream, PartitionStore, Saved, StoreError, WantedRows
 
 log = logging.getLogger(__name__)
 _BATCH = 200  #: streams that are loaded, or runners that are closed, together
+Needs = Callable[[Found], Lookup | None]
 T = TypeVar("T")
 
 
@@ -37,6 +38,8 @@ class Resident:
         self._store = store
         self._in_use: frozenset[StreamName] = frozenset()
         self._resting = False
+        self._fetched: set[StreamName] = set()
+        self._saved: dict[StreamName, Saved] = {}
 
     def get(self, kind: str, stream_id: str) -> AnyStream:
         """A stream that is in memory."""
@@ -63,22 +66,63 @@ class Resident:
             stream = self.sessions[stream_id] = SessionInMemory(session, found.history if found is not None else ())
         else:
             channel = state if isinstance(state, Channel) else Channel(channel=stream_id)
-            stream = self.channels[stream_id] = ChannelInMemory(channel, found.rows if found is not None else None)
+            stream = self.channels[stream_id] = ChannelInMemory(channel)
         stream.last_used, stream.set_aside = self._context.now(), set_aside
         if found is not None:
-            stream.last_offset = found.last_offset
+            stream.stream_offset, stream.last_offset = found.stream_offset, found.last_offset
             stream.unknown_events = bool(found.unknown_events)
 
-    async def find(self, stream: AnyStream, needs: Callable[[Found], Lookup | None]) -> Found:
+    async def fetch(self, needs: Iterable[tuple[AnyStream, Needs]]) -> None:
+        """Look up what is needed first for many decisions, in one go. A need that cannot be told is told later."""
+        wanted: dict[StreamName, WantedRows] = {}
+        for stream, need in needs:
+            try:
+                lookup = need(NOTHING)
+            except Exception:
+                continue  # whoever decides meets it again
+            rows = self._wanted(stream, lookup)
+            if rows is not None:
+                name = stream.kind, stream.stream_id
+                wanted[name] = rows if name not in wanted else wanted[name].plus(rows)
+        await self._fetch(wanted)
+
+    async def find(self, stream: AnyStream, needs: Needs) -> Found:
         """Look up what something that is to be decided or answered needs."""
         found = NOTHING
         while (lookup := needs(found)) is not None:
-            found = found.plus(stream.look_up(lookup))
+            rows = self._wanted(stream, lookup)
+            if rows is not None:
+                await self._fetch({(stream.kind, stream.stream_id): rows})
+            found = found.plus(stream.unsaved.found(lookup, stream.fetched))
         return found
 
+    def _wanted(self, stream: AnyStream, lookup: Lookup | None) -> WantedRows | None:
+        if lookup is None or stream.stream_offset is None:
+            return None
+        return stream.unsaved.wanted(stream.stream_offset, lookup, stream.fetched)
+
+    async def _fetch(self, wanted: Mapping[StreamName, WantedRows]) -> None:
+        if wanted:
+            self._fetched |= wanted.keys()
+            for name, rows in zip(wanted, await self._store.look_up(list(wanted.values())), strict=True):
+                self.get(*name).fetched.add(wanted[name], rows)
+
+    def saved(self, streams: Mapping[StreamName, Saved]) -> None:
+        """So far streams are saved. What is decided now goes on without knowing: it may have asked the store before."""
+        self._saved.update(streams)
+
     def release(self) -> None:
-        """Nothing is in use any more."""
+        """Nothing is in use any more: rows that were fetched are forgotten, and so are those that are saved."""
         self._in_use = frozenset()
+        for name in self._fetched:
+            if (stream := self._known(*name)) is not None:
+                stream.fetched = FoundRows()
+        self._fetched = set()
+        saved, self._saved = self._saved, {}
+        for name, (stream_offset, version) in saved.items():
+            if (stream := self._known(*name)) is not None:
+                stream.stream_offset = stream_offset
+                stream.unsaved = stream.unsaved.without_saved(version)
 
     async def _loaded(
         self, names: list[StreamName]

@@ -164,6 +164,14 @@ class ServedRequests:
             crash_point("shard.after_consume")
         return records
 
+    async def fetch(self, requests: Sequence[TakenRequest]) -> None:
+        """Look up what the first of their decisions need, together."""
+        items = [request.item for request in requests if isinstance(request.item, ForStream)]
+        streams = [(self._resident.get(item.kind, item.stream_id), item) for item in items]
+        await self._resident.fetch(
+            (stream, partial(stream.needs, item.command)) for stream, item in streams if stream.closed is None
+        )
+
     async def decide(self, request: TakenRequest) -> None:
         """Decide a request whose stream is in memory, or park it, or send it on."""
         offset, record, item = request

@@ -247,6 +247,7 @@ class Serving:
         await self.resident.use(wanted)
         for outcome in outcomes:
             self._outcomes.decide(outcome)
+        await self._requests.fetch(requests)
         for request in requests:
             await self._requests.decide(request)
         await self._group_commit.everything()
@@ -354,7 +355,7 @@ class Serving:
 
     async def save(self) -> None:
         """Write what is confirmed to the store."""
-        await self.unsaved.save(lambda: self._epoch.position)
+        self.resident.saved(await self.unsaved.save(lambda: self._epoch.position))
 
     async def upkeep(self) -> None:
         """What is to be done now and then: forwards that nobody received, streams that nobody uses."""

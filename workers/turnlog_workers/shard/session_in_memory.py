@@ -8,6 +8,7 @@ from turnlog_schemas.events import SESSION, MessageStored
 from turnlog_schemas.parts import NO_USAGE, ReplyAddress, Usage
 from turnlog_streams.channel.commands import ChangeChannel
 from turnlog_streams.facts import Fact
+from turnlog_streams.folding.leaving import leaving
 from turnlog_streams.forwarding import Forward, ReceiveForward, ReceiveReceipt
 from turnlog_streams.history.compaction_plan import SessionHistory, needs_history_compaction, session_tokens
 from turnlog_streams.history.messages import HistoryMessage, history_message, of_turn
@@ -86,10 +87,6 @@ class SessionInMemory(Stream[Session]):
         """The rows that giving an answer again depends on."""
         return answer_needs(self.state, request_id, command_hash, found)
 
-    def look_up(self, lookup: Lookup) -> Found:
-        """Nothing: a session's state has all of its answers and marks."""
-        return NOTHING
-
     def decide(self, command: StreamCommand, policy: Policy, found: Found) -> list[Fact]:
         """The pure decision. A query decides to nothing."""
         return [] if isinstance(command, Query) else decide(self.state, _of_session(command), policy, found)
@@ -103,14 +100,15 @@ class SessionInMemory(Stream[Session]):
             self.history.append(history_message(fact.turn_id or "", fact.event))
         replies = replies_to(before, fact, self.history)
         self.state = evolve(before, fact)
+        self.unsaved = self.unsaved.with_written(self.state.version, leaving(before, self.state, fact))
         return replies
 
     def way_back(self) -> Callable[[], None]:
         """Call it to make the session what it is now."""
-        state, messages = self.state, len(self.history)
+        state, unsaved, messages = self.state, self.unsaved, len(self.history)
 
         def back() -> None:
-            self.state = state
+            self.state, self.unsaved = state, unsaved
             del self.history[messages:]
 
         return back

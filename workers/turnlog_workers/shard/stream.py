@@ -15,6 +15,8 @@ from turnlog_streams.lookups import NOTHING, Found, Lookup
 from turnlog_streams.policy import Policy
 from turnlog_streams.reply import Reply
 from turnlog_workers.intake.request_reader import StreamCommand
+from turnlog_workers.shard.unsaved_rows import NOTHING_UNSAVED
+from turnlog_workers.store.port import FoundRows
 
 State = TypeVar("State")
 
@@ -29,6 +31,9 @@ class Stream(ABC, Generic[State]):
         self.last_offset = -1  #: of the stream's newest confirmed event
         self.last_used = 0.0  #: monotonic seconds
         self.unknown_events = False  #: written by a newer version: nothing is decided for it here
+        self.stream_offset: int | None = None  #: under which the store has it; ``None``: it has nothing of it
+        self.unsaved = NOTHING_UNSAVED  #: rows that are not in the store yet
+        self.fetched = FoundRows()  #: rows of the store, for what is decided now
         self.set_aside = ""  #: why nothing is decided for it here: something of ours failed on it
 
     # ---- what it is
@@ -77,10 +82,6 @@ class Stream(ABC, Generic[State]):
     @abstractmethod
     def answer_needs(self, request_id: str, command_hash: str, found: Found) -> Lookup | None:
         """The rows that giving an answer again depends on."""
-
-    @abstractmethod
-    def look_up(self, lookup: Lookup) -> Found:
-        """Rows of this stream."""
 
     @abstractmethod
     def decide(self, command: StreamCommand, policy: Policy, found: Found) -> list[Fact]:

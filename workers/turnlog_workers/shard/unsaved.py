@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_workers.store.port import PartitionStore
+from turnlog_workers.store.port import PartitionStore, Saved
 
 _MANY_BYTES = 8 * 1024 * 1024  #: of encoded events: in memory they take some times as much
 
@@ -44,8 +45,10 @@ class Unsaved:
         if self.are_many:
             self._became_many.set()
 
-    async def save(self, position: Callable[[], LogPosition]) -> None:
+    async def save(self, position: Callable[[], LogPosition]) -> Mapping[StreamName, Saved]:
         """Write everything up to where the owner stands (asked at the moment when the events are taken).
+
+        How far streams are saved then.
 
         Raises what the store raises; nothing is lost then, the next call writes it.
         """
@@ -56,8 +59,9 @@ class Unsaved:
             upto = position()
             try:
                 if upto.next_offset > self._store.position.next_offset:
-                    await self._store.write(events, upto)
+                    return await self._store.write(events, upto)
             except BaseException:
                 self._events = events + self._events
                 self._bytes += size
                 raise
+            return {}

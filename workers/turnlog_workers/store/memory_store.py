@@ -1,13 +1,15 @@
 """Stores in memory, for tests and the simulation: the same fold and the same rows, without DuckDB."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from turnlog_schemas.events import SESSION
-from turnlog_streams.folding.fold import StreamName, fold, folded, stored_message, touched
-from turnlog_streams.folding.rows import StoredMessage, StreamRow, Unanswered
+from turnlog_streams.folding.canonical import decode
+from turnlog_streams.folding.fold import RowName, StreamName, channel_session, fold, folded, stored_message, touched
+from turnlog_streams.folding.rows import AnswerRow, ChannelSessionRow, MarkRow, StoredMessage, StreamRow, Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_workers.store.port import LoadedStream, StoreError
+from turnlog_streams.turn import Answer
+from turnlog_workers.store.port import FoundRows, LoadedStream, Saved, StoreError, WantedRows
 
 
 @dataclass(slots=True, kw_only=True)
@@ -17,6 +19,9 @@ class _Data:
     position: LogPosition = field(default_factory=LogPosition)
     streams: dict[StreamName, StreamRow] = field(default_factory=dict)
     messages: dict[int, list[StoredMessage]] = field(default_factory=dict)  #: by stream_offset
+    answers: dict[RowName, AnswerRow] = field(default_factory=dict)
+    marks: dict[RowName, MarkRow] = field(default_factory=dict)
+    channel_sessions: dict[RowName, ChannelSessionRow] = field(default_factory=dict)
     unanswered: list[Unanswered] = field(default_factory=list)
 
 
@@ -64,12 +69,12 @@ class MemoryStore:
         """The committed checkpoint."""
         return self._data.position
 
-    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
         """Rows and checkpoint, both or neither."""
         self._check_open()
         data, start = self._data, self._data.position.next_offset
         if position.next_offset <= start:
-            return
+            return {}
         events = [logged for logged in events if logged.offset >= start]
         streams = {name: folded(data.streams[name]) for name in touched(events) & data.streams.keys()}
         made = fold(events, streams, replied=position.replied, tolerant=self.tolerant)
@@ -77,7 +82,13 @@ class MemoryStore:
         for message in made.messages:
             data.messages.setdefault(message.stream_offset, []).append(message)
         data.unanswered = [row for row in data.unanswered if row.log_offset > position.replied] + made.unanswered
+        data.answers |= {(row.stream_offset, row.key): row for row in made.answers}
+        data.marks |= made.marks
+        data.channel_sessions |= made.channel_sessions
+        for name in made.archived:
+            data.channel_sessions[name] = data.channel_sessions[name]._replace(archived=True)
         data.position = position
+        return {name: Saved(stream.stream_offset, stream.state.version) for name, stream in made.touched.items()}
 
     async def load(self, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
         """Whole streams."""
@@ -89,10 +100,28 @@ class MemoryStore:
         messages = self._data.messages.get(row.stream_offset, []) if row.kind == SESSION else []
         return LoadedStream(
             state=stream.state,
-            rows=stream.rows,
             history=[stored_message(message) for message in messages],
+            stream_offset=stream.stream_offset,
             last_offset=stream.last_offset,
             unknown_events=stream.unknown_events,
+        )
+
+    async def look_up(self, wanted: Sequence[WantedRows]) -> list[FoundRows]:
+        """Rows of streams."""
+        self._check_open()
+        return [self._found(rows) for rows in wanted]
+
+    def _found(self, wanted: WantedRows) -> FoundRows:
+        data, stream = self._data, wanted.stream_offset
+        answers = [data.answers[stream, name] for name in wanted.answers if (stream, name) in data.answers]
+        marks = [data.marks[stream, name] for name in wanted.marks if (stream, name) in data.marks]
+        sessions = [row for row in data.channel_sessions.values() if row.stream_offset == stream]
+        latest = sorted((row for row in sessions if not row.archived), key=lambda row: -row.rank)[: wanted.latest]
+        return FoundRows(
+            answers={row.key: decode(Answer, row.answer) for row in answers},
+            marks={row.source: row.seq for row in marks},
+            sessions={row.session_id: channel_session(row) for row in sessions if row.session_id in wanted.sessions},
+            latest=[channel_session(row) for row in latest],
         )
 
     async def unfinished(self) -> list[StreamName]:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -23,8 +23,8 @@ from turnlog_streams.folding.rows import ENCODING, STORE_TABLES, Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.store import database_files as duck_files
 from turnlog_workers.store.database_files import FileKind, FileLockedError
-from turnlog_workers.store.port import LoadedStream, StoreError, UnreadableStoreError
-from turnlog_workers.store.stream_rows import StreamWriter, load_messages, load_streams, unanswered, unfinished
+from turnlog_workers.store.port import FoundRows, LoadedStream, Saved, StoreError, UnreadableStoreError, WantedRows
+from turnlog_workers.store.stream_rows import StreamWriter, load_messages, load_streams, look_up, unanswered, unfinished
 from turnlog_workers.store.temp_directory import ScratchFolder
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,13 @@ _MAX_CACHED_STREAMS = 2_000  #: of one partition
 # Until a checkpoint, each column of each table has whole blocks in memory, however few its rows. A worker has a dozen
 # files: with the default of 256 KiB that was 600 MB for 20,000 sessions, with the smallest 150 MB, and less on disk.
 _BLOCK_BYTES = 16 * 1024
-_INDEXES = ("CREATE INDEX streams_by_id ON streams (stream_id)",)  #: cold streams are loaded by the thousand
+#: Cold streams are loaded by the thousand, and one row is found in as much time in a stream of any size.
+_INDEXES = (
+    "CREATE INDEX streams_by_id ON streams (stream_id)",
+    "CREATE INDEX answers_by_slot ON answers (slot)",
+    "CREATE INDEX marks_by_slot ON marks (slot)",
+    "CREATE INDEX channel_sessions_by_slot ON channel_sessions (slot)",
+)
 # What is not checkpointed is held in memory at many times its size; a checkpoint rewrites what changed, at worst the
 # whole file: a threshold that grows with the file keeps both in proportion.
 _MIN_CHECKPOINT_WAL_BYTES = 2 * 1024 * 1024
@@ -246,13 +252,17 @@ class DuckPartitionStore:
         """The committed checkpoint."""
         return self._writer.position
 
-    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
         """Rows and checkpoint in one transaction."""
-        await self._run(self._write, events, position)
+        return await self._run(self._write, events, position)
 
     async def load(self, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
         """Whole streams."""
         return await self._read(_load, names)
+
+    async def look_up(self, wanted: Sequence[WantedRows]) -> list[FoundRows]:
+        """Rows of streams, many in one query."""
+        return await self._read(look_up, wanted)
 
     async def unfinished(self) -> list[StreamName]:
         """Streams with open turns, owed work or pending forwards."""
@@ -333,11 +343,12 @@ class DuckPartitionStore:
         self._invalidated = False
         log.warning("%s is attached again: DuckDB had given it up after a failed write", self.file)
 
-    def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
-        self._writer.commit(events, position)
+    def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
+        saved = self._writer.commit(events, position)
         wal = duck_files.wal_of(self.file)
         if wal.exists() and wal.stat().st_size > self._checkpoint_wal_bytes():
             self._checkpoint()
+        return saved
 
     def _checkpoint_wal_bytes(self) -> float:
         """Above this size of the write-ahead log, it is folded into the file."""
@@ -377,8 +388,8 @@ def _load(connection: duckdb.DuckDBPyConnection, names: Collection[StreamName]) 
     return {
         name: LoadedStream(
             state=stream.state,
-            rows=stream.rows,
             history=histories.get(stream.stream_offset, []),
+            stream_offset=stream.stream_offset,
             last_offset=stream.last_offset,
             unknown_events=stream.unknown_events,
         )

@@ -3,15 +3,16 @@
 DuckDB files (``store.partition_store``) and memory (``store.memory_store``) pass the same contract suite.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from turnlog_streams.folding.fold import StreamName, StreamState
 from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.history.messages import HistoryMessage
-from turnlog_streams.lookups import RowsInMemory
+from turnlog_streams.lookups import ChannelSession
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_streams.turn import Answer
 
 
 class StoreError(RuntimeError):
@@ -28,9 +29,55 @@ class LoadedStream:
 
     state: StreamState
     history: Sequence[HistoryMessage] = ()  #: of a session
-    rows: RowsInMemory | None = None  #: of a channel: what its decisions look up
+    stream_offset: int = -1  #: of its first event
     last_offset: int = -1  #: of its newest event
     unknown_events: int = 0  #: above 0: written by a newer version, nothing may be decided for it here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedRows:
+    """Rows of one stream that are wanted."""
+
+    stream_offset: int
+    answers: frozenset[str] = frozenset()  #: keys
+    marks: frozenset[str] = frozenset()  #: sources
+    sessions: frozenset[str] = frozenset()  #: ids; of a channel
+    latest: int = 0  #: so many of the channel's sessions opened last that are not archived
+
+    def plus(self, more: "WantedRows") -> "WantedRows":
+        """These, and more of the same stream."""
+        return WantedRows(
+            stream_offset=self.stream_offset,
+            answers=self.answers | more.answers,
+            marks=self.marks | more.marks,
+            sessions=self.sessions | more.sessions,
+            latest=max(self.latest, more.latest),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class FoundRows:
+    """What was found; ``None`` where there is no such row."""
+
+    answers: dict[str, Answer | None] = field(default_factory=dict)
+    marks: dict[str, int | None] = field(default_factory=dict)
+    sessions: dict[str, ChannelSession | None] = field(default_factory=dict)
+    latest: list[ChannelSession] = field(default_factory=list)  #: the one opened last first
+
+    def add(self, wanted: WantedRows, found: "FoundRows") -> None:
+        """What was found when these were wanted."""
+        self.answers |= {key: found.answers.get(key) for key in wanted.answers}
+        self.marks |= {source: found.marks.get(source) for source in wanted.marks}
+        self.sessions |= {name: found.sessions.get(name) for name in wanted.sessions}
+        if wanted.latest:
+            self.latest = found.latest
+
+
+class Saved(NamedTuple):
+    """How far a stream is saved."""
+
+    stream_offset: int
+    version: int
 
 
 class PartitionStore(Protocol):
@@ -41,8 +88,10 @@ class PartitionStore(Protocol):
         """The committed checkpoint: where to go on reading the log."""
         ...
 
-    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+    async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
         """Commit what accepted events (in offset order) lead to and the position behind them, both or neither.
+
+        How far their streams are saved then.
 
         Events below the checkpoint are ignored, so writing a batch again changes nothing.
         Raises :class:`StoreError`, or ``folding.fold.FoldError`` where they are not the next ones.
@@ -51,6 +100,10 @@ class PartitionStore(Protocol):
 
     async def load(self, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
         """The streams that have any event, as of the checkpoint; others are left out."""
+        ...
+
+    async def look_up(self, wanted: Sequence[WantedRows]) -> list[FoundRows]:
+        """Rows of streams as of the checkpoint, in the order in which they are wanted."""
         ...
 
     async def unfinished(self) -> list[StreamName]:

@@ -2,24 +2,45 @@
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
-from turnlog_streams.folding.fold import Folded, FoldedStream, StreamName, begun, fold, folded, stored_message, touched
+from turnlog_streams.folding.canonical import decode
+from turnlog_streams.folding.fold import (
+    Folded,
+    FoldedStream,
+    StreamName,
+    begun,
+    channel_session,
+    fold,
+    folded,
+    stored_message,
+    touched,
+)
 from turnlog_streams.folding.rows import (
+    ANSWERS,
+    CHANNEL_SESSIONS,
+    MARKS,
     MESSAGES,
     STREAMS,
     UNANSWERED,
+    AnswerRow,
+    ChannelSessionRow,
+    MarkRow,
     StoredMessage,
     StreamRow,
     Unanswered,
+    slot_of,
 )
 from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.lookups import ChannelSession
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_streams.table_types import Table
+from turnlog_streams.turn import Answer
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.store import tables as duck
+from turnlog_workers.store.port import FoundRows, Saved, WantedRows
 
 #: Names in one statement: an index finds each of them.
 _NAMES = 200
@@ -37,29 +58,30 @@ class StreamWriter:
         self.tolerant = False  #: of holes: the log itself has them
         self.position = duck.read_positions(connection)[partition]  #: committed
 
-    def commit(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+    def commit(self, events: Sequence[LoggedEvent], position: LogPosition) -> dict[StreamName, Saved]:
         """Write what accepted events, in log order, lead to, and where their reader stands behind them.
 
         Events below the checkpoint are ignored. Raises ``duckdb.Error`` or ``FoldError``.
         """
         start = self.position.next_offset
         if position.next_offset <= start:
-            return
+            return {}
         events = [logged for logged in events if logged.offset >= start]
         try:
-            self._commit(events, position)
+            saved = self._commit(events, position)
         except BaseException:
             self._streams.clear()  # the fold ran ahead of what is stored
             raise
         self.position = position
         while len(self._streams) > self._max_cached_streams:
             self._streams.popitem(last=False)
+        return saved
 
     def forget_streams(self) -> None:
         """Drop the streams that were kept; the next batch reads what it needs."""
         self._streams.clear()
 
-    def _commit(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+    def _commit(self, events: Sequence[LoggedEvent], position: LogPosition) -> dict[StreamName, Saved]:
         names = touched(events)
         for name in names & self._streams.keys():
             self._streams.move_to_end(name)
@@ -69,6 +91,13 @@ class StreamWriter:
             write_rows(self._connection, made, position.replied)
             crash_point("store.mid_commit")
             duck.write_positions(self._connection, {self._partition: position})
+        return saved_of(made)
+
+
+class _Archived(NamedTuple):
+    stream_offset: int
+    session_id: str
+    archived: bool
 
 
 def write_rows(connection: duckdb.DuckDBPyConnection, made: Folded, replied: int) -> None:
@@ -79,6 +108,11 @@ def write_rows(connection: duckdb.DuckDBPyConnection, made: Folded, replied: int
         (new if name in made.begun else changed).append(stream.row())
     duck.insert(connection, STREAMS, new)
     duck.update(connection, STREAMS, STREAMS.updated, changed)
+    duck.insert(connection, ANSWERS, made.answers)
+    duck.replace(connection, MARKS, made.marks.values())
+    duck.insert(connection, CHANNEL_SESSIONS, made.channel_sessions.values())
+    archived = [_Archived(*name, archived=True) for name in made.archived]
+    duck.update(connection, CHANNEL_SESSIONS, ("archived",), archived)
     duck.insert(connection, MESSAGES, made.messages)
     connection.execute("DELETE FROM unanswered WHERE log_offset <= $1", [replied])
     duck.insert(connection, UNANSWERED, made.unanswered)
@@ -106,6 +140,41 @@ def load_messages(
         row = StoredMessage._make(values)
         found[row.stream_offset].append(stored_message(row))
     return found
+
+
+def look_up(connection: duckdb.DuckDBPyConnection, wanted: Sequence[WantedRows]) -> list[FoundRows]:
+    """Rows of streams, in the order in which they are wanted."""
+    found = {rows.stream_offset: FoundRows() for rows in wanted}
+    slots = [slot_of(rows.stream_offset, name) for rows in wanted for name in rows.answers]
+    for values in _select_in(connection, ANSWERS, "slot", slots):
+        answer = AnswerRow._make(values)
+        found[answer.stream_offset].answers[answer.key] = decode(Answer, answer.answer)
+    slots = [slot_of(rows.stream_offset, name) for rows in wanted for name in rows.marks]
+    for values in _select_in(connection, MARKS, "slot", slots):
+        mark = MarkRow._make(values)
+        found[mark.stream_offset].marks[mark.source] = mark.seq
+    slots = [slot_of(rows.stream_offset, name) for rows in wanted for name in rows.sessions]
+    for values in _select_in(connection, CHANNEL_SESSIONS, "slot", slots):
+        session = ChannelSessionRow._make(values)
+        found[session.stream_offset].sessions[session.session_id] = channel_session(session)
+    for rows in wanted:
+        if rows.latest:
+            found[rows.stream_offset].latest = _latest(connection, rows)
+    return [found[rows.stream_offset] for rows in wanted]
+
+
+def _latest(connection: duckdb.DuckDBPyConnection, wanted: WantedRows) -> list[ChannelSession]:
+    columns = ", ".join(ChannelSessionRow._fields)
+    rows = connection.execute(
+        f"SELECT {columns} FROM channel_sessions WHERE stream_offset = $1 AND NOT archived ORDER BY rank DESC LIMIT $2",
+        [wanted.stream_offset, wanted.latest],
+    ).fetchall()
+    return [channel_session(ChannelSessionRow._make(row)) for row in rows]
+
+
+def saved_of(made: Folded) -> dict[StreamName, Saved]:
+    """How far the streams of a batch are saved."""
+    return {name: Saved(stream.stream_offset, stream.state.version) for name, stream in made.touched.items()}
 
 
 def unfinished(connection: duckdb.DuckDBPyConnection) -> list[StreamName]:

@@ -89,6 +89,15 @@ def update(connection: duckdb.DuckDBPyConnection, table: Table, names: Sequence[
         _with_batch(connection, batch, f"UPDATE {table.name} SET {settings} FROM batch WHERE {found}")
 
 
+def replace(connection: duckdb.DuckDBPyConnection, table: Table, rows: Collection[Any]) -> None:
+    """Put rows in the place of those that have their keys, if there are any."""
+    if rows:
+        batch = arrow_table(table.columns, rows)
+        found = " AND ".join(f"{table.name}.{name} = batch.{name}" for name in table.key)
+        _with_batch(connection, batch, f"DELETE FROM {table.name} USING batch WHERE {found}")
+        _with_batch(connection, batch, f"INSERT INTO {table.name} SELECT * FROM batch")
+
+
 def _with_batch(connection: duckdb.DuckDBPyConnection, batch: Any, statement: str) -> None:
     """DuckDB finds the local variable ``batch`` by its name; a registered view would cost more than the statement."""
     connection.execute(statement)

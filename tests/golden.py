@@ -33,6 +33,8 @@ def full(hint: Any, name: str) -> Any:
         return -(2**63) + sum(name.encode())
     if hint is bool:
         return True
+    if hint is float:
+        return sum(name.encode()) / 7
     hints = typing.get_type_hints(hint)
     return hint(**{field.name: full(hints[field.name], field.name) for field in dataclasses.fields(hint)})
 

@@ -29,6 +29,7 @@ from turnlog_schemas.commands import (
     is_for_channel,
 )
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
+from turnlog_schemas.generation import wrong_params
 from turnlog_schemas.json_address import json_address
 from turnlog_schemas.json_text import RepeatedKeyError, TooManyValuesError, check_encoding, is_json, json_object
 from turnlog_schemas.json_values import MisfitError, field_readers, record_reader
@@ -380,5 +381,8 @@ def check_command(header: RequestHeader, command: Any) -> None:
     new_session = getattr(command, "new_session", None)
     if new_session is not None and (new_session.history_keep_tail or 0) < 0:
         raise InvalidCommandError("invalid_command", f"{name}: new_session.history_keep_tail is negative", header)
+    for params in (getattr(command, "params", None), getattr(new_session, "params", None)):
+        if params is not None and (wrong := wrong_params(params)) is not None:
+            raise InvalidCommandError("invalid_command", f"{name}: {wrong}", header)
     if (reason := too_long(header, command)) is not None:
         raise InvalidCommandError("too_long", f"{name}: {reason}", header)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import ContentPart, NewSession
 
 #: Session ids and channels: 1-128 of these characters.
@@ -30,6 +31,7 @@ class Chat:
     model: str | None = None
     on_busy: str = "enqueue"  #: one of :data:`ON_BUSY`
     new_session: NewSession | None = None  #: used only when this chat creates the session
+    params: GenerationParams | None = None  #: of this turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

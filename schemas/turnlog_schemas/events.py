@@ -6,6 +6,7 @@ A recorded event is an :class:`EventHeader` (which stream, which position, under
 from dataclasses import dataclass
 
 from turnlog_schemas.direct_init import direct_init
+from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import (
     DEFAULT_ADDRESS,
     CancelRequest,
@@ -93,6 +94,7 @@ class TurnAccepted:
     content: tuple[ContentPart, ...]
     model: str | None = None  #: as the request asked
     reply: ReplyAddress = DEFAULT_ADDRESS
+    params: GenerationParams | None = None  #: as the request asked
 
 
 @direct_init
@@ -104,6 +106,7 @@ class TurnStarted:
     cause: str  #: ``first``, ``retry`` (the runner failed) or ``takeover`` (the owner was lost)
     error: str | None = None  #: why the attempt before it ended, for ``retry``
     usage: Usage | None = None  #: what that attempt had cost beside what its messages tell
+    params: GenerationParams | None = None  #: the effective ones: the deployment's, the session's and the request's
 
 
 @direct_init

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from turnlog_schemas.direct_init import direct_init
+from turnlog_schemas.generation import GenerationParams
 
 
 @direct_init
@@ -90,6 +91,7 @@ class NewSession:
         None  #: above it the history is compacted; negative: not by itself; absent, 0: default
     )
     history_keep_tail: int | None = None  #: newest messages that history compaction leaves word for word
+    params: GenerationParams | None = None  #: of its turns, where their requests say nothing else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,10 @@
 """Policy: every bound that a decision knows. Values come from the settings, as arguments."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
+from turnlog_schemas.generation import GenerationParams
 from turnlog_streams.history.compaction import (
     DEFAULT_MAX_SUMMARY_TOKENS,
     HistoryCompactionPolicy,
@@ -23,6 +24,11 @@ class Policy:
     fast_model: str = ""  #: of summaries and other small tasks; empty: the default model
     channel_models: Mapping[str, str] = field(default_factory=dict)  #: the default of a channel's sessions
     allow_models: tuple[str, ...] = ("echo:*",)  #: shell-style patterns
+    params: GenerationParams | None = None  #: of a turn where neither its session nor its request says anything else
+    model_windows: tuple[
+        tuple[str, int], ...
+    ] = ()  #: (pattern of models, tokens of prompt and answer); first one counts
+    max_answer_tokens: int = 4096  #: of one model call
     max_text_bytes: int = 256 * 1024
     max_queued_turns: int = 100  #: of one session
     max_runner_attempts: int = 3
@@ -36,6 +42,17 @@ class Policy:
     def model_of(self, channel: str | None) -> str:
         """The model of a turn when neither its request nor its session names one."""
         return self.channel_models.get(channel or "") or self.default_model
+
+    def history_of(
+        self, model: str, params: GenerationParams | None, own: HistoryCompactionPolicy
+    ) -> HistoryCompactionPolicy:
+        """The bounds of a history that this model is shown: its window must hold the answer, too."""
+        window = next((tokens for pattern, tokens in self.model_windows if fnmatchcase(model, pattern)), None)
+        if window is None or not own.automatic:
+            return own
+        asked = params.max_tokens if params is not None and params.max_tokens else self.max_answer_tokens
+        answer = min(asked, self.max_answer_tokens, window // 2)
+        return replace(own, max_tokens=min(own.limit_tokens, window - answer))
 
     @property
     def summary_model(self) -> str:

@@ -10,6 +10,7 @@ Runner failures and takeovers are counted apart: an owner's death is not the tur
 
 from dataclasses import dataclass, field
 
+from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import NO_USAGE, ContentPart, ReplyAddress, ToolCall, Usage, added
 from turnlog_streams.records import changed
 
@@ -28,6 +29,8 @@ class Turn:
     requested_model: str | None
     reply: ReplyAddress
     model: str | None = None  #: the effective one, once started
+    requested_params: GenerationParams | None = None
+    params: GenerationParams | None = None  #: the effective ones, once started
     attempt: int = 0  #: 0: waits its turn
     runner_failures: int = 0
     takeovers_in_a_row: int = 0  #: since the last message that a runner produced

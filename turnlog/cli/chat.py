@@ -13,12 +13,16 @@ from turnlog.cli.common import (
     Bootstrap,
     DataDir,
     Json,
+    MaxTokens,
     Model,
     Prefix,
+    Stop,
+    Temperature,
     TimeoutS,
     Verbose,
     check_session_id,
     client_settings,
+    params_of,
     refuse_unservable,
 )
 from turnlog.cli.exits import explain
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from turnlog.client.async_client import Client
     from turnlog.client.chat_turn import ChatTurn
     from turnlog.client.replies import FinishedTurn
+    from turnlog_schemas.generation import GenerationParams
 
 _HELP = "Each line is a message. /quit or Ctrl-D ends; Ctrl-C stops waiting for an answer (the turn goes on)."
 
@@ -40,6 +45,9 @@ def chat(
         str | None, typer.Argument(metavar="SESSION", help="The session to continue. Default: a new one.")
     ] = None,
     model: Model = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
     timeout_s: TimeoutS = 600.0,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
@@ -56,8 +64,11 @@ def chat(
     if session_id is not None:
         check_session_id(session_id)
     refuse_unservable(settings, model)
-    given = {"--model": model, "--bootstrap-server": bootstrap_server, "--data-dir": data_dir, "--prefix": prefix}
+    params = params_of(temperature, max_tokens, stop)
+    given: dict[str, object] = {"--model": model, "--temperature": temperature, "--max-tokens": max_tokens}
+    given |= {"--bootstrap-server": bootstrap_server, "--data-dir": data_dir, "--prefix": prefix}
     options = "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
+    options += "".join(f" --stop {shlex.quote(text)}" for text in stop or ())
     from turnlog.client.async_client import Client
 
     if session_id is None:
@@ -69,7 +80,9 @@ def chat(
         client = Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S)
         loop.wait(client.__aenter__())
         try:
-            conversation = _Conversation(client, loop, session_id, model=model, timeout_s=timeout_s, json=json)
+            conversation = _Conversation(
+                client, loop, session_id, model=model, params=params, timeout_s=timeout_s, json=json
+            )
             conversation.run(f"turnlog chat {session_id}{options}")
         finally:
             loop.wait(client.aclose())
@@ -85,11 +98,12 @@ class _Conversation:
         session_id: str,
         *,
         model: str | None,
+        params: "GenerationParams | None",
         timeout_s: float,
         json: bool,
     ) -> None:
         self._client, self._loop, self._session_id = client, loop, session_id
-        self._model, self._timeout_s, self._json = model, timeout_s, json
+        self._model, self._params, self._timeout_s, self._json = model, params, timeout_s, json
         self._interactive = output.is_terminal(sys.stdin)
         self._turn: ChatTurn | None = None
 
@@ -154,7 +168,9 @@ class _Conversation:
     async def _say(self, text: str) -> "FinishedTurn":
         from turnlog.terminal.live import LiveTurn, finished_document
 
-        turn = self._turn = self._client.chat(self._session_id, text, model=self._model, timeout_s=self._timeout_s)
+        turn = self._turn = self._client.chat(
+            self._session_id, text, model=self._model, params=self._params, timeout_s=self._timeout_s
+        )
         live = LiveTurn(_writer())
         async with turn:
             try:

@@ -13,6 +13,7 @@ from turnlog.errors import UsageError
 from turnlog.terminal import output
 
 if TYPE_CHECKING:
+    from turnlog_schemas.generation import GenerationParams
     from turnlog_workers.base.config import Settings
 
 VERBOSE = "turnlog.verbose"
@@ -66,6 +67,16 @@ Verbose = Annotated[
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print only JSON, on one line (streams: one document per line).", show_default=False),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", metavar="T", min=0, max=2, help="How varied the model writes, 0 to 2."),
+]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", metavar="N", min=1, max=1_000_000, help="Of one answer of the model.")
+]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="Where an answer ends; may be given several times.")
 ]
 Model = Annotated[
     str | None,
@@ -194,3 +205,13 @@ def snapshot_or_fail(settings: "Settings") -> Path:
     from turnlog.snapshot.listing import snapshot_file
 
     return snapshot_file(settings.snapshot)
+
+
+def params_of(temperature: float | None, max_tokens: int | None, stop: list[str] | None) -> "GenerationParams | None":
+    """The parameters that the options name; ``None``: none. Raises :class:`UsageError`."""
+    from turnlog_schemas.generation import NO_PARAMS, GenerationParams, wrong_params
+
+    params = GenerationParams(temperature=temperature, max_tokens=max_tokens, stop=tuple(stop or ()))
+    if (wrong := wrong_params(params)) is not None:
+        raise UsageError(f"{wrong[0].upper()}{wrong[1:]}.")
+    return None if params == NO_PARAMS else params

@@ -12,12 +12,16 @@ from turnlog.cli.common import (
     Bootstrap,
     DataDir,
     Json,
+    MaxTokens,
     Model,
     Prefix,
     RequestId,
+    Stop,
+    Temperature,
     TimeoutS,
     Verbose,
     client_settings,
+    params_of,
     refuse_unservable,
 )
 from turnlog.errors import TurnTimedOutError
@@ -60,6 +64,9 @@ def send(
             "--on-busy", help="If the session is still busy with a turn: wait for it, be refused, or cancel it."
         ),
     ] = OnBusy.ENQUEUE,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
     channel: Annotated[
         str | None,
         typer.Option("--channel", help="If this message creates the session: its channel.", show_default=False),
@@ -78,7 +85,8 @@ def send(
     if text == "-":
         text = sys.stdin.read().removesuffix("\n").removesuffix("\r")  # what ends the last line is not of the message
     new = NewSession(channel=channel) if channel is not None else None
-    asked = {"request_id": request_id, "model": model, "on_busy": on_busy.value, "new_session": new}
+    asked: dict[str, Any] = {"request_id": request_id, "model": model, "on_busy": on_busy.value, "new_session": new}
+    asked["params"] = params_of(temperature, max_tokens, stop)
     if wait:
         asyncio.run(_send_and_wait(settings, session_id, text, asked, timeout_s=timeout_s, json=json))
     else:

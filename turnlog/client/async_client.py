@@ -17,6 +17,7 @@ from turnlog.client.session_verbs import SessionVerbs
 from turnlog.errors import TurnlogError, UsageError
 from turnlog.snapshot.listing import SessionFilter, SessionList, list_sessions
 from turnlog_schemas.commands import Chat
+from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import ContentPart, NewSession, text_content
 from turnlog_streams.runtime_settings import UnknownSettingError
 from turnlog_streams.topics import partition_of
@@ -102,6 +103,7 @@ class Client(SessionVerbs):
         model: str | None = None,
         on_busy: OnBusy = "enqueue",
         new_session: NewSession | None = None,
+        params: GenerationParams | None = None,
         reply_to: str | None = None,
         metadata: Mapping[str, str] | None = None,
         traceparent: str | None = None,
@@ -113,7 +115,7 @@ class Client(SessionVerbs):
         :class:`BrokerUnreachableError`.
         """
         request = self._connection.prepare(
-            Chat(content=_parts(content), model=model, on_busy=on_busy, new_session=new_session),
+            Chat(content=_parts(content), model=model, on_busy=on_busy, new_session=new_session, params=params),
             session_id=session_id,
             request_id=request_id,
             reply_to=reply_to,
@@ -137,6 +139,7 @@ class Client(SessionVerbs):
         model: str | None = None,
         on_busy: OnBusy = "enqueue",
         new_session: NewSession | None = None,
+        params: GenerationParams | None = None,
         metadata: Mapping[str, str] | None = None,
         traceparent: str | None = None,
         timeout_s: float = 900.0,
@@ -147,10 +150,11 @@ class Client(SessionVerbs):
         With the id of an earlier request (and the same message) it follows that turn, or gets its answer from the log.
         ``on_busy``: what to do when the session has a turn that is not ended: wait for it, ``reject`` this message
         (:class:`SessionBusyError`), or ``interrupt``: cancel all that are not ended. ``timeout_s`` bounds the whole
-        turn, queueing included. Errors: see :class:`ChatTurn`, :meth:`enqueue`.
+        turn, queueing included. ``params``: how the model is asked to generate. Errors: see :class:`ChatTurn`,
+        :meth:`enqueue`.
         """
         request = self._connection.prepare(
-            Chat(content=_parts(content), model=model, on_busy=on_busy, new_session=new_session),
+            Chat(content=_parts(content), model=model, on_busy=on_busy, new_session=new_session, params=params),
             session_id=session_id,
             request_id=request_id,
             metadata=metadata,

@@ -9,6 +9,7 @@ from turnlog.client.session_info import HistoryCompaction, HistoryPage, SessionI
 from turnlog.errors import HistoryCompactionFailedError
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import frames as fr
+from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import HistoryEntry, NewSession
 
 TIMEOUT_S = 60.0
@@ -25,7 +26,8 @@ class SessionVerbs:
     heard the request is sent again.
 
     ``history_max_tokens`` (0: the deployment's; negative: no automatic history compaction) and ``history_keep_tail``
-    (so many newest messages stay word for word) are a new session's own bounds of history compaction.
+    (so many newest messages stay word for word) are a new session's own bounds of history compaction; ``params``: how
+    a model is asked to generate in its turns, where their requests say nothing else.
 
     All raise :class:`RequestTimedOutError` and :class:`BrokerUnreachableError`, :class:`UsageError` for an id that no
     request can have, and :class:`RequestRefusedError` (with subclasses for busy, conflict, archived and not found).
@@ -46,6 +48,7 @@ class SessionVerbs:
         metadata: Mapping[str, str] | None = None,
         history_max_tokens: int | None = None,
         history_keep_tail: int | None = None,
+        params: GenerationParams | None = None,
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> SessionInfo:
@@ -53,7 +56,7 @@ class SessionVerbs:
 
         Refused with code ``exists`` when the channel has a session of that id.
         """
-        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params)
         return await self._lifecycle(cmd.CreateSession(new_session=new), channel, session_id, request_id, timeout_s)
 
     async def resolve(
@@ -66,11 +69,12 @@ class SessionVerbs:
         metadata: Mapping[str, str] | None = None,
         history_max_tokens: int | None = None,
         history_keep_tail: int | None = None,
+        params: GenerationParams | None = None,
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> SessionInfo:
         """The channel's active session; a new one, made of the arguments, if there is none. Atomic per channel."""
-        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params)
         return await self._lifecycle(cmd.ResolveSession(new_session=new), channel, None, request_id, timeout_s)
 
     async def rotate(
@@ -83,11 +87,12 @@ class SessionVerbs:
         metadata: Mapping[str, str] | None = None,
         history_max_tokens: int | None = None,
         history_keep_tail: int | None = None,
+        params: GenerationParams | None = None,
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> SessionInfo:
         """Archive the channel's active session, if any, and open a new one. A turn that runs on the old one ends."""
-        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params)
         return await self._lifecycle(cmd.RotateSession(new_session=new), channel, None, request_id, timeout_s)
 
     async def archive(
@@ -249,6 +254,7 @@ def _new(
     metadata: Mapping[str, str] | None,
     history_max_tokens: int | None,
     history_keep_tail: int | None,
+    params: GenerationParams | None,
 ) -> NewSession | None:
     new = NewSession(
         title=title,
@@ -257,6 +263,7 @@ def _new(
         metadata=dict(metadata) if metadata else None,
         history_max_tokens=history_max_tokens,
         history_keep_tail=history_keep_tail,
+        params=params,
     )
     return None if new == NewSession() else new
 

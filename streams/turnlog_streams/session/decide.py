@@ -9,6 +9,7 @@ from typing import assert_never
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.commands import Chat
+from turnlog_schemas.generation import GenerationParams, merged
 from turnlog_schemas.limits import utf8_bytes
 from turnlog_schemas.parts import NO_USAGE, ContentPart, Usage
 from turnlog_streams.facts import Fact
@@ -137,11 +138,13 @@ def _accept_chat(session: Session, command: AcceptChat, policy: Policy, found: F
         content=chat.content,
         model=chat.model,
         reply=command.reply,
+        params=chat.params,
     )
     facts.append(Fact(event=accepted, turn_id=command.turn_id))
     if session.running is None and not session.queue and policy.start_turns:
         model = chat.model or session.model or policy.model_of(session.channel)
-        facts += _start(session, command.turn_id, chat.content, model)
+        params = merged(policy.params, session.params, chat.params)
+        facts += _start(session, command.turn_id, chat.content, model, params)
     return facts
 
 
@@ -188,9 +191,11 @@ def _archive(session: Session, command: Archive, found: Found) -> list[Fact]:
     return archive_on_request(session, command)
 
 
-def _start(session: Session, turn_id: str, content: tuple[ContentPart, ...], model: str) -> list[Fact]:
+def _start(
+    session: Session, turn_id: str, content: tuple[ContentPart, ...], model: str, params: GenerationParams | None
+) -> list[Fact]:
     """The first attempt: the user's message enters the history now, so history order is turn order."""
-    started = ev.TurnStarted(model=model, cause="first")
+    started = ev.TurnStarted(model=model, cause="first", params=params)
     message = ev.MessageStored(message_seq=session.messages + 1, role="user", content=content)
     return [
         Fact(event=started, turn_id=turn_id, attempt=1),
@@ -203,7 +208,8 @@ def _start_next(session: Session, policy: Policy) -> list[Fact]:
         return []
     turn = session.turns[session.queue[0]]
     model = turn.requested_model or session.model or policy.model_of(session.channel)
-    return _start(session, turn.turn_id, turn.content, model)
+    params = merged(policy.params, session.params, turn.requested_params)
+    return _start(session, turn.turn_id, turn.content, model, params)
 
 
 def _end(session: Session, terminal: Fact, policy: Policy) -> list[Fact]:
@@ -265,7 +271,7 @@ def _next_attempt(
 ) -> list[Fact]:
     """Start again from the stored messages. Calls whose outcome is unknown are closed, unless they may be repeated."""
     attempt = turn.attempt + 1
-    started = ev.TurnStarted(model=turn.model or "", cause=cause, error=error, usage=usage)
+    started = ev.TurnStarted(model=turn.model or "", cause=cause, error=error, usage=usage, params=turn.params)
     facts = [Fact(event=started, turn_id=turn.turn_id, attempt=attempt)]
     # A result is paired with the first open call of its id, so calls that share an id share their fate.
     unsafe = {call.call_id for call in turn.open_calls if not call.idempotent}

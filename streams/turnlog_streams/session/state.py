@@ -10,6 +10,7 @@ from typing import Any
 from immutables import Map
 
 from turnlog_schemas import events as ev
+from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import NewSession, ReplyAddress, Usage, added
 from turnlog_streams.answers import NO_ANSWERS, Answers, refusal_answer, refusal_key
 from turnlog_streams.facts import Fact
@@ -74,6 +75,7 @@ class Session:
     outbox: tuple[Forward, ...] = ()
     history_max_tokens: int | None = None  #: the session's own bounds of history compaction
     history_keep_tail: int | None = None
+    params: GenerationParams | None = None  #: of its turns, where their requests say nothing else
     history_compaction: HistoryCompactionState = NOT_YET_COMPACTED
     owed_runs: tuple[OwedRun, ...] = ()  #: history compactions on request, in order
     measure: PromptMeasure | None = None  #: of the newest model call that reported one
@@ -134,6 +136,7 @@ def _created(session: Session, new: NewSession) -> Session:
         metadata=new.metadata or {},
         history_max_tokens=new.history_max_tokens,
         history_keep_tail=new.history_keep_tail,
+        params=new.params,
     )
 
 
@@ -238,6 +241,7 @@ def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session
         request_id=event.request_id,
         content=event.content,
         requested_model=event.model,
+        requested_params=event.params,
         reply=reply,
     )
     return changed(
@@ -257,6 +261,7 @@ def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted
         turn,
         attempt=attempt,
         model=event.model,
+        params=event.params,
         runner_failures=turn.runner_failures + (event.cause == "retry"),
         takeovers_in_a_row=turn.takeovers_in_a_row + (event.cause == "takeover"),
     )

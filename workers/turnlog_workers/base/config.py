@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from turnlog_schemas.generation import GenerationParams
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.policy import Policy
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.allow_list import read_allow_list
+from turnlog_workers.base.generation_settings import read_params, read_windows
 from turnlog_workers.base.mcp_settings import McpServer, read_mcp_servers
 from turnlog_workers.base.model_servers import HttpServer, read_servers
 from turnlog_workers.base.settings_check import SettingsError, conflicts, in_words
@@ -66,6 +68,8 @@ class Settings(BaseSettings):
         "echo:*",
     )  #: shell-style patterns, commas; +PATTERN: added to the default
 
+    model_params: Annotated[GenerationParams | None, NoDecode] = None  #: of all turns, as JSON
+    model_windows: Annotated[tuple[tuple[str, int], ...], NoDecode] = ()  #: tokens by pattern of models, as JSON
     http_servers: Annotated[Mapping[str, HttpServer], NoDecode] = Field(default={})  #: by name, as JSON
     max_answer_tokens: int = Field(default=4096, ge=1, le=1_000_000)  #: of one model call
     max_model_calls: int = Field(default=20, ge=1, le=1000)  #: of one attempt
@@ -152,6 +156,16 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return read_allow_list(value, cls.model_fields["allow_models"].default) if isinstance(value, str) else value
 
+    @field_validator("model_params", mode="before")
+    @classmethod
+    def _params(cls, value: object) -> object:
+        return read_params(value) if isinstance(value, str) else value
+
+    @field_validator("model_windows", mode="before")
+    @classmethod
+    def _windows(cls, value: object) -> object:
+        return read_windows(value) if isinstance(value, str) else value
+
     @field_validator("allow_tools", mode="before")
     @classmethod
     def _tool_rules(cls, value: object) -> object:
@@ -206,6 +220,9 @@ class Settings(BaseSettings):
             default_model=self.default_model,
             fast_model=self.fast_model,
             allow_models=self.allow_models,
+            params=self.model_params,
+            model_windows=self.model_windows,
+            max_answer_tokens=self.max_answer_tokens,
             max_text_bytes=self.max_text_bytes,
             max_queued_turns=self.max_queued_turns_per_session,
             max_runner_attempts=self.max_runner_attempts,

@@ -98,9 +98,17 @@ def command_hash(command: Any, session_id: str | None = None) -> str:
     ``session_id``: of the header, where it is part of what a lifecycle command asks for.
     """
     plain = {"type": type(command).__name__} | to_dict(command.__class__)(command)
+    _without_unsaid(plain)
     if session_id is not None:
         plain["session_id"] = session_id
     return hashlib.sha256(_canonical(plain).encode()).hexdigest()[:32]
+
+
+def _without_unsaid(plain: dict[str, Any]) -> None:
+    """Fields that came later are hashed only where they say something: else an upgrade would make another request."""
+    for where in (plain, plain.get("new_session")):
+        if where is not None and where.get("params", ...) is None:
+            del where["params"]
 
 
 def record_bytes(record: RequestRecord) -> int:

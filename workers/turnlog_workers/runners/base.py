@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from turnlog_schemas.generation import NO_PARAMS, GenerationParams
 from turnlog_schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage, text_content
 from turnlog_streams.history.messages import HistoryMessage
 
@@ -102,6 +103,7 @@ class TurnInput:
     metadata: Mapping[str, str] = field(default_factory=dict)
     allow_tools: bool = True  #: false: the model must write, it is not told of any tool
     tools: TurnTools = NO_TOOLS
+    params: GenerationParams = NO_PARAMS  #: how the model is asked to generate; within the bounds of the worker
     channel: str = ""
     spent: Usage = NO_USAGE  #: what the turn has cost until now, as far as the log has it
 

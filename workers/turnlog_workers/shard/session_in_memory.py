@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import frames as fr
 from turnlog_schemas.events import SESSION, MessageStored
+from turnlog_schemas.generation import NO_PARAMS, merged
 from turnlog_schemas.parts import NO_USAGE, ReplyAddress, Usage
 from turnlog_streams.channel.commands import ChangeChannel
 from turnlog_streams.facts import Fact
 from turnlog_streams.folding.leaving import leaving
 from turnlog_streams.forwarding import Forward, ReceiveForward, ReceiveReceipt
+from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.history.compaction_plan import SessionHistory, needs_history_compaction, session_tokens
 from turnlog_streams.history.messages import HistoryMessage, history_message, of_turn
 from turnlog_streams.history.tokens import Weights, measured_prompt, prompt_tokens, with_margin
@@ -153,7 +155,7 @@ class SessionInMemory(Stream[Session]):
                 framing=query.reply.framing,
             )
         else:
-            history, bounds = self.session_history(), self.state.history_policy(policy.history)
+            history, bounds = self.session_history(), self._bounds(policy)
             frame = session_info(
                 self.state,
                 session_tokens(history),
@@ -209,6 +211,7 @@ class SessionInMemory(Stream[Session]):
             metadata=dict(self.state.metadata),  # a runner's own: it may write into it
             channel=self.state.channel or "",
             spent=turn.spent,
+            params=turn.params or NO_PARAMS,
         )
 
     # ---- history compaction
@@ -228,11 +231,18 @@ class SessionInMemory(Stream[Session]):
             weights=self.weights,
         )
 
+    def _bounds(self, policy: Policy) -> HistoryCompactionPolicy:
+        session = self.state
+        turn = session.turns.get(session.running or "")
+        model = (turn.model if turn else None) or session.model or policy.model_of(session.channel)
+        params = turn.params if turn else merged(policy.params, session.params)
+        return policy.history_of(model, params, session.history_policy(policy.history))
+
     def compaction_input(self, policy: Policy, epoch: int, usage: Usage | None = None) -> CompactionInput:
         """What a run of history compaction depends on."""
         return CompactionInput(
             history=self.session_history(usage),
-            bounds=self.state.history_policy(policy.history),
+            bounds=self._bounds(policy),
             policy=policy,
             fencing_token=epoch,
             tokens_at_most=self._tokens_at_most(usage),

@@ -31,7 +31,12 @@ from turnlog_workers.runners.models.faults import (
     stream_cut,
 )
 from turnlog_workers.runners.models.patience import ModelLimits, Patience
-from turnlog_workers.runners.models.sent_messages import openai_request_messages, openai_tools, without_control_tokens
+from turnlog_workers.runners.models.sent_messages import (
+    openai_params,
+    openai_request_messages,
+    openai_tools,
+    without_control_tokens,
+)
 from turnlog_workers.runners.models.sse import EventTooLargeError, SseReader
 from turnlog_workers.runners.models.steps import ModelAnswer, run_steps
 from turnlog_workers.runners.options import after_provider, bad_model_name
@@ -119,7 +124,8 @@ class HttpRunner(OfflineRunner):
             ),
             "stream": True,
             "stream_options": {"include_usage": True},
-            self._server.max_tokens_field: self._limits.max_answer_tokens,
+            self._server.max_tokens_field: self._limits.answer_tokens(turn.params),
+            **openai_params(turn.params),
         }
         if turn.allow_tools and turn.tools.definitions:
             body["tools"] = openai_tools(turn.tools.definitions)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from turnlog_schemas.generation import GenerationParams
 from turnlog_workers.base.config import Settings
 from turnlog_workers.runners.models.faults import fault
 
@@ -18,6 +19,10 @@ class ModelLimits:
     stall_s: float  #: between two events; pings and comments are none
     max_answer_tokens: int
     max_calls: int  #: of one attempt
+
+    def answer_tokens(self, params: GenerationParams) -> int:
+        """What one model call may generate: what was asked for, within the worker's bound."""
+        return min(params.max_tokens or self.max_answer_tokens, self.max_answer_tokens)
 
     @classmethod
     def of(cls, settings: Settings) -> "ModelLimits":

@@ -50,7 +50,7 @@ from turnlog_workers.runners.models.faults import (
     stream_cut,
 )
 from turnlog_workers.runners.models.patience import ModelLimits, Patience
-from turnlog_workers.runners.models.sent_messages import openai_request_messages
+from turnlog_workers.runners.models.sent_messages import openai_request_messages, settings_of
 from turnlog_workers.runners.models.steps import ModelAnswer
 
 MAX_MODELS = 200  #: kept ready
@@ -104,7 +104,7 @@ class ModelClients:
             offered = turn.tools.definitions if turn.allow_tools else ()
             parameters = _parameters(provider, messages, offered)
             async with AsyncExitStack() as stack:
-                call = model.request_stream(messages, self._settings(parameters, offered), parameters)
+                call = model.request_stream(messages, self._settings(turn, parameters, offered), parameters)
                 async with patience.waiting():
                     response = await stack.enter_async_context(call)
                 _count_usage_once(response)
@@ -128,8 +128,20 @@ class ModelClients:
                 await one.aclose()
         yield _answer(response, "".join(text) if text else None)
 
-    def _settings(self, parameters: ModelRequestParameters, offered: Sequence[Offered]) -> ModelSettings:
-        settings = ModelSettings(max_tokens=self._limits.max_answer_tokens, max_retries=0)
+    def _settings(
+        self, turn: TurnInput, parameters: ModelRequestParameters, offered: Sequence[Offered]
+    ) -> ModelSettings:
+        settings = ModelSettings(max_tokens=self._limits.answer_tokens(turn.params), max_retries=0)
+        if turn.params.temperature is not None:
+            settings["temperature"] = turn.params.temperature
+        if turn.params.stop:
+            settings["stop_sequences"] = list(turn.params.stop)
+        own = settings_of(turn.params)
+        for name in ("top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "parallel_tool_calls"):
+            if name in own:
+                settings[name] = own.pop(name)
+        if own:
+            settings["extra_body"] = own
         if parameters.function_tools and not offered:
             settings["tool_choice"] = "none"
         return settings

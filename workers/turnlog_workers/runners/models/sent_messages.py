@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, NoReturn
 
+from turnlog_schemas.generation import RESERVED, GenerationParams
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.openai_format import openai_messages
 from turnlog_streams.history.view import assemble
@@ -71,6 +72,21 @@ def _with_distinct_ids(messages: Sequence[dict[str, Any]]) -> None:
                 call["id"] = next(made for n in count(len(sent) + 1) if (made := f"call_{n}") not in sent)
             sent.add(call["id"])
             of_group[stored] = call["id"]
+
+
+def openai_params(params: GenerationParams) -> dict[str, Any]:
+    """The parameters of a request in the OpenAI chat format, the bound of the answer excepted."""
+    said: dict[str, Any] = settings_of(params)
+    if params.temperature is not None:
+        said["temperature"] = params.temperature
+    if params.stop:
+        said["stop"] = list(params.stop)
+    return said
+
+
+def settings_of(params: GenerationParams) -> dict[str, Any]:
+    """A provider's own settings, as values."""
+    return {name: json.loads(text) for name, text in params.settings.items() if name not in RESERVED}
 
 
 def openai_tools(definitions: Sequence[ToolDefinition]) -> list[dict[str, Any]]:

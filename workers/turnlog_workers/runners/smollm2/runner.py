@@ -25,7 +25,7 @@ from turnlog_workers.runners.models.chat_stream import ChatAnswer
 from turnlog_workers.runners.models.faults import fault
 from turnlog_workers.runners.models.http import HttpRunner
 from turnlog_workers.runners.models.patience import ModelLimits
-from turnlog_workers.runners.models.sent_messages import openai_request_messages
+from turnlog_workers.runners.models.sent_messages import openai_params, openai_request_messages
 from turnlog_workers.runners.options import Options, after_provider, bad_model_name, read_options
 from turnlog_workers.runners.smollm2 import packages
 from turnlog_workers.runners.smollm2.runtime_dir import ServerInfo, default_directory
@@ -120,10 +120,11 @@ class SmolLM2Runner(HttpRunner):
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,
-            "max_tokens": self._options.max_tokens,
+            "max_tokens": self._limits.answer_tokens(turn.params),
             "temperature": self._options.temperature,
             "top_p": 0.9,
             "repeat_penalty": 1.05,
+            **openai_params(turn.params),
         }
         if self._options.seed is not None:
             body["seed"] = self._options.seed

@@ -157,7 +157,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name:8}", figures)
     added = {name: round(result[name]["p99_ms"] - result["bare"]["p99_ms"], 3) for name in result if name != "bare"}
     print("added to the p99 of the bare reader, in ms:", added)
-    options.output.write_text(json.dumps({"readers": result, "added_p99_ms": added}, indent=1) + "\n")
+    load = round(os.getloadavg()[0], 1)
+    print("load average:", load, "on", os.cpu_count(), "cores")
+    told = {"readers": result, "added_p99_ms": added, "load_average": load, "cores": os.cpu_count()}
+    options.output.write_text(json.dumps(told, indent=1) + "\n")
     return int(max(added.values()) > MOST_ADDED_MS)
 
 

@@ -35,3 +35,18 @@ def test_every_case_comes_to_a_figure(broker: DevBroker, tmp_path: Path) -> None
         assert summary[figure]["min"] > 0, name
     assert "| a worker, Avro requests |" in done.stdout
     assert len(cases) == 7
+
+
+def test_a_model_s_stream_comes_to_figures(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    arguments = "--rounds 1 --streams 2 --pieces 60 --interval-ms 1 --output"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.model_stream", *arguments.split(), str(output)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    readers = json.loads(output.read_text())["readers"]
+    assert {name: figures["pieces"] for name, figures in readers.items()} == {"bare": 80, "http": 80, "openai": 80}

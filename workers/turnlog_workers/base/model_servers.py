@@ -18,6 +18,17 @@ _SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(?:_ID)?$", re.IGNORECASE)
 
 
+#: What pydantic calls a problem, and what we say.
+_PROBLEMS = {
+    "value_error": "{error}",
+    "extra_forbidden": "there is no such field; known are {known}",
+    "missing": "it is missing",
+    "string_pattern_mismatch": "it is no name of an environment variable",
+    "literal_error": "it must be {expected}",
+    "string_too_long": "it has more than {max_length} characters",
+}
+
+
 class KeyUnavailableError(Exception):
     """There is no usable key where one should be. The sentence names the place, never a value."""
 
@@ -128,9 +139,8 @@ def _server(name: str, described: object) -> HttpServer:
     try:
         return HttpServer.model_validate(described)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part)[:70] for part in first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            what = f"there is no such field; known are {', '.join(HttpServer.model_fields)}"
+        words = _PROBLEMS.get(first["type"], "it cannot be used")
+        what = words.format(known=", ".join(HttpServer.model_fields), **first.get("ctx", {}))
         raise ValueError(f"server {name!r}{f', {field}' if field else ''}: {what}") from None

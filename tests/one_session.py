@@ -22,6 +22,7 @@ from turnlog_streams.policy import Policy
 from turnlog_streams.session.commands import AcceptChat, RequestHistoryCompaction, SessionCommand
 from turnlog_streams.session.decide import decide
 from turnlog_streams.session.state import Session
+from turnlog_streams.session.title import TitleTask
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import ActorLimits
@@ -129,6 +130,9 @@ class OneSession:
 
     def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
         return self.live.turn_input(turn_id, 7) if self.live.state.running == turn_id else None
+
+    def title_task(self, session_id: str) -> TitleTask | None:
+        return self.live.title_task(self.policy)
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
         return self.live.compaction_input(self.policy, 7, usage)

@@ -174,6 +174,8 @@ class SessionTitled:
     """A session that was created without a title got one."""
 
     title: str
+    model: str | None = None  #: that wrote it; absent: it is the beginning of the first message
+    usage: Usage | None = None  #: of that model's call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

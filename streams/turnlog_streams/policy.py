@@ -22,6 +22,7 @@ class Policy:
 
     default_model: str = "echo:"
     fast_model: str = ""  #: of summaries and other small tasks; empty: the default model
+    titles: bool = False  #: does the fast model write titles?
     channel_models: Mapping[str, str] = field(default_factory=dict)  #: the default of a channel's sessions
     allow_models: tuple[str, ...] = ("echo:*",)  #: shell-style patterns
     params: GenerationParams | None = None  #: of a turn where neither its session nor its request says anything else

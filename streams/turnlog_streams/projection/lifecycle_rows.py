@@ -13,7 +13,7 @@ from turnlog_schemas.parts import NewSession
 from turnlog_streams.channel.state import evolve_channel, rows_of_channel
 from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import source_key
-from turnlog_streams.projection.rows import ChannelEventRow, ChannelRow, DeliveryRow, ForwardRow, SessionRow
+from turnlog_streams.projection.rows import ChannelEventRow, ChannelRow, DeliveryRow, ForwardRow, SessionRow, UsageRow
 from turnlog_streams.projection.state import (
     Changes,
     ChannelState,
@@ -71,8 +71,19 @@ def _profile(key: StreamKey, state: SessionState, changes: Changes) -> SessionRo
     return row
 
 
-def _titled(key: StreamKey, state: SessionState, _: LoggedEvent, event: ev.SessionTitled, changes: Changes) -> None:
+def _titled(
+    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.SessionTitled, changes: Changes
+) -> None:
     _profile(key, state, changes).title = event.title
+    usage = event.usage
+    if usage is not None:
+        changes.usage.append(
+            UsageRow(
+                *(key[0], logged.offset, key[2], None, event.model, 0, "titled"),
+                *(usage.input_tokens, usage.output_tokens, usage.model_calls, usage.last_input_tokens),
+                *(0, Millis(logged.header.recorded_at)),
+            )
+        )
 
 
 def _archived(

@@ -136,6 +136,16 @@ class SkipHistoryCompaction:
     request_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TitleSession:
+    """The fast model has a title for the session."""
+
+    title: str
+    instead_of: str  #: the one that it had: another one stays
+    model: str
+    usage: Usage
+
+
 SessionCommand = (
     AcceptChat
     | Refuse
@@ -151,4 +161,5 @@ SessionCommand = (
     | RecordHistoryCompaction
     | FailHistoryCompaction
     | SkipHistoryCompaction
+    | TitleSession
 )

@@ -30,6 +30,7 @@ from turnlog_streams.session.commands import (
     ResumeTurn,
     SessionCommand,
     SkipHistoryCompaction,
+    TitleSession,
 )
 from turnlog_streams.session.ending import cancel_all, cancellation, closed_calls
 from turnlog_streams.session.history_compactions import (
@@ -82,6 +83,10 @@ def decide(session: Session, command: SessionCommand, policy: Policy, found: Fou
             return fail_history_compaction(session, command)
         case SkipHistoryCompaction():
             return skip_history_compaction(session, command)
+        case TitleSession():
+            if session.archived or session.title != command.instead_of or session.title == command.title:
+                return []
+            return [Fact(event=ev.SessionTitled(title=command.title, model=command.model, usage=command.usage))]
         case _:
             assert_never(command)
 

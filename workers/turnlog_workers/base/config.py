@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     # ---- models
     default_model: str = Field(default="echo:", min_length=1, max_length=1000)
     fast_model: str = Field(default="", max_length=1000)  #: of small tasks; empty: the default model
+    titles: bool = True  #: does the fast model, if one is set, write the titles of sessions that were given none?
     allow_models: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = (
         "echo:*",
     )  #: shell-style patterns, commas; +PATTERN: added to the default
@@ -219,6 +220,7 @@ class Settings(BaseSettings):
         return Policy(
             default_model=self.default_model,
             fast_model=self.fast_model,
+            titles=self.titles,
             allow_models=self.allow_models,
             params=self.model_params,
             model_windows=self.model_windows,

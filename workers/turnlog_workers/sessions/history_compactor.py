@@ -11,7 +11,7 @@ nothing behind but a request that is still owed; the next owner's plan is made o
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -37,32 +37,25 @@ from turnlog_streams.session.commands import (
 from turnlog_streams.session.state import OwedRun
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
-from turnlog_workers.base.tasks import describe, frames, was_cancelled
+from turnlog_workers.base.tasks import describe, frames
 from turnlog_workers.runners.base import (
-    AssistantMessage,
     Runner,
     RunnerError,
-    RunnerOutput,
-    TextDelta,
     TurnInput,
-    UsageReport,
 )
-from turnlog_workers.runners.checked import MAX_OUTPUTS, OutputError, TextJoiner, checked
 from turnlog_workers.runners.contained import (
     TookTooLongError,
     UnexpectedError,
     close_outputs,
     close_runner,
     contained,
-    fault_of,
     new_runner,
     outputs_of,
 )
 from turnlog_workers.runners.fault_log import log_fault
+from turnlog_workers.sessions.task_reader import TaskReader
 
 log = logging.getLogger(__name__)
-_MAX_TEXT_BYTES = 1024 * 1024  #: that a summary model may write in one call: more is no summary
-_OUTPUTS_PER_LOOP_PASS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,7 +318,7 @@ class HistoryCompactor:
             allow_tools=False,
         )
         runner = new_runner(self._make_runner, model)
-        reader = _SummaryReader()
+        reader = TaskReader()
         try:
             outputs = outputs_of(runner, turn)
             try:
@@ -336,59 +329,3 @@ class HistoryCompactor:
             run.usage = added(run.usage, reader.usage)
             await close_runner(runner, self._session_id)
         return reader.text, reader.called_tools
-
-
-class _SummaryReader:
-    """Takes in what a summary model's runner yields, checked."""
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-        self.called_tools = False
-        self._pieces: list[str] = []
-        self._joiner = TextJoiner()
-        self._size = 0
-        self._message: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The newest whole message, or else what was streamed."""
-        if self.called_tools:
-            return ""
-        return self._message if self._message is not None else "".join(self._pieces)
-
-    async def read(self, outputs: AsyncIterator[RunnerOutput]) -> None:
-        """Until it has no more, or calls a tool. Raises :class:`RunnerError`."""
-        for count in range(MAX_OUTPUTS):
-            try:
-                output = await outputs.__anext__()
-            except StopAsyncIteration:
-                self._add(self._joiner.end())
-                return
-            except BaseException as error:
-                if was_cancelled(error):
-                    raise
-                raise fault_of(error) from error
-            if count % _OUTPUTS_PER_LOOP_PASS == 0:
-                await asyncio.sleep(0)
-            match checked(output):
-                case TextDelta() as delta:
-                    self._add(self._joiner.add(delta.text))
-                case UsageReport() as report:
-                    self.usage = report.usage
-                case AssistantMessage(tool_calls=calls) if calls:
-                    self.called_tools = True
-                    return
-                case AssistantMessage() as message:
-                    self._message = content_text(message.content)
-                    self._count(self._message or "")
-        raise OutputError("too_many_outputs", f"more than {MAX_OUTPUTS} outputs of a summary model")
-
-    def _add(self, text: str) -> None:
-        self._count(text)
-        if text:
-            self._pieces.append(text)
-
-    def _count(self, text: str) -> None:
-        self._size += len(text.encode())
-        if self._size > 2 * _MAX_TEXT_BYTES:  # the pieces, and the whole message that they make
-            raise OutputError("text_too_long", f"more than {_MAX_TEXT_BYTES} bytes of a summary")

@@ -14,6 +14,7 @@ from turnlog_schemas.parts import Usage
 from turnlog_streams.history.compaction import MANUAL
 from turnlog_streams.session.commands import CompleteTurn, FailAttempt, FailHistoryCompaction, SessionCommand
 from turnlog_streams.session.state import OwedRun
+from turnlog_streams.session.title import TitleTask
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
@@ -31,6 +32,7 @@ from turnlog_workers.runners.contained import (
 )
 from turnlog_workers.runners.fault_log import log_fault, texts_of
 from turnlog_workers.sessions.history_compactor import HistoryCompactor, UnrecordableError
+from turnlog_workers.sessions.titler import Titler
 from turnlog_workers.sessions.turn_attempt import ActorLimits, NotRecordedError, TurnAttempt, TurnHost
 from turnlog_workers.tools.toolbox import Toolbox
 
@@ -67,6 +69,8 @@ class SessionActor:
         self._compactor = HistoryCompactor(
             session_id, host=host, make_runner=make_runner, timeout_s=limits.summary_timeout_s
         )
+
+        self._titler = Titler(session_id=session_id, make_runner=make_runner, timeout_s=limits.summary_timeout_s)
 
     @property
     def partial_text(self) -> str:
@@ -207,8 +211,27 @@ class SessionActor:
             await self._record_end(attempt, ending)
             attempt.ended = True
             if isinstance(ending, CompleteTurn):  # while nobody waits for it, if it can be
+                self._title_if_due()
                 async with self._running:
                     await self._compact_if_due()
+
+    def _title_if_due(self) -> None:
+        """Beside what the session does next: nobody waits for a title."""
+        task = self._host.title_task(self.session_id)
+        if task is not None:
+            titling = watched(self._title(task), f"title {self.session_id}", died=lambda _: None)
+            self._tasks.add(titling)
+            titling.add_done_callback(self._tasks.discard)
+
+    async def _title(self, task: TitleTask) -> None:
+        async with self._running:
+            titled = await self._titler.title(task)
+        if titled is None:
+            return
+        try:
+            await self._host.submit(self.session_id, [titled])
+        except UnrecordableError as error:
+            log.warning("a title cannot be recorded: %s", error, extra=at(session=self.session_id))
 
     async def _record_end(self, attempt: TurnAttempt, ending: CompleteTurn | FailAttempt) -> None:
         """Hand in how the attempt ended; an end that cannot be recorded becomes a failure that can."""

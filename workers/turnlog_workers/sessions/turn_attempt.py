@@ -16,6 +16,7 @@ from typing import Protocol
 
 from turnlog_schemas.parts import ContentPart, ToolCall, Usage, added, beyond, content_text, cut_content, cut_text
 from turnlog_streams.session.commands import FailAttempt, RecordMessage, SessionCommand
+from turnlog_streams.session.title import TitleTask
 from turnlog_streams.turn import without_result
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.tasks import was_cancelled
@@ -45,6 +46,10 @@ class TurnHost(CompactionHost, DeltaHost, Protocol):
 
     def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
         """What the runner of the running turn gets, as the session stands now; ``None``: the turn is over."""
+        ...
+
+    def title_task(self, session_id: str) -> TitleTask | None:
+        """What the fast model is to be asked for the session's title; ``None``: it is not."""
         ...
 
     def failed(self, session_id: str, outcome: SessionCommand) -> None:

@@ -17,6 +17,7 @@ from turnlog_schemas.parts import Usage
 from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.session.commands import ResumeTurn, SessionCommand
+from turnlog_streams.session.title import TitleTask
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
@@ -147,6 +148,10 @@ class Serving:
         """What the runner of the running turn gets; ``None``: the turn is over."""
         stream = self.resident.sessions[session_id]
         return stream.turn_input(turn_id, self._epoch.epoch) if stream.state.running == turn_id else None
+
+    def title_task(self, session_id: str) -> TitleTask | None:
+        """What the fast model is to be asked for the session's title; ``None``: it is not."""
+        return self.resident.sessions[session_id].title_task(self._context.policy())
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
         """What a run of history compaction depends on."""

@@ -24,6 +24,7 @@ from turnlog_streams.reply_frames import history_page, replies_to, reply_again, 
 from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, RequestHistoryCompaction, SessionCommand
 from turnlog_streams.session.decide import answer_needs, decide, known_answer, session_needs
 from turnlog_streams.session.state import Session, evolve
+from turnlog_streams.session.title import TitleTask, title_task
 from turnlog_workers.intake.request_reader import Query, StreamCommand
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.sessions.history_compactor import CompactionInput
@@ -213,6 +214,12 @@ class SessionInMemory(Stream[Session]):
             spent=turn.spent,
             params=turn.params or NO_PARAMS,
         )
+
+    def title_task(self, policy: Policy) -> TitleTask | None:
+        """What the fast model is to be asked for a title; ``None``: it is not."""
+        if not policy.titles or not policy.fast_model or not policy.allows(policy.fast_model):
+            return None
+        return title_task(self.state.title, self.state.turn_count, self.history, policy.fast_model)
 
     # ---- history compaction
 

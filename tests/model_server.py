@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
@@ -25,6 +25,7 @@ class Received:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    port: int = 0  #: of the client: the same for two requests over one connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +215,8 @@ class ModelServer:
         except ValueError:
             body = {}
         received = Received(path=request.path, headers=dict(request.headers), body=body)
+        if request.transport is not None:
+            received = replace(received, port=request.transport.get_extra_info("peername")[1])
         self.received.append(received)
         answer = self.answers[0] if len(self.answers) == 1 else self.answers.pop(0)
         stream = Stream(request, self, received)

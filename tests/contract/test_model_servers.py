@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.model_faults import EVERY, FAULTS, ODD, Fault, plays, stalls
-from tests.model_server import KEY, Call, ModelServer, model_server, says
+from tests.model_server import KEY, Call, ModelServer, Stream, model_server, says
 from tests.waiting import eventually
 from turnlog_schemas.parts import Usage, content_text, text_content
 from turnlog_workers.base.config import Settings
@@ -138,6 +138,28 @@ async def test_the_server_hears_at_once_that_nobody_listens_any_more(kind: str, 
     await running.aclose()  # type: ignore[attr-defined]
     await eventually(lambda: server.gone == 1, "the server sees that the request is gone", timeout_s=2)
     await runner.aclose()
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("kind", EVERY)
+async def test_the_turns_of_a_session_share_a_connection(kind: str, server: ModelServer) -> None:
+    runner = runner_of(kind, server)
+    for _ in range(4):
+        assert [output async for output in runner.run(turn_of(kind))]
+    assert len({one.port for one in server.received}) == 1
+    await runner.aclose()
+
+
+@pytest.mark.usefixtures("keys")
+async def test_a_server_that_never_ends_its_body_is_not_waited_for(server: ModelServer) -> None:
+    async def open_end(stream: Stream) -> None:
+        await stream.good()
+        await stream.hang()
+
+    server.plan(open_end)
+    found, error = await play(runner_of("http", server), turn_of("http"))
+    assert error is None
+    assert isinstance(found[-1], AssistantMessage)
 
 
 @pytest.mark.usefixtures("keys")

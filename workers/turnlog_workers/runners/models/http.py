@@ -4,6 +4,8 @@ vLLM, Ollama, llama.cpp and gateways. It always streams: a server notices at onc
 where it streams. An answer is complete only with its finish reason.
 """
 
+import asyncio
+import contextlib
 import functools
 import json
 import logging
@@ -44,6 +46,7 @@ from turnlog_workers.runners.playback import OfflineRunner
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 8 * 1024 * 1024  #: of an answer that is no stream
+_END_S = 0.1
 MAX_MODEL_CHARACTERS = 256
 
 
@@ -99,6 +102,7 @@ class HttpRunner(OfflineRunner):
                                 yield output
                             if answer.done:
                                 break
+                    await _read_to_its_end(response)
             finally:
                 response.close()  # what was read to its end is back in the pool already; else the server hears of it
         except aiohttp.ClientSSLError as error:
@@ -178,6 +182,14 @@ async def event_data(response: aiohttp.ClientResponse, patience: Patience) -> As
             if last.data.strip() != "[DONE]":
                 raise stream_cut("the stream ended in the middle of an event") from error
         yield last.data
+
+
+async def _read_to_its_end(response: aiohttp.ClientResponse) -> None:
+    """Nothing follows but the end of the body: with it the connection serves the next turn. Not worth a long wait."""
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_END_S):
+            while await response.content.readany():
+                pass
 
 
 async def _body(response: aiohttp.ClientResponse, patience: Patience) -> bytes:

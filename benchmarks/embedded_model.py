@@ -1,9 +1,10 @@
 """``python -m benchmarks.embedded_model``: what is left of the small model's speed behind Kafka, worker and log?
 
-Three ways to the same answers, with the same threads, one after the other in each round, on a machine on which the
-same stack runs all the time: the engine alone, called in a process of its own (``xllamacpp``'s own API); and a chat
+Two ways to the same kind of answers, with the same threads, one after the other in each round, on a machine on which
+the same stack runs all the time: the engine alone, called in a process of its own (``xllamacpp``'s own API); and a chat
 with ``smollm2:`` from the request to the terminal frame. Once with one session, once with as many at a time as there
-are slots. Reported are tokens per second, the median of the rounds, and their ratio. The exit code is 1 below 0.9.
+are slots. Reported are tokens per second, the median of the rounds, and their ratio; and the CPU time that the model's
+process took for a token, which says the same on a machine on which others work, too. The exit code is 1 below 0.9.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import uvloop
 
 from benchmarks import meter
@@ -32,6 +34,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.devstack.launch import launch_argv
 from turnlog_workers.runners.smollm2 import packages
+from turnlog_workers.runners.smollm2.runtime_dir import RuntimeDir
 
 LEAST_RATIO = 0.9
 _SLOTS = 4
@@ -76,6 +79,11 @@ class Measured:
 
     tokens: int
     seconds: float
+    cpu_s: float  #: of the process that holds the model
+
+    @property
+    def cpu_ms_per_token(self) -> float:
+        return 1000 * self.cpu_s / self.tokens
 
     @property
     def tokens_per_s(self) -> float:
@@ -106,12 +114,13 @@ class Bare:
     def measure(self, prompts: Sequence[str]) -> Measured:
         """All of them at a time."""
         assert self._process.stdin is not None
+        began = cpu_s(self._process.pid)
         self._process.stdin.write(json.dumps(prompts) + "\n")
         self._process.stdin.flush()
         tokens, seconds, answered = json.loads(self._read())
         if answered != len(prompts):
             raise RuntimeError(f"{answered} of {len(prompts)} prompts were answered")
-        return Measured(tokens=tokens, seconds=seconds)
+        return Measured(tokens=tokens, seconds=seconds, cpu_s=cpu_s(self._process.pid) - began)
 
     def close(self) -> None:
         """End it."""
@@ -119,7 +128,13 @@ class Bare:
         self._process.wait()
 
 
-async def through_turnlog(client: Client, prompts: Sequence[str], run: str, max_tokens: int) -> Measured:
+def cpu_s(pid: int) -> float:
+    """CPU time of a process so far."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+async def through_turnlog(client: Client, folder: Path, prompts: Sequence[str], run: str, max_tokens: int) -> Measured:
     """A chat each, in a session of its own, all at a time: from the request to the terminal frame."""
 
     async def chat(number: int, prompt: str) -> int:
@@ -129,9 +144,12 @@ async def through_turnlog(client: Client, prompts: Sequence[str], run: str, max_
         finished.raise_for_status()
         return finished.usage.output_tokens
 
+    server = RuntimeDir(folder).server()
+    used = cpu_s(server.pid) if server is not None else 0.0
     began = time.monotonic()
     tokens = await asyncio.gather(*(chat(number, prompt) for number, prompt in enumerate(prompts)))
-    return Measured(tokens=sum(tokens), seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Measured(tokens=sum(tokens), seconds=seconds, cpu_s=cpu_s(server.pid) - used if server is not None else 0.0)
 
 
 def prompts_of(number: int, count: int) -> list[str]:
@@ -152,14 +170,16 @@ def summary(rounds: Sequence[tuple[Measured, Measured]]) -> dict[str, Any]:
         "turnlog_tokens_per_s": round(statistics.median(ours), 2),
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 3) for ratio in ratios],
+        "bare_cpu_ms_per_token": round(statistics.median(pair[0].cpu_ms_per_token for pair in rounds), 2),
+        "turnlog_cpu_ms_per_token": round(statistics.median(pair[1].cpu_ms_per_token for pair in rounds), 2),
         "tokens": sum(pair[way].tokens for pair in rounds for way in (0, 1)),
     }
 
 
-async def _measure(deployment: Deployment, options: argparse.Namespace, bare: Bare) -> dict[str, Any]:
+async def _measure(deployment: Deployment, folder: Path, options: argparse.Namespace, bare: Bare) -> dict[str, Any]:
     found: dict[str, Any] = {}
     async with Client(deployment.settings) as client:
-        await through_turnlog(client, ["Hello!"], "warm-up", 8)
+        await through_turnlog(client, folder, ["Hello!"], "warm-up", 8)
         bare.measure(["Hello!"])
         for name, count in (("one session", 1), (f"{_SLOTS} sessions", _SLOTS)):
             rounds = []
@@ -174,7 +194,7 @@ async def _measure(deployment: Deployment, options: argparse.Namespace, bare: Ba
                     if way == 0:
                         pair[0] = await asyncio.to_thread(bare.measure, prompts)
                     else:
-                        pair[1] = await through_turnlog(client, prompts, run, options.tokens)
+                        pair[1] = await through_turnlog(client, folder, prompts, run, options.tokens)
                 rounds.append((pair[0], pair[1]))
                 _say(f"{name}, round {number + 1}: {pair[0].tokens_per_s:.1f} bare, {pair[1].tokens_per_s:.1f} Turnlog")
             found[name] = summary(rounds)
@@ -226,7 +246,7 @@ def main(argv: Sequence[str]) -> int:
             bare = Bare(options.threads, options.tokens)
             try:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    found = runner.run(_measure(deployment, options, bare))
+                    found = runner.run(_measure(deployment, directory / "run" / "smollm2-1", options, bare))
             finally:
                 bare.close()
     result = {

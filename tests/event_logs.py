@@ -13,7 +13,7 @@ from turnlog_schemas.commands import Chat
 from turnlog_schemas.parts import OUTCOMES, ContentPart, NewSession, ToolCall, Usage, text_content
 from turnlog_streams.channel.state import Channel, evolve_channel, rows_of_channel
 from turnlog_streams.facts import Fact
-from turnlog_streams.folding.fold import StreamName
+from turnlog_streams.folding.fold import StreamName, window
 from turnlog_streams.folding.leaving import leaving
 from turnlog_streams.history.messages import HistoryMessage, history_message
 from turnlog_streams.lookups import RowsInMemory
@@ -192,7 +192,7 @@ class LogWriter:
         sessions = {
             (ev.SESSION, session_id): LoadedStream(
                 state=session,
-                history=list(self.histories.get(session_id, ())),
+                history=window(session).of(self.histories.get(session_id, ())),
                 stream_offset=self.first_offsets[ev.SESSION, session_id],
                 last_offset=self.last_offsets[session_id],
                 unknown_events=self.unknown.get(session_id, 0),

@@ -17,6 +17,7 @@ from turnlog_schemas import frames as fr
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.parts import ReplyAddress, Usage, text_content
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
+from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.openai_format import openai_messages, validate_openai
 from turnlog_streams.policy import Policy
 from turnlog_streams.session.commands import AcceptChat, RequestHistoryCompaction, SessionCommand
@@ -133,6 +134,9 @@ class OneSession:
 
     def title_task(self, session_id: str) -> TitleTask | None:
         return self.live.title_task(self.policy)
+
+    async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
+        return []
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
         return self.live.compaction_input(self.policy, 7, usage)

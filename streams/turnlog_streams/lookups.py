@@ -15,13 +15,14 @@ count, those of decisions that were taken back do not. ``evolve`` never looks an
 follows from what was looked up for its decision. Which rows an event writes: :class:`Written`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from immutables import Map
 
 from turnlog_schemas.parts import NewSession
+from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.records import changed
 from turnlog_streams.turn import Answer
 
@@ -44,6 +45,7 @@ class Lookup:
     marks: frozenset[str] = frozenset()  #: sources
     sessions: frozenset[str] = frozenset()  #: ids; of a channel
     latest_except: str | None = None  #: the channel's session opened last that is neither archived nor this one
+    messages: tuple[int, int] | None = None  #: of a session: those behind this message_seq, so many at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class Found:
     marks: Mapping[str, int | None] = field(default_factory=dict)
     sessions: Mapping[str, ChannelSession | None] = field(default_factory=dict)
     latest_except: Mapping[str, ChannelSession | None] = field(default_factory=dict)  #: by the one left out
+    messages: Mapping[tuple[int, int], Sequence[HistoryMessage]] = field(default_factory=dict)  #: as they were wanted
 
     def plus(self, more: "Found") -> "Found":
         """Both together."""
@@ -62,6 +65,7 @@ class Found:
             marks={**self.marks, **more.marks},
             sessions={**self.sessions, **more.sessions},
             latest_except={**self.latest_except, **more.latest_except},
+            messages={**self.messages, **more.messages},
         )
 
 
@@ -154,6 +158,7 @@ class RowsInMemory:
             marks={source: self.marks.get(source) for source in lookup.marks},
             sessions={session_id: self.sessions.get(session_id) for session_id in lookup.sessions},
             latest_except={} if left_out is None else {left_out: self._latest_except(left_out)},
+            messages={} if lookup.messages is None else {lookup.messages: ()},  # its session holds them all
         )
 
     def _latest_except(self, left_out: str) -> ChannelSession | None:

@@ -72,6 +72,7 @@ class Answer:
     code: str = ""
     reason: str = ""
     attempt: int = 0
+    answer_seq: int = 0  #: message_seq of the text that ended its turn; 0: none
     usage: Usage = field(default_factory=Usage)
     reply: ReplyAddress = field(default_factory=ReplyAddress)  #: of the request that was decided
     compacted: CompactedAnswer | None = None

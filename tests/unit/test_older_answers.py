@@ -1,5 +1,6 @@
 """Requests that were answered long ago: their answers have left the state, and a retry finds them all the same."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from tests.one_partition import OnePartition
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
-from turnlog_schemas.commands import CreateSession, ResolveSession
+from turnlog_schemas.commands import CompactHistory, CreateSession, GetHistory, ResolveSession
+from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_workers.store.memory_store import MemoryStore
 
 
@@ -108,3 +110,53 @@ async def _decided(world: OnePartition, request_id: str) -> None:
         return any(event.request_id == request_id for event in world.log.of(ev.RequestDecided))
 
     await eventually(decided, f"{request_id} is decided", 10.0)
+
+
+# ---- messages that a summary covers
+
+
+async def compacted(world: OnePartition) -> None:
+    """Six turns, of which a summary covers all but the end; what is not shown to models is not held any more."""
+    await turns(world, 6)
+    world.ask(CompactHistory(), "compact", session_id="s")
+    await world.answer("compact", fr.HistoryCompacted)
+    serving = world.shard.serving
+    assert serving is not None
+    await serving.save()
+    world.chat("s", "s-6")
+    await world.answer("s-6", fr.TurnCompleted)
+    held = serving.resident.sessions["s"].history
+    assert len(held) < 14
+    assert held[-1].message_seq == 14
+
+
+async def whole_history(world: OnePartition, request_id: str, count: int) -> None:
+    after, seqs, pages = 0, [], 0
+    while True:
+        pages += 1
+        world.ask(GetHistory(after=after, limit=5), f"{request_id}-{pages}", session_id="s")
+        page = await world.answer(f"{request_id}-{pages}", fr.HistoryPage)
+        assert len(page.messages) <= 5
+        seqs += [message.message_seq for message in page.messages]
+        if page.next_after is None:
+            break
+        after = page.next_after
+    assert seqs == list(range(1, count + 1))
+
+
+async def test_old_texts_and_pages_come_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with OnePartition() as world:
+        world.policy = replace(world.policy, history=HistoryCompactionPolicy(max_tokens=100_000, keep_tail=2))
+        await compacted(world)
+        await whole_history(world, "page", 14)
+        world.sender.replies.clear()
+        world.chat("s", "s-0", "question 0")
+        again = await world.answer("s-0", fr.TurnCompleted)
+        assert again.text.startswith("answer 1 ")
+        world.chat("s", "s-7")
+        await world.answer("s-7", fr.TurnCompleted)
+        await world.take_over()
+        await whole_history(world, "later", 16)
+        world.sender.replies.clear()
+        world.chat("s", "s-1", "question 1")
+        assert (await world.answer("s-1", fr.TurnCompleted)).text.startswith("answer 2 ")

@@ -25,6 +25,7 @@ from turnlog_streams.folding.rows import (
 )
 from turnlog_streams.forwarding import waits_after
 from turnlog_streams.history.messages import HistoryMessage, history_message
+from turnlog_streams.history.window import Window, window_of
 from turnlog_streams.lookups import WROTE_NOTHING, ChannelSession, Written
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.records import changed
@@ -188,6 +189,13 @@ def _write(stream_offset: int, written: Written, result: Folded) -> None:
             result.archived.add(name)
         else:
             result.channel_sessions[name] = opened._replace(archived=True)
+
+
+def window(state: StreamState) -> Window:
+    """Which messages of a stream its owner holds."""
+    if isinstance(state, Channel):
+        return Window()
+    return window_of(state.history_compaction.summary, state.question_seq)
 
 
 def channel_session(row: ChannelSessionRow) -> ChannelSession:

@@ -34,7 +34,7 @@ class SessionHistory:
     """All of a session that a plan depends on."""
 
     session_id: str
-    messages: Sequence[HistoryMessage]  #: all that are stored, by message_seq
+    messages: Sequence[HistoryMessage]  #: those that are held (``history.window``), by message_seq
     instructions: str | None = None
     state: HistoryCompactionState = field(default_factory=HistoryCompactionState)
     measure: PromptMeasure | None = None  #: of the newest model call
@@ -160,7 +160,7 @@ class _Material:
         self._summary = session.state.summary
         self._policy = policy
         self._max_summary_tokens = min(settings.max_summary_tokens, policy.limit_tokens // 8)
-        covered_to = session.state.covered_to
+        self._covered_to = covered_to = session.state.covered_to
         self._first = next((i for i, m in enumerate(self._messages) if m.message_seq > covered_to), len(self._messages))
         self._weights = session.weights
         # What a model counted and we cannot see: tool definitions, or a text that our estimate takes too lightly.
@@ -216,8 +216,9 @@ class _Material:
         return max(MIN_SUMMARY_TOKENS, min(self._max_summary_tokens, replaced // 2))
 
     def _cut(self, tail_start: int, max_summary_tokens: int) -> _Cut:
-        to_seq = self._messages[tail_start - 1].message_seq
-        from_seq = self._messages[0].message_seq
+        # What is covered already ends where its summary says, whichever of its messages are held.
+        to_seq = self._covered_to if tail_start == self._first else self._messages[tail_start - 1].message_seq
+        from_seq = _from_seq(self._messages, self._summary)
         made = HistorySummary(history_compaction_id="", from_seq=from_seq, to_seq=to_seq, text="", history_seq=to_seq)
         view = assemble(self._messages, made)
         return _Cut(
@@ -225,6 +226,12 @@ class _Material:
             max_summary_tokens=max_summary_tokens,
             tokens_after=self._unseen + with_margin(self._weight(view.messages) + max_summary_tokens),
         )
+
+
+def _from_seq(messages: Sequence[HistoryMessage], summary: HistorySummary | None) -> int:
+    """A summary stands for all from the first message on, whether that is held or not."""
+    first = messages[0].message_seq
+    return first if summary is None else min(first, summary.from_seq)
 
 
 def _plan(
@@ -237,7 +244,7 @@ def _plan(
     tokens: int,
     by_model: bool,
 ) -> HistoryCompactionPlan:
-    from_seq = session.messages[0].message_seq
+    from_seq = _from_seq(session.messages, session.state.summary)
     base = session.state.base
     previous = base if base is not None and base.to_seq < cut.to_seq else None
 

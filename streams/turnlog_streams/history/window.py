@@ -26,6 +26,11 @@ class Window:
         """Covered messages with calls are held from here on: a late result may belong to one."""
         return self.to_seq - CALLS_REACH + 1
 
+    @property
+    def is_whole(self) -> bool:
+        """Is every message held?"""
+        return self.to_seq < self.from_seq
+
     def holds(self, message: HistoryMessage) -> bool:
         """Is this message held?"""
         seq = message.message_seq

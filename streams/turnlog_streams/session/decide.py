@@ -106,7 +106,13 @@ def session_needs(session: Session, command: SessionCommand, found: Found = NOTH
 def answer_needs(session: Session, request_id: str, command_hash: str, found: Found = NOTHING) -> Lookup | None:
     """The rows that giving the answer of a request again depends on."""
     keys = session.answers.unknown(request_id, command_hash, found.answers)
-    return Lookup(answers=keys) if keys else None
+    if keys:
+        return Lookup(answers=keys)
+    answer = known_answer(session, request_id, command_hash, found)
+    if answer is None or not 0 < answer.answer_seq <= session.history_compaction.covered_to:
+        return None
+    text = (answer.answer_seq - 1, 1)  # it may not be held any more
+    return None if text in found.messages else Lookup(messages=text)
 
 
 def known_answer(session: Session, request_id: str, command_hash: str, found: Found = NOTHING) -> Answer | None:

@@ -64,6 +64,7 @@ class Session:
     model: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     messages: int = 0  #: the highest message_seq
+    question_seq: int = 0  #: of the newest question
     turn_count: int = 0  #: turns ever started
     running: str | None = None  #: turn id
     queue: tuple[str, ...] = ()  #: accepted, not started, in order
@@ -279,9 +280,10 @@ def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted
 
 def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> Session:
     version = session.version + 1
+    question_seq = event.message_seq if event.role == "user" else session.question_seq
     before = session.turns.get(turn_id or "")
     if before is None:
-        return changed(session, version=version, messages=event.message_seq)
+        return changed(session, version=version, messages=event.message_seq, question_seq=question_seq)
     turn = before
     if event.role == "tool":
         turn = changed(turn, open_calls=without_result(turn.open_calls, event.tool_call_id))
@@ -292,14 +294,26 @@ def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> S
     if event.usage is not None:
         turn = changed(turn, spent=added(turn.spent, event.usage))
     if turn is before:
-        return changed(session, version=version, messages=event.message_seq)
-    return changed(session, version=version, messages=event.message_seq, turns=session.turns.set(turn.turn_id, turn))
+        return changed(session, version=version, messages=event.message_seq, question_seq=question_seq)
+    return changed(
+        session,
+        version=version,
+        messages=event.message_seq,
+        question_seq=question_seq,
+        turns=session.turns.set(turn.turn_id, turn),
+    )
 
 
 def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usage: Usage) -> Session:
     turn = session.turns[fact.turn_id or ""]
     answer = changed(
-        session.answers.known[turn.request_id], kind=kind, code=code, reason=reason, usage=usage, attempt=fact.attempt
+        session.answers.known[turn.request_id],
+        kind=kind,
+        code=code,
+        reason=reason,
+        usage=usage,
+        attempt=fact.attempt,
+        answer_seq=turn.answer_seq,
     )
     measure = session.measure
     if usage.last_input_tokens > 0 and turn.answer_seq and kind != "cancelled":  # its text is of a later call
@@ -317,6 +331,7 @@ def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usag
 
 
 def _cancelled(session: Session, fact: Fact, event: ev.TurnCancelled) -> Session:
+    turn = session.turns[fact.turn_id or ""]
     session = _ended(session, fact, "cancelled", "cancelled", event.reason, event.usage)
     if event.by is None:
         return session
@@ -327,6 +342,7 @@ def _cancelled(session: Session, fact: Fact, event: ev.TurnCancelled) -> Session
         code="cancelled",
         reason=event.reason,
         attempt=fact.attempt,
+        answer_seq=turn.answer_seq,
         usage=event.usage,
         reply=event.by.reply,
     )

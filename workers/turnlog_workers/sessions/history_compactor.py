@@ -67,6 +67,7 @@ class CompactionInput:
     policy: Policy
     fencing_token: int
     tokens_at_most: int  #: no fewer than the assembled history has
+    not_held_to: int = 0  #: of the messages up to here, some have to be asked for
 
 
 class UnrecordableError(Exception):
@@ -81,6 +82,10 @@ class CompactionHost(Protocol):
 
         Raises :class:`UnrecordableError`.
         """
+        ...
+
+    async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
+        """Messages that the input does not hold, from behind one up to another: the newest of them, not all."""
         ...
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
@@ -100,11 +105,13 @@ class _Run:
     code: str = ""  #: why there is none
     reason: str = ""
     usage: Usage = field(default_factory=Usage)
+    earlier: Sequence[HistoryMessage] = ()  #: that are to be summarised and are not held
 
     @property
     def source(self) -> list[HistoryMessage]:
         """What the summariser reads."""
-        return self.made.source(self.given.history.messages)
+        held = {message.message_seq: message for message in (*self.earlier, *self.given.history.messages)}
+        return self.made.source([held[seq] for seq in sorted(held)])
 
     @property
     def previous(self) -> str | None:
@@ -203,6 +210,7 @@ class HistoryCompactor:
         if run is None:
             return False
         commands: list[SessionCommand] = []
+        await self._fetch_earlier(run)
         if run.made.by_model:
             await self._summarise(run)
         if run.text is not None:
@@ -220,11 +228,18 @@ class HistoryCompactor:
         if run is None:
             await self._end([SkipHistoryCompaction(request_id=request.request_id)])
             return False
+        await self._fetch_earlier(run)
         await self._summarise(run)
         if run.text is None:
             await self._recorded(run, [run.failure()])
             return False
         return await self._recorded(run, [run.record(run.text, BY_MODEL)])
+
+    async def _fetch_earlier(self, run: _Run) -> None:
+        """What a summary without a model stands for is read again by the next one that a model makes."""
+        first, upto = run.made.source_from, run.given.not_held_to
+        if first <= upto:
+            run.earlier = await self._host.earlier_messages(self._session_id, first - 1, upto)
 
     def _run(
         self, request: OwedRun | None, usage: Usage | None = None, bounds: HistoryCompactionPolicy | None = None

@@ -12,7 +12,9 @@ from typing import TypeVar
 from turnlog_schemas.events import SESSION
 from turnlog_streams.channel.state import Channel
 from turnlog_streams.folding.fold import StreamName
+from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.lookups import NOTHING, Found, Lookup
+from turnlog_streams.records import changed
 from turnlog_streams.session.state import Session
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.tasks import describe, frames
@@ -23,6 +25,7 @@ from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.port import FoundRows, LoadedStream, PartitionStore, Saved, StoreError, WantedRows
 
 log = logging.getLogger(__name__)
+_MAX_MESSAGES = 2_000  #: that are looked up for one purpose
 _BATCH = 200  #: streams that are loaded, or runners that are closed, together
 Needs = Callable[[Found], Lookup | None]
 T = TypeVar("T")
@@ -94,12 +97,34 @@ class Resident:
             if rows is not None:
                 await self._fetch({(stream.kind, stream.stream_id): rows})
             found = found.plus(stream.unsaved.found(lookup, stream.fetched))
+            if lookup.messages is not None:
+                found = changed(found, messages={lookup.messages: stream.messages(*lookup.messages), **found.messages})
+        return found
+
+    async def messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
+        """The newest messages of a session from behind one up to another, from the store; bounded in number."""
+        stream = self.sessions[session_id]
+        found: list[HistoryMessage] = []
+        after = max(after, upto - _MAX_MESSAGES)
+        while after < upto and stream.stream_offset is not None:
+            wanted = WantedRows(stream_offset=stream.stream_offset, messages=frozenset({(after, _MAX_MESSAGES, upto)}))
+            (rows,) = await self._store.look_up([wanted])
+            page = rows.messages[after, _MAX_MESSAGES]
+            if not page:
+                break
+            found += page
+            after = page[-1].message_seq
         return found
 
     def _wanted(self, stream: AnyStream, lookup: Lookup | None) -> WantedRows | None:
         if lookup is None or stream.stream_offset is None:
             return None
-        return stream.unsaved.wanted(stream.stream_offset, lookup, stream.fetched)
+        rows = stream.unsaved.wanted(stream.stream_offset, lookup, stream.fetched)
+        if lookup.messages is not None and lookup.messages not in stream.fetched.messages:
+            messages = stream.wanted_messages(*lookup.messages)
+            if messages is not None:
+                rows = changed(rows or WantedRows(stream_offset=stream.stream_offset), messages=frozenset({messages}))
+        return rows
 
     async def _fetch(self, wanted: Mapping[StreamName, WantedRows]) -> None:
         if wanted:
@@ -119,10 +144,13 @@ class Resident:
                 stream.fetched = FoundRows()
         self._fetched = set()
         saved, self._saved = self._saved, {}
-        for name, (stream_offset, version) in saved.items():
+        for name, until in saved.items():
             if (stream := self._known(*name)) is not None:
-                stream.stream_offset = stream_offset
-                stream.unsaved = stream.unsaved.without_saved(version)
+                stream.stream_offset = until.stream_offset
+                stream.unsaved = stream.unsaved.without_saved(until.version)
+                if isinstance(stream, SessionInMemory):
+                    stream.saved_to = until.messages
+                    stream.let_go()
 
     async def _loaded(
         self, names: list[StreamName]

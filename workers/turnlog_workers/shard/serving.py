@@ -15,6 +15,7 @@ from turnlog_schemas import frames as fr
 from turnlog_schemas.events import SESSION, TurnCancelled, TurnCompleted, TurnFailed
 from turnlog_schemas.parts import Usage
 from turnlog_streams.folding.rows import Unanswered
+from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.session.commands import ResumeTurn, SessionCommand
 from turnlog_streams.session.title import TitleTask
@@ -152,6 +153,10 @@ class Serving:
     def title_task(self, session_id: str) -> TitleTask | None:
         """What the fast model is to be asked for the session's title; ``None``: it is not."""
         return self.resident.sessions[session_id].title_task(self._context.policy())
+
+    async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
+        """Messages that the session does not hold."""
+        return await self.resident.messages(session_id, after, upto)
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
         """What a run of history compaction depends on."""

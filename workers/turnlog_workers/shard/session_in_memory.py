@@ -1,5 +1,6 @@
 """A session in memory: its state and its messages, its answers, and what its runner gets."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 from turnlog_schemas import commands as cmd
@@ -16,6 +17,7 @@ from turnlog_streams.history.compaction_plan import SessionHistory, needs_histor
 from turnlog_streams.history.messages import HistoryMessage, history_message, of_turn
 from turnlog_streams.history.tokens import Weights, measured_prompt, prompt_tokens, with_margin
 from turnlog_streams.history.view import assemble, summary_message
+from turnlog_streams.history.window import window_of
 from turnlog_streams.lookups import NOTHING, Found, Lookup
 from turnlog_streams.policy import Policy
 from turnlog_streams.refusals import Refuse
@@ -40,6 +42,8 @@ class SessionInMemory(Stream[Session]):
     def __init__(self, state: Session, history: Iterable[HistoryMessage] = ()) -> None:
         super().__init__(state)
         self.history = list(history)
+        self.not_held_to = state.history_compaction.covered_to  #: some messages up to here are in the store only
+        self.saved_to = state.messages  #: messages up to here are in the store
         self.actor: SessionActor | None = None
         self.frame_seqs: dict[tuple[str | None, int], int] = {}
         self.weights = Weights()  #: tokens of its messages, as far as they were counted
@@ -80,10 +84,35 @@ class SessionInMemory(Stream[Session]):
         running = self.state.running is not None and not self.set_aside
         return running or (self.actor is not None and self.actor.awaits_end)
 
+    # ---- messages
+
+    def let_go(self) -> None:
+        """Hold only what a model may be shown: older messages that are saved go."""
+        summary = self.state.history_compaction.summary
+        if summary is None or not self.not_held_to < summary.to_seq <= self.saved_to:
+            return
+        self.not_held_to = summary.to_seq
+        self.history = window_of(summary, self.state.question_seq).of(self.history)
+        self.weights, self._counted = Weights(), (0, 0)
+
+    def wanted_messages(self, after: int, limit: int) -> tuple[int, int, int] | None:
+        """Of those that are not held."""
+        return (after, limit + 1, self.not_held_to) if after < self.not_held_to else None
+
+    def messages(self, after: int, limit: int) -> Sequence[HistoryMessage]:
+        """Some messages behind one, in order."""
+        fetched = self.fetched.messages.get((after, limit), ())
+        behind = max(after, self.not_held_to)
+        held = [message for message in self.history if message.message_seq > behind]
+        return [*fetched, *held][: limit + 1]
+
     # ---- decide
 
     def needs(self, command: StreamCommand, found: Found) -> Lookup | None:
         """The rows that deciding and answering a command depends on."""
+        if isinstance(command, Query) and isinstance(command.query, cmd.GetHistory):
+            page = self._page(command.query)
+            return None if page in found.messages else Lookup(messages=page)
         return None if isinstance(command, Query) else session_needs(self.state, _of_session(command), found)
 
     def answer_needs(self, request_id: str, command_hash: str, found: Found) -> Lookup | None:
@@ -126,7 +155,7 @@ class SessionInMemory(Stream[Session]):
     def answers(self, command: StreamCommand, facts: Sequence[Fact], policy: Policy, found: Found) -> list[Reply]:
         """What the sender of a request gets beside the frames of its facts."""
         if isinstance(command, Query):
-            return [self._answer_query(command, policy)]
+            return [self._answer_query(command, policy, found)]
         if isinstance(command, ReceiveForward | ReceiveReceipt | ChangeChannel):
             return []
         if facts and not isinstance(command, Cancel):
@@ -134,23 +163,34 @@ class SessionInMemory(Stream[Session]):
         answer = known_answer(self.state, command.request_id, command.command_hash, found)
         if answer is None or (facts and answer.kind == "refused"):  # a refusal's frame is its fact's
             return []
-        reply = reply_again(self.state, answer, command.request_id, command.reply, self.history)
+        reply = reply_again(self.state, answer, command.request_id, command.reply, self._with(found))
         return [reply] if reply is not None else []
 
     def answer_of(self, request_id: str, command_hash: str, found: Found) -> Reply | None:
         """The answer that a request has in the log, to where it was asked."""
         answer = known_answer(self.state, request_id, command_hash, found)
-        return None if answer is None else reply_again(self.state, answer, request_id, answer.reply, self.history)
+        if answer is None:
+            return None
+        return reply_again(self.state, answer, request_id, answer.reply, self._with(found))
 
-    def _answer_query(self, query: Query, policy: Policy) -> Reply:
+    def _with(self, found: Found) -> list[HistoryMessage]:
+        """The messages that are held, behind those that were looked up."""
+        return [*itertools.chain.from_iterable(found.messages.values()), *self.history]
+
+    def _page(self, query: cmd.GetHistory) -> tuple[int, int]:
+        """What of the history is asked for: the messages behind which, and how many at most."""
+        covered_to = self.state.history_compaction.covered_to if query.skip_covered else 0
+        return max(query.after, covered_to, 0), max(1, min(query.limit, 1000))
+
+    def _answer_query(self, query: Query, policy: Policy, found: Found) -> Reply:
         frame: fr.Frame
         if not self.state.exists:
             frame = fr.RequestRefused(code="not_found", reason=f"session {self.stream_id} does not exist")
         elif isinstance(query.query, cmd.GetHistory):
+            page = self._page(query.query)
             frame = history_page(
-                self.history,
-                query.query.after,
-                max(1, min(query.query.limit, 1000)),
+                found.messages[page],
+                *page,
                 self.state.history_compaction.summary,
                 skip_covered=query.query.skip_covered,
                 framing=query.reply.framing,
@@ -253,6 +293,7 @@ class SessionInMemory(Stream[Session]):
             policy=policy,
             fencing_token=epoch,
             tokens_at_most=self._tokens_at_most(usage),
+            not_held_to=self.not_held_to,
         )
 
     def _tokens_at_most(self, usage: Usage | None) -> int:

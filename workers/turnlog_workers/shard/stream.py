@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from turnlog_schemas.parts import ReplyAddress
 from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import Forward
+from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.lookups import NOTHING, Found, Lookup
 from turnlog_streams.policy import Policy
 from turnlog_streams.reply import Reply
@@ -72,6 +73,16 @@ class Stream(ABC, Generic[State]):
         if self.set_aside:
             return "set_aside", f"{who} is set aside by its worker: {self.set_aside}"
         return None
+
+    # ---- messages
+
+    def wanted_messages(self, after: int, limit: int) -> tuple[int, int, int] | None:
+        """What is to be fetched of these messages: behind which, how many at most, and up to which; ``None``: none."""
+        return None
+
+    def messages(self, after: int, limit: int) -> Sequence[HistoryMessage]:
+        """Some messages behind one of the session, fetched ones included; one more than the limit if there are more."""
+        return ()
 
     # ---- decide
 

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 
 from turnlog_schemas.events import SESSION
 from turnlog_streams.folding.canonical import decode
-from turnlog_streams.folding.fold import RowName, StreamName, channel_session, fold, folded, stored_message, touched
+from turnlog_streams.folding.fold import (
+    RowName,
+    StreamName,
+    channel_session,
+    fold,
+    folded,
+    stored_message,
+    touched,
+    window,
+)
 from turnlog_streams.folding.rows import AnswerRow, ChannelSessionRow, MarkRow, StoredMessage, StreamRow, Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_streams.turn import Answer
@@ -88,7 +97,10 @@ class MemoryStore:
         for name in made.archived:
             data.channel_sessions[name] = data.channel_sessions[name]._replace(archived=True)
         data.position = position
-        return {name: Saved(stream.stream_offset, stream.state.version) for name, stream in made.touched.items()}
+        return {
+            name: Saved(stream.stream_offset, stream.state.version, getattr(stream.state, "messages", 0))
+            for name, stream in made.touched.items()
+        }
 
     async def load(self, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
         """Whole streams."""
@@ -100,7 +112,7 @@ class MemoryStore:
         messages = self._data.messages.get(row.stream_offset, []) if row.kind == SESSION else []
         return LoadedStream(
             state=stream.state,
-            history=[stored_message(message) for message in messages],
+            history=window(stream.state).of([stored_message(message) for message in messages]),
             stream_offset=stream.stream_offset,
             last_offset=stream.last_offset,
             unknown_events=stream.unknown_events,
@@ -122,6 +134,12 @@ class MemoryStore:
             marks={row.source: row.seq for row in marks},
             sessions={row.session_id: channel_session(row) for row in sessions if row.session_id in wanted.sessions},
             latest=[channel_session(row) for row in latest],
+            messages={
+                (after, limit): [
+                    stored_message(row) for row in data.messages.get(stream, ()) if after < row.message_seq <= upto
+                ][:limit]
+                for after, limit, upto in wanted.messages
+            },
         )
 
     async def unfinished(self) -> list[StreamName]:

@@ -28,7 +28,7 @@ class LoadedStream:
     """A session or a channel as a store holds it."""
 
     state: StreamState
-    history: Sequence[HistoryMessage] = ()  #: of a session
+    history: Sequence[HistoryMessage] = ()  #: of a session: those that are held (``history.window``)
     stream_offset: int = -1  #: of its first event
     last_offset: int = -1  #: of its newest event
     unknown_events: int = 0  #: above 0: written by a newer version, nothing may be decided for it here
@@ -43,6 +43,7 @@ class WantedRows:
     marks: frozenset[str] = frozenset()  #: sources
     sessions: frozenset[str] = frozenset()  #: ids; of a channel
     latest: int = 0  #: so many of the channel's sessions opened last that are not archived
+    messages: frozenset[tuple[int, int, int]] = frozenset()  #: behind which, how many at most, up to which message_seq
 
     def plus(self, more: "WantedRows") -> "WantedRows":
         """These, and more of the same stream."""
@@ -52,6 +53,7 @@ class WantedRows:
             marks=self.marks | more.marks,
             sessions=self.sessions | more.sessions,
             latest=max(self.latest, more.latest),
+            messages=self.messages | more.messages,
         )
 
 
@@ -63,6 +65,8 @@ class FoundRows:
     marks: dict[str, int | None] = field(default_factory=dict)
     sessions: dict[str, ChannelSession | None] = field(default_factory=dict)
     latest: list[ChannelSession] = field(default_factory=list)  #: the one opened last first
+    #: by what was wanted of them: behind which, and how many at most (here with what is above that); fewer when large
+    messages: dict[tuple[int, int], Sequence[HistoryMessage]] = field(default_factory=dict)
 
     def add(self, wanted: WantedRows, found: "FoundRows") -> None:
         """What was found when these were wanted."""
@@ -71,6 +75,8 @@ class FoundRows:
         self.sessions |= {name: found.sessions.get(name) for name in wanted.sessions}
         if wanted.latest:
             self.latest = found.latest
+        for after, limit, _ in wanted.messages:
+            self.messages[after, limit - 1] = found.messages[after, limit]
 
 
 class Saved(NamedTuple):
@@ -78,6 +84,7 @@ class Saved(NamedTuple):
 
     stream_offset: int
     version: int
+    messages: int  #: of a session: the highest message_seq
 
 
 class PartitionStore(Protocol):

@@ -17,6 +17,7 @@ from turnlog_streams.folding.fold import (
     folded,
     stored_message,
     touched,
+    window,
 )
 from turnlog_streams.folding.rows import (
     ANSWERS,
@@ -34,6 +35,7 @@ from turnlog_streams.folding.rows import (
     slot_of,
 )
 from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.window import Window
 from turnlog_streams.lookups import ChannelSession
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_streams.table_types import Table
@@ -44,6 +46,8 @@ from turnlog_workers.store.port import FoundRows, Saved, WantedRows
 
 #: Names in one statement: an index finds each of them.
 _NAMES = 200
+_PAGE_CHARACTERS = 2 * 1024 * 1024  #: more than a frame takes
+_FETCHED_TOGETHER = 50
 
 
 class StreamWriter:
@@ -134,12 +138,28 @@ def load_streams(
 def load_messages(
     connection: duckdb.DuckDBPyConnection, streams: Collection[FoldedStream]
 ) -> Mapping[int, list[HistoryMessage]]:
-    """The messages of sessions, by stream_offset."""
+    """The messages of sessions that are held, by stream_offset."""
     found: dict[int, list[HistoryMessage]] = {stream.stream_offset: [] for stream in streams}
-    for values in _select_in(connection, MESSAGES, "stream_offset", sorted(found)):
-        row = StoredMessage._make(values)
-        found[row.stream_offset].append(stored_message(row))
+    windows = {stream.stream_offset: window(stream.state) for stream in streams}
+    whole = sorted(stream_offset for stream_offset, held in windows.items() if held.is_whole)
+    rows = _select_in(connection, MESSAGES, "stream_offset", whole)
+    for stream_offset, held in windows.items():
+        if not held.is_whole:
+            rows += _select_window(connection, stream_offset, held)
+    for row in map(StoredMessage._make, rows):
+        message = stored_message(row)
+        if windows[row.stream_offset].holds(message):
+            found[row.stream_offset].append(message)
     return found
+
+
+def _select_window(connection: duckdb.DuckDBPyConnection, stream_offset: int, held: Window) -> list[tuple[Any, ...]]:
+    columns = ", ".join(StoredMessage._fields)
+    return connection.execute(
+        f"SELECT {columns} FROM messages WHERE stream_offset = $1 AND (message_seq < $2 OR message_seq > $3 OR "
+        "message_seq >= $4 OR (message_seq >= $5 AND more IS NOT NULL)) ORDER BY message_seq",
+        [stream_offset, held.from_seq, held.to_seq, held.question_seq, held.calls_from],
+    ).fetchall()
 
 
 def look_up(connection: duckdb.DuckDBPyConnection, wanted: Sequence[WantedRows]) -> list[FoundRows]:
@@ -158,9 +178,30 @@ def look_up(connection: duckdb.DuckDBPyConnection, wanted: Sequence[WantedRows])
         session = ChannelSessionRow._make(values)
         found[session.stream_offset].sessions[session.session_id] = channel_session(session)
     for rows in wanted:
+        for after, limit, upto in rows.messages:
+            found[rows.stream_offset].messages[after, limit] = _page(connection, rows.stream_offset, after, limit, upto)
         if rows.latest:
             found[rows.stream_offset].latest = _latest(connection, rows)
     return [found[rows.stream_offset] for rows in wanted]
+
+
+def _page(
+    connection: duckdb.DuckDBPyConnection, stream_offset: int, after: int, limit: int, upto: int
+) -> list[HistoryMessage]:
+    """Messages in order; no more than so many characters of them, and one."""
+    columns = ", ".join(StoredMessage._fields)
+    rows = connection.execute(
+        f"SELECT {columns} FROM messages WHERE stream_offset = $1 AND message_seq > $2 AND message_seq <= $3 "
+        "ORDER BY message_seq LIMIT $4",
+        [stream_offset, after, upto, limit],
+    )
+    page: list[HistoryMessage] = []
+    characters = 0
+    while characters < _PAGE_CHARACTERS and (some := rows.fetchmany(_FETCHED_TOGETHER)):
+        for row in map(StoredMessage._make, some):
+            characters += len(row.text or "") + len(row.more or "")
+            page.append(stored_message(row))
+    return page
 
 
 def _latest(connection: duckdb.DuckDBPyConnection, wanted: WantedRows) -> list[ChannelSession]:
@@ -174,7 +215,10 @@ def _latest(connection: duckdb.DuckDBPyConnection, wanted: WantedRows) -> list[C
 
 def saved_of(made: Folded) -> dict[StreamName, Saved]:
     """How far the streams of a batch are saved."""
-    return {name: Saved(stream.stream_offset, stream.state.version) for name, stream in made.touched.items()}
+    return {
+        name: Saved(stream.stream_offset, stream.state.version, getattr(stream.state, "messages", 0))
+        for name, stream in made.touched.items()
+    }
 
 
 def unfinished(connection: duckdb.DuckDBPyConnection) -> list[StreamName]:

@@ -70,17 +70,20 @@ async def show_real_model(missing: str, settings: Settings, screen: Screen, kill
     return Shown(interrupted=interrupted, answer=finished.text or "", attempts=len(said))
 
 
-async def prove_real_model(shown: Shown, settings: Settings, screen: Screen) -> None:
+def prove_real_model(shown: Shown, stored: list[tuple[str, str | None]], screen: Screen) -> None:
     """Its history, out of DuckDB: the question once, the answer once. Raises :class:`TurnlogError`."""
-    stored = await asyncio.wait_for(_stored(settings), _SNAPSHOT_TIMEOUT_S)
     if stored != [("user", QUESTION), ("assistant", shown.answer)]:
         raise TurnlogError(f"The history of {SESSION} is not the question and the answer that was shown.")
     again = "" if shown.attempts < 2 else f", of {shown.attempts} attempts the last one alone"
     screen.line(f"{SESSION}: one question, one answer of the real model{again}.")
 
 
-async def _stored(settings: Settings) -> list[tuple[str, str | None]]:
+async def published(settings: Settings) -> list[tuple[str, str | None]]:
     """Role and text of its messages, once the published snapshot has the end of the turn."""
+    return await asyncio.wait_for(_stored(settings), _SNAPSHOT_TIMEOUT_S)
+
+
+async def _stored(settings: Settings) -> list[tuple[str, str | None]]:
     while True:
         if await asyncio.to_thread(ended_turns, settings.snapshot, [SESSION]):
             found = (await asyncio.to_thread(Histories, settings.snapshot, [SESSION])).messages(SESSION) or []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from turnlog.client.async_client import Client
 from turnlog.demo.killer import Killer
-from turnlog.demo.real_model import Shown, prove_real_model, show_real_model
+from turnlog.demo.real_model import Shown, prove_real_model, published, show_real_model
 from turnlog.demo.screen import Screen
 from turnlog.errors import EXIT_FAILED, EXIT_OK, TurnlogError
 from turnlog.feed.conversations import Conversation
@@ -197,6 +197,7 @@ class _Story:
 
     async def _prove(self, report: FeedReport, settings: Settings) -> int:
         screen = self._screen
+        stored = await published(settings) if self._real is not None else []
         screen.heading("The sessions, out of DuckDB")
         print_sessions(list_sessions(settings.snapshot, SessionFilter(), limit=0).sessions)
         screen.heading("The proof")
@@ -205,7 +206,7 @@ class _Story:
         screen.line(report_line(report))
         screen.line("(roles, text, tool calls with their arguments, tool results, order)")
         if self._real is not None:
-            await prove_real_model(self._real, settings, screen)
+            prove_real_model(self._real, stored, screen)
         if not self._killer.victims:
             screen.alarm("No worker was killed, so this proves too little.")
             return EXIT_FAILED

@@ -16,6 +16,7 @@ PRIMITIVES: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
     int: st.integers(min_value=-(2**63), max_value=2**63 - 1),
     bool: st.booleans(),
+    float: st.floats(allow_nan=False, allow_infinity=False),
 }
 
 

@@ -141,7 +141,7 @@ def test_in_a_session_of_a_newer_version_it_is_kept_raw() -> None:
     changes = project([logged(newer), logged(started, version=2, offset=6)], {})
     assert [(row.type, row.body) for row in changes.unknown_events] == [
         ("SessionForked", '{"source":"web-0"}'),
-        ("TurnStarted", '{"model":"echo:","cause":"first","error":null,"usage":null}'),
+        ("TurnStarted", '{"model":"echo:","cause":"first","error":null,"usage":null,"params":null}'),
     ]
 
 

@@ -6,6 +6,7 @@ turn ends at most once, and no other way than by its own end.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -15,8 +16,10 @@ from tests.given import SESSION_ID, USAGE, call, cancel, chat, complete, fail, f
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import ReplyAddress, ToolCall
 from turnlog_streams.facts import Fact
+from turnlog_streams.folding.leaving import leaving
 from turnlog_streams.history.compaction import AUTOMATIC, MANUAL
 from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, HistorySummary
+from turnlog_streams.lookups import Found, RowsInMemory
 from turnlog_streams.policy import Policy
 from turnlog_streams.refusals import Refuse
 from turnlog_streams.session.commands import (
@@ -28,9 +31,10 @@ from turnlog_streams.session.commands import (
     SessionCommand,
     SkipHistoryCompaction,
 )
-from turnlog_streams.session.decide import decide, known_answer
+from turnlog_streams.session.decide import decide, known_answer, session_needs
 from turnlog_streams.session.history_compactions import MAX_OWED_RUNS
 from turnlog_streams.session.state import Session, evolve
+from turnlog_streams.turn import Answer
 
 POLICY = Policy(
     allow_models=("echo:*",),
@@ -154,6 +158,7 @@ class SessionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.session = Session(session_id=SESSION_ID)
+        self.rows = RowsInMemory()  #: of what has left the state
         self.model = Model()
         self.facts: list[Fact] = []
         self.past: list[SessionCommand] = []
@@ -173,12 +178,24 @@ class SessionMachine(RuleBasedStateMachine):
 
     def do(self, command: SessionCommand) -> list[Fact]:
         """Decide, fold, and do the same thing again: the second time adds nothing."""
-        facts = decide(self.session, command, self.policy)
-        self.session = fold(facts, self.session)
+        facts = decide(self.session, command, self.policy, self.found(command))
+        for fact in facts:
+            before, self.session = self.session, evolve(self.session, fact)
+            self.rows = self.rows.with_written(leaving(before, self.session, fact))
         self.facts += facts
         self.past.append(command)
-        assert decide(self.session, command, self.policy) == []
+        assert decide(self.session, command, self.policy, self.found(command)) == []
         return facts
+
+    def found(self, command: SessionCommand) -> Found:
+        """What is looked up before it is decided."""
+        return self.rows.find(partial(session_needs, self.session, command))
+
+    def answer(self, name: str) -> Answer:
+        """What a request is answered, however long ago it was."""
+        found = self.session.answers.find(f"r{name}", self.rows.answers)
+        assert found is not None
+        return found
 
     def next_name(self) -> str:
         self.count += 1
@@ -260,7 +277,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(request=requests, other=st.sampled_from(["a", "b"]))
     def a_request_id_is_used_again(self, request: AcceptChat | Refuse | RequestHistoryCompaction, other: str) -> None:
         name = request.request_id.removeprefix("r")
-        known = known_answer(self.session, request.request_id, other) is not None
+        known = known_answer(self.session, request.request_id, other, Found(answers=self.rows.answers)) is not None
         facts = self.do(chat(name, command_hash=other))
         codes = [fact.event.code for fact in facts if isinstance(fact.event, ev.RequestRefused)]
         assert codes == ([] if known else ["conflict"])
@@ -447,14 +464,14 @@ class SessionMachine(RuleBasedStateMachine):
                 turn.takeovers,
             )
             assert list(state.open_calls) == turn.calls
-        assert {name: session.answers.known[f"r{name}"].kind for name in model.answers} == model.answers
+        assert {name: self.answer(name).kind for name in model.answers} == model.answers
         assert [run.request_id for run in session.owed_runs] == [f"r{name}" for name in model.owed]
         state = session.history_compaction
         by_model = [made for made in model.summaries if made.method == BY_MODEL]
         assert state.summary == (model.summaries[-1] if model.summaries else None)
         assert state.base == (by_model[-1] if by_model else None)
         assert (state.failures, state.attempted_seq) == (len(model.failed_at), model.looked_at)
-        answers = {name: session.answers.known[f"r{name}"].compacted for name in model.told}
+        answers = {name: self.answer(name).compacted for name in model.told}
         told = {name: (a.summary, a.to_seq, a.changed) for name, a in answers.items() if a is not None}
         assert told == model.told
 

@@ -179,7 +179,8 @@ class Deployment:
         def told() -> int:
             return asyncio.run(max_message_bytes_of(self.settings, topic, timeout_s=START_S))
 
-        until(lambda: told() == max_message_bytes, "it is told")
+        with ThreadPoolExecutor(1) as thread:  # the caller may be on a loop of its own
+            until(lambda: thread.submit(told).result() == max_message_bytes, "it is told")
 
     # ---- reading
 

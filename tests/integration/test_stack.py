@@ -16,13 +16,13 @@ from kafka import KafkaAdminClient
 
 from tests.fake_children import fake_child
 from tests.waiting import eventually, until
-from turnlog.cli.processes import init_stack_topics
 from turnlog.client.async_client import Client
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.json_file import read_json
 from turnlog_workers.devstack.broker_ports import PortTakenError, free_port
 from turnlog_workers.devstack.stack import child_specs, up
 from turnlog_workers.devstack.stack_dir import StackInUseError
+from turnlog_workers.devstack.stack_topics import init_stack_topics
 from turnlog_workers.devstack.supervisor import ChildSpec
 
 

@@ -195,7 +195,7 @@ def test_appends_to_several_partitions_at_once(run: Run[None]) -> None:
 
 
 def test_a_batch_as_large_as_decisions_may_make_it_fits(run: Run[None]) -> None:
-    """``size_bytes`` is never below what a record takes: what the decider counts is what the broker gets."""
+    """``size_bytes`` is never below what a record takes: what a group counts is what the broker gets."""
 
     async def body(log: EventLog, _: EventLog) -> None:
         records: list[NewRecord] = []

@@ -17,7 +17,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.process.faust_app import run_worker
 from turnlog_workers.shard.epoch import Epoch
-from turnlog_workers.store import tables as duck
+from turnlog_workers.store import tables
 from turnlog_workers.store.stream_rows import StreamWriter, load_streams, write_rows
 
 ROWS_APART = "rows and checkpoint apart, in the file"
@@ -28,11 +28,11 @@ def rows_apart(self: StreamWriter, events: Sequence[LoggedEvent], position: LogP
     """As the real one, but in two transactions."""
     self._streams.update(load_streams(self._connection, touched(events) - self._streams.keys()))
     made = fold(events, self._streams, replied=position.replied)
-    with duck.transaction(self._connection):
+    with tables.transaction(self._connection):
         write_rows(self._connection, made, position.replied)
     crash_point("store.mid_commit")
-    with duck.transaction(self._connection):
-        duck.write_positions(self._connection, {self._partition: position})
+    with tables.transaction(self._connection):
+        tables.write_positions(self._connection, {self._partition: position})
 
 
 @contextmanager

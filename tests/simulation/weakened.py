@@ -32,7 +32,7 @@ from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import TurnAttempt
 from turnlog_workers.shard.epoch import CaughtUp, Claim, Epoch, FencedError
 from turnlog_workers.shard.partition import Shard
-from turnlog_workers.shard.run_ahead import Decider, Effect, Group
+from turnlog_workers.shard.run_ahead import Effect, Group, RunAhead
 from turnlog_workers.shard.serving import Serving
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.store.port import LoadedStream, Saved
@@ -307,7 +307,7 @@ def _uncommitted() -> list[Any]:
 
 @_weakness("what cannot be taken apart is ignored", faults.requests_are_damaged)
 def _no_word() -> list[Any]:
-    return [patch.object(Decider, "lost", lambda self, first, last, reason: self.nothing(last))]
+    return [patch.object(RunAhead, "lost", lambda self, first, last, reason: self.nothing(last))]
 
 
 @_weakness("decisions in pieces", faults.crash, faults.batches_are_rejected)
@@ -319,14 +319,14 @@ def _pieces() -> list[Any]:
         bases = [await original(self, [record]) for record in records]
         return bases[0]
 
-    record = Decider._record
+    record = RunAhead._record
 
-    def decided_at_once(self: Decider, live: Any, facts: Any, *, decided: int | None) -> None:
+    def decided_at_once(self: RunAhead, live: Any, facts: Any, *, decided: int | None) -> None:
         if decided is not None:
             self.decided = decided
         record(self, live, facts, decided=decided)
 
-    return [patch.object(Epoch, "append", append), patch.object(Decider, "_record", decided_at_once)]
+    return [patch.object(Epoch, "append", append), patch.object(RunAhead, "_record", decided_at_once)]
 
 
 @_weakness("no look-up of request ids", faults.rebalance)

@@ -21,12 +21,12 @@ from turnlog_streams.session.commands import CompleteTurn, RecordMessage
 from turnlog_streams.session.decide import decide
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.shared_look import SharedLook
-from turnlog_workers.intake import bounded_retry as patience
+from turnlog_workers.intake import bounded_retry
 from turnlog_workers.runners.base import AssistantMessage, RunnerOutput, TextDelta, TurnInput
 from turnlog_workers.sessions.history_compactor import UnrecordableError
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import TurnAttempt
-from turnlog_workers.shard import partition as shard
+from turnlog_workers.shard import partition
 from turnlog_workers.shard.channel_in_memory import ChannelInMemory
 from turnlog_workers.shard.serving import Serving
 from turnlog_workers.shard.session_in_memory import SessionInMemory
@@ -125,7 +125,7 @@ async def test_a_store_that_cannot_be_read_at_a_takeover_is_made_anew_from_the_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its file is damaged: what is in it is in the log."""
-    monkeypatch.setattr(shard, "_AGAIN", Backoff(0.01, 0.01))
+    monkeypatch.setattr(partition, "_AGAIN", Backoff(0.01, 0.01))
     async with OnePartition() as world:
         world.chat("s", "s-1")
         await world.answer("s-1", fr.TurnCompleted)
@@ -177,7 +177,7 @@ def _not_for_bad(state: Any, fact: Any) -> Any:
 
 async def test_a_log_that_has_a_hole_in_one_stream_is_served_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """First it may be the store: it is made anew. If the log is so, the stream is marked."""
-    monkeypatch.setattr(shard, "_AGAIN", Backoff(0.01, 0.01))
+    monkeypatch.setattr(partition, "_AGAIN", Backoff(0.01, 0.01))
     async with OnePartition() as world:
         for name in ("good", "bad"):
             world.chat(name, f"{name}-1")
@@ -364,7 +364,7 @@ async def test_the_partition_waits_for_a_store_that_is_far_behind_and_is_not_rel
 
 async def test_a_cancellation_that_nobody_asked_for_does_not_end_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library's future that was cancelled raises it in whoever waits."""
-    monkeypatch.setattr(shard, "_AGAIN", Backoff(0.01, 0.01))
+    monkeypatch.setattr(partition, "_AGAIN", Backoff(0.01, 0.01))
     async with OnePartition() as world:
         bounds = world.log.bounds
 
@@ -381,7 +381,7 @@ async def test_a_cancellation_that_nobody_asked_for_does_not_end_a_shard(monkeyp
 
 
 async def test_what_runs_goes_on_while_a_dead_letter_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_AGAIN", Backoff(0.01, 0.01))
+    monkeypatch.setattr(bounded_retry, "_AGAIN", Backoff(0.01, 0.01))
     go_on = asyncio.Event()
 
     async def waits(turn: TurnInput) -> AsyncIterator[RunnerOutput]:

@@ -16,7 +16,7 @@ from turnlog_streams.session.commands import AcceptChat
 from turnlog_streams.session.state import Session
 from turnlog_workers.base.ports import LogError, NewRecord, RecordsRefusedError
 from turnlog_workers.shard.group_commit import GroupCommit
-from turnlog_workers.shard.run_ahead import Decider, Decision, Group
+from turnlog_workers.shard.run_ahead import Decision, Group, RunAhead
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 
 RECORD_BYTES = 100
@@ -31,7 +31,7 @@ class Encoder:
 
 
 class World:
-    """A decider, and a log that takes batches up to a limit."""
+    """Run-ahead decisions, and a log that takes batches up to a limit."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -41,7 +41,7 @@ class World:
         self.done: list[str] = []
         self.refused: list[str] = []
         self.sessions = {name: SessionInMemory(Session(session_id=name)) for name in ("a", "b", "c")}
-        self.decider = Decider(
+        self.run_ahead = RunAhead(
             Encoder(),  # type: ignore[arg-type]
             0,
             epoch=7,
@@ -51,7 +51,7 @@ class World:
             now_ms=lambda: 0,
             max_batch_bytes=1_000_000,
         )
-        self.commit = GroupCommit(self.decider, self._commit, now=lambda: self.now, partition=0)
+        self.commit = GroupCommit(self.run_ahead, self._commit, now=lambda: self.now, partition=0)
 
     async def _commit(self, group: Group) -> None:
         size = sum(record.size_bytes for record in group.records)
@@ -71,9 +71,9 @@ class World:
             chat=Chat(content=text_content(text)),
             reply=ReplyAddress(),
         )
-        self.decider.request(offset, live, command)
-        self.decider.groups[-1].done.append(partial(self.done.append, f"r{offset}"))
-        self.decider.note(Decision(partial(self._again, offset, name, text), partial(self._refuse, offset, name)))
+        self.run_ahead.request(offset, live, command)
+        self.run_ahead.groups[-1].done.append(partial(self.done.append, f"r{offset}"))
+        self.run_ahead.note(Decision(partial(self._again, offset, name, text), partial(self._refuse, offset, name)))
 
     async def _again(self, offset: int, name: str, text: str) -> None:
         self.chat(offset, name, text)
@@ -83,12 +83,12 @@ class World:
         refusal = Refuse(
             request_id=f"r{offset}", command_hash="h", code="too_long", reason=str(error), reply=ReplyAddress()
         )
-        self.decider.request(offset, self.sessions[name], refusal)
+        self.run_ahead.request(offset, self.sessions[name], refusal)
 
         async def give_up(error: RecordsRefusedError) -> None:
             raise error
 
-        self.decider.note(Decision(partial(self._refuse, offset, name, error), give_up))
+        self.run_ahead.note(Decision(partial(self._refuse, offset, name, error), give_up))
 
     def numbers(self) -> list[int]:
         return [record.header.n for record in self.log]
@@ -130,7 +130,7 @@ def test_many_short_decisions_get_through_a_log_that_takes_little() -> None:
     assert {name: live.history for name, live in world.sessions.items()} == {
         name: live.history for name, live in easy.sessions.items()
     }
-    assert world.decider.open_turns == easy.decider.open_turns == 30
+    assert world.run_ahead.open_turns == easy.run_ahead.open_turns == 30
 
 
 def test_the_guilty_one_is_found_and_what_comes_after_it_does_not_know_it() -> None:
@@ -146,7 +146,7 @@ def test_the_guilty_one_is_found_and_what_comes_after_it_does_not_know_it() -> N
     versions = [record.header.stream_version for record in world.log if record.header.stream_id == "b"]
     assert versions == list(range(1, len(versions) + 1))
     assert "t10" not in world.sessions["b"].state.turns
-    assert world.decider.open_turns == 29
+    assert world.run_ahead.open_turns == 29
 
 
 def test_groups_stay_small_for_a_while_only() -> None:

@@ -12,7 +12,7 @@ from turnlog_streams.policy import Policy
 from turnlog_streams.runtime_settings import forbidden, with_run_settings
 from turnlog_workers.base.config import LARGEST_BATCH_BYTES, MIB, Settings
 from turnlog_workers.base.settings_check import SettingsError, check_models, unknown_variables
-from turnlog_workers.kafka import settings_topic as run_settings
+from turnlog_workers.kafka import settings_topic
 from turnlog_workers.kafka.settings_topic import write_setting
 from turnlog_workers.kafka.topics_admin import topic_specs
 
@@ -154,7 +154,7 @@ def test_setting_a_model_obeys_the_list_that_is_known(monkeypatch: pytest.Monkey
     def connects(*_: object, **__: object) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr(run_settings, "write_small_topic", connects)
+    monkeypatch.setattr(settings_topic, "write_small_topic", connects)
     known = Settings(allow_models="echo:*,script:*")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'gpt:4' is not allowed here; allowed: echo:\*, script:\* "):
         write_setting(known, name, "gpt:4")

@@ -22,7 +22,7 @@ from turnlog_schemas.parts import ContentPart, NewSession, text_content
 from turnlog_streams.runtime_settings import UnknownSettingError
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
-from turnlog_workers.kafka import settings_topic as run_settings
+from turnlog_workers.kafka import settings_topic
 
 Content = str | Sequence[ContentPart]
 OnBusy = Literal["enqueue", "reject", "interrupt"]
@@ -261,13 +261,13 @@ class Client(SessionVerbs):
         """
         timeout_s = self._connect_timeout_s
         try:
-            await asyncio.to_thread(run_settings.write_setting, self.settings, name, value, timeout_s=timeout_s)
+            await asyncio.to_thread(settings_topic.write_setting, self.settings, name, value, timeout_s=timeout_s)
         except UnknownSettingError as error:
             raise UsageError(str(error)) from error
 
     async def get_settings(self) -> dict[str, str]:
         """The run-time settings that are set. Raises :class:`BrokerUnreachableError`."""
-        return await asyncio.to_thread(run_settings.read_settings, self.settings, timeout_s=self._connect_timeout_s)
+        return await asyncio.to_thread(settings_topic.read_settings, self.settings, timeout_s=self._connect_timeout_s)
 
 
 def _parts(content: Content) -> tuple[ContentPart, ...]:

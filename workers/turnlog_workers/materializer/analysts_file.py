@@ -15,7 +15,7 @@ from turnlog_workers.materializer.analysts_tables import comments
 from turnlog_workers.materializer.batch_writer import BatchWriter
 from turnlog_workers.materializer.publications import Publications
 from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouched, publish
-from turnlog_workers.store import database_files as duck_files
+from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
 from turnlog_workers.store.port import StoreError
 
@@ -77,7 +77,7 @@ class AnalystsFile:
             raise
 
     def _open(self) -> None:
-        duck_files.attach(self._instance, self.path, _ALIAS, self.kind)
+        database_files.attach(self._instance, self.path, _ALIAS, self.kind)
         self._attached = True
         # Closed only when the database is detached: see turnlog_workers.materializer.snapshot.
         self._source = self.path.open("rb", buffering=0)
@@ -123,7 +123,7 @@ class AnalystsFile:
         log.warning("%s is moved aside and rebuilt from the log: %s", self.path, reason)
         self._wait_for_copy()
         self._detach()
-        duck_files.move_aside(self.path)
+        database_files.move_aside(self.path)
         self._open()
         self._writer.tolerant = tolerant
 
@@ -178,10 +178,10 @@ class AnalystsFile:
         self._attached = False
         self._cursor.close()
         try:
-            duck_files.detach(self._instance, _ALIAS)
+            database_files.detach(self._instance, _ALIAS)
         finally:
             self._source.close()
-            duck_files.forget(self.path)
+            database_files.forget(self.path)
 
     def close(self) -> None:
         """Give the file free."""

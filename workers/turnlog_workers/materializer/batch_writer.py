@@ -11,7 +11,7 @@ from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.materializer.analysts_tables import write_changes
 from turnlog_workers.materializer.projection_states import load_states
-from turnlog_workers.store import tables as duck
+from turnlog_workers.store import tables
 
 
 class BatchWriter:
@@ -23,7 +23,7 @@ class BatchWriter:
         self._max_cached_sessions = max_cached_sessions
         self._states: OrderedDict[StreamKey, State] = OrderedDict()
         self.tolerant = False  #: of events that refer to something unseen: the log itself has them
-        self.positions: Mapping[int, LogPosition] = duck.read_positions(connection)  #: committed
+        self.positions: Mapping[int, LogPosition] = tables.read_positions(connection)  #: committed
 
     def commit(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
         """Write accepted events, in log order per partition, and where their reader stands behind them.
@@ -54,7 +54,7 @@ class BatchWriter:
         stored = keys - self._states.keys() - begun(events)
         self._states.update(load_states(self._connection, stored))
         changes = project(events, self._states, keep_raw_events=True, tolerant=self.tolerant)
-        with duck.transaction(self._connection):
+        with tables.transaction(self._connection):
             write_changes(self._connection, changes)
             crash_point("materializer.mid_commit")
-            duck.write_positions(self._connection, positions)
+            tables.write_positions(self._connection, positions)

@@ -79,7 +79,7 @@ class DecisionTooLargeError(Exception):
     """The events of one decision do not fit into one batch."""
 
 
-class Decider:
+class RunAhead:
     """Run-ahead state of one epoch."""
 
     def __init__(

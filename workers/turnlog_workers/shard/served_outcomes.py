@@ -11,7 +11,7 @@ from turnlog_workers.base.ports import RecordsRefusedError
 from turnlog_workers.sessions.history_compactor import UnrecordableError
 from turnlog_workers.shard.containment import Containment
 from turnlog_workers.shard.residency import Resident
-from turnlog_workers.shard.run_ahead import Decider, Decision
+from turnlog_workers.shard.run_ahead import Decision, RunAhead
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 
 _MAX_OUTCOMES = 500
@@ -28,8 +28,8 @@ class Outcome(NamedTuple):
 class ServedOutcomes:
     """The outcomes of one claim."""
 
-    def __init__(self, decider: Decider, resident: Resident, containment: Containment) -> None:
-        self._decider = decider
+    def __init__(self, run_ahead: RunAhead, resident: Resident, containment: Containment) -> None:
+        self._run_ahead = run_ahead
         self._resident = resident
         self._containment = containment
         self._waiting: deque[Outcome] = deque()
@@ -64,9 +64,9 @@ class ServedOutcomes:
         try:
             if closed is not None:
                 raise UnrecordableError(closed[1])
-            self._decider.outcome(stream, outcome.commands, partial(_confirm, done))
+            self._run_ahead.outcome(stream, outcome.commands, partial(_confirm, done))
             again = partial(self._decide_again, outcome)
-            self._decider.note(Decision(again, partial(self._refused, stream, done)))
+            self._run_ahead.note(Decision(again, partial(self._refused, stream, done)))
         except Exception as error:
             self._fail(stream, done, error)
 

@@ -24,7 +24,7 @@ from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted, Query, StreamCommand, Unreadable
 from turnlog_workers.shard.forwarder import Forwarder
 from turnlog_workers.shard.residency import Resident
-from turnlog_workers.shard.run_ahead import Decider, Decision, DecisionTooLargeError
+from turnlog_workers.shard.run_ahead import Decision, DecisionTooLargeError, RunAhead
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.shard.stream import AnyStream
 from turnlog_workers.shard.worker_context import WorkerContext
@@ -52,7 +52,7 @@ class ServedRequests:
         *,
         inbox: Inbox,
         first: int,
-        decider: Decider,
+        run_ahead: RunAhead,
         resident: Resident,
         forwarder: Forwarder,
         wake: Callable[[], None],
@@ -62,7 +62,7 @@ class ServedRequests:
         self._inbox = inbox
         self._next = first
         self._seen_end, self._seen_at = 0, 0.0  #: every request below was there then
-        self._decider = decider
+        self._run_ahead = run_ahead
         self._resident = resident
         self._forwarder = forwarder
         self._wake = wake
@@ -189,7 +189,7 @@ class ServedRequests:
                 try:
                     found = await self._resident.find(stream, partial(stream.needs, item.command))
                     self._decide(offset, stream, item.command, found, with_partial=not last_try)
-                    self._decider.note(Decision(partial(self.decide, request), partial(self._unstorable, request)))
+                    self._run_ahead.note(Decision(partial(self.decide, request), partial(self._unstorable, request)))
                     return
                 except StoreError:
                     raise
@@ -210,13 +210,13 @@ class ServedRequests:
         """``with_partial``: what the running turn has said goes into the decision; a cancel must not fail of it."""
         closed = stream.closed
         if closed is not None:
-            self._decider.refuse(offset, stream, command, *closed)
+            self._run_ahead.refuse(offset, stream, command, *closed)
             return
         if isinstance(stream, SessionInMemory) and isinstance(command, AcceptChat | Cancel):
             text = stream.partial_text() if with_partial else ""
             command = replace(command, partial=text, usage=stream.unrecorded_usage())
-        self._decider.request(offset, stream, command, found)
-        done = self._decider.groups[-1].done
+        self._run_ahead.request(offset, stream, command, found)
+        done = self._run_ahead.groups[-1].done
         if isinstance(command, ReceiveForward):
             refused = isinstance(stream, SessionInMemory) and refuses(stream.state, command)
             done.append(partial(self._forwarder.receipt, stream.kind, stream.stream_id, command, refused=refused))
@@ -239,11 +239,11 @@ class ServedRequests:
             await self.decide(TakenRequest(request.offset, record, refused))
 
     def _nothing(self, offset: int) -> None:
-        self._decider.nothing(offset)
+        self._run_ahead.nothing(offset)
         self._note(partial(self._nothing, offset))
 
     def _lost(self, first: int, last: int, reason: str) -> None:
-        self._decider.lost(first, last, reason)
+        self._run_ahead.lost(first, last, reason)
         self._note(partial(self._lost, first, last, reason))
 
     def _note(self, again: Callable[[], None]) -> None:
@@ -255,7 +255,7 @@ class ServedRequests:
         async def give_up(error: RecordsRefusedError) -> None:
             raise error
 
-        self._decider.note(Decision(decide_again, give_up))
+        self._run_ahead.note(Decision(decide_again, give_up))
 
     async def _park(self, record: RequestRecord, code: str, reason: str, told: ForStream | None = None) -> None:
         await self._store_letters([(record, code, reason)])
@@ -271,9 +271,9 @@ class ServedRequests:
         await persistently(partial(self._context.sender.dead_letters, letters))
 
     def _parked(self, offset: int, code: str, reason: str, told: ForStream | None = None) -> None:
-        self._decider.dead_letter(offset, code, _printable(reason))
+        self._run_ahead.dead_letter(offset, code, _printable(reason))
         if told is not None:
-            self._decider.groups[-1].done.append(partial(tell, self._context, told, self._decider.epoch))
+            self._run_ahead.groups[-1].done.append(partial(tell, self._context, told, self._run_ahead.epoch))
         self._note(partial(self._parked, offset, code, reason, told))
 
     def _place(self, offset: int | None = None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from turnlog_workers.shard.forwarder import Forwarder
 from turnlog_workers.shard.frame_sender import FrameSender
 from turnlog_workers.shard.group_commit import GroupCommit
 from turnlog_workers.shard.residency import Resident
-from turnlog_workers.shard.run_ahead import Decider, Decision, Effect, Group
+from turnlog_workers.shard.run_ahead import Decision, Effect, Group, RunAhead
 from turnlog_workers.shard.served_outcomes import ServedOutcomes
 from turnlog_workers.shard.served_requests import ServedRequests
 from turnlog_workers.shard.session_in_memory import SessionInMemory
@@ -79,7 +79,7 @@ class Serving:
         self.unsaved = Unsaved(store, many_events=context.limits.store_commit_events)
         self._forwarder = Forwarder(context.sender, context.now)
         self._containment = Containment(context.topics.events, partition)
-        self._decider = Decider(
+        self._run_ahead = RunAhead(
             context.event_log,
             partition,
             epoch=epoch.epoch,
@@ -89,14 +89,14 @@ class Serving:
             now_ms=context.now_ms,
             max_batch_bytes=context.limits.max_batch_bytes,
         )
-        self._group_commit = GroupCommit(self._decider, self._commit, now=context.now, partition=partition)
-        self._outcomes = ServedOutcomes(self._decider, self.resident, self._containment)
+        self._group_commit = GroupCommit(self._run_ahead, self._commit, now=context.now, partition=partition)
+        self._outcomes = ServedOutcomes(self._run_ahead, self.resident, self._containment)
         self._requests = ServedRequests(
             context,
             partition,
             inbox=inbox,
             first=first,
-            decider=self._decider,
+            run_ahead=self._run_ahead,
             resident=self.resident,
             forwarder=self._forwarder,
             wake=self.wake,
@@ -177,7 +177,7 @@ class Serving:
     @property
     def open_turns(self) -> int:
         """Turns that are accepted and not ended."""
-        return self._decider.open_turns
+        return self._run_ahead.open_turns
 
     @property
     def running_turns(self) -> int:
@@ -193,7 +193,7 @@ class Serving:
         streams = {(waiting.kind, waiting.stream_id) for waiting in unanswered}.union(waiting_streams)
         await self.resident.use(streams)
         unfinished = [self.resident.sessions[name] for kind, name in waiting_streams if kind == SESSION]
-        self._decider.open_turns = sum(stream.open_turns for stream in unfinished)
+        self._run_ahead.open_turns = sum(stream.open_turns for stream in unfinished)
         for waiting in unanswered:
             with self._containment.around(self.resident.get(waiting.kind, waiting.stream_id), "its answers"):
                 await self._answer_again(waiting)
@@ -216,8 +216,8 @@ class Serving:
         turn_id = session.running or next(iter(session.queue), None)
         if turn_id is not None and stream.closed is None:
             resume = ResumeTurn(turn_id=turn_id, attempt=session.turns[turn_id].attempt)
-            self._decider.outcome(stream, [resume])
-            self._decider.note(Decision(partial(self._resume_again, stream), partial(self._not_resumed, stream)))
+            self._run_ahead.outcome(stream, [resume])
+            self._run_ahead.note(Decision(partial(self._resume_again, stream), partial(self._not_resumed, stream)))
 
     async def _resume_again(self, stream: SessionInMemory) -> None:
         with self._containment.around(stream, "its unfinished turn"):

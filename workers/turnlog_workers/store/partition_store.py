@@ -21,7 +21,7 @@ from turnlog_schemas.events import SESSION
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.folding.rows import ENCODING, STORE_TABLES, Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_workers.store import database_files as duck_files
+from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind, FileLockedError
 from turnlog_workers.store.port import FoundRows, LoadedStream, Saved, StoreError, UnreadableStoreError, WantedRows
 from turnlog_workers.store.stream_rows import StreamWriter, load_messages, load_streams, look_up, unanswered, unfinished
@@ -143,7 +143,7 @@ class StoreDirectory:
             if store.position != LogPosition():
                 log.warning("%s is moved aside and rebuilt from the log: %s", store.file, reason)
                 store.detach()
-                duck_files.move_aside(store.file)
+                database_files.move_aside(store.file)
                 store = self._attach(partition)
             store.tolerate()
             return store
@@ -172,7 +172,7 @@ class StoreDirectory:
     def _attach_file(self, partition: int, file: Path) -> "DuckPartitionStore":
         alias = _alias(partition)
         kind = store_kind(self._deployment, partition)
-        duck_files.attach(self._connection, file, alias, kind)
+        database_files.attach(self._connection, file, alias, kind)
         return DuckPartitionStore(self, partition, file, kind, self._connection)
 
     def _attach(self, partition: int) -> "DuckPartitionStore":
@@ -190,7 +190,7 @@ class StoreDirectory:
         for file in self._path.glob(file_name(partition, ".*")):
             match = _OF_PROCESS.fullmatch(file.name)
             if match and not psutil.pid_exists(int(match[1])):
-                duck_files.delete(file)
+                database_files.delete(file)
 
     def give_memory_back(self) -> None:
         """Empty DuckDB's memory, if every store rests (in the store's thread).
@@ -329,9 +329,9 @@ class DuckPartitionStore:
         before = self.position
         if self._attached:
             self._cursor.close()
-            duck_files.detach(self._instance, self._alias)
+            database_files.detach(self._instance, self._alias)
             self._attached = False
-        duck_files.attach_as_it_is(self._instance, self.file, self._alias, self._kind)
+        database_files.attach_as_it_is(self._instance, self.file, self._alias, self._kind)
         self._attached = True
         self._use_file()
         if self.position != before:
@@ -345,7 +345,7 @@ class DuckPartitionStore:
 
     def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
         saved = self._writer.commit(events, position)
-        wal = duck_files.wal_of(self.file)
+        wal = database_files.wal_of(self.file)
         if wal.exists() and wal.stat().st_size > self._checkpoint_wal_bytes():
             self._checkpoint()
         return saved
@@ -377,9 +377,9 @@ class DuckPartitionStore:
         self._cursor.close()
         try:
             if self._attached:
-                duck_files.detach(self._instance, self._alias)
+                database_files.detach(self._instance, self._alias)
         finally:
-            duck_files.forget(self.file)
+            database_files.forget(self.file)
 
 
 def _load(connection: duckdb.DuckDBPyConnection, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:

@@ -41,7 +41,7 @@ from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_streams.table_types import Table
 from turnlog_streams.turn import Answer
 from turnlog_workers.base.crash_points import crash_point
-from turnlog_workers.store import tables as duck
+from turnlog_workers.store import tables
 from turnlog_workers.store.port import FoundRows, Saved, WantedRows
 
 #: Names in one statement: an index finds each of them.
@@ -60,7 +60,7 @@ class StreamWriter:
         self._max_cached_streams = max_cached_streams
         self._streams: OrderedDict[StreamName, FoldedStream] = OrderedDict()
         self.tolerant = False  #: of holes: the log itself has them
-        self.position = duck.read_positions(connection)[partition]  #: committed
+        self.position = tables.read_positions(connection)[partition]  #: committed
 
     def commit(self, events: Sequence[LoggedEvent], position: LogPosition) -> dict[StreamName, Saved]:
         """Write what accepted events, in log order, lead to, and where their reader stands behind them.
@@ -91,10 +91,10 @@ class StreamWriter:
             self._streams.move_to_end(name)
         self._streams.update(load_streams(self._connection, names - self._streams.keys() - begun(events)))
         made = fold(events, self._streams, replied=position.replied, tolerant=self.tolerant)
-        with duck.transaction(self._connection):
+        with tables.transaction(self._connection):
             write_rows(self._connection, made, position.replied)
             crash_point("store.mid_commit")
-            duck.write_positions(self._connection, {self._partition: position})
+            tables.write_positions(self._connection, {self._partition: position})
         return saved_of(made)
 
 
@@ -110,16 +110,16 @@ def write_rows(connection: duckdb.DuckDBPyConnection, made: Folded, replied: int
     changed: list[StreamRow] = []
     for name, stream in made.touched.items():
         (new if name in made.begun else changed).append(stream.row())
-    duck.insert(connection, STREAMS, new)
-    duck.update(connection, STREAMS, STREAMS.updated, changed)
-    duck.insert(connection, ANSWERS, made.answers)
-    duck.replace(connection, MARKS, made.marks.values())
-    duck.insert(connection, CHANNEL_SESSIONS, made.channel_sessions.values())
+    tables.insert(connection, STREAMS, new)
+    tables.update(connection, STREAMS, STREAMS.updated, changed)
+    tables.insert(connection, ANSWERS, made.answers)
+    tables.replace(connection, MARKS, made.marks.values())
+    tables.insert(connection, CHANNEL_SESSIONS, made.channel_sessions.values())
     archived = [_Archived(*name, archived=True) for name in made.archived]
-    duck.update(connection, CHANNEL_SESSIONS, ("archived",), archived)
-    duck.insert(connection, MESSAGES, made.messages)
+    tables.update(connection, CHANNEL_SESSIONS, ("archived",), archived)
+    tables.insert(connection, MESSAGES, made.messages)
     connection.execute("DELETE FROM unanswered WHERE log_offset <= $1", [replied])
-    duck.insert(connection, UNANSWERED, made.unanswered)
+    tables.insert(connection, UNANSWERED, made.unanswered)
 
 
 def load_streams(

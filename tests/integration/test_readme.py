@@ -34,7 +34,7 @@ async def test_the_examples_work(broker: DevBroker, tmp_path: Path) -> None:
                 for block in blocks("docs/wire.md", "sh") + blocks("README.md", "sh")
                 for found in re.findall(r"^echo '(\{.*\})' \|$", block, flags=re.MULTILINE)
             ]
-            assert len(requests) == 7
+            assert len(requests) == 8
             for number, request in enumerate(requests):
                 request["request_id"] = f"example-{number}"
                 if "reply_to" in request:
@@ -42,5 +42,5 @@ async def test_the_examples_work(broker: DevBroker, tmp_path: Path) -> None:
                 key = request.get("session_id") or request["channel"]
                 await wire.produce(key.encode(), json.dumps(request).encode())
             ends = await asyncio.gather(*(wire.terminal(request["request_id"]) for request in requests))
-            kinds = ["HistoryCompacted", "HistoryPage", "SessionInfo", *["TurnCompleted"] * 4]
+            kinds = ["HistoryCompacted", "HistoryPage", "SessionInfo", *["TurnCompleted"] * 5]
             assert sorted(end.kind for end in ends) == kinds

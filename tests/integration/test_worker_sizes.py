@@ -6,6 +6,7 @@ One worker takes all of them. At the end its partitions have been claimed once e
 import json
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,8 +255,9 @@ async def test_what_is_within_its_bounds_is_answered(
     codec = RequestCodec()
     request_id, session_id = new_id("r"), new_id("web")
     header = cmd.RequestHeader(request_id=request_id, session_id=session_id)
-    value = codec.encode(header, FITTING[name])
-    packed_json = json.dumps(codec.to_json(header, FITTING[name]), ensure_ascii=False).encode()
+    chat = replace(FITTING[name], new_session=replace(FITTING[name].new_session or NewSession(), channel=session_id))
+    value = codec.encode(header, chat)
+    packed_json = json.dumps(codec.to_json(header, chat), ensure_ascii=False).encode()
     if framing == "json" and len(packed_json) < MIB:
         value = packed_json
     await send(deployment, packed, session_id.encode(), value)

@@ -28,6 +28,10 @@ class BatchDecodingError(ValueError):
     """The bytes of a batch are not what its codec makes, or too many; the text says which."""
 
 
+class _TooLargeError(Exception):
+    """They are more than was asked for."""
+
+
 def decompress(codec: int, data: bytes, limit: int | None = None) -> bytes:
     """The records of a batch. ``codec``: the lowest three bits of the batch's attributes.
 
@@ -41,6 +45,8 @@ def decompress(codec: int, data: bytes, limit: int | None = None) -> bytes:
     name, decode = _DECODERS[codec]
     try:
         found = decode(data, limit)
+    except _TooLargeError as error:
+        raise BatchDecodingError(f"it is larger than {limit} bytes when decompressed with {name}") from error
     except BatchDecodingError:
         raise
     except Exception as error:  # each library has errors of its own
@@ -77,7 +83,7 @@ def _snappy(data: bytes, limit: int) -> bytes:
 
 def _snappy_block(data: bytes, limit: int) -> bytes:
     if cramjam.snappy.decompress_raw_len(data) > limit:
-        raise BatchDecodingError("it is too large when decompressed with snappy")
+        raise _TooLargeError
     return bytes(cramjam.snappy.decompress_raw(data))
 
 
@@ -98,7 +104,7 @@ def _frames(codec: Any) -> Callable[[bytes, int], bytes]:
                 return pages[: codec.decompress_into(data, pages)]
             except cramjam.DecompressionError as error:
                 if "whole buffer" in str(error):
-                    raise BatchDecodingError(f"it is larger than {limit} bytes when decompressed") from error
+                    raise _TooLargeError from error
                 raise
 
     return decode

@@ -3,6 +3,7 @@
 It needs no more than the client's installation: neither Faust nor a broker.
 """
 
+from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import ContentPart, ToolCall, Usage, content_text, text_content
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.openai_format import openai_messages
@@ -26,6 +27,7 @@ __all__ = [
     "CONTEXT_TOO_LONG",
     "AssistantMessage",
     "ContentPart",
+    "GenerationParams",
     "HistoryMessage",
     "ReasoningDelta",
     "Runner",

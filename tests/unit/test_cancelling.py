@@ -118,6 +118,7 @@ def test_who_cancelled_finds_the_end_again_where_it_was_asked() -> None:
         reason="cancelled on request",
         attempt=1,
         reply=REPLY,
+        answer_seq=2,
     )
     assert scenario.session.answers.known["r1"].kind == "cancelled"
     history = [history_message("t1", f.event) for f in scenario.facts if isinstance(f.event, ev.MessageStored)]

@@ -61,6 +61,6 @@ def test_the_allow_list_of_the_page_allows_it() -> None:
 def test_all_that_the_protocol_names_is_public() -> None:
     """A plug-in that must import from a worker's rooms breaks with them."""
     mine = {name for name, thing in vars(base).items() if getattr(thing, "__module__", "") == base.__name__}
-    given = {"NoTools", "NO_TOOLS", "NO_USAGE", "no_such_tool"}  # a turn has them; nobody need name them
+    given = {"NoTools", "NO_PARAMS", "NO_TOOLS", "NO_USAGE", "no_such_tool"}  # a turn has them; nobody need name them
     assert (mine | {name for name in vars(base) if name.isupper()}) - given <= set(turnlog.runner.__all__)
     assert all(hasattr(turnlog.runner, name) for name in turnlog.runner.__all__)

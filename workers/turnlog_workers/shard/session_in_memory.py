@@ -174,8 +174,11 @@ class SessionInMemory(Stream[Session]):
         return reply_again(self.state, answer, request_id, answer.reply, self._with(found))
 
     def _with(self, found: Found) -> list[HistoryMessage]:
-        """The messages that are held, behind those that were looked up."""
-        return [*itertools.chain.from_iterable(found.messages.values()), *self.history]
+        """The messages that are held and those that were looked up, in their order."""
+        if not found.messages:
+            return self.history
+        messages = {m.message_seq: m for m in itertools.chain(*found.messages.values(), self.history)}
+        return [messages[seq] for seq in sorted(messages)]  # held calls may be older than what was looked up
 
     def _page(self, query: cmd.GetHistory) -> tuple[int, int]:
         """What of the history is asked for: the messages behind which, and how many at most."""

@@ -43,7 +43,7 @@ def requests(
     encode = codec.encode if framing == "avro" else codec.encode_json
     made = []
     for index in range(first, first + count):
-        session_id = f"bench-s{index % sessions:05d}"  # each a channel of its own: none is another one's active session
+        session_id = f"bench-s{index % sessions:05d}"  # of no channel: none has anything to tell another stream
         text = f"Message {index:06d}: what is the cheapest way to get from here to there on Friday?"
         header = RequestHeader(request_id=f"{run}-{index:06d}", session_id=session_id)
         key = session_id.encode()

@@ -42,6 +42,7 @@ def session(name: str, number: int, at: Millis) -> SessionRow:
         partition=0,
         session_offset=number,
         channel="web",
+        active=True,
         title="",
         instructions=None,
         model=None,

@@ -1,6 +1,6 @@
 """Lifecycle events -> rows: what sessions hear of their channels, channels as a whole, and the forwards between them.
 
-A channel's events are kept whole, since a channel is loaded by folding them (``rehydration``); its row is for
+A channel's events are kept whole, since a channel is loaded by folding them; its row is for
 analysts. Part of ``projection.project``.
 """
 

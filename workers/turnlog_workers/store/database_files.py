@@ -175,11 +175,5 @@ def wal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.wal")
 
 
-def is_open_here(path: Path) -> bool:
-    """Is the file open in this process?"""
-    with _open_files_lock:
-        return path.resolve() in _open_files
-
-
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -416,7 +416,7 @@ async def test_at_rest_the_files_are_whole_and_memory_is_empty(tmp_path: Path, m
         return int(of_duckdb("SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory()"))
 
     limit = of_duckdb("SELECT current_setting('memory_limit')")
-    logs = [random_log(p, 2000, partition=p) for p in range(2)]
+    logs = [random_log(p, 12000, partition=p) for p in range(2)]
     first, second = [await filled(directory, p, log) for p, log in enumerate(logs)]
     await first.rest()
     assert not wal_of(first.file).exists()

@@ -200,6 +200,8 @@ class StoreDirectory:
         """
         if not all(store.resting for store in list(self._open.values())):
             return
+        for store in list(self._open.values()):
+            store.attach_anew()
         with contextlib.suppress(duckdb.OutOfMemoryException):  # what is left is in use; the rest is gone
             self._connection.execute(f"SET memory_limit = '{_MEMORY_AT_REST_MB}MB'")
         self._connection.execute(f"SET memory_limit = '{self._memory_limit_mb}MB'")
@@ -363,6 +365,16 @@ class DuckPartitionStore:
         self._writer.forget_streams()
         self.resting = True
         self._directory.give_memory_back()
+
+    def attach_anew(self) -> None:
+        """Give back what it holds in memory (in the store's thread)."""
+        # What was updated stays in memory, whatever the limit, until the file is attached anew (DuckDB 1.5).
+        self._cursor.close()
+        database_files.detach(self._instance, self._alias)
+        self._attached = False
+        database_files.attach_as_it_is(self._instance, self.file, self._alias, self._kind)
+        self._attached = True
+        self._use_file()
 
     def _close(self) -> None:
         try:

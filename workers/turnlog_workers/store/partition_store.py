@@ -304,7 +304,6 @@ class DuckPartitionStore:
             raise
 
     # ---- in the store's thread
-
     def tolerate(self) -> None:
         """It is made of the whole log: what is odd in it is the log's, not ours to mend."""
         self._tolerant = self._writer.tolerant = True
@@ -329,13 +328,7 @@ class DuckPartitionStore:
     def _attach_again(self) -> None:
         """The same file, with what was committed; nothing of it is moved aside while its owner goes on from there."""
         before = self.position
-        if self._attached:
-            self._cursor.close()
-            database_files.detach(self._instance, self._alias)
-            self._attached = False
-        database_files.attach_as_it_is(self._instance, self.file, self._alias, self._kind)
-        self._attached = True
-        self._use_file()
+        self.attach_anew()
         if self.position != before:
             found = self.position.next_offset
             self._writer.position = before  # nobody must go on from there
@@ -367,11 +360,11 @@ class DuckPartitionStore:
         self._directory.give_memory_back()
 
     def attach_anew(self) -> None:
-        """Give back what it holds in memory (in the store's thread)."""
-        # What was updated stays in memory, whatever the limit, until the file is attached anew (DuckDB 1.5).
-        self._cursor.close()
-        database_files.detach(self._instance, self._alias)
-        self._attached = False
+        """What was updated stays in memory until then, whatever the limit (DuckDB 1.5). In the store's thread."""
+        if self._attached:
+            self._cursor.close()
+            database_files.detach(self._instance, self._alias)
+            self._attached = False
         database_files.attach_as_it_is(self._instance, self.file, self._alias, self._kind)
         self._attached = True
         self._use_file()

@@ -195,12 +195,11 @@ class StoreDirectory:
     def give_memory_back(self) -> None:
         """Empty DuckDB's memory, if every store rests (in the store's thread).
 
-        A new limit makes it drop what it need not hold, and its allocator return that to the system (DuckDB 1.5,
-        ``BufferPool::SetLimit``). Nothing else does: of freed memory it keeps what it had at its peak.
+        A new limit makes it drop what it need not hold (DuckDB 1.5, ``BufferPool::SetLimit``); nothing else does.
         """
-        if not all(store.resting for store in list(self._open.values())):
+        if not all(store.resting for store in tuple(self._open.values())):
             return
-        for store in list(self._open.values()):
+        for store in tuple(self._open.values()):
             store.attach_anew()
         with contextlib.suppress(duckdb.OutOfMemoryException):  # what is left is in use; the rest is gone
             self._connection.execute(f"SET memory_limit = '{_MEMORY_AT_REST_MB}MB'")

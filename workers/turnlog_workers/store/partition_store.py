@@ -195,8 +195,7 @@ class StoreDirectory:
     def give_memory_back(self) -> None:
         """Empty DuckDB's memory, if every store rests (in the store's thread).
 
-        A new limit makes it drop what it need not hold (DuckDB 1.5, ``BufferPool::SetLimit``); nothing else does.
-        """
+        Only a new limit does that (DuckDB 1.5)."""
         if not all(store.resting for store in tuple(self._open.values())):
             return
         for store in tuple(self._open.values()):

@@ -86,7 +86,7 @@ def test_a_runner_that_does_not_exist_is_refused_with_those_that_do(name: str, v
 
 def test_no_settings_are_said_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     Owner(lambda _: ()).instead_of_kafka(monkeypatch)
-    monkeypatch.setattr("turnlog.client.async_client.run_settings.read_settings", lambda *_, **__: {})
+    monkeypatch.setattr("turnlog_workers.kafka.settings_topic.read_settings", lambda *_, **__: {})
     assert run("settings", "list") == (
         0,
         "",

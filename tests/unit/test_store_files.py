@@ -436,6 +436,26 @@ async def test_at_rest_the_files_are_whole_and_memory_is_empty(tmp_path: Path, m
     await directory.close()
 
 
+async def test_a_file_that_could_not_be_attached_at_rest_is_attached_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    first, second = [await filled(directory, p, random_log(p, 100, partition=p)) for p in range(2)]
+    await first.rest()
+
+    def failing(*_: object) -> None:
+        raise duckdb.IOException("no file can be opened for now")
+
+    with monkeypatch.context() as now:
+        now.setattr("turnlog_workers.store.database_files.attach_as_it_is", failing)
+        with pytest.raises(StoreError, match="for now"):
+            await second.rest()
+    for partition, store in enumerate((first, second)):
+        log = random_log(partition, 100, partition=partition)
+        assert await store.load(log.streams) == log.expected()
+    await directory.close()
+
+
 async def test_the_write_ahead_log_is_folded_in_before_it_gets_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

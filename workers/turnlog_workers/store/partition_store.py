@@ -160,11 +160,8 @@ class StoreDirectory:
             self._opening.discard(partition)
         return store
 
-    def _usual(self, partition: int) -> Path:
-        return self._path / file_name(partition)
-
     def _attach_usual(self, partition: int) -> "DuckPartitionStore":
-        file = self._usual(partition)
+        file = self._path / file_name(partition)
         store = self._attach_file(partition, file)
         self._delete_left_over(partition)
         return store
@@ -195,10 +192,12 @@ class StoreDirectory:
     def give_memory_back(self) -> None:
         """Empty DuckDB's memory, if every store rests (in the store's thread).
 
-        Only a new limit does that (DuckDB 1.5)."""
-        if not all(store.resting for store in tuple(self._open.values())):
+        Only a new limit does that (DuckDB 1.5, ``BufferPool::SetLimit``).
+        """
+        stores = tuple(self._open.values())
+        if not all(store.resting for store in stores):
             return
-        for store in tuple(self._open.values()):
+        for store in stores:
             store.attach_anew()
         with contextlib.suppress(duckdb.OutOfMemoryException):  # what is left is in use; the rest is gone
             self._connection.execute(f"SET memory_limit = '{_MEMORY_AT_REST_MB}MB'")
@@ -302,13 +301,14 @@ class DuckPartitionStore:
             raise
 
     # ---- in the store's thread
+
     def tolerate(self) -> None:
         """It is made of the whole log: what is odd in it is the log's, not ours to mend."""
         self._tolerant = self._writer.tolerant = True
 
     def _use(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         self.resting = False
-        if self._invalidated:
+        if self._invalidated or not self._attached:
             self._attach_again()
         try:
             return function(*args, **kwargs)

@@ -19,7 +19,7 @@ INTERRUPTED_TEXT = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: see ``records``
 class Turn:
     """A turn that has no terminal event yet."""
 

@@ -10,8 +10,19 @@ from tests.event_logs import CONTENTS, LogWriter, accepted_batches, random_log
 from tests.strategies import records
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import ContentPart
+from turnlog_streams.channel.state import Channel
+from turnlog_streams.facts import Fact
 from turnlog_streams.folding.canonical import decode, encode, shape_of
-from turnlog_streams.folding.fold import FoldedStream, fold, stored_message
+from turnlog_streams.folding.fold import (
+    FoldedEvent,
+    FoldedStream,
+    StreamName,
+    StreamState,
+    evolve_stream,
+    fold,
+    stored_message,
+)
+from turnlog_streams.folding.leaving import leaving
 from turnlog_streams.forwarding import Marks
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.session.state import Session
@@ -22,7 +33,8 @@ LOGS = st.builds(random_log, st.integers(0, 2**32), st.integers(0, 120), session
 
 def rows(store: MemoryStore) -> Any:
     data = store._data
-    return data.streams, data.messages, data.unanswered, data.position
+    left = data.answers, data.marks, data.channel_sessions
+    return data.streams, data.messages, data.unanswered, data.position, left
 
 
 async def stored(log: LogWriter, size: int) -> MemoryStore:
@@ -36,6 +48,27 @@ async def stored(log: LogWriter, size: int) -> MemoryStore:
 @settings(max_examples=60, deadline=None)
 async def test_batch_sizes_do_not_matter(log: LogWriter, size: int) -> None:
     assert rows(await stored(log, size)) == rows(await stored(log, 1000))
+
+
+@given(LOGS, st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+async def test_what_its_owner_has_folded_leads_to_the_same_rows(log: LogWriter, size: int) -> None:
+    store = await MemoryStores().open(0)
+    states: dict[StreamName, StreamState] = {}
+    for events, position in accepted_batches(log.records, size):
+        await store.write([by_owner(logged, states) for logged in events], position)
+    assert rows(store) == rows(await stored(log, 1000))
+
+
+def by_owner(logged: LoggedEvent, states: dict[StreamName, StreamState]) -> LoggedEvent:
+    header, name = logged.header, (logged.header.stream_kind, logged.header.stream_id)
+    if header.stream_kind == ev.PARTITION:
+        return logged
+    new = Session(session_id=name[1]) if header.stream_kind == ev.SESSION else Channel(channel=name[1])
+    before = states.get(name, new)
+    fact = Fact(event=logged.payload, turn_id=header.turn_id, attempt=header.attempt)
+    states[name] = evolve_stream(before, fact)
+    return FoldedEvent.of(logged, states[name], leaving(before, states[name], fact))
 
 
 @given(LOGS)

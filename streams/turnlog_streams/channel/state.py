@@ -19,7 +19,7 @@ KEPT_ANSWERS = 50  #: of done requests
 KEPT_MARKS = 50  #: of sessions that told something
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: see ``records``
 class Channel:
     """What decisions of a channel need to know, beside rows that they look up."""
 

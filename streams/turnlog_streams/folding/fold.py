@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from turnlog_schemas import events as ev
+from turnlog_schemas.direct_init import direct_init
 from turnlog_schemas.parts import ContentPart, text_content
 from turnlog_streams.channel.state import Channel, answered_by_delivery, evolve_channel
 from turnlog_streams.facts import Fact
@@ -36,6 +37,27 @@ StreamState = Session | Channel
 RowName = tuple[int, str]  #: offset of the stream, and a source or session
 _KNOWN = frozenset(ev.EVENTS)
 _FOLDED = frozenset((ev.SESSION, ev.CHANNEL))
+
+
+@direct_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedEvent(LoggedEvent):
+    """A confirmed event of the stream's owner, who has folded it already: nothing of that is done a second time."""
+
+    after: StreamState  #: of the stream
+    written: Written  #: what left the state
+
+    @classmethod
+    def of(cls, logged: LoggedEvent, after: StreamState, written: Written) -> "FoldedEvent":
+        """An event, with what it has become of its stream."""
+        return cls(
+            partition=logged.partition,
+            offset=logged.offset,
+            header=logged.header,
+            payload=logged.payload,
+            after=after,
+            written=written,
+        )
 
 
 class FoldError(RuntimeError):
@@ -143,9 +165,12 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
             raise LookupError(f"an event of type {type(event).__name__}")
         if header.stream_version != before.version + 1:
             raise LookupError(f"version {before.version + 1} of it")
-        fact = Fact(event=event, turn_id=header.turn_id, attempt=header.attempt)
-        after = evolve_stream(before, fact)
-        written = leaving(before, after, fact)
+        if isinstance(logged, FoldedEvent):
+            after, written = logged.after, logged.written
+        else:
+            fact = Fact(event=event, turn_id=header.turn_id, attempt=header.attempt)
+            after = evolve_stream(before, fact)
+            written = leaving(before, after, fact)
         if logged.offset > replied:
             _unanswered(stream, before, logged, result)
     except Exception as error:  # whatever an event makes fail is its own stream's problem

@@ -49,7 +49,7 @@ class OwedRun:
     reply: ReplyAddress
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: see ``records``
 class Session:
     """What decisions need to know. The messages themselves are folded in ``history.messages``."""
 

@@ -66,8 +66,8 @@ class ChannelInMemory(Stream[Channel]):
     def take(self, fact: Fact, found: Found = NOTHING) -> list[Reply]:
         """Become what a decided fact leads to; the frames that tell of it."""
         replies = channel_replies_to(self.state, fact, found)
-        before, self.state = self.state, evolve_channel(self.state, fact)
-        self.unsaved = self.unsaved.with_written(self.state.version, leaving(before, self.state, fact))
+        after = evolve_channel(self.state, fact)
+        self._become(after, leaving(self.state, after, fact))
         return replies
 
     def way_back(self) -> Callable[[], None]:

@@ -6,6 +6,7 @@ decision go into one group, and a group is one record batch; of a decision only 
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from turnlog_schemas.direct_init import direct_init
 from turnlog_schemas.events import (
@@ -19,8 +20,9 @@ from turnlog_schemas.events import (
 )
 from turnlog_schemas.parts import ReplyAddress
 from turnlog_streams.facts import Fact
+from turnlog_streams.folding.fold import StreamState
 from turnlog_streams.forwarding import Forward
-from turnlog_streams.lookups import NOTHING, Found
+from turnlog_streams.lookups import NOTHING, Found, Written
 from turnlog_streams.policy import Policy
 from turnlog_streams.refusals import Refuse
 from turnlog_streams.reply import Reply, unrecorded_refusal
@@ -58,6 +60,14 @@ class Decision:
     refused: Callable[[RecordsRefusedError], Awaitable[None]]
 
 
+class Touched(NamedTuple):
+    """What a record does to its stream."""
+
+    stream: AnyStream
+    after: StreamState
+    written: Written
+
+
 @dataclass(slots=True, kw_only=True)
 class Group:
     """One record batch and what waits for it."""
@@ -67,7 +77,7 @@ class Group:
     decisions: list[Decision] = field(default_factory=list)
 
     records: list[NewRecord] = field(default_factory=list)
-    touched: list[AnyStream | None] = field(default_factory=list)  #: by record
+    touched: list[Touched | None] = field(default_factory=list)  #: by record
     effects: list[Effect] = field(default_factory=list)
     outboxes: dict[StreamName, tuple[Forward, ...]] = field(default_factory=dict)  #: as they are after this group
     done: list[Callable[[], None]] = field(default_factory=list)
@@ -222,6 +232,7 @@ class RunAhead:
         """
         way_back, outbox, open_turns = stream.way_back(), stream.outbox, stream.open_turns
         records: list[NewRecord] = []
+        touched: list[Touched] = []
         effects: list[Effect] = []
         size = 0
         kind, stream_id, key = stream.kind, stream.stream_id, stream.stream_id.encode()
@@ -244,6 +255,7 @@ class RunAhead:
                 records.append(record)
                 size += record.size_bytes
                 effects += [Effect(index=index, stream=stream, reply=reply) for reply in stream.take(fact, found)]
+                touched.append(Touched(stream, stream.state, stream.written))
             group = self._group(size)
             if isinstance(stream, SessionInMemory):
                 effects = [*_cancels(stream, facts), *effects, *_work(stream, facts)]
@@ -259,7 +271,7 @@ class RunAhead:
             group.outboxes[kind, stream_id] = stream.outbox
         group.ways_back.append(way_back)
         group.records += records
-        group.touched += [stream] * len(records)
+        group.touched += touched
         group.size_bytes += size
         group.effects += effects
         if decided is not None:

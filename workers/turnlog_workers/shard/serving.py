@@ -14,6 +14,7 @@ from itertools import count
 from turnlog_schemas import frames as fr
 from turnlog_schemas.events import SESSION, TurnCancelled, TurnCompleted, TurnFailed
 from turnlog_schemas.parts import Usage
+from turnlog_streams.folding.fold import FoldedEvent
 from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.reader_rule import LoggedEvent
@@ -327,15 +328,13 @@ class Serving:
             self._actor(effect.stream).compact(effect.compact)
 
     def _confirmed(self, group: Group, base: int) -> None:
-        for index, (record, stream) in enumerate(zip(group.records, group.touched, strict=True)):
-            self.unsaved.append(
-                LoggedEvent(
-                    partition=self._partition, offset=base + index, header=record.header, payload=record.payload
-                ),
-                record.size_bytes,
-            )
-            if stream is not None:
-                stream.last_offset = base + index
+        for offset, record, touched in zip(count(base), group.records, group.touched, strict=False):
+            header, payload = record.header, record.payload
+            event = LoggedEvent(partition=self._partition, offset=offset, header=header, payload=payload)
+            if touched is not None:
+                event = FoldedEvent.of(event, touched.after, touched.written)
+                touched.stream.last_offset = offset
+            self.unsaved.append(event, record.size_bytes)
         crash_point("shard.after_accept")
         if any(isinstance(record.payload, _TERMINAL) for record in group.records):
             crash_point("shard.after_terminal")

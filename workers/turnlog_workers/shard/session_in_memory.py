@@ -131,8 +131,8 @@ class SessionInMemory(Stream[Session]):
         if isinstance(fact.event, MessageStored):
             self.history.append(history_message(fact.turn_id or "", fact.event))
         replies = replies_to(before, fact, self.history)
-        self.state = evolve(before, fact)
-        self.unsaved = self.unsaved.with_written(self.state.version, leaving(before, self.state, fact))
+        after = evolve(before, fact)
+        self._become(after, leaving(before, after, fact))
         return replies
 
     def way_back(self) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from turnlog_schemas.parts import ReplyAddress
 from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import Forward
 from turnlog_streams.history.messages import HistoryMessage
-from turnlog_streams.lookups import NOTHING, Found, Lookup
+from turnlog_streams.lookups import NOTHING, WROTE_NOTHING, Found, Lookup, Written
 from turnlog_streams.policy import Policy
 from turnlog_streams.reply import Reply
 from turnlog_workers.intake.request_reader import StreamCommand
@@ -34,6 +34,7 @@ class Stream(ABC, Generic[State]):
         self.unknown_events = False  #: written by a newer version: nothing is decided for it here
         self.stream_offset: int | None = None  #: under which the store has it; ``None``: it has nothing of it
         self.unsaved = NOTHING_UNSAVED  #: rows that are not in the store yet
+        self.written: Written = WROTE_NOTHING  #: the rows among them that the newest fact made
         self.fetched = FoundRows()  #: rows of the store, for what is decided now
         self.set_aside = ""  #: why nothing is decided for it here: something of ours failed on it
 
@@ -103,6 +104,11 @@ class Stream(ABC, Generic[State]):
     @abstractmethod
     def take(self, fact: Fact, found: Found = NOTHING) -> list[Reply]:
         """Become what a decided fact leads to; the frames that tell of it. ``found``: as for its decision."""
+
+    def _become(self, after: State, written: Written) -> None:
+        """Be what a fact leads to."""
+        self.state, self.written = after, written
+        self.unsaved = self.unsaved.with_written(self.version, written)
 
     @abstractmethod
     def way_back(self) -> Callable[[], None]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes requirements.lock (what the image runs: workers, the materializer, SQL) and requirements-dev.lock (that, the
+# Makes requirements.lock (what the image runs: workers, the materializer, the HTTP front, SQL) and requirements-dev.lock (that, the
 # development stack and the tools) from pyproject.toml.
 # Versions already locked stay; `scripts/lock.sh --upgrade` takes the newest that pyproject.toml allows.
 set -euo pipefail
@@ -22,4 +22,4 @@ compile() { # output file, further arguments
 
 # The tools first: the runtime's lock then repeats their versions, so that what is tested is what runs.
 compile requirements-dev.lock --extra dev "$@"
-compile requirements.lock --extra worker --constraint requirements-dev.lock
+compile requirements.lock --extra worker --extra serve --constraint requirements-dev.lock

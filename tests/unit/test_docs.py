@@ -185,7 +185,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     for name in Settings.model_fields:
         monkeypatch.setenv(f"TURNLOG_{name.upper()}", "")
     assert {name for name in Settings.model_fields if getattr(Settings(), name) == ""} == {
-        *("fast_model", "group", "worker_name", "sasl_username", "reply_topic_prefix")
+        *("fast_model", "group", "worker_name", "sasl_username", "reply_topic_prefix", "http_chat_id_header")
     }
     assert Settings().partitions == 12
     assert Settings().snapshot_path is None

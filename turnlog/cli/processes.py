@@ -145,6 +145,46 @@ def materialize(
     raise typer.Exit(run_materializer(settings))
 
 
+def serve(
+    host: Annotated[
+        str | None,
+        typer.Option("--host", metavar="HOST", help="Default: TURNLOG_HTTP_HOST, else 127.0.0.1.", show_default=False),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65535,
+            help="0: any that is free. Default: TURNLOG_HTTP_PORT, else 8080.",
+            show_default=False,
+        ),
+    ] = None,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """Put HTTP in front of the topics, until SIGTERM or Ctrl-C: OpenAI's protocols, REST, streams, the console.
+
+    Without keys (TURNLOG_HTTP_KEYS, TURNLOG_HTTP_KEYS_FILE) it serves this machine only.
+    """
+    require("serve", "turnlog serve")
+    settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix, as_the_stack=True)
+    given = {"http_host": host, "http_port": port}
+    settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+    import asyncio
+
+    from turnlog.serve import server
+    from turnlog_workers.base import logs
+
+    logs.set_up(settings)
+    say_unknown_variables(settings)
+    listening = server.listen(settings)
+    output.say(f"serving on {server.address_of(listening)}")
+    raise typer.Exit(asyncio.run(server.serve(settings, listening)))
+
+
 @topics_app.command("init")
 def topics_init(
     timeout_s: TimeoutS = 10.0,

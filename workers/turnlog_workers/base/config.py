@@ -146,6 +146,21 @@ class Settings(BaseSettings):
     store_memory_mb: int = Field(default=256, ge=64, le=1_048_576)  #: of DuckDB, all partitions together
     publish_interval_s: float = Field(default=2.0, ge=0.05, le=3600)  #: of the analysts' snapshot
 
+    # ---- the HTTP front
+    http_host: str = Field(default="127.0.0.1", min_length=1, max_length=255)  #: without keys: loopback only
+    http_port: int = Field(default=8080, ge=0, le=65535)  #: 0: any that is free
+    http_keys: SecretStr = SecretStr("")  #: JSON; hashes, not the keys
+    http_keys_file: Path | None = None  #: with the same; both count
+    http_hosts: Annotated[tuple[str, ...], NoDecode] = ()  #: that are served beside loopback's names; commas
+    http_cors_origins: Annotated[tuple[str, ...], NoDecode] = ()  #: whose pages may ask; commas
+    http_chat_id_header: str = Field(default="", pattern=r"^([A-Za-z0-9-]{1,100})?$")  #: that names a chat
+    http_max_body_bytes: int = Field(default=2 * MIB, ge=1024, le=64 * MIB)
+    http_max_requests_per_minute: int = Field(default=3_000, ge=1, le=10_000_000)  #: of a key
+    http_max_streams_per_key: int = Field(default=1_000, ge=1, le=1_000_000)  #: open at a time
+    http_max_buffered_frames: int = Field(default=2_048, ge=16, le=1_000_000)  #: of one stream, not sent yet
+    http_slow_reader_timeout_s: float = Field(default=30.0, ge=0.1, le=3600)  #: reads nothing: its stream is cut
+    http_heartbeat_s: float = Field(default=15.0, ge=0.1, le=3600)  #: of silence, then a comment is sent
+
     # ---- logging
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     library_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"  #: of Kafka clients and other libraries
@@ -156,6 +171,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return read_allow_list(value, cls.model_fields["allow_models"].default) if isinstance(value, str) else value
+
+    @field_validator("http_hosts", "http_cors_origins", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(part for item in value.split(",") if (part := item.strip())) if isinstance(value, str) else value
 
     @field_validator("model_params", mode="before")
     @classmethod

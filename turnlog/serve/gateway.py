@@ -1,0 +1,67 @@
+"""What every request of a gateway shares: the connection to Kafka, the keys, the limits, the open streams."""
+
+import asyncio
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+from turnlog.client.async_client import Client
+from turnlog.serve.http_errors import unavailable
+from turnlog.serve.keys import KeyRing, read_keys
+from turnlog.serve.limits import RateLimit, StreamLimit
+from turnlog.serve.open_streams import OpenStreams
+from turnlog_workers.base.config import Settings
+
+log = logging.getLogger(__name__)
+_LOOK_EVERY_S = 1.0
+
+
+class Gateway:
+    """One process of ``turnlog serve``. Use it in ``async with``; entering connects, and raises as a client does."""
+
+    def __init__(self, settings: Settings, *, keys: KeyRing | None = None) -> None:
+        """``keys``: those of the settings, unless others are given. Raises :class:`UsageError`."""
+        self.settings = settings
+        self.keys = read_keys(settings) if keys is None else keys
+        self.rate = RateLimit(settings.http_max_requests_per_minute, time.monotonic)
+        self.stream_limit = StreamLimit(settings.http_max_streams_per_key)
+        self.streams = OpenStreams(
+            heartbeat_s=settings.http_heartbeat_s,
+            slow_reader_timeout_s=settings.http_slow_reader_timeout_s,
+            clock=time.monotonic,
+        )
+        self.broken = asyncio.Event()  #: the client cannot go on: this process is to end, and to be started again
+        self._client: Client | None = None
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def client(self) -> Client:
+        """The one client of the process. Raises 503 while it is not connected."""
+        if self._client is None or self._client.failure is not None:
+            raise unavailable("the gateway is not connected to Kafka")
+        return self._client
+
+    async def __aenter__(self) -> Self:
+        client = Client(self.settings)
+        await client.__aenter__()
+        self._client = client
+        self._watch = asyncio.create_task(self._watch_client(client), name="gateway")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.streams.aclose()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _watch_client(self, client: Client) -> None:
+        while client.failure is None:  # noqa: ASYNC110 - it is a fact to look at, not a signal
+            await asyncio.sleep(_LOOK_EVERY_S)
+        log.error("replies cannot be read any more: %s", client.failure)
+        self.broken.set()

@@ -1,0 +1,129 @@
+"""The process: a socket, uvicorn, signals, and an end in order."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from turnlog.errors import EXIT_OK, EXIT_UNREACHABLE, UsageError
+from turnlog.serve.app import create_app
+from turnlog.serve.endpoints import is_loopback
+from turnlog.serve.gateway import Gateway
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.readiness_file import mark_ready
+
+log = logging.getLogger(__name__)
+_GRACEFUL_S = 5
+_BACKLOG = 2048
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1, with a way for the application to drop its connection."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        state = {**app_state, "cut": self._cut, "hang_up": self._hang_up}
+        super().__init__(config, server_state, state, _loop)
+
+    def _cut(self) -> None:
+        """Now, whatever waits to be sent: its reader does not read."""
+        self.transport.abort()
+
+    def _hang_up(self) -> None:
+        """Once what waits is sent."""
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        mark_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Streams first: they would go on for as long as there is something to tell."""
+        self._gateway.streams.stop()
+        await super().shutdown(sockets)
+
+
+def check_exposure(settings: Settings, *, has_keys: bool) -> None:
+    """Without keys nobody but this machine is served. Raises :class:`UsageError`."""
+    if not has_keys and not is_loopback(settings.http_host):
+        raise UsageError(
+            f"Without keys only this machine is served, and {settings.http_host} is more than that: name keys with "
+            "TURNLOG_HTTP_KEYS or TURNLOG_HTTP_KEYS_FILE, or listen on 127.0.0.1."
+        )
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket, bound: with port 0 it knows now which one it got. Raises :class:`UsageError`."""
+    host, port = settings.http_host, settings.http_port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise UsageError(
+            f"{host} port {port} cannot be listened on: {error.strerror or error}. Name another port with --port."
+        ) from error
+    return listening
+
+
+def address_of(listening: socket.socket) -> str:
+    """Where it is reached, as a URL."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(settings: Settings, listening: socket.socket) -> int:
+    """Until SIGTERM or Ctrl-C; the exit code. Raises :class:`UsageError` and as a client does."""
+    gateway = Gateway(settings)
+    check_exposure(settings, has_keys=not gateway.keys.open)
+    # uvicorn puts back the handlers that it found and raises the signal again: ours then does nothing.
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _nothing)
+    async with gateway:
+        config = uvicorn.Config(
+            create_app(gateway),
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_GRACEFUL_S,
+        )
+        server = _Server(config, gateway)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        broken = asyncio.create_task(gateway.broken.wait())
+        await asyncio.wait((serving, broken), return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+        broken.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await broken
+        return EXIT_UNREACHABLE if gateway.broken.is_set() else EXIT_OK
+
+
+def _nothing() -> None:
+    pass

@@ -32,7 +32,7 @@ CONTENTS: tuple[tuple[ContentPart, ...] | None, ...] = (
     text_content("nul \0, 'quotes' \"double\", \\ and 🜁 ü"),
     (ContentPart(text="two"), ContentPart(text=" parts")),
     (ContentPart(text=None),),
-    (ContentPart(kind="file_ref", ref="file-1"),),
+    (ContentPart(kind="file_ref", uri="https://files.example/1.png", media_type="image/png", bytes=12),),
 )
 START_MS = 1_790_000_000_000
 

@@ -365,7 +365,7 @@ _KINDS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("content int", plays(AssistantMessage(content=5)), INVALID),  # type: ignore[arg-type]
     ("a part that is a dict", plays(AssistantMessage(content=({"text": "x"},))), INVALID),  # type: ignore[arg-type]
     ("a part whose text is an int", plays(says(5)), INVALID),
-    ("a part that is a file", plays(AssistantMessage(content=(ContentPart(kind="file", ref="f"),))), INVALID),
+    ("a part that is a file", plays(AssistantMessage(content=(ContentPart(kind="file", uri="f"),))), INVALID),
     ("2000 parts", plays(AssistantMessage(content=text_content("x") * 2000)), INVALID),
     ("messages without end", runs(endless_messages), "too_many_steps"),
     ("steps without end", runs(endless_steps), "too_many_steps"),
@@ -506,7 +506,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     UsageReport: ("usage",),
     ToolCall: ("call_id", "name", "arguments", "idempotent", "idempotency_key"),
     Usage: ("input_tokens", "output_tokens", "model_calls", "last_input_tokens"),
-    ContentPart: ("kind", "text", "ref"),
+    ContentPart: ("kind", "text", "uri", "media_type", "sha256", "bytes"),
 }
 _GOOD: tuple[Callable[[], Any], ...] = (
     lambda: TextDelta(text="some "),

@@ -29,6 +29,7 @@ from turnlog_schemas.commands import (
     is_for_channel,
 )
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
+from turnlog_schemas.files import wrong_content
 from turnlog_schemas.generation import wrong_params
 from turnlog_schemas.json_address import json_address
 from turnlog_schemas.json_text import RepeatedKeyError, TooManyValuesError, check_encoding, is_json, json_object
@@ -369,10 +370,9 @@ def check_command(header: RequestHeader, command: Any) -> None:
     if isinstance(command, Chat):
         if command.on_busy not in ON_BUSY:
             raise InvalidCommandError("invalid_command", f"chat: on_busy is one of {', '.join(ON_BUSY)}", header)
-        if any(part.kind != "text" for part in command.content):
-            raise InvalidCommandError("invalid_command", "chat: only parts of kind 'text' are accepted", header)
-        if not "".join(part.text or "" for part in command.content).strip():
-            raise InvalidCommandError("empty_text", "chat: the text is empty", header)
+        if (found := wrong_content(command.content)) is not None:
+            code, reason = found
+            raise InvalidCommandError(code, f"chat: {reason}", header)
         channel = command.new_session.channel if command.new_session else None
         if channel is not None and not _ID.fullmatch(channel):
             raise InvalidCommandError("invalid_command", "chat: new_session.channel is not a valid id", header)

@@ -5,15 +5,21 @@ from dataclasses import dataclass
 from turnlog_schemas.direct_init import direct_init
 from turnlog_schemas.generation import GenerationParams
 
+TEXT = "text"
+FILE_REF = "file_ref"
+
 
 @direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContentPart:
-    """One part of a message. ``kind`` is ``text`` today; ``file_ref`` is reserved."""
+    """One part of a message: a text, or a reference to a file, whose bytes are never in the log."""
 
-    kind: str = "text"
+    kind: str = TEXT  #: or ``file_ref``
     text: str | None = None
-    ref: str | None = None  #: reserved: where a ``file_ref`` part is stored
+    uri: str | None = None  #: of a ``file_ref``, as what follows: where the file is, ``https://…`` or ``file:///…``
+    media_type: str | None = None  #: such as ``image/png``
+    sha256: str | None = None  #: of its bytes, in hex: who reads it compares; absent: not said
+    bytes: int | None = None  #: how many it has; absent: not said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +127,16 @@ def content_text(content: tuple[ContentPart, ...] | None) -> str | None:
     if content is None:
         return None
     return "".join(part.text or "" for part in content)
+
+
+def is_plain_text(part: ContentPart) -> bool:
+    """Is it a text, and nothing else?"""
+    return part.kind == TEXT and part.uri is None
+
+
+def files_of(content: tuple[ContentPart, ...] | None) -> tuple[ContentPart, ...]:
+    """The references to files in a content list."""
+    return tuple(part for part in content or () if part.kind == FILE_REF)
 
 
 def cut_text(text: str, limit_bytes: int) -> str:

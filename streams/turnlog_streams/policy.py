@@ -1,10 +1,11 @@
 """Policy: every bound that a decision knows. Values come from the settings, as arguments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from turnlog_schemas.generation import GenerationParams
+from turnlog_streams.files import FilePolicy
 from turnlog_streams.history.compaction import (
     DEFAULT_MAX_SUMMARY_TOKENS,
     HistoryCompactionPolicy,
@@ -16,6 +17,10 @@ _SHOWN_PATTERNS = 12
 _SHOWN_CHARACTERS = 60
 
 
+def _no_files(model: str) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the worker allows. Sizes in bytes of UTF-8."""
@@ -25,6 +30,8 @@ class Policy:
     titles: bool = False  #: does the fast model write titles?
     channel_models: Mapping[str, str] = field(default_factory=dict)  #: the default of a channel's sessions
     allow_models: tuple[str, ...] = ("echo:*",)  #: shell-style patterns
+    files: FilePolicy = field(default_factory=FilePolicy)
+    media_types_of: Callable[[str], Sequence[str]] = _no_files  #: patterns of the files that a model takes
     params: GenerationParams | None = None  #: of a turn where neither its session nor its request says anything else
     model_windows: tuple[
         tuple[str, int], ...

@@ -209,7 +209,7 @@ ABOVE = {
     "title": cmd.CreateSession(new_session=NewSession(title="t" * 900_000)),
     "model": cmd.Chat(content=(ContentPart(text="Hi"),), model="echo:" + "m" * 900_000),
     "text": cmd.Chat(content=(ContentPart(text="x" * 900_000),)),
-    "a part's ref": cmd.Chat(content=(ContentPart(text="Hi", ref="x" * 900_000),)),
+    "a part's media_type": cmd.Chat(content=(ContentPart(kind="file_ref", media_type="x" * 900_000),)),
     "100,000 parts": cmd.Chat(content=(ContentPart(text="x"),) * 100_000),
     "turn_id": cmd.CancelTurn(turn_id="t" * 900_000),
     "instructions of a summary": cmd.CompactHistory(instructions="x" * 900_000),

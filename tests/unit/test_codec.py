@@ -351,7 +351,12 @@ def in_avro(**chat: Any) -> bytes:
         (in_json({"type": "chat", "text": "x", "modell": "echo:"}), "invalid_command", "unknown field 'modell'"),
         (in_json({"type": "chat", "text": "x", "on_busy": "later"}), "invalid_command", "on_busy is one of enqueue"),
         (in_avro(on_busy=""), "invalid_command", "on_busy is one of enqueue"),
-        (in_avro(content=(ContentPart(kind="file_ref", ref="x"),)), "invalid_command", "only parts of kind 'text'"),
+        (
+            in_avro(content=(ContentPart(kind="image", uri="https://x.example/a"),)),
+            "invalid_command",
+            "no part of kind",
+        ),
+        (in_avro(content=(ContentPart(kind="file_ref", uri="x"),)), "invalid_command", r"content\.0: .* media_type"),
         (
             in_avro(new_session=NewSession(channel="/")),
             "invalid_command",

@@ -40,7 +40,7 @@ from turnlog_schemas.frames import (
     TurnFailed,
     TurnStarted,
 )
-from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage
+from turnlog_schemas.parts import ContentPart, NewSession, ToolCall, Usage, content_text
 from turnlog_streams.projection.rows import (
     MESSAGES,
     SESSIONS,
@@ -280,15 +280,14 @@ class Responder:
     def chat(
         self,
         session_id: str,
-        content: str,
+        content: tuple[ContentPart, ...],
         *,
         request_id: str,
         new_session: NewSession | None,
         timeout_s: float,
         resend_after_s: float,
     ) -> ChatTurn:
-        self.requests.append((session_id, content, new_session))
-
+        self.requests.append((session_id, content_text(content), new_session))
         return ChatTurn(
             PreparedRequest(key=session_id, request_id=request_id, value=b"", headers=()),
             self,

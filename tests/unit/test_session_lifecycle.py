@@ -2,10 +2,11 @@
 
 import pytest
 
+from tests.files import FILE, TAKES_FILES
 from tests.given import Scenario, archive, chat, complete, given, receipt, running, told
 from turnlog_schemas import events as ev
 from turnlog_schemas.frames import SessionInfo
-from turnlog_schemas.parts import ContentPart, NewSession, text_content
+from turnlog_schemas.parts import NewSession, text_content
 from turnlog_streams.facts import Fact
 from turnlog_streams.reply_frames import replies_to
 from turnlog_streams.session.membership import refuses
@@ -60,7 +61,7 @@ def test_its_first_message_gives_it_a_title_if_it_has_none() -> None:
 
 
 def test_a_message_without_text_gives_no_title() -> None:
-    scenario = created().when(chat(content=(ContentPart(kind="file_ref", ref="f"),)))
+    scenario = created().under(TAKES_FILES).when(chat(content=(FILE,)))
     scenario.then_types(ev.TurnAccepted, *STARTED)
     scenario.when(chat("2", text="Look")).then_types(ev.SessionTitled, ev.TurnAccepted)
 

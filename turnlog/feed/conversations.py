@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from turnlog.errors import NotFoundError, UsageError
 from turnlog_schemas.commands import ID_PATTERN
-from turnlog_schemas.parts import ContentPart, ToolCall, content_text
+from turnlog_schemas.files import reference_text, shown_text, wrong_part
+from turnlog_schemas.parts import TEXT, ContentPart, ToolCall, content_text, is_plain_text
 from turnlog_workers.runners.recordings import Message
 
 SESSION_PREFIX = "feed-"
@@ -86,8 +87,27 @@ class _Call(BaseModel):
 
 
 class _Part(BaseModel):
-    type: Literal["text"]
-    text: str
+    """A text, or a reference to a file: the fields of a :class:`ContentPart`."""
+
+    type: Literal["text", "file_ref"]
+    text: str | None = None
+    uri: str | None = None
+    media_type: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "_Part":
+        if self.type == TEXT and self.text is None:
+            raise ValueError("a part of type 'text' has a text")
+        if (wrong := wrong_part(self.part())) is not None:
+            raise ValueError(wrong)
+        return self
+
+    def part(self) -> ContentPart:
+        """As it is sent."""
+        named = {"text": self.text, "uri": self.uri, "media_type": self.media_type, "sha256": self.sha256}
+        return ContentPart(kind=self.type, bytes=self.bytes, **named)
 
 
 class _Message(BaseModel):
@@ -181,7 +201,7 @@ def _check_order(messages: Sequence[_Message], first: int) -> None:
                 f"messages[{position}]: a message of role {message.role!r} stands before the first user message; every "
                 "message belongs to the turn that a user's message begins"
             )
-        if message.role == "user" and not (content_text(_content(message)) or "").strip():
+        if message.role == "user" and not (shown_text(_content(message)) or "").strip():
             raise _ShapeError(f"messages[{position}]: the user's message is empty; a session refuses empty messages")
         if message.role == "tool" and message.tool_call_id is None:
             raise _ShapeError(f"messages[{position}]: the tool message has no tool_call_id")
@@ -203,7 +223,7 @@ def _content(message: _Message) -> tuple[ContentPart, ...] | None:
         return None
     if isinstance(message.content, str):
         return (ContentPart(text=message.content),)
-    return tuple(ContentPart(text=part.text) for part in message.content)
+    return tuple(part.part() for part in message.content)
 
 
 def _message(message: _Message) -> Message:
@@ -285,7 +305,9 @@ def _comparable(content: tuple[ContentPart, ...] | None) -> str | list[str | Non
     """A plain text as such, several parts as a list; ``null`` is neither."""
     if content is None:
         return None
-    return content[0].text if len(content) == 1 else [part.text for part in content]
+    if len(content) == 1 and is_plain_text(content[0]):
+        return content[0].text
+    return [part.text if is_plain_text(part) else f"{reference_text(part)} {part}" for part in content]
 
 
 def _shown(value: Any) -> str:

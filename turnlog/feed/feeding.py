@@ -19,7 +19,7 @@ from turnlog.errors import (
 )
 from turnlog.feed.conversations import Conversation
 from turnlog.feed.plan import CONFLICT, EndedTurn, FeedPlan, FeedProgress, FeedReport, OnProgress
-from turnlog_schemas.parts import NewSession, content_text
+from turnlog_schemas.parts import ContentPart, NewSession
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.extras import require
 
@@ -124,7 +124,7 @@ class Feed:
     async def _conversation(self, conversation: Conversation) -> None:
         for number, user in enumerate(conversation.user_messages, start=1):
             try:
-                await self._turn(conversation, number, content_text(user.content) or "")
+                await self._turn(conversation, number, user.content or ())
             except RequestRefusedError as error:
                 self._refused.append(_refusal(conversation, number, error))
                 return  # what follows would not be the recording
@@ -132,7 +132,7 @@ class Feed:
                 self._progress_at = time.monotonic()
             self.tell("feeding")
 
-    async def _turn(self, conversation: Conversation, number: int, text: str) -> None:
+    async def _turn(self, conversation: Conversation, number: int, content: tuple[ContentPart, ...]) -> None:
         """One turn to its terminal frame. A broker that went away is waited for, up to the stall limit."""
         request_id = self._plan.request_id(conversation, number)
         new_session = None
@@ -142,7 +142,7 @@ class Feed:
         while True:
             turn = self._client.chat(
                 conversation.session_id,
-                text,
+                content,
                 request_id=request_id,
                 new_session=new_session,
                 timeout_s=_TURN_TIMEOUT_S,

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import duckdb
 
+from turnlog_schemas.json_values import record_reader
 from turnlog_schemas.parts import ContentPart, ToolCall
 from turnlog_workers.runners.recordings import Message
 
+_READ_PART = record_reader(ContentPart, closed=False)
 ENDED = ("completed", "failed", "cancelled")
 
 
@@ -82,5 +84,5 @@ class Histories:
 def _content(text: str | None, parts: str | None) -> tuple[ContentPart, ...] | None:
     """``parts`` are there only when the text does not say it all."""
     if parts is not None:
-        return tuple(ContentPart(text=part["text"]) for part in json.loads(parts))
+        return tuple(_READ_PART(part) for part in json.loads(parts))
     return None if text is None else (ContentPart(text=text),)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.direct_init import direct_init
-from turnlog_schemas.parts import ContentPart, text_content
+from turnlog_schemas.parts import ContentPart, is_plain_text, text_content
 from turnlog_streams.channel.state import Channel, answered_by_delivery, evolve_channel
 from turnlog_streams.facts import Fact
 from turnlog_streams.folding.canonical import decode, encode
@@ -304,7 +304,7 @@ def plain_text(content: tuple[ContentPart, ...] | None) -> str | None:
     if content is None or len(content) != 1:
         return None
     (part,) = content
-    return part.text if part.kind == "text" and part.ref is None else None
+    return part.text if is_plain_text(part) else None
 
 
 def stored_message(row: StoredMessage) -> HistoryMessage:

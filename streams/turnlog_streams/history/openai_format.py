@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from turnlog_schemas.parts import content_text
+from turnlog_schemas.files import shown_text
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.view import SUMMARY_ROLE
 
@@ -34,7 +34,7 @@ def openai_messages(instructions: str | None, messages: Sequence[HistoryMessage]
 
 
 def _rendered(message: HistoryMessage) -> dict[str, Any]:
-    text = content_text(message.content)
+    text = shown_text(message.content)
     if message.role == SUMMARY_ROLE:
         return {"role": "system", "content": _SUMMARY_FRAME.format(text=text or "")}
     if message.role == "tool":

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from turnlog_schemas.parts import content_text
+from turnlog_schemas.files import shown_text
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.tokens import text_tokens, with_margin
 
@@ -149,7 +149,7 @@ def shortened(text: str, characters: int) -> str:
 def transcript(messages: Sequence[HistoryMessage], result_characters: int) -> Iterator[str]:
     """Each message as a text with its number. Only results are cut: what was said stays as it was said."""
     for message in messages:
-        text = content_text(message.content) or ""
+        text = shown_text(message.content) or ""
         number = f"[{message.message_seq}]"
         if message.role == "tool":
             what = "was interrupted" if message.interrupted else "returned"

@@ -5,7 +5,7 @@ It keeps the last summary of a model and the beginning of each message; the user
 
 from collections.abc import Iterator, Sequence
 
-from turnlog_schemas.parts import content_text
+from turnlog_schemas.files import shown_text
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.summary_prompt import clipped, shortened
 from turnlog_streams.history.tokens import text_tokens
@@ -29,7 +29,7 @@ def truncation_summary(messages: Sequence[HistoryMessage], previous: str | None,
 
 def _lines(messages: Sequence[HistoryMessage], characters: int) -> Iterator[str]:
     for message in messages:
-        text = " ".join((content_text(message.content) or "").split())
+        text = " ".join((shown_text(message.content) or "").split())
         number = f"[{message.message_seq}]"
         if message.role == "tool":
             yield f"{number} {message.name or 'tool'}: {shortened(text, characters // 4)}"

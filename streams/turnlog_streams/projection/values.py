@@ -7,7 +7,7 @@ from typing import Any, cast
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
 from turnlog_schemas.mapping import from_dict, to_dict
-from turnlog_schemas.parts import ContentPart, content_text
+from turnlog_schemas.parts import ContentPart, content_text, is_plain_text
 from turnlog_streams.projection.rows import ChannelEventRow, EventRow, UnknownEventRow
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.table_types import Json, Millis
@@ -21,7 +21,7 @@ def content_columns(content: tuple[ContentPart, ...]) -> tuple[str | None, Json 
     """Text and parts of a content list; no parts where the text says it all."""
     if len(content) == 1:
         (part,) = content
-        if part.kind == "text" and part.text is not None and part.ref is None:
+        if part.text is not None and is_plain_text(part):
             return part.text, None
     return content_text(content), json_column([_PART_DICT(part) for part in content])
 

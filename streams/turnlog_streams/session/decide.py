@@ -11,7 +11,7 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.generation import GenerationParams, merged
 from turnlog_schemas.limits import utf8_bytes
-from turnlog_schemas.parts import NO_USAGE, ContentPart, Usage
+from turnlog_schemas.parts import NO_USAGE, ContentPart, Usage, files_of
 from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt, source_key
 from turnlog_streams.lookups import NOTHING, Found, Lookup
@@ -168,7 +168,7 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
     chat = command.chat
     if session.archived:
         return "archived", f"session {session.session_id} is archived"
-    size = sum(utf8_bytes(part.text or "") + utf8_bytes(part.ref or "") for part in chat.content)
+    size = sum(utf8_bytes(part.text or "") + utf8_bytes(part.uri or "") for part in chat.content)
     if size > policy.max_text_bytes:
         return "too_long", f"the text has {size} bytes; at most {policy.max_text_bytes} are accepted"
     for model in (chat.model, _new_model(session, chat)):
@@ -178,6 +178,9 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
     model = chat.model or session.model or _new_model(session, chat) or policy.model_of(channel)
     if not policy.allows(model):
         return "model_not_allowed", policy.not_allowed(model)
+    files = files_of(chat.content)
+    if files and (wrong := policy.files.refusal_of_all(files, model, policy.media_types_of(model))) is not None:
+        return wrong
     if not session.open_turns:
         return None
     if chat.on_busy == "reject":

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from turnlog_schemas.files import shown_text
 from turnlog_schemas.parts import content_text
 from turnlog_streams.history.messages import HistoryMessage
 
@@ -46,7 +47,8 @@ def title_task(title: str, turns: int, history: Sequence[HistoryMessage], model:
     answered = next((text for each in history if each.role == "assistant" and (text := content_text(each.content))), "")
     if not answered or title != auto_title(asked):
         return None
-    shown = f"User:\n{asked[:_MAX_SHOWN_CHARACTERS]}\n\nAssistant:\n{answered[:_MAX_SHOWN_CHARACTERS]}"
+    said = shown_text(first.content) or ""
+    shown = f"User:\n{said[:_MAX_SHOWN_CHARACTERS]}\n\nAssistant:\n{answered[:_MAX_SHOWN_CHARACTERS]}"
     return TitleTask(model=model, title=title, prompt=shown)
 
 

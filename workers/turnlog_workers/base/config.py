@@ -9,10 +9,12 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from turnlog_schemas.generation import GenerationParams
+from turnlog_streams.files import FilePolicy
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.policy import Policy
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.allow_list import read_allow_list
+from turnlog_workers.base.file_settings import read_file_prefixes, read_media_types
 from turnlog_workers.base.generation_settings import read_params, read_windows
 from turnlog_workers.base.mcp_settings import McpServer, read_mcp_servers
 from turnlog_workers.base.model_servers import HttpServer, read_servers
@@ -72,6 +74,18 @@ class Settings(BaseSettings):
     model_params: Annotated[GenerationParams | None, NoDecode] = None  #: of all turns, as JSON
     model_windows: Annotated[tuple[tuple[str, int], ...], NoDecode] = ()  #: tokens by pattern of models, as JSON
     http_servers: Annotated[Mapping[str, HttpServer], NoDecode] = Field(default={})  #: by name, as JSON
+    # ---- files that messages refer to: read for a call of a model, never stored
+    allow_files: Annotated[tuple[str, ...], NoDecode] = ()  #: URIs of folders and hosts, each ends with /; commas
+    file_media_types: Annotated[tuple[str, ...], NoDecode] = (
+        *("image/png", "image/jpeg", "image/gif", "image/webp"),
+        *("application/pdf", "text/plain"),
+    )  #: shell-style patterns, commas
+    max_file_bytes: int = Field(default=10 * MIB, ge=1, le=256 * MIB)
+    max_turn_file_bytes: int = Field(default=20 * MIB, ge=1, le=1024 * MIB)  #: in memory during a model call
+    file_timeout_s: float = Field(default=30.0, ge=0.1, le=600)  #: to read one
+    file_private_addresses: bool = False  #: may a host of allow_files be one of this network?
+
+    # ---- calls of models
     max_answer_tokens: int = Field(default=4096, ge=1, le=1_000_000)  #: of one model call
     max_model_calls: int = Field(default=20, ge=1, le=1000)  #: of one attempt
     model_connect_timeout_s: float = Field(default=10.0, ge=0.1, le=300)
@@ -177,6 +191,16 @@ class Settings(BaseSettings):
     def _names(cls, value: object) -> object:
         return tuple(part for item in value.split(",") if (part := item.strip())) if isinstance(value, str) else value
 
+    @field_validator("allow_files", mode="before")
+    @classmethod
+    def _files(cls, value: object) -> object:
+        return read_file_prefixes(value) if isinstance(value, str) else value
+
+    @field_validator("file_media_types", mode="before")
+    @classmethod
+    def _media_types(cls, value: object) -> object:
+        return read_media_types(value) if isinstance(value, str) else value
+
     @field_validator("model_params", mode="before")
     @classmethod
     def _params(cls, value: object) -> object:
@@ -242,6 +266,12 @@ class Settings(BaseSettings):
             fast_model=self.fast_model,
             titles=self.titles,
             allow_models=self.allow_models,
+            files=FilePolicy(
+                prefixes=self.allow_files,
+                media_types=self.file_media_types,
+                max_bytes=self.max_file_bytes,
+                max_turn_bytes=self.max_turn_file_bytes,
+            ),
             params=self.model_params,
             model_windows=self.model_windows,
             max_answer_tokens=self.max_answer_tokens,

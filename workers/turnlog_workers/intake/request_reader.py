@@ -88,6 +88,7 @@ class Misrouted:
 
 DEFAULT_MAX_REQUEST_BYTES = 1024 * 1024
 _MAX_TOPIC_CHARS = 249  #: of any topic's name, for Kafka
+_LATER_IN_PARTS = ("uri", "media_type", "sha256", "bytes")
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 Incoming = ForStream | Unreadable | Misrouted
 
@@ -109,6 +110,10 @@ def _without_unsaid(plain: dict[str, Any]) -> None:
     for where in (plain, plain.get("new_session")):
         if where is not None and where.get("params", ...) is None:
             del where["params"]
+    for part in plain.get("content", ()):
+        for name in _LATER_IN_PARTS:
+            if part[name] is None:
+                del part[name]
 
 
 def record_bytes(record: RequestRecord) -> int:

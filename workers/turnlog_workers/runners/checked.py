@@ -7,7 +7,7 @@ character is no error: pieces of a text are put together, and what stays broken 
 
 from typing import Any
 
-from turnlog_schemas.parts import OUTCOMES, ContentPart, ToolCall, Usage
+from turnlog_schemas.parts import OUTCOMES, TEXT, ContentPart, ToolCall, Usage
 from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
@@ -165,7 +165,7 @@ def _content(value: object, what: str) -> tuple[ContentPart, ...] | None:
 def _part(part: object, what: str) -> ContentPart:
     if not isinstance(part, ContentPart):
         raise OutputError("invalid_output", f"a part of {what} is {described(part)}, not a ContentPart")
-    if part.kind != "text" or part.ref is not None:
+    if part.kind != TEXT or part.uri is not None:
         raise OutputError("invalid_output", f"a part of {what} is no text: only parts of the kind 'text' are stored")
     text = part.text
     if type(part) is ContentPart and (text is None or type(text) is str) and type(part.kind) is str:

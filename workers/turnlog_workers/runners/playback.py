@@ -4,8 +4,9 @@ import asyncio
 import re
 from collections.abc import Iterable, Sequence
 
-from turnlog_schemas.parts import ContentPart, Usage, content_text
+from turnlog_schemas.parts import TEXT, ContentPart, Usage, content_text
 from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.tokens import file_tokens
 from turnlog_workers.runners.base import AssistantMessage, RunnerError, ToolResult, TurnInput
 
 _WORD = re.compile(r"\s*\S+\s*|\s+")
@@ -108,7 +109,7 @@ def estimated_tokens(text: str | None) -> int:
 def _content_tokens(content: Sequence[ContentPart] | None) -> int:
     tokens = 0
     for part in content or ():
-        tokens += estimated_tokens(part.text)
+        tokens += estimated_tokens(part.text) if part.kind == TEXT else file_tokens(part)
     return tokens
 
 

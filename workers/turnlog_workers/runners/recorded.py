@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from turnlog_schemas.parts import ToolCall, content_text
+from turnlog_schemas.files import shown_text
+from turnlog_schemas.parts import ToolCall
 from turnlog_workers.runners.base import (
     AssistantMessage,
     Runner,
@@ -85,7 +86,7 @@ class RecordedRunner(OfflineRunner):
             recorded = await asyncio.to_thread(self._read, turn.turn_number)
         except UnreadableRecording as error:
             raise RunnerError(error.code, f"{self._where(turn)}: {error}", retryable=False) from error
-        if (content_text(turn.user_content) or "") != (content_text(recorded.user.content) or ""):
+        if (shown_text(turn.user_content) or "") != (shown_text(recorded.user.content) or ""):
             reason = f"{self._where(turn)}: the recording has another user message there"
             raise RunnerError("recording_mismatch", reason, retryable=False)
         pace = Pace(self._options.delta_ms / 1000)

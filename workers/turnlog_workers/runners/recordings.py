@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from turnlog_schemas.parts import ContentPart, ToolCall
+from turnlog_schemas.files import wrong_part
+from turnlog_schemas.parts import FILE_REF, ContentPart, ToolCall
 
 MAX_INDEXED_FILES = 16
 
@@ -145,8 +146,23 @@ def _content(raw: object) -> tuple[ContentPart, ...] | None:
     if raw is None:
         return None
     if isinstance(raw, list):
-        return tuple(ContentPart(text=_text(part["text"])) for part in raw)
+        return tuple(_part(part) for part in raw)
     return (ContentPart(text=_text(raw)),)
+
+
+def _part(raw: dict[str, Any]) -> ContentPart:
+    if raw.get("type") != FILE_REF:
+        return ContentPart(text=_text(raw["text"]))
+    part = ContentPart(
+        kind=FILE_REF,
+        uri=_text(raw["uri"]),
+        media_type=_text(raw["media_type"]),
+        sha256=raw.get("sha256"),
+        bytes=raw.get("bytes"),
+    )
+    if (wrong := wrong_part(part)) is not None:
+        raise ValueError(wrong)
+    return part
 
 
 def _call(raw: dict[str, Any]) -> ToolCall:

@@ -371,8 +371,7 @@ def check_command(header: RequestHeader, command: Any) -> None:
         if command.on_busy not in ON_BUSY:
             raise InvalidCommandError("invalid_command", f"chat: on_busy is one of {', '.join(ON_BUSY)}", header)
         if (found := wrong_content(command.content)) is not None:
-            code, reason = found
-            raise InvalidCommandError(code, f"chat: {reason}", header)
+            raise InvalidCommandError(found[0], f"chat: {found[1]}", header)
         channel = command.new_session.channel if command.new_session else None
         if channel is not None and not _ID.fullmatch(channel):
             raise InvalidCommandError("invalid_command", "chat: new_session.channel is not a valid id", header)

@@ -8,21 +8,24 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from benchmarks import latency, meter, report, throughput
+from benchmarks import channels, latency, long_sessions, memory, meter, report, scale, steady, takeover, throughput
+from benchmarks.builds import Build, build_of, this_build
 from benchmarks.deployment import Deployment
-from turnlog_workers.base.config import Settings
 from turnlog_workers.devstack.broker import DevBroker
 
 _HERE = Path(__file__).parent
 _RESULT = _HERE / "results" / "latest.json"
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
+_SCALE = "scale"
+_CHANNELS = {"many": 200_000, "few": 200, "rounds": 5, "each_round": 20, "chats": 20}
+_LONG_SESSIONS = {"long_turns": 20_000, "short_turns": 20, "of_each": 3, "warm_chats": 150, "cold_chats": 20}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class Job:
     name: str
     what: str
     run: Callable[[Deployment], Coroutine[Any, Any, dict[str, Any]]]
+    partitions: int | None = None  #: absent: the default
+    sizes: Mapping[str, int] = field(default_factory=dict)  #: of a case of :mod:`benchmarks.scale`
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -41,7 +46,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="of each case, one case after the other (default: 5)")
     parser.add_argument("--turns", type=int, help="of a throughput run (default: 6000)")
     parser.add_argument("--seconds", type=float, help="of a latency run (default: 20)")
-    parser.add_argument("--cases", help="comma-separated, of those in the result; the bare ones need a worker's")
+    parser.add_argument(
+        "--cases", help="comma-separated; the bare ones need a worker's; scale: those of streams of any size"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="COMMIT",
+        help="a build before, or a checkout of it with a .venv: steady and takeover compare",
+    )
     parser.add_argument("--bootstrap-server", help="measure on this broker (default: starts one of its own)")
     parser.add_argument("--output", type=Path, default=_RESULT, help=f"default: {_RESULT.relative_to(_HERE.parent)}")
     parser.add_argument("--docs", action="store_true", help=f"write the tables into {_PAGE.relative_to(_HERE.parent)}")
@@ -50,9 +62,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def _jobs(options: argparse.Namespace, sizes: Path) -> list[Job]:
     load = throughput.Load(
-        turns=options.turns or (300 if options.quick else 6000),
-        sessions=50 if options.quick else 500,
-        store_interval_s=0.5 if options.quick else Settings().store_commit_interval_s,
+        turns=options.turns or (300 if options.quick else 6000), sessions=50 if options.quick else 500
     )
     pace = latency.Pace(
         rate_per_s=50,
@@ -80,15 +90,67 @@ def _jobs(options: argparse.Namespace, sizes: Path) -> list[Job]:
         )
         for framing in ("avro", "json")
     ]
-    if options.cases:
-        wanted = options.cases.split(",")
-        unknown = set(wanted) - {job.name for job in jobs}
+    return _chosen(jobs + _scale_jobs(options.quick, options.against), options.cases)
+
+
+def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
+    if cases:
+        wanted = set(cases.split(","))
+        unknown = wanted - {job.name for job in jobs} - {_SCALE}
         if unknown:
-            raise SystemExit(f"no such case: {', '.join(unknown)}; there are {', '.join(job.name for job in jobs)}")
-        jobs = [job for job in jobs if job.name in wanted]
+            names = ", ".join(job.name for job in jobs)
+            raise SystemExit(f"no such case: {', '.join(sorted(unknown))}; there are {names}; {_SCALE}: the last five")
+        jobs = [job for job in jobs if job.name in wanted or (job.kind == _SCALE and _SCALE in wanted)]
     if jobs[0].name.startswith("bare"):
         raise SystemExit("a bare agent sends what a worker sent before it: put a worker's case first")
     return jobs
+
+
+def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
+    before = build_of(against, _say) if against else None
+    builds: list[Build] = [this_build(), *([before] if before is not None else [])]
+    channel = channels.Channels(
+        **({"many": 300, "few": 20, "rounds": 1, "each_round": 2, "chats": 2} if quick else _CHANNELS)
+    )
+    session = long_sessions.Sessions(
+        **(
+            {"long_turns": 60, "short_turns": 5, "of_each": 1, "warm_chats": 2, "cold_chats": 1}
+            if quick
+            else _LONG_SESSIONS
+        )
+    )
+    events, idle = (2_000, 200) if quick else (1_000_000, 100_000)
+
+    def job(name: str, what: str, run: Callable[[Deployment], Any], *, partitions: int | None = 1, **sizes: int) -> Job:
+        return Job(kind=_SCALE, name=name, what=what, run=run, partitions=partitions, sizes=sizes)
+
+    return [
+        job("channel", "channels of any size", lambda to: channels.measure(channel, to), **asdict(channel)),
+        job(
+            "long-session",
+            "sessions of any length",
+            lambda to: long_sessions.measure(session, to),
+            **{**asdict(session), "seen": session.seen},
+        ),
+        job(
+            "takeover",
+            "a partition never owned",
+            lambda to: takeover.measure(events, to, rounds=1 if quick else 3, before=before),
+            events=events,
+        ),
+        job(
+            "idle",
+            "sessions at rest",
+            lambda to: memory.measure(to, idle, passes=1 if quick else 2, idle_s=0.2 if quick else memory.IDLE_S),
+            partitions=None,
+            sessions=idle,
+        ),
+        job(
+            "steady",
+            "50 turns a second",
+            lambda to: steady.measure(builds, to, seconds=2 if quick else 60, rounds=1 if quick else 2),
+        ),
+    ]
 
 
 @contextlib.contextmanager
@@ -106,12 +168,17 @@ def _say(line: str) -> None:
 
 
 def _measure(jobs: list[Job], runs: int, broker: tuple[str, int | None], directory: Path) -> list[dict[str, Any]]:
-    """Every case once, then again: what changes on the machine meanwhile meets all of them."""
+    """Every case once, then again: what changes on the machine meanwhile meets all of them.
+
+    Cases of streams of any size go once: what they compare takes turns inside them.
+    """
     address, pid = broker
     found: dict[str, list[dict[str, Any]]] = {job.name: [] for job in jobs}
     for number in range(1, runs + 1):
         for job in jobs:
-            deployment = Deployment(address, directory / f"{number}-{job.name}", pid)
+            if job.kind == _SCALE and number > 1:
+                continue
+            deployment = Deployment(address, directory / f"{number}-{job.name}", pid, partitions=job.partitions)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 result = runner.run(job.run(deployment))
             found[job.name].append(result)
@@ -122,6 +189,7 @@ def _measure(jobs: list[Job], runs: int, broker: tuple[str, int | None], directo
             "kind": job.kind,
             "name": job.name,
             "what": job.what,
+            "sizes": dict(job.sizes),
             "summary": report.summary(found[job.name]),
             "runs": found[job.name],
         }
@@ -130,7 +198,7 @@ def _measure(jobs: list[Job], runs: int, broker: tuple[str, int | None], directo
 
 
 def main(argv: list[str]) -> int:
-    """Run the benchmark; the exit code."""
+    """Run the benchmark; the exit code: 1 when a bar of :mod:`benchmarks.scale` is missed."""
     options = _arguments(argv)
     runs = options.runs or (1 if options.quick else 5)
     with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as temporary:
@@ -138,21 +206,39 @@ def main(argv: list[str]) -> int:
         jobs = _jobs(options, directory / "sizes.json")
         with _broker(options, directory) as broker:
             cases = _measure(jobs, runs, broker, directory)
-    result = {
+    measured = {
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "command": shlex.join(["python", "-m", "benchmarks", *argv]),
         "commit": meter.commit(),
         "machine": meter.machine(),
-        "runs": runs,
-        "cases": cases,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
-    figures = report.tables(result)
+    missed = _report_scale(options, [case for case in cases if case["kind"] == _SCALE], measured)
+    others = [case for case in cases if case["kind"] != _SCALE]
+    if others:
+        result = {**measured, "runs": runs, "cases": others}
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        figures = report.tables(result)
+        print(figures)
+        if options.docs:
+            report.write_into(_PAGE, figures)
+    for line in missed:
+        _say(line)
+    return int(bool(missed) and not options.quick)
+
+
+def _report_scale(options: argparse.Namespace, cases: list[dict[str, Any]], measured: dict[str, Any]) -> list[str]:
+    """Write each case's newest run, the table and the charts; the bars that are missed."""
+    if not cases:
+        return []
+    for case in cases:
+        known = scale.keep(options.output.with_name("scale.json"), case, {**measured, "sizes": case["sizes"]})
+    figures = scale.table(known)
     print(figures)
+    drawn = scale.charts(known, _PAGE.parent / "results" if options.docs else options.output.parent)
     if options.docs:
-        report.write_into(_PAGE, figures)
-    return 0
+        report.write_into(_PAGE, figures + "\n" + "\n".join(drawn) + "\n", name=_SCALE)
+    return list(scale.missed(known, [case["name"] for case in cases]))
 
 
 if __name__ == "__main__":

@@ -27,11 +27,16 @@ MATERIALIZER = (sys.executable, "-m", "turnlog", "materialize")
 class Deployment:
     """Topics under a prefix of their own, and a folder for the data and logs of its processes."""
 
-    def __init__(self, bootstrap_server: str, directory: Path, broker_pid: int | None) -> None:
+    def __init__(
+        self, bootstrap_server: str, directory: Path, broker_pid: int | None, *, partitions: int | None = None
+    ) -> None:
         self.settings = Settings(
-            bootstrap_server=bootstrap_server, prefix=f"bench-{uuid.uuid4().hex[:8]}", data_dir=directory / "data"
+            bootstrap_server=bootstrap_server,
+            prefix=f"bench-{uuid.uuid4().hex[:8]}",
+            data_dir=directory / "data",
+            **({} if partitions is None else {"partitions": partitions}),
         )
-        self._directory = directory
+        self.directory = directory
         self._broker_pid = broker_pid
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         directory.mkdir(parents=True)
@@ -40,11 +45,13 @@ class Deployment:
     @contextlib.contextmanager
     def process(self, name: str, argv: Sequence[str], variables: Mapping[str, str] | None = None) -> Iterator[None]:
         """Run a process that tells when it is ready; stop it at the end. ``RuntimeError`` with its last lines."""
-        ready = self._directory / f"{name}.ready"
+        ready = self.directory / f"{name}.ready"
+        ready.unlink(missing_ok=True)  # of one before it
         log = self.log_path(name)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("TURNLOG_")} | {
             "TURNLOG_BOOTSTRAP_SERVER": self.settings.bootstrap_server,
             "TURNLOG_PREFIX": self.settings.prefix,
+            "TURNLOG_PARTITIONS": str(self.settings.partitions),
             "TURNLOG_DATA_DIR": str(self.settings.data_dir),
             "TURNLOG_READY_FILE": str(ready),
             **(variables or {}),
@@ -79,7 +86,7 @@ class Deployment:
 
     def log_path(self, name: str) -> Path:
         """The output of one of its processes."""
-        return self._directory / f"{name}.log"
+        return self.directory / f"{name}.log"
 
     def meter(self) -> Meter:
         """Of the processes that run now."""

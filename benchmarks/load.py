@@ -126,6 +126,23 @@ class Broker:
                     read += len(records)
         return read
 
+    async def until_acknowledged(self, topic: str, group: str, *, timeout_s: float = 60.0) -> None:
+        """Wait until a consumer group has committed everything in a topic. Raises ``TimeoutError``."""
+        ends: Mapping[TopicPartition, int] = await self.consumer.end_offsets(self.tps(topic))
+        waiting = {tp for tp, end in ends.items() if end}
+        member = AIOKafkaConsumer(  # it asks only: what is assigned by hand joins no group
+            **client_options(self._settings, "bench-group"), group_id=group, enable_auto_commit=False
+        )
+        await member.start()
+        try:
+            member.assign(list(waiting))
+            async with asyncio.timeout(timeout_s):
+                while waiting:
+                    waiting = {tp for tp in waiting if (await member.committed(tp) or 0) < ends[tp]}
+                    await asyncio.sleep(_POLL_S)
+        finally:
+            await member.stop()
+
     async def until_records(self, topic: str, count: int, *, stalled_s: float, alive: Callable[[], None]) -> float:
         """Wait until a topic has had so many records; the moment (monotonic) when it was seen.
 

@@ -26,11 +26,12 @@ from benchmarks.load import MIN_FRAMES_PER_TURN, Broker, requests
 from turnlog_workers.devstack.broker import DevBroker
 
 _STALLED_S = 120.0
-_IDLE_S = 3.0
-_STORE_INTERVAL_S = 1.0
+IDLE_S = 3.0  #: of a session
+_STORE_INTERVALS = 3  #: while it is idle
 _CHUNK = 5_000
 _IDLE_CPU = 0.05  # of a core
 _SETTLE_LIMIT_S = 120.0
+_LEAST_LOOK_S = 1.0  # the CPU time of a process has steps of 10 ms
 _QUIET_S = 1.0
 _POLL_S = 0.2
 
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
         with _broker(options.bootstrap_server, directory) as (address, pid):
             deployment = Deployment(address, directory / "deployment", pid)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                passes = runner.run(_measure(deployment, options.sessions, options.passes))
+                passes = runner.run(_passes(deployment, options.sessions, options.passes, IDLE_S))
     added = 100 * (passes[-1]["rss_mb"] / passes[0]["rss_mb"] - 1)
     result = {
         "sessions": options.sessions,
@@ -75,10 +76,18 @@ def _broker(address: str | None, directory: Path) -> Iterator[tuple[str, int | N
         yield broker.bootstrap_server, broker.pid
 
 
-async def _measure(deployment: Deployment, sessions: int, passes: int) -> list[dict[str, Any]]:
+async def measure(deployment: Deployment, sessions: int, *, passes: int, idle_s: float = IDLE_S) -> dict[str, Any]:
+    """The figures of the last pass, and the memory after the first, in MB."""
+    load_before = meter.load_average()
+    found = await _passes(deployment, sessions, passes, idle_s)
+    result = {**found[-1], "first_rss_mb": found[0]["rss_mb"], "passes": found}
+    return result | {"load_average": [round(load_before, 2), round(meter.load_average(), 2)]}
+
+
+async def _passes(deployment: Deployment, sessions: int, passes: int, idle_s: float) -> list[dict[str, Any]]:
     variables = {
-        "TURNLOG_IDLE_TIMEOUT_S": str(_IDLE_S),
-        "TURNLOG_STORE_COMMIT_INTERVAL_S": str(_STORE_INTERVAL_S),
+        "TURNLOG_IDLE_TIMEOUT_S": str(idle_s),
+        "TURNLOG_STORE_COMMIT_INTERVAL_S": str(idle_s / _STORE_INTERVALS),
     }
     found = []
     with deployment.process("worker", WORKER, variables):
@@ -88,7 +97,7 @@ async def _measure(deployment: Deployment, sessions: int, passes: int) -> list[d
                 began = time.monotonic()
                 peak = await _one_pass(deployment, broker, process, sessions, number)
                 seconds = time.monotonic() - began
-                rss = await _settled(process)
+                rss = await _settled(process, idle_s)
                 found.append(
                     {
                         "rss_mb": round(rss / 1e6, 1),
@@ -137,14 +146,14 @@ async def _quiet(broker: Broker, events: str) -> None:
             await asyncio.sleep(_POLL_S)
 
 
-async def _settled(process: psutil.Process) -> int:
+async def _settled(process: psutil.Process, idle_s: float) -> int:
     """The resident memory once the worker has been idle for longer than a session or a store waits before it rests."""
-    idle_s = _IDLE_S + 3 * _STORE_INTERVAL_S
+    look_s = max(2 * idle_s, _LEAST_LOOK_S)
     async with asyncio.timeout(_SETTLE_LIMIT_S):
         while True:
             used = sum(process.cpu_times()[:2])
-            await asyncio.sleep(idle_s)
-            if sum(process.cpu_times()[:2]) - used < _IDLE_CPU * idle_s:
+            await asyncio.sleep(look_s)
+            if sum(process.cpu_times()[:2]) - used < _IDLE_CPU * look_s:
                 return int(process.memory_info().rss)
 
 

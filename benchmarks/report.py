@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 _COLUMNS = {
     "throughput": (
         ("cpu_ms_per_turn", "worker CPU, ms/turn", 2),
@@ -70,11 +69,12 @@ def _cell(figure: Mapping[str, float] | None, digits: int) -> str:
     return f"**{median}** ({least}–{most})"
 
 
-def write_into(page: Path, figures: str) -> None:
-    """Replace the figures in a Markdown page, between its two marks. ``ValueError`` when they are not there."""
+def write_into(page: Path, figures: str, *, name: str = "figures") -> None:
+    """Replace what stands in a Markdown page between two marks. ``ValueError`` when they are not there."""
+    marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not begin or not end:
-        raise ValueError(f"{page} lacks the marks {_BEGIN} and {_END}")
+        raise ValueError(f"{page} lacks the marks {marks[0]} and {marks[1]}")
     page.write_text(f"{before}{begin}\n{figures}{end}{after}", encoding="utf-8")

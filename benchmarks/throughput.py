@@ -1,6 +1,5 @@
 """Turns per second and CPU time per turn, out of a backlog of requests."""
 
-import asyncio
 import contextlib
 import sys
 import uuid
@@ -18,7 +17,6 @@ from benchmarks.meter import foreign_cores, load_average, used
 
 _STALLED_S = 60.0
 _SAMPLE_TIMEOUT_MS = 5000
-_QUIET_S = 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +47,6 @@ class Load:
 
     turns: int
     sessions: int
-    store_interval_s: float  #: of the worker's stores: their writing is part of a turn's cost
 
 
 async def measure(case: Case, load: Load, deployment: Deployment, sizes: Path) -> dict[str, Any]:
@@ -58,7 +55,6 @@ async def measure(case: Case, load: Load, deployment: Deployment, sizes: Path) -
         if case.bare is None:
             variables = {
                 "TURNLOG_DELTA_INTERVAL_MS": "0",  # each piece of an answer is a frame of its own: 3 deltas a turn
-                "TURNLOG_STORE_COMMIT_INTERVAL_S": str(load.store_interval_s),
             }
             stack.enter_context(deployment.process("worker", WORKER, variables))
         else:
@@ -95,15 +91,15 @@ async def _drive(case: Case, load: Load, deployment: Deployment, broker: Broker)
         await broker.until_records(topics.events, events_before, stalled_s=_STALLED_S, alive=deployment.check_alive)
     else:
         events_before = await broker.until_told(topics.events)
-    settle_s = _QUIET_S if case.bare else load.store_interval_s + _QUIET_S
-    await asyncio.sleep(settle_s)
+    group = f"{settings.prefix}.bare" if case.bare else settings.group_id
+    await broker.until_acknowledged(topics.requests, group)
     load_before = load_average()
     before = meter.read()
     await broker.send_all(backlog)
     frames += turns * FRAMES_PER_TURN
     done_at = await broker.until_records(topics.replies, frames, stalled_s=_STALLED_S, alive=deployment.check_alive)
     busy = meter.read()
-    await asyncio.sleep(settle_s)
+    await broker.until_acknowledged(topics.requests, group)
     after = meter.read()
     events = await broker.records(topics.events) - events_before
     if events != turns * EVENTS_PER_TURN or await broker.records(topics.replies) != frames:

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scale import BARS
 from turnlog_workers.devstack.broker import DevBroker
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 240.0
+OF_LOAD = "worker,worker+materializer,bare-batched,bare-sent,bare-confirmed,latency-avro,latency-json"
+#: Not ``steady``: it is the latency case, and a build before is not at hand.
+OF_SCALE = ("channel", "long-session", "takeover", "idle")
 
 
 @pytest.mark.timeout(TIMEOUT_S + 30)
@@ -20,7 +24,7 @@ def test_every_case_comes_to_a_figure(broker: DevBroker, tmp_path: Path) -> None
         [
             *(sys.executable, "-m", "benchmarks", "--quick", "--bootstrap-server", broker.bootstrap_server),
             *("--turns", "100", "--seconds", "1", "--output", str(output)),
-            *("--cases", "worker,worker+materializer,bare-batched,bare-sent,bare-confirmed,latency-avro,latency-json"),
+            *("--cases", f"{OF_LOAD},{','.join(OF_SCALE)}"),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -35,6 +39,11 @@ def test_every_case_comes_to_a_figure(broker: DevBroker, tmp_path: Path) -> None
         assert summary[figure]["min"] > 0, name
     assert "| a worker, Avro requests |" in done.stdout
     assert len(cases) == 7
+    scale = {name: entry["result"] for name, entry in json.loads((tmp_path / "scale.json").read_text()).items()}
+    assert tuple(scale) == OF_SCALE
+    assert scale["channel"]["chat_records_ratio"] == 1.0  # a count: it is the same for channels of any size
+    assert all(scale[bar.case][bar.figure] > 0 for bar in BARS if bar.case in OF_SCALE and bar.figure != "speedup")
+    assert {path.stem for path in tmp_path.glob("bench-*.svg")} >= {"bench-channel-time", "bench-takeover"}
 
 
 def test_a_model_s_stream_comes_to_figures(tmp_path: Path) -> None:

@@ -172,6 +172,12 @@ def test_an_event_of_a_session_that_the_channel_does_not_have_is_an_error_with_c
         project(of_channel(ev.ChannelSessionArchived(session_id="web-9")), {})
 
 
+def test_an_event_of_a_channel_that_misses_the_one_before_it_is_an_error_with_coordinates() -> None:
+    first, _, third = of_channel(opened("web-1"), opened("web-2"), opened("web-3"))
+    with pytest.raises(ProjectionError, match=r"channel web, event ChannelSessionOpened at events\[3\]@3.*event 2"):
+        project([first, third], {})
+
+
 def test_in_a_channel_of_a_newer_version_it_is_kept_raw() -> None:
     newer = UnknownPayload(name="ChannelMerged", fields={"stream_id": "web", "source": "app"})
     archived = ev.ChannelSessionArchived(session_id="app-1")

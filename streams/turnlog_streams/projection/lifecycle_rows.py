@@ -1,7 +1,7 @@
 """Lifecycle events -> rows: what sessions hear of their channels, channels as a whole, and the forwards between them.
 
-A channel's events are kept whole, since a channel is loaded by folding them; its row is for
-analysts. Part of ``projection.project``.
+A channel's events are kept whole, for analysts; its row is all that its next event goes on from, however many
+sessions it has. Part of ``projection.project``.
 """
 
 import json
@@ -10,8 +10,6 @@ from typing import Any
 from turnlog_schemas import events as ev
 from turnlog_schemas.mapping import to_dict
 from turnlog_schemas.parts import NewSession
-from turnlog_streams.channel.state import evolve_channel, rows_of_channel
-from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import source_key
 from turnlog_streams.projection.rows import ChannelEventRow, ChannelRow, DeliveryRow, ForwardRow, SessionRow, UsageRow
 from turnlog_streams.projection.state import (
@@ -25,7 +23,6 @@ from turnlog_streams.projection.state import (
 )
 from turnlog_streams.projection.values import channel_event_row, json_column, unknown_row
 from turnlog_streams.reader_rule import LoggedEvent
-from turnlog_streams.records import changed
 from turnlog_streams.table_types import Millis
 
 _NEW_SESSION_DICT = to_dict(NewSession)
@@ -152,7 +149,7 @@ def project_channel(
             raise UnseenError(f"an event of type {type(event).__name__}")
         known = state.row is not None
         row = channel_event_row(logged)
-        fold_channel_event(state, row, event)
+        _fold_channel_event(state, row, event)
     except Exception as error:  # whatever an event makes fail is its own stream's problem
         if isinstance(error, UnseenError) and type(event) in _KNOWN and not (state.unknown_events or tolerant):
             raise ProjectionError(
@@ -160,7 +157,7 @@ def project_channel(
                 f"{error} was never stored before it. Delete this DuckDB file to have it rebuilt; "
                 "if that does not help, the log was written by something else than this program"
             ) from error
-        skip_channel_event(state, logged.offset, logged.header.stream_version)
+        _skip_channel_event(state, logged.offset, logged.header.stream_version)
         changes.unknown_events.append(unknown_row(logged))
     else:
         changes.channel_events.append(row)
@@ -174,45 +171,46 @@ def project_channel(
         changes.changed_channels[key] = state.row
 
 
-def fold_channel_event(state: ChannelState, place: ChannelEventRow, event: ev.Event) -> None:
-    """The channel and its row after an event. Raises :class:`UnseenError` when the event is of something unseen."""
-    before = changed(state.channel, version=place.stream_version - 1)  # an event that is kept raw has its version too
-    fact = Fact(event=event)
-    try:
-        rows = state.rows.with_written(rows_of_channel(before, fact))
-    except KeyError as error:
-        raise UnseenError(f"session {error}") from error
-    state.channel = after = evolve_channel(before, fact)
-    state.rows = rows
-    if isinstance(event, ev.ChannelSessionOpened | ev.ChannelSessionArchived):
-        _channel_row(state, place, changed_active=after.active != before.active)
+def _fold_channel_event(state: ChannelState, place: ChannelEventRow, event: ev.Event) -> None:
+    """The channel's row after an event. Raises :class:`UnseenError` when one before it, or its session, is missing."""
+    if place.stream_version != state.version + 1 and not state.unknown_events:
+        raise UnseenError(f"event {state.version + 1} of the channel")
+    if isinstance(event, ev.ChannelSessionOpened):
+        row = state.row = state.row or _new_channel_row(state, place)
+        row.sessions += 1
+        _activate(row, place, event.session_id)
+    elif isinstance(event, ev.ChannelSessionArchived):
+        if state.row is None:
+            raise UnseenError(f"session {event.session_id}")
+        state.row.archived_sessions += 1
+        _activate(state.row, place, event.active)
+    state.version = place.stream_version
     if state.row is not None:
-        state.row.active_session_id = after.active
         state.row.stream_version = place.stream_version
         state.row.last_offset = place.log_offset
 
 
-def _channel_row(state: ChannelState, place: ChannelEventRow, *, changed_active: bool) -> None:
-    row = state.row
-    if row is None:
-        row = state.row = ChannelRow(
-            channel=place.channel,
-            partition=place.partition,
-            opened_at=place.recorded_at,
-            last_active_at=place.recorded_at,
-            unknown_events=state.unknown_events,
-            stream_version=place.stream_version,
-            last_offset=place.log_offset,
-        )
-    row.sessions, row.archived_sessions = state.channel.session_count, state.channel.archived_count
-    if changed_active:
-        row.last_active_at = place.recorded_at
+def _new_channel_row(state: ChannelState, place: ChannelEventRow) -> ChannelRow:
+    return ChannelRow(
+        channel=place.channel,
+        partition=place.partition,
+        opened_at=place.recorded_at,
+        last_active_at=place.recorded_at,
+        unknown_events=state.unknown_events,
+        stream_version=place.stream_version,
+        last_offset=place.log_offset,
+    )
 
 
-def skip_channel_event(state: ChannelState, log_offset: int, stream_version: int) -> None:
+def _activate(row: ChannelRow, place: ChannelEventRow, session_id: str | None) -> None:
+    if row.active_session_id != session_id:
+        row.active_session_id, row.last_active_at = session_id, place.recorded_at
+
+
+def _skip_channel_event(state: ChannelState, log_offset: int, stream_version: int) -> None:
     """An event that is kept raw only counts."""
     state.unknown_events += 1
-    state.channel = changed(state.channel, version=stream_version)
+    state.version = stream_version
     if state.row is not None:
         state.row.unknown_events = state.unknown_events
         state.row.stream_version = stream_version

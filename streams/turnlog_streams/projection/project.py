@@ -13,7 +13,6 @@ from typing import Any
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import Usage, added
-from turnlog_streams.channel.state import Channel
 from turnlog_streams.projection.history_rows import HISTORY_COMPACTION
 from turnlog_streams.projection.lifecycle_rows import SESSION_LIFECYCLE, project_channel
 from turnlog_streams.projection.rows import (
@@ -84,7 +83,7 @@ def project(
         elif kind == ev.CHANNEL:
             state = states.get(key := _key(logged))
             if not isinstance(state, ChannelState):
-                state = states[key] = ChannelState(channel=Channel(channel=key[2]))
+                state = states[key] = ChannelState()
             project_channel(key, state, logged, changes, tolerant=tolerant)
         elif kind == ev.PARTITION:
             _project_partition(logged, changes)

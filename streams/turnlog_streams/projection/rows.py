@@ -216,7 +216,7 @@ class DeliveryRow(NamedTuple):
 
 
 class ChannelEventRow(NamedTuple):
-    """An event of a channel, whole: a channel is loaded by folding them."""
+    """An event of a channel, whole."""
 
     partition: int
     log_offset: int

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from turnlog_streams.channel.state import Channel
-from turnlog_streams.lookups import RowsInMemory
 from turnlog_streams.projection.history_row_types import CompactionRequestRow, CompactionRow
 from turnlog_streams.projection.rows import (
     CallResultRow,
@@ -71,9 +69,8 @@ def session_row(state: SessionState) -> SessionRow:
 class ChannelState:
     """What projecting a channel's next event depends on. Changed in place by :func:`project`."""
 
-    channel: Channel
-    rows: RowsInMemory = field(default_factory=RowsInMemory)  #: what its decisions look up
     row: ChannelRow | None = None  #: ``None``: it never had a session
+    version: int = 0  #: of its newest event
     unknown_events: int = 0
 
 

@@ -2,18 +2,17 @@
 
 import base64
 import json
-from typing import Any, cast
+from typing import Any
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
-from turnlog_schemas.mapping import from_dict, to_dict
+from turnlog_schemas.mapping import to_dict
 from turnlog_schemas.parts import ContentPart, content_text, is_plain_text
 from turnlog_streams.projection.rows import ChannelEventRow, EventRow, UnknownEventRow
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.table_types import Json, Millis
 
 _PART_DICT = to_dict(ContentPart)
-_EVENT_TYPES = {cls.__name__: cls for cls in ev.EVENTS}
 _HEADER_FIELDS = frozenset(ev.EventHeader.__dataclass_fields__)
 
 
@@ -77,11 +76,6 @@ def channel_event_row(logged: LoggedEvent) -> ChannelEventRow:
         recorded_at=Millis(header.recorded_at),
         body=body,
     )
-
-
-def channel_event(row: ChannelEventRow) -> ev.Event:
-    """The event of a row: the inverse of :func:`channel_event_row`."""
-    return cast(ev.Event, from_dict(_EVENT_TYPES[row.type])(json.loads(row.body)))
 
 
 def raw_row(logged: LoggedEvent) -> EventRow:

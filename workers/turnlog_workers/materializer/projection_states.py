@@ -8,22 +8,21 @@ import duckdb
 import pyarrow as pa
 
 from turnlog_schemas.events import CHANNEL, SESSION
-from turnlog_streams.channel.state import Channel
-from turnlog_streams.projection.lifecycle_rows import fold_channel_event, skip_channel_event
 from turnlog_streams.projection.rows import (
     CHANNEL_EVENTS,
+    CHANNELS,
     SESSIONS,
     TOOL_CALLS,
     TURNS,
     UNKNOWN_EVENTS,
     ChannelEventRow,
+    ChannelRow,
     SessionRow,
     ToolCallRow,
     TurnRow,
     UnknownEventRow,
 )
 from turnlog_streams.projection.state import ChannelState, OpenCall, OpenTurn, SessionState, State, StreamKey
-from turnlog_streams.projection.values import channel_event
 from turnlog_streams.table_types import MOMENT, Table
 
 SessionNumber = tuple[int, int]  #: partition and session_offset
@@ -96,24 +95,22 @@ def _load_open_turns(
 
 
 def _channel_states(connection: duckdb.DuckDBPyConnection, names: Collection[Name]) -> dict[Name, ChannelState]:
-    """A channel's state is the fold of its events."""
-    found: dict[Name, list[ChannelEventRow | UnknownEventRow]] = {}
-    for values in _select(connection, CHANNEL_EVENTS, _Wanted(column="channel", keys=names), "true", "log_offset"):
-        row = ChannelEventRow._make(values)
-        found.setdefault((row.partition, row.channel), []).append(row)
-    for name, unknown in _unknown(connection, CHANNEL, names).items():
-        found.setdefault(name, []).extend(unknown)
-    return {name: _channel_state(name[1], rows) for name, rows in found.items()}
-
-
-def _channel_state(channel: str, rows: list[ChannelEventRow | UnknownEventRow]) -> ChannelState:
-    state = ChannelState(channel=Channel(channel=channel))
-    for row in sorted(rows, key=lambda row: row.log_offset):
-        if isinstance(row, UnknownEventRow):
-            skip_channel_event(state, row.log_offset, row.stream_version)
-        else:
-            fold_channel_event(state, row, channel_event(row))
-    return state
+    """A channel's row says it all. One that never had a session has no row: some requests at most were decided."""
+    states: dict[Name, ChannelState] = {}
+    for values in _select(connection, CHANNELS, _Wanted(column="channel", keys=names), "true", "channel"):
+        row = ChannelRow(**_named(CHANNELS, values))
+        state = ChannelState(row=row, version=row.stream_version, unknown_events=row.unknown_events)
+        states[row.partition, row.channel] = state
+    without = [name for name in names if name not in states]
+    if not without:
+        return states
+    for name, unknown in _unknown(connection, CHANNEL, without).items():
+        states[name] = ChannelState(version=unknown[-1].stream_version, unknown_events=len(unknown))
+    for values in _select(connection, CHANNEL_EVENTS, _Wanted(column="channel", keys=without), "true", "log_offset"):
+        event = ChannelEventRow._make(values)
+        state = states.setdefault((event.partition, event.channel), ChannelState())
+        state.version = max(state.version, event.stream_version)
+    return states
 
 
 # ---- statements

@@ -1,0 +1,197 @@
+"""Streams of any size: cases whose cost must follow what is needed, not what was ever said, and the bars they keep."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plot import Chart, svg
+
+NEEDS_BUILD = "needs `--against COMMIT`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A figure of a case, and how far it may go."""
+
+    case: str
+    figure: str
+    what: str
+    most: float | None = None
+    least: float | None = None
+    unit: str = "×"
+
+    def holds(self, value: float) -> bool:
+        """Is the value within it?"""
+        return (self.most is None or value <= self.most) and (self.least is None or value >= self.least)
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return f"≤ {self.most:g} {self.unit}" if self.most is not None else f"≥ {self.least:g} {self.unit}"
+
+
+BARS = (
+    Bar(
+        case="channel",
+        figure="opening_ratio",
+        what="opening a session in a channel of {many} sessions, against one of {few}: time "
+        "(the slower of `create` and a chat that opens it)",
+        most=1.2,
+    ),
+    Bar(case="channel", figure="opening_cpu_ratio", what="the same: worker CPU", most=1.2),
+    Bar(
+        case="channel",
+        figure="chat_records_ratio",
+        what="a chat to an older session of the large channel: requests and events that it causes, against one "
+        "without a channel",
+        most=1.0,
+    ),
+    Bar(
+        case="long-session",
+        figure="warm_ratio",
+        what="first delta in a session of {long_turns} answered requests, against one of {short_turns}",
+        most=1.1,
+    ),
+    Bar(
+        case="long-session",
+        figure="cold_ratio",
+        what="the same, both not in memory (a model sees {seen} messages of either)",
+        most=1.5,
+    ),
+    Bar(case="long-session", figure="memory_ratio", what="its memory, against the short one's", most=2.0),
+    Bar(
+        case="takeover",
+        figure="decode_ratio",
+        what="takeover of a partition never owned, {events} events, against reading and decoding them alone",
+        most=1.5,
+    ),
+    Bar(case="takeover", figure="speedup", what="the same: how much faster than {against}", least=2.0),
+    Bar(case="idle", figure="rss_mb", what="worker memory with {sessions} idle sessions", most=300.0, unit="MB"),
+    Bar(
+        case="steady",
+        figure="cpu_ratio",
+        what="worker CPU for a turn at 50 turns a second, against {against}",
+        most=0.85,
+    ),
+)
+CHARTS = (
+    Chart(
+        case="channel",
+        name="channel-time",
+        title="Opening a session: median time, ms",
+        bars=(
+            ("create, small channel", "create_few_p50_ms"),
+            ("create, large channel", "create_many_p50_ms"),
+            ("chat, small channel", "chat_few_p50_ms"),
+            ("chat, large channel", "chat_many_p50_ms"),
+        ),
+    ),
+    Chart(
+        case="channel",
+        name="channel-cpu",
+        title="Opening a session: worker CPU, ms",
+        bars=(
+            ("create, small channel", "create_few_cpu_ms"),
+            ("create, large channel", "create_many_cpu_ms"),
+            ("chat, small channel", "chat_few_cpu_ms"),
+            ("chat, large channel", "chat_many_cpu_ms"),
+        ),
+    ),
+    Chart(
+        case="long-session",
+        name="long-session",
+        title="Request to first delta: median, ms",
+        bars=(
+            ("short, in memory", "warm_short_p50_ms"),
+            ("long, in memory", "warm_long_p50_ms"),
+            ("short, cold", "cold_short_p50_ms"),
+            ("long, cold", "cold_long_p50_ms"),
+        ),
+    ),
+    Chart(
+        case="takeover",
+        name="takeover",
+        title="A partition never owned: seconds",
+        bars=(
+            ("reading and decoding alone", "decode_alone_s"),
+            ("takeover", "takeover_s"),
+            ("takeover, build before", "takeover_before_s"),
+        ),
+    ),
+    Chart(
+        case="idle",
+        name="idle",
+        title="Worker memory, idle sessions: MB",
+        bars=(("after the first pass", "first_rss_mb"), ("after the last pass", "rss_mb"), ("peak", "peak_rss_mb")),
+    ),
+    Chart(
+        case="steady",
+        name="steady",
+        title="Worker CPU for a turn at 50 turns a second: ms",
+        bars=(("build before", "cpu_ms_per_turn_before"), ("this build", "cpu_ms_per_turn")),
+    ),
+)
+
+
+def keep(page: Path, case: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a case's newest run in the place of the one before, in a JSON document; all that are in it."""
+    known: dict[str, Any] = json.loads(page.read_text()) if page.exists() else {}
+    (run,) = case["runs"]
+    known[case["name"]] = {**measured, "result": run}
+    page.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return known
+
+
+def table(known: Mapping[str, Any]) -> str:
+    """Every bar with the figure of its newest run, as Markdown."""
+    lines = ["| | bar | measured | holds | when, commit, load average |", "|---|---|---|---|---|"]
+    for bar in BARS:
+        entry = known.get(bar.case)
+        if entry is None:
+            continue
+        result = entry["result"]
+        value = result.get(bar.figure)
+        shown, holds = (NEEDS_BUILD, "") if value is None else (f"**{value:.2f} {bar.unit}**", _yes(bar.holds(value)))
+        commit = entry["commit"]["id"] + (" and changes" if entry["commit"]["changed"] else "")
+        loads = "–".join(f"{load:.1f}" for load in result["load_average"])
+        what = bar.what.format_map(_Named(result | entry.get("sizes", {})))
+        lines.append(f"| {what} | {bar.text} | {shown} | {holds} | {entry['at']}, {commit}, {loads} |")
+    return "\n".join(lines) + "\n"
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "**no**"
+
+
+class _Named(dict[str, Any]):
+    """Values for a sentence: numbers with thousands separated, and dots for what is not known."""
+
+    def __missing__(self, key: str) -> str:
+        return "…"
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        return f"{value:,}" if isinstance(value, int) else value
+
+
+def missed(known: Mapping[str, Any], cases: Sequence[str]) -> Iterator[str]:
+    """The bars that the newest runs of these cases do not keep."""
+    for bar in BARS:
+        value = known.get(bar.case, {}).get("result", {}).get(bar.figure) if bar.case in cases else None
+        if value is not None and not bar.holds(value):
+            yield f"{bar.case}: {bar.figure} is {value:.2f}, and must be {bar.text}"
+
+
+def charts(known: Mapping[str, Any], folder: Path) -> list[str]:
+    """Draw what the newest runs found into SVG files; their Markdown, by paths relative to the folder's parent."""
+    shown = []
+    for chart in CHARTS:
+        result = known.get(chart.case, {}).get("result", {})
+        bars = [(label, result[key]) for label, key in chart.bars if result.get(key) is not None]
+        if bars:
+            path = folder / f"bench-{chart.name}.svg"
+            path.write_text(svg(chart.title, bars), encoding="utf-8")
+            shown.append(f"![{chart.title}]({folder.name}/{path.name})")
+    return shown

@@ -227,12 +227,19 @@ def main(argv: list[str]) -> int:
     return int(bool(missed) and not options.quick)
 
 
+def _again(case: Mapping[str, Any]) -> str:
+    """The command that measures one case as it was measured, on anybody's machine."""
+    against = case["runs"][0].get("against")
+    return f"python -m benchmarks --cases {case['name']}" + (f" --against {against}" if against else "")
+
+
 def _report_scale(options: argparse.Namespace, cases: list[dict[str, Any]], measured: dict[str, Any]) -> list[str]:
     """Write each case's newest run, the table and the charts; the bars that are missed."""
     if not cases:
         return []
     for case in cases:
-        known = scale.keep(options.output.with_name("scale.json"), case, {**measured, "sizes": case["sizes"]})
+        about = {**measured, "command": _again(case), "sizes": case["sizes"]}
+        known = scale.keep(options.output.with_name("scale.json"), case, about)
     figures = scale.table(known)
     print(figures)
     drawn = scale.charts(known, _PAGE.parent / "results" if options.docs else options.output.parent)

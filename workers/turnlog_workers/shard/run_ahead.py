@@ -5,7 +5,7 @@ decision go into one group, and a group is one record batch; of a decision only 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from turnlog_schemas.direct_init import direct_init
@@ -24,6 +24,7 @@ from turnlog_streams.folding.fold import StreamState
 from turnlog_streams.forwarding import Forward
 from turnlog_streams.lookups import NOTHING, Found, Written
 from turnlog_streams.policy import Policy
+from turnlog_streams.records import changed
 from turnlog_streams.refusals import Refuse
 from turnlog_streams.reply import Reply, unrecorded_refusal
 from turnlog_streams.session.commands import SessionCommand
@@ -264,7 +265,7 @@ class RunAhead:
             raise
         base = len(group.records)
         if base:
-            effects = [replace(effect, index=base + effect.index) for effect in effects]
+            effects = [changed(effect, index=base + effect.index) for effect in effects]
         self._next_n += len(records)
         self.open_turns += stream.open_turns - open_turns
         if stream.outbox is not outbox:

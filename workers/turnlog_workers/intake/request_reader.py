@@ -114,6 +114,7 @@ def _without_unsaid(plain: dict[str, Any]) -> None:
         for name in _LATER_IN_PARTS:
             if part[name] is None:
                 del part[name]
+        part["ref"] = None  # what every part had before there were files
 
 
 def record_bytes(record: RequestRecord) -> int:

@@ -13,7 +13,10 @@ FAST_MODEL = "fast-model"
 RUNNER = "runner"
 _PER_CHANNEL = f"{DEFAULT_MODEL}/"
 _PER_PROVIDER = f"{RUNNER}/"
+SAVED_QUERY = "saved-query"
+_PER_QUERY = f"{SAVED_QUERY}/"
 _MAX_VALUE_CHARS = 1000
+MAX_QUERY_CHARS = 10_000
 
 
 class UnknownSettingError(ValueError):
@@ -36,18 +39,20 @@ KNOWN = (
         name=f"{_PER_PROVIDER}PROVIDER",
         meaning="entry point (of the group turnlog.runners) that makes the runners of a provider",
     ),
+    KnownSetting(name=f"{_PER_QUERY}NAME", meaning="SQL that the console lists under this name"),
 )
 
 
 def check_setting(name: str, value: str | None) -> None:
     """Is this a setting that we know? ``None`` unsets it. Raises :class:`UnknownSettingError` with what there is."""
     known = name in (DEFAULT_MODEL, FAST_MODEL) or re.fullmatch(
-        rf"(?:{re.escape(_PER_CHANNEL)}|{re.escape(_PER_PROVIDER)}){ID_PATTERN}", name
+        rf"(?:{re.escape(_PER_CHANNEL)}|{re.escape(_PER_PROVIDER)}|{re.escape(_PER_QUERY)}){ID_PATTERN}", name
     )
     if not known:
         raise UnknownSettingError(f"no setting {name!r}; there are: {', '.join(known.name for known in KNOWN)}")
-    if value is not None and not 1 <= len(value) <= _MAX_VALUE_CHARS:
-        raise UnknownSettingError(f"{name}: the value has 1 to {_MAX_VALUE_CHARS} characters")
+    most = MAX_QUERY_CHARS if name.startswith(_PER_QUERY) else _MAX_VALUE_CHARS
+    if value is not None and not 1 <= len(value) <= most:
+        raise UnknownSettingError(f"{name}: the value has 1 to {most} characters")
 
 
 def names_model(name: str) -> bool:
@@ -75,3 +80,13 @@ def with_run_settings(policy: Policy, values: Mapping[str, str]) -> Policy:
 def runner_factories(values: Mapping[str, str]) -> dict[str, str]:
     """Which entry point makes the runners of a provider, where somebody chose another than its own name."""
     return {name[len(_PER_PROVIDER) :]: value for name, value in values.items() if name.startswith(_PER_PROVIDER)}
+
+
+def saved_queries(values: Mapping[str, str]) -> dict[str, str]:
+    """The console's saved SQL by name, in the order of the names."""
+    return {name[len(_PER_QUERY) :]: value for name, value in sorted(values.items()) if name.startswith(_PER_QUERY)}
+
+
+def query_setting(name: str) -> str:
+    """The setting that keeps a query of this name."""
+    return f"{_PER_QUERY}{name}"

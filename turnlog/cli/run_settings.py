@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 settings_app = typer.Typer(
     help="Settings that every worker follows within a second. "
-    "default-model, default-model/CHANNEL, fast-model, runner/PROVIDER; unset ones are as the worker was started.",
+    "default-model, default-model/CHANNEL, fast-model, runner/PROVIDER, saved-query/NAME; "
+    "unset ones are as the worker was started.",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="For example default-model or default-model/CHANNEL.")]

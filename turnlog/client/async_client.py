@@ -92,6 +92,12 @@ class Client(SessionVerbs):
         """Why replies cannot be read any more; ``None`` as long as they can. A new client may be able to."""
         return self._connection.failure
 
+    @property
+    def partition_count(self) -> int:
+        """How many partitions the topics have. Raises :class:`TurnlogError` unless it is connected."""
+        self._connection.check_open()
+        return len(self._connection.partitions)
+
     # ---- chatting
 
     async def enqueue(

@@ -13,12 +13,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from turnlog.serve import health
+from turnlog.serve.agui import endpoints as agui
+from turnlog.serve.console import actions, live, views
+from turnlog.serve.durable_streams import endpoints as durable_streams
 from turnlog.serve.endpoints import Endpoint, routes
 from turnlog.serve.gateway import Gateway
 from turnlog.serve.http_errors import HttpError, json_envelope
 
 #: Of every part of the front; the order counts where paths overlap.
-ENDPOINTS: tuple[Endpoint, ...] = (*health.ENDPOINTS,)
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *health.ENDPOINTS,
+    *durable_streams.ENDPOINTS,
+    *agui.ENDPOINTS,
+    *live.ENDPOINTS,
+    *views.ENDPOINTS,
+    *actions.ENDPOINTS,
+)
 _CORS_REQUEST_HEADERS = (
     *("authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id", "x-request-id"),
     *("x-turnlog-session", "openai-organization", "openai-project", "openai-beta", "user-agent"),

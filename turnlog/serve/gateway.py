@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from turnlog.client.async_client import Client
 from turnlog.serve.http_errors import unavailable
@@ -15,6 +15,19 @@ from turnlog_workers.base.config import Settings
 
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
+
+
+class Part(Protocol):
+    """What some of the endpoints share, beside all that every one has."""
+
+    def __init__(self, gateway: "Gateway") -> None: ...
+
+    async def aclose(self) -> None:
+        """The gateway stops."""
+        ...
+
+
+P = TypeVar("P", bound=Part)
 
 
 class Gateway:
@@ -33,6 +46,7 @@ class Gateway:
         )
         self.broken = asyncio.Event()  #: the client cannot go on: this process is to end, and to be started again
         self._client: Client | None = None
+        self._parts: dict[type, Part] = {}
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -41,6 +55,14 @@ class Gateway:
         if self._client is None or self._client.failure is not None:
             raise unavailable("the gateway is not connected to Kafka")
         return self._client
+
+    def part(self, kind: type[P]) -> P:
+        """The gateway's one of a kind; made when it is first asked for, closed with the gateway."""
+        made = self._parts.get(kind)
+        if made is None:
+            made = self._parts[kind] = kind(self)
+        assert isinstance(made, kind)
+        return made
 
     async def __aenter__(self) -> Self:
         client = Client(self.settings)
@@ -53,6 +75,8 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.streams.aclose()
+        while self._parts:
+            await self._parts.popitem()[1].aclose()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)

@@ -67,6 +67,10 @@ class KeyRing:
         """Whose keys these are."""
         return tuple(key.caller for key in self._keys)
 
+    def digest_of(self, caller: Caller) -> bytes | None:
+        """The hash of the caller's key; ``None``: it has none."""
+        return next((key.digest for key in self._keys if key.caller == caller), None)
+
     def caller(self, given: str) -> Caller | None:
         """Whose key it is. All hashes are compared, whichever fits: the time that it takes tells nothing."""
         digest = hashlib.sha256(given.encode("utf-8", "replace")).digest()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from turnlog.errors import NotFoundError, UsageError
 from turnlog_workers.base.extras import require
@@ -14,6 +14,28 @@ _COLUMNS = (
     "session_id, title, channel, model, metadata, archived, active, turns, completed_turns, failed_turns, "
     "cancelled_turns, running_turn_id, messages, covered_to, input_tokens, output_tokens, created_at, last_active_at"
 )
+
+#: ``running``: a turn is at work; ``waiting``: one is accepted and none at work; ``idle``: neither. ``failed``: the
+#: newest turn that ended has failed. ``archived``: it takes no more messages (named, it brings archived ones in).
+State = Literal["running", "waiting", "idle", "failed", "archived"]
+STATES: tuple[State, ...] = get_args(State)
+_NEWEST_ENDED = (
+    "(SELECT arg_max(status, accepted_offset) FROM turns WHERE turns.partition = sessions.partition "
+    "AND turns.session_offset = sessions.session_offset AND ended_offset IS NOT NULL)"
+)
+_TEXT = (
+    "(contains(lower(session_id), ?) OR contains(lower(title), ?) OR EXISTS (SELECT 1 FROM messages WHERE "
+    "messages.partition = sessions.partition AND messages.session_offset = sessions.session_offset "
+    "AND contains(lower(content), ?)))"
+)
+_OPEN = "turns > completed_turns + failed_turns + cancelled_turns"
+_STATE_CONDITIONS: dict[State, str] = {
+    "running": "running_turn_id IS NOT NULL",
+    "waiting": f"running_turn_id IS NULL AND {_OPEN}",
+    "idle": f"NOT ({_OPEN})",
+    "failed": f"failed_turns > 0 AND {_NEWEST_ENDED} = 'failed'",
+    "archived": "archived",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +48,9 @@ class SessionFilter:
     metadata: Mapping[str, str] | None = None  #: the session has these, and maybe more
     active_since: datetime | None = None  #: its last activity was then or later; without a zone: UTC
     active_before: datetime | None = None
+    state: State | None = None
+    text: str | None = None  #: in its id, its title or a message, whatever the case of letters
+    id_prefix: str = ""  #: of its id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +149,16 @@ def _listed(record: Mapping[str, Any]) -> ListedSession:
 
 def _conditions(which: SessionFilter) -> tuple[str, list[object]]:
     parts, values = ["TRUE"], list[object]()
-    if not which.include_archived:
+    if not which.include_archived and which.state != "archived":
         parts.append("NOT archived")
+    if which.state is not None:
+        parts.append(_STATE_CONDITIONS[which.state])
+    if which.id_prefix:
+        parts.append("starts_with(session_id, ?)")
+        values.append(which.id_prefix)
+    if which.text:
+        parts.append(_TEXT)
+        values += [which.text.lower()] * _TEXT.count("?")
     if which.channel is not None:
         parts.append("channel = ?")
         values.append(which.channel)

@@ -78,6 +78,16 @@ class TopicReader:
             end = await self._in_time(topic, consumer.end_offsets(wanted))
         return {tp.partition: end[tp] for tp in wanted}
 
+    async def offset_at(self, topic: str, partition: int, since_ms: int) -> int | None:
+        """Of the first record whose time, milliseconds since 1970, is not before that; ``None``: there is none.
+
+        Raises :class:`LogError`.
+        """
+        tp = TopicPartition(topic, partition)
+        async with self._ends.consumer() as consumer:
+            found = await self._in_time(topic, consumer.offsets_for_times({tp: since_ms}))
+        return None if found[tp] is None else int(found[tp].offset)
+
     async def _in_time(self, topic: str, question: Any) -> Any:
         timeout_s = self._settings.append_timeout_s
         try:

@@ -1,0 +1,56 @@
+"""A real Chromium for tests of pages: the machine's own, or the one that playwright has installed.
+
+On CI one must be there. Elsewhere the tests that need it are left out where there is none: a line says so.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+FIXTURE = "chromium"
+_NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+@cache
+def executable() -> str | None:
+    """Where a Chromium is."""
+    for name in _NAMES:
+        if (found := shutil.which(name)) is not None:
+            return found
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+    return own if Path(own).exists() else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    needing = [item for item in items if FIXTURE in getattr(item, "fixturenames", ())]
+    if not needing or os.environ.get("CI") or executable() is not None:
+        return
+    config.stash[_LEFT_OUT] = len(needing)
+    items[:] = [item for item in items if item not in needing]
+    config.hook.pytest_deselected(items=needing)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if count := config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"{count} browser tests were left out: there is no Chromium. scripts/browser.sh installs one where it can."
+        )
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One for all tests of the process."""
+    found = executable()
+    assert found is not None, "there is no Chromium here: scripts/browser.sh installs one where it can"
+    with sync_playwright() as playwright:
+        # Root, as on CI, has no sandbox; a container's /dev/shm may be small.
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()

@@ -10,8 +10,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.turnlog-ready
 # More for one run: make test ARGS="-k shard -x", make bench ARGS="--help"
 ARGS ?=
-# Most tests wait most of the time, so three keep two cores busy. One process at a time has a file, so that what a file starts serves its tests only once.
-PROCESSES ?= 3
+# Most tests wait most of the time, so four keep two cores busy. One process at a time has a file, so that what a file starts serves its tests only once.
+PROCESSES ?= 4
+
+# Bytecode is kept, whatever the caller's environment says: the tests start hundreds of processes, which would compile
+# our modules and the tests' again and again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test clients check format bench faults fuzz fuzz-runners model lock clean
 

@@ -74,10 +74,15 @@ def shared_folder(config: pytest.Config) -> Path | None:
     return None if told is None else Path(told)
 
 
+def _needs_broker(item: pytest.Item) -> bool:
+    """By its fixtures, or by the mark of a parameter whose fixture asks for the broker as it goes."""
+    return BROKER_FIXTURE in getattr(item, "fixturenames", ()) or item.get_closest_marker(BROKER_FIXTURE) is not None
+
+
 @pytest.hookimpl(tryfirst=True)  # before the process says that it has collected
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fetch Kafka before the first test that needs it starts its clock: the first time may take long."""
-    needs_broker = any(BROKER_FIXTURE in getattr(item, "fixturenames", ()) for item in session.items)
+    needs_broker = any(_needs_broker(item) for item in session.items)
     if not needs_broker or session.config.option.collectonly:
         return
     folder = shared_folder(session.config)
@@ -120,5 +125,6 @@ def broker(request: pytest.FixtureRequest) -> Iterator[DevBroker]:
             yield own
     else:
         found = read_json(address(folder))
+        assert found, "nobody said that the broker is needed: mark the parameter with pytest.mark.broker"
         ports = Ports(client=found["client"], controller=found["controller"])
         yield AttachedBroker(folder / "data", ports=ports, pid=found["pid"])

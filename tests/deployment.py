@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
+from tests import preloaded
 from tests.waiting import eventually, until
 from turnlog_schemas.codec import Codec, RequestCodec
 from turnlog_schemas.commands import Chat, RequestHeader
@@ -29,7 +30,6 @@ from turnlog_schemas.registry import EVENTS, FRAMES
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
-from turnlog_workers.devstack.launch import launch_argv
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.kafka_python import connected
 from turnlog_workers.kafka.topic_limits import max_message_bytes as max_message_bytes_of
@@ -50,7 +50,7 @@ QUICK = {
 
 
 class Process:
-    """A process of the deployment. Its log is a file; it does not outlive the thread that started it."""
+    """A process of the deployment. Its log is a file; it does not outlive this process."""
 
     def __init__(self, argv: list[str], *, name: str, folder: Path, environ: Mapping[str, str]) -> None:
         self.name = name
@@ -58,13 +58,8 @@ class Process:
         self.log_path = folder / f"{name}.log"
         with self.log_path.open("ab") as out:
             self._log_start = out.tell()
-            self._popen = subprocess.Popen(
-                launch_argv(argv),
-                env={**environ, "TURNLOG_READY_FILE": str(self.ready_file)},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+            environ = {**environ, "TURNLOG_READY_FILE": str(self.ready_file)}
+            self._popen = preloaded.start(argv, env=environ, stdout=out)
 
     @property
     def pid(self) -> int:
@@ -130,7 +125,7 @@ class Deployment:
             **settings,
         }
         self._values = values
-        self.settings = Settings(**values)  # type: ignore[arg-type]
+        self.settings = Settings(**values)
         self.topics = self.settings.topics
         self.processes: list[Process] = []
 

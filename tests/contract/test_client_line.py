@@ -93,7 +93,7 @@ def deployment(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> D
     return made
 
 
-@pytest.fixture(params=["fake", "kafka"])
+@pytest.fixture(params=["fake", pytest.param("kafka", marks=pytest.mark.broker)])
 async def side(request: pytest.FixtureRequest) -> AsyncIterator[Side]:
     opened: AbstractAsyncContextManager[Side]
     opened = on_fake() if request.param == "fake" else on_kafka(request.getfixturevalue("deployment"))

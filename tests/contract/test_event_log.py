@@ -77,7 +77,7 @@ def on_kafka(deployment: Deployment) -> Run[Any]:
     return lambda body: asyncio.run(with_logs(body))
 
 
-@pytest.fixture(params=["simulation", "kafka"])
+@pytest.fixture(params=["simulation", pytest.param("kafka", marks=pytest.mark.broker)])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run[Any]]:
     if request.param == "simulation":
         yield in_simulation

@@ -135,7 +135,7 @@ def on_kafka(deployment: Deployment, *, connect: bool = True) -> Run:
     return lambda body: asyncio.run(with_sender(body))
 
 
-@pytest.fixture(params=["simulation", "kafka"])
+@pytest.fixture(params=["simulation", pytest.param("kafka", marks=pytest.mark.broker)])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
     if request.param == "simulation":
         yield in_simulation
@@ -146,7 +146,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
         yield on_kafka(deployment)
 
 
-@pytest.fixture(params=["simulation", "kafka"])
+@pytest.fixture(params=["simulation", pytest.param("kafka", marks=pytest.mark.broker)])
 def run_without_a_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
     """Nothing is acknowledged."""
     if request.param == "simulation":

@@ -168,7 +168,7 @@ def on_kafka(deployment: Deployment) -> Run:
     return lambda body: asyncio.run(with_log(body))
 
 
-@pytest.fixture(params=["simulation", "kafka"])
+@pytest.fixture(params=["simulation", pytest.param("kafka", marks=pytest.mark.broker)])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
     if request.param == "simulation":
         yield in_simulation

@@ -98,7 +98,7 @@ VERBS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "set_setting": lambda client: client.set_setting("default-model", "echo:"),
     "get_settings": lambda client: client.get_settings(),
 }
-_SLACK_S = 3.0  #: for a busy machine, not for another time limit
+_SLACK_S = 15.0  #: for a busy machine; any other limit is 30 s or more
 
 
 @pytest.mark.timeout(300)
@@ -108,32 +108,31 @@ async def test_every_verb_keeps_its_time_limit_while_the_broker_is_away(tmp_path
         Deployment(broker.bootstrap_server, tmp_path, partitions=1) as deployment,
     ):
         deployment.make_topics()
-        async with Client(deployment.settings, send_timeout_s=TIMEOUT_S, connect_timeout_s=TIMEOUT_S) as client:
-            long = Client(deployment.settings)  # its own limits are far above those of the verbs
-            async with long:
-                broker.kill()
-                took = {}
-                for name, verb in VERBS.items():
-                    began = time.monotonic()
-                    own = name in ("enqueue", "set_setting", "get_settings")
-                    with pytest.raises((RequestTimedOutError, BrokerUnreachableError)):
-                        await verb(client if own else long)
-                    took[name] = time.monotonic() - began
-                assert {name: round(s, 1) for name, s in took.items() if s > TIMEOUT_S + _SLACK_S} == {}
-
-
-@pytest.mark.timeout(300)
-def test_the_client_without_await_keeps_them_too(tmp_path: Path) -> None:
-    with (
-        DevBroker(tmp_path / "broker", preferred_port=None) as broker,
-        Deployment(broker.bootstrap_server, tmp_path, partitions=1) as deployment,
-    ):
-        deployment.make_topics()
-        with SyncClient(deployment.settings) as client:
+        short = {"send_timeout_s": TIMEOUT_S, "connect_timeout_s": TIMEOUT_S}
+        # The limits of the second are far above those of the verbs.
+        async with Client(deployment.settings, **short) as client, Client(deployment.settings) as long:
+            without_await = await asyncio.to_thread(SyncClient(deployment.settings).open)
             broker.kill()
-            began = time.monotonic()
-            with pytest.raises(RequestTimedOutError, match="nor has the broker acknowledged it"):
-                client.get("web-1", timeout_s=TIMEOUT_S)
-            with pytest.raises(RequestTimedOutError):
-                client.chat("web-1", "Hi", timeout_s=TIMEOUT_S).result()
-            assert time.monotonic() - began < 2 * TIMEOUT_S + _SLACK_S
+
+            async def took_s(name: str) -> float:
+                began = time.monotonic()
+                own = name in ("enqueue", "set_setting", "get_settings")
+                with pytest.raises((RequestTimedOutError, BrokerUnreachableError)):
+                    await VERBS[name](client if own else long)
+                return time.monotonic() - began
+
+            took = dict(zip(VERBS, await asyncio.gather(*map(took_s, VERBS)), strict=True))
+            took["without await"] = await asyncio.to_thread(without_await_took_s, without_await)
+            await asyncio.to_thread(without_await.close)
+        assert {name: round(s, 1) for name, s in took.items() if s > TIMEOUT_S + _SLACK_S} == {}
+
+
+def without_await_took_s(client: SyncClient) -> float:
+    """The longer one of two verbs."""
+    began = time.monotonic()
+    with pytest.raises(RequestTimedOutError, match="nor has the broker acknowledged it"):
+        client.get("web-1", timeout_s=TIMEOUT_S)
+    between = time.monotonic()
+    with pytest.raises(RequestTimedOutError):
+        client.chat("web-1", "Hi", timeout_s=TIMEOUT_S).result()
+    return max(between - began, time.monotonic() - between)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import duckdb
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
+from tests import preloaded
 from tests.deployment import START_S, Deployment, Process, Wire, eventually_async, serving
 from tests.waiting import eventually
 from turnlog.client.async_client import Client
@@ -85,8 +85,7 @@ def says_growth(worker: Process) -> bool:
 
 async def doctor(deployment: Deployment) -> dict[str, Any]:
     argv = [sys.executable, "-m", "turnlog", "doctor", "--json"]
-    environ = deployment.environ()
-    done = await asyncio.to_thread(subprocess.run, argv, env=environ, capture_output=True, text=True, timeout=90)
+    done = await asyncio.to_thread(preloaded.run, argv, env=deployment.environ())
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 

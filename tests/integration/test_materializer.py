@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from aiokafka import AIOKafkaProducer
 from fastavro import schemaless_writer
 from kafka import KafkaAdminClient, KafkaProducer
 
-from tests import raw_batches
+from tests import preloaded, raw_batches
 from tests.checker.stores import compare, expected_tables
 from tests.event_logs import LogWriter, random_log, write_on
 from tests.faults.record import store_content
@@ -75,7 +74,7 @@ class Process:
             "TURNLOG_LOG_FORMAT": "human",
         }
         argv = [sys.executable, "-m", "turnlog_workers.materializer.process"]
-        self.process = subprocess.Popen(argv, env=env | more, stdout=self._log, stderr=subprocess.STDOUT)
+        self.process = preloaded.start(argv, env=env | more, stdout=self._log)
 
     @property
     def log(self) -> str:

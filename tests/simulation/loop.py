@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import heapq
 import random
+import warnings
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -178,15 +179,26 @@ class SimLoop(_Base):  # type: ignore[misc]
 
     def close_down(self) -> None:
         """Let every task end, those of dead processes too, so that nothing is left to the garbage collector."""
+        with warnings.catch_warnings():
+            # A process that was killed never awaits what it was about to.
+            warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+            self._cancel_all()
+            self.tasks.clear()
+
+    def _cancel_all(self) -> None:
         for lane in self.lanes:
             lane.dead = lane.paused = False
             lane.fuse = -1
         for _ in range(_ROUNDS):  # what is cancelled may start something
             tasks = [task for task in self.tasks if not task.done()]
-            if not tasks:
-                return
             for task in tasks:
                 task.cancel()
             self._max_callbacks = self.callbacks + 20_000
-            with contextlib.suppress(StuckError):
-                self.run_until(lambda tasks=tasks: all(task.done() for task in tasks))  # type: ignore[misc]
+            with contextlib.suppress(StuckError):  # until the callbacks of what is done have run, too
+                self.run_until(lambda tasks=tasks: all(task.done() for task in tasks) and self._at_rest)  # type: ignore[misc]
+            if not tasks:
+                return
+
+    @property
+    def _at_rest(self) -> bool:
+        return not any(lane.ready for lane in self.lanes)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from tests import preloaded
 from turnlog_streams.projection.rows import SESSIONS, TABLES, SessionRow
 from turnlog_streams.table_types import MOMENT, Json, Millis
 from turnlog_workers.materializer.analysts_tables import create_analysts_tables
@@ -55,9 +55,7 @@ def session(name: str, number: int, at: Millis) -> SessionRow:
 
 
 def run(zone: str, *argv: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *argv], env=os.environ | {"TZ": zone}, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = preloaded.run([sys.executable, *argv], env=os.environ | {"TZ": zone})  # "-c": a fresh one
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -26,11 +26,13 @@ async def test_many_events_or_large_ones_are_worth_a_commit(monkeypatch: pytest.
     monkeypatch.setattr(module, "_MANY_BYTES", 1000)
     store = await MemoryStores().open(0)
     unsaved = Unsaved(store, many_events=3)
-    waiting = asyncio.create_task(unsaved.until_many(60.0))
+    waiting = asyncio.create_task(unsaved.until_many(3600.0))
+    await asyncio.sleep(0)  # it waits from now on
     for offset in range(3):
         assert not unsaved.are_many
         unsaved.append(event(offset), 10)
-    await waiting
+    async with asyncio.timeout(60.0):
+        await waiting
     await unsaved.save(lambda: LogPosition(next_offset=3))
     assert store.position.next_offset == 3
     assert not unsaved.are_many

@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any, cast
 
 import faust
+import faust.tables
 import uvloop
 from faust.types import TP
 
@@ -39,6 +40,14 @@ class _Acked:
         self.topic = tp.topic
         self.offset = offset
         self.acked = False
+
+
+class NoTables(faust.tables.TableManager):
+    """We have no tables, so nothing is waited for: Faust gives those that register late a second at each start."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class TurnlogApp(faust.App):
@@ -188,6 +197,7 @@ def _faust_settings(settings: Settings, name: WorkerName) -> dict[str, Any]:
         "key_serializer": "raw",
         "value_serializer": "raw",
         "store": "memory://",
+        "TableManager": NoTables,
         "datadir": settings.data_dir / "faust" / name.name,
         "web_enabled": False,
         "autodiscover": False,

@@ -108,9 +108,10 @@ async def test_every_verb_keeps_its_time_limit_while_the_broker_is_away(tmp_path
         Deployment(broker.bootstrap_server, tmp_path, partitions=1) as deployment,
     ):
         deployment.make_topics()
-        short = {"send_timeout_s": TIMEOUT_S, "connect_timeout_s": TIMEOUT_S}
-        # The limits of the second are far above those of the verbs.
-        async with Client(deployment.settings, **short) as client, Client(deployment.settings) as long:
+        async with (
+            Client(deployment.settings, send_timeout_s=TIMEOUT_S, connect_timeout_s=TIMEOUT_S) as client,
+            Client(deployment.settings) as long,  # its own limits are far above those of the verbs
+        ):
             without_await = await asyncio.to_thread(SyncClient(deployment.settings).open)
             broker.kill()
 

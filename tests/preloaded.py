@@ -149,14 +149,19 @@ def run(
     return subprocess.CompletedProcess(argv, code, *texts)
 
 
+def _of_python(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith("PYTHON")}
+
+
+_PYTHON = _of_python(os.environ)
+
+
 def _can_be_forked(argv: Sequence[str], env: Mapping[str, str]) -> bool:
-    """An interpreter's own variables must be those of this run."""
-    own = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
-    theirs = {name: value for name, value in env.items() if name.startswith("PYTHON")}
+    """An interpreter's own variables must be those that this run began with."""
     interpreter, *options = argv
     options = options[1:] if options[:1] == ["-P"] else options
     ours = interpreter == sys.executable and options[:1] == ["-m"] and options[1].startswith(_OURS)
-    return sys.platform == "linux" and ours and own == theirs
+    return sys.platform == "linux" and ours and _of_python(env) == _PYTHON
 
 
 # ---- the process that forks
@@ -170,7 +175,10 @@ class _Server:
         self._lock = threading.Lock()
         with theirs:
             argv = [sys.executable, "-m", __name__, str(theirs.fileno())]
-            self._process = subprocess.Popen(argv, cwd=_ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | _PYTHON
+            self._process = subprocess.Popen(
+                argv, cwd=_ROOT, env=environ, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+            )
         self.owner = os.getpid()
         atexit.register(self.close)
 

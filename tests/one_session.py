@@ -24,6 +24,7 @@ from turnlog_streams.session.commands import AcceptChat, RequestHistoryCompactio
 from turnlog_streams.session.decide import decide
 from turnlog_streams.session.state import Session
 from turnlog_streams.session.title import TitleTask
+from turnlog_workers.files.reader import FileReader
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import ActorLimits
@@ -90,6 +91,7 @@ class OneSession:
     policy: Policy = SMALL
     limits: ActorLimits = LIMITS
     toolbox: Toolbox | None = None
+    files: FileReader | None = None
     events: list[ev.Event] = field(default_factory=list)
     given: list[TurnInput] = field(default_factory=list)
     runners: list[PlayedRunner] = field(default_factory=list)
@@ -105,6 +107,7 @@ class OneSession:
             running=asyncio.Semaphore(1),
             limits=self.limits,
             toolbox=self.toolbox,
+            files=self.files,
         )
         self.live.actor = self.actor
 

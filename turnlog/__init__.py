@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from turnlog.client.async_client import Client, SentRequest
     from turnlog.client.chat_turn import ChatTurn
+    from turnlog.client.files import file_part
     from turnlog.client.replies import FinishedTurn, Position, ReplyFrame
     from turnlog.client.session_info import HistoryCompaction, HistoryPage, SessionInfo
     from turnlog.client.sync_client import SyncClient, SyncTurn
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "turnlog_schemas.parts": ("ContentPart", "HistoryEntry", "NewSession", "ToolCall", "Usage", "content_text"),
     "turnlog.client.chat_turn": ("ChatTurn",),
+    "turnlog.client.files": ("file_part",),
     "turnlog.client.async_client": ("Client", "SentRequest"),
     "turnlog.errors": (
         "BrokerUnreachableError",
@@ -103,6 +105,7 @@ __all__ = [
     "Usage",
     "UsageError",
     "content_text",
+    "file_part",
 ]
 
 

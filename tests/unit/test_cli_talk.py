@@ -1,5 +1,6 @@
 """What somebody at a terminal is told by ``chat``, and what ``send`` and ``settings`` do with what they are given."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,83 @@ def test_no_settings_are_said_to_be_none(monkeypatch: pytest.MonkeyPatch) -> Non
         "No run-time settings are set: every worker does what it was started with.\n",
     )
     assert run("settings", "list", "--json") == (0, "{}\n", "")
+
+
+# ---- files and parameters
+
+
+def sent_by(monkeypatch: pytest.MonkeyPatch, *arguments: str, stdin: str = "") -> Any:
+    owner = Owner(lambda _: ANSWERED).instead_of_kafka(monkeypatch)
+    code, _, err = run(*arguments, stdin=stdin)
+    assert code == 0, err
+    ((_, command),) = owner.asked
+    return command
+
+
+def test_a_file_is_sent_as_a_reference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a photo.png").write_bytes(b"12345")
+    command = sent_by(
+        monkeypatch, "send", "web-1", "Look", "--file", "a photo.png", "--file", "https://x.example/b.jpg"
+    )
+    text, file, other = command.content
+    assert (text.kind, text.text) == ("text", "Look")
+    assert (file.kind, file.media_type, file.bytes) == ("file_ref", "image/png", 5)
+    assert file.uri == f"{tmp_path.resolve().as_uri()}/a%20photo.png"
+    assert file.sha256 == hashlib.sha256(b"12345").hexdigest()
+    assert (other.uri, other.media_type, other.bytes) == ("https://x.example/b.jpg", "image/jpeg", None)
+
+
+def test_a_file_whose_name_does_not_tell_its_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "scan").write_bytes(b"1")
+    (file,) = sent_by(monkeypatch, "send", "web-1", "", "--file", "scan:image/tiff").content
+    assert (file.media_type, file.bytes) == ("image/tiff", 1)
+    code, _, err = run("send", "web-1", "x", "--file", "scan")
+    assert (code, "does not tell its media type" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "reason"),
+    [
+        ("none.png", 4, "cannot read"),
+        ("data:image/png;base64,AAAA", 2, "data:image/png"),
+        ("https://u:p@x.example/a.png", 2, "name or a password"),
+        ("https://x.example/../a.png", 2, "with . or .."),
+    ],
+)
+def test_what_is_no_file(said: str, code: int, reason: str) -> None:
+    found, _, err = run("send", "web-1", "x", "--file", said, "-b", "127.0.0.1:1")
+    assert (found, reason in err) == (code, True), err
+
+
+def test_a_file_of_the_next_message_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    owner = Owner(lambda _: ANSWERED).instead_of_kafka(monkeypatch)
+    assert run("chat", "web-1", stdin="Hi\n/file a.png\nLook\nAnd?\n")[0] == 0
+    kinds = [[part.kind for part in command.content] for _, command in owner.asked]
+    assert kinds == [["text"], ["text", "file_ref"], ["text"]]
+
+
+PARAMS = ("--temperature", "0.5", "--max-tokens", "9", "--stop", "END", "--model-setting", "top_p=0.9")
+EFFORT = ("--model-setting", "effort=high")
+
+
+@pytest.mark.parametrize(
+    "command", [("send", "web-1", "Hi"), ("sessions", "create", "web"), ("sessions", "resolve", "web")]
+)
+def test_parameters_of_a_message_and_of_a_session(monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
+    if command[0] != "send":
+        opened = (fr.SessionInfo(title="", created=True),)
+        owner = Owner(lambda _: opened).instead_of_kafka(monkeypatch)
+        code, _, err = run(*command, *PARAMS, *EFFORT)
+        assert code == 0, err
+        params = owner.asked[0][1].new_session.params
+    else:
+        params = sent_by(monkeypatch, *command, *PARAMS, *EFFORT).params
+    expected = {"top_p": "0.9", "effort": '"high"'}
+    assert (params.temperature, params.max_tokens, params.stop, dict(params.settings)) == (0.5, 9, ("END",), expected)
+
+
+@pytest.mark.parametrize(("said", "reason"), [("top_p", "NAME=VALUE"), ("stream=true", "stream")])
+def test_a_setting_that_cannot_be(said: str, reason: str) -> None:
+    code, _, err = run("send", "web-1", "Hi", "--model-setting", said, "-b", "127.0.0.1:1")
+    assert (code, reason in err) == (2, True), err

@@ -174,7 +174,7 @@ def test_settings_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
 def test_the_command_lines_options_are_checked() -> None:
     from turnlog.cli.common import params_of
 
-    assert params_of(None, None, None) is None
-    assert params_of(0.0, 5, ["x"]) == GenerationParams(temperature=0.0, max_tokens=5, stop=("x",))
+    assert params_of(None, None, None, None) is None
+    assert params_of(0.0, 5, ["x"], []) == GenerationParams(temperature=0.0, max_tokens=5, stop=("x",))
     with pytest.raises(UsageError, match="stop"):
-        params_of(None, None, [""])
+        params_of(None, None, [""], None)

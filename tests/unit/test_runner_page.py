@@ -1,16 +1,23 @@
 """docs/runners.md: its example is a runner that works, with nothing but what `turnlog.runner` names."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import turnlog.runner
 from turnlog.runner import AssistantMessage, TextDelta, TurnInput, text_content
 from turnlog_streams.policy import Policy
+from turnlog_workers.base.allow_list import read_allow_list
 from turnlog_workers.runners import base
 from turnlog_workers.runners.registry import RunnerRegistry
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs/runners.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/runners.md").read_text(encoding="utf-8")
+TEMPLATE = ROOT / "examples/runner-plugin"
 
 
 def blocks() -> list[str]:
@@ -54,13 +61,49 @@ def test_the_example_passes_the_suite_of_the_page() -> None:
 
 
 def test_the_allow_list_of_the_page_allows_it() -> None:
-    (patterns,) = re.findall(r"TURNLOG_ALLOW_MODELS=(\S+?)`", PAGE)
-    assert Policy(allow_models=tuple(patterns.split(","))).allows("shout:")
+    (patterns,) = re.findall(r"TURNLOG_ALLOW_MODELS='(\S+?)'", PAGE)
+    allowed = Policy(allow_models=read_allow_list(patterns, ("echo:*",)))
+    assert allowed.allows("shout:")
+    assert allowed.allows("echo:")
+
+
+def test_the_page_shows_the_template() -> None:
+    module, test = blocks()
+    (pyproject,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert module == (TEMPLATE / "src/turnlog_shout/__init__.py").read_text(encoding="utf-8")
+    assert test == (TEMPLATE / "tests/test_shout.py").read_text(encoding="utf-8")
+    assert pyproject == (TEMPLATE / "pyproject.toml").read_text(encoding="utf-8")
+    assert sum(bool(line.strip()) for line in module.partition("class ")[2].splitlines()) <= 20
+
+
+def test_the_template_is_installed_found_and_passes_its_test(tmp_path: Path) -> None:
+    """As the page has it, but into a folder of its own, from nothing that is not here."""
+    package, site = tmp_path / "turnlog-shout", tmp_path / "site"
+    shutil.copytree(TEMPLATE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index"]
+    run([*pip, "--no-deps", "--no-build-isolation", "--target", str(site), str(package)], package)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    assert re.search(r"\b1[0-9] passed", run(tests, package, environment))
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_all_that_the_protocol_names_is_public() -> None:
     """A plug-in that must import from a worker's rooms breaks with them."""
     mine = {name for name, thing in vars(base).items() if getattr(thing, "__module__", "") == base.__name__}
-    given = {"NoTools", "NO_PARAMS", "NO_TOOLS", "NO_USAGE", "no_such_tool"}  # a turn has them; nobody need name them
+    given = {
+        "NoTools",
+        "NoFiles",
+        "NO_FILES",
+        "NO_PARAMS",
+        "NO_TOOLS",
+        "NO_USAGE",
+        "no_such_tool",
+    }  # a turn has them; nobody need name them
     assert (mine | {name for name in vars(base) if name.isupper()}) - given <= set(turnlog.runner.__all__)
     assert all(hasattr(turnlog.runner, name) for name in turnlog.runner.__all__)

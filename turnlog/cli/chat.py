@@ -12,9 +12,11 @@ import typer
 from turnlog.cli.common import (
     Bootstrap,
     DataDir,
+    Files,
     Json,
     MaxTokens,
     Model,
+    ModelSetting,
     Prefix,
     Stop,
     Temperature,
@@ -22,6 +24,8 @@ from turnlog.cli.common import (
     Verbose,
     check_session_id,
     client_settings,
+    content_of,
+    files_of,
     params_of,
     refuse_unservable,
 )
@@ -36,8 +40,12 @@ if TYPE_CHECKING:
     from turnlog.client.chat_turn import ChatTurn
     from turnlog.client.replies import FinishedTurn
     from turnlog_schemas.generation import GenerationParams
+    from turnlog_schemas.parts import ContentPart
 
-_HELP = "Each line is a message. /quit or Ctrl-D ends; Ctrl-C stops waiting for an answer (the turn goes on)."
+_HELP = (
+    "Each line is a message; /file PATH_OR_URI adds a file to the next one. /quit or Ctrl-D ends; Ctrl-C stops waiting "
+    "for an answer (the turn goes on)."
+)
 
 
 def chat(
@@ -48,6 +56,8 @@ def chat(
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     stop: Stop = None,
+    model_setting: ModelSetting = None,
+    file: Files = None,
     timeout_s: TimeoutS = 600.0,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
@@ -57,18 +67,20 @@ def chat(
 ) -> None:
     """Chat with a session; answers stream in as they are generated.
 
-    Each line is a message. /quit or Ctrl-D ends. With piped input, the command ends at the first turn that does not
-    complete, with its exit code. With --json each answer is one line.
+    Each line is a message; /file PATH_OR_URI adds a file to the next one. /quit or Ctrl-D ends. With piped input, the
+    command ends at the first turn that does not complete, with its exit code. With --json each answer is one line.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     if session_id is not None:
         check_session_id(session_id)
     refuse_unservable(settings, model)
-    params = params_of(temperature, max_tokens, stop)
+    params = params_of(temperature, max_tokens, stop, model_setting)
+    files = files_of(file)
     given: dict[str, object] = {"--model": model, "--temperature": temperature, "--max-tokens": max_tokens}
     given |= {"--bootstrap-server": bootstrap_server, "--data-dir": data_dir, "--prefix": prefix}
     options = "".join(f" {name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
     options += "".join(f" --stop {shlex.quote(text)}" for text in stop or ())
+    options += "".join(f" --model-setting {shlex.quote(pair)}" for pair in model_setting or ())
     from turnlog.client.async_client import Client
 
     if session_id is None:
@@ -81,7 +93,7 @@ def chat(
         loop.wait(client.__aenter__())
         try:
             conversation = _Conversation(
-                client, loop, session_id, model=model, params=params, timeout_s=timeout_s, json=json
+                client, loop, session_id, model=model, params=params, timeout_s=timeout_s, json=json, files=files
             )
             conversation.run(f"turnlog chat {session_id}{options}")
         finally:
@@ -101,7 +113,9 @@ class _Conversation:
         params: "GenerationParams | None",
         timeout_s: float,
         json: bool,
+        files: "tuple[ContentPart, ...]" = (),
     ) -> None:
+        self._files = files  # of the next message
         self._client, self._loop, self._session_id = client, loop, session_id
         self._model, self._params, self._timeout_s, self._json = model, params, timeout_s, json
         self._interactive = output.is_terminal(sys.stdin)
@@ -120,6 +134,9 @@ class _Conversation:
                 output.say(_HELP)
                 continue
             try:
+                if line.startswith("/file "):
+                    self._files += files_of([line.removeprefix("/file ").strip()])
+                    continue
                 turn = self._loop.wait(self._say(line))
                 turn.raise_for_status()
                 answered = True
@@ -169,8 +186,13 @@ class _Conversation:
         from turnlog.terminal.live import LiveTurn, finished_document
 
         turn = self._turn = self._client.chat(
-            self._session_id, text, model=self._model, params=self._params, timeout_s=self._timeout_s
+            self._session_id,
+            content_of(text, self._files),
+            model=self._model,
+            params=self._params,
+            timeout_s=self._timeout_s,
         )
+        self._files = ()
         live = LiveTurn(_writer())
         async with turn:
             try:

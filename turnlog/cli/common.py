@@ -1,9 +1,10 @@
 """Options that many commands share, and where a command finds its stack."""
 
+import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,11 @@ from turnlog.terminal import output
 
 if TYPE_CHECKING:
     from turnlog_schemas.generation import GenerationParams
+    from turnlog_schemas.parts import ContentPart
     from turnlog_workers.base.config import Settings
 
 VERBOSE = "turnlog.verbose"
+_MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+")  #: what may follow a path; ``//host`` may not
 _OF_THE_WORKERS = ("allow_models", "default_model", "fast_model")
 
 
@@ -77,6 +80,22 @@ MaxTokens = Annotated[
 ]
 Stop = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="Where an answer ends; may be given several times.")
+]
+ModelSetting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-setting",
+        metavar="NAME=VALUE",
+        help="A setting of the model's provider, such as top_p=0.9; may be given several times.",
+    ),
+]
+Files = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--file",
+        metavar="PATH_OR_URI",
+        help="A file for the model, as PATH, PATH:TYPE/SUBTYPE or https://...; workers read it. May be repeated.",
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -207,11 +226,53 @@ def snapshot_or_fail(settings: "Settings") -> Path:
     return snapshot_file(settings.snapshot)
 
 
-def params_of(temperature: float | None, max_tokens: int | None, stop: list[str] | None) -> "GenerationParams | None":
-    """The parameters that the options name; ``None``: none. Raises :class:`UsageError`."""
+def params_of(
+    temperature: float | None, max_tokens: int | None, stop: list[str] | None, settings: list[str] | None
+) -> "GenerationParams | None":
+    """The parameters that the options name; ``None``: none. Raises :class:`UsageError`.
+
+    ``settings``: ``NAME=VALUE``, where VALUE is JSON, else a text.
+    """
     from turnlog_schemas.generation import NO_PARAMS, GenerationParams, wrong_params
 
-    params = GenerationParams(temperature=temperature, max_tokens=max_tokens, stop=tuple(stop or ()))
+    params = GenerationParams(
+        temperature=temperature, max_tokens=max_tokens, stop=tuple(stop or ()), settings=_model_settings(settings or [])
+    )
     if (wrong := wrong_params(params)) is not None:
         raise UsageError(f"{wrong[0].upper()}{wrong[1:]}.")
     return None if params == NO_PARAMS else params
+
+
+def _model_settings(pairs: list[str]) -> dict[str, str]:
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise UsageError("--model-setting: write it as NAME=VALUE")
+        try:
+            json.loads(value)
+        except ValueError:
+            value = json.dumps(value)
+        found[name] = value
+    return found
+
+
+def files_of(said: list[str] | None) -> "tuple[ContentPart, ...]":
+    """The files that ``--file`` names. Raises :class:`UsageError`, :class:`turnlog.errors.NotFoundError`."""
+    from turnlog.client.files import file_part
+
+    return tuple(_file(each, file_part) for each in said or ())
+
+
+def _file(said: str, file_part: "Callable[..., ContentPart]") -> "ContentPart":
+    path, colon, media_type = said.rpartition(":")
+    if colon and _MEDIA_TYPE.fullmatch(media_type) and not Path(said).exists():
+        return file_part(path, media_type=media_type)
+    return file_part(said)
+
+
+def content_of(text: str, files: "tuple[ContentPart, ...]") -> "str | tuple[ContentPart, ...]":
+    """What is sent: the text, then the files."""
+    from turnlog_schemas.parts import text_content
+
+    return (*(text_content(text) if text else ()), *files) if files else text

@@ -87,10 +87,12 @@ async def _messages(
 
 def _entry_document(entry: "HistoryEntry") -> dict[str, Any]:
     """A message with its tool calls in OpenAI's form."""
-    from turnlog_schemas.parts import content_text
+    from turnlog_schemas.parts import content_text, files_of
 
     document = asdict(entry)
     document["content"] = content_text(entry.content)
+    if files_of(entry.content):
+        document["content_parts"] = [asdict(part) for part in entry.content or ()]
     calls = document.pop("tool_calls")
     if calls:
         document["tool_calls"] = [

@@ -12,14 +12,19 @@ from turnlog.cli.common import (
     ChannelName,
     DataDir,
     Json,
+    MaxTokens,
     Metadata,
+    ModelSetting,
     Prefix,
     RequestId,
     SessionId,
+    Stop,
+    Temperature,
     TimeoutS,
     Verbose,
     client_settings,
     metadata_of,
+    params_of,
     refuse_unservable,
 )
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
@@ -28,6 +33,7 @@ from turnlog.terminal import output
 if TYPE_CHECKING:
     from turnlog.client.async_client import Client
     from turnlog.client.session_info import SessionInfo
+    from turnlog_schemas.generation import GenerationParams
     from turnlog_workers.base.config import Settings
 
 T = TypeVar("T")
@@ -96,6 +102,10 @@ def create(
     metadata: Metadata = None,
     history_max_tokens: HistoryMaxTokens = None,
     history_keep_tail: HistoryKeepTail = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    model_setting: ModelSetting = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,
     json: Json = False,
@@ -107,7 +117,8 @@ def create(
     """Open a session in a channel and print its id. It becomes the channel's active session."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     refuse_unservable(settings, model)
-    new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+    params = params_of(temperature, max_tokens, stop, model_setting)
+    new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params)
     new["session_id"] = session_id
     info = ask_once(settings, lambda client: client.create(channel, request_id=request_id, timeout_s=timeout_s, **new))
     _print_id(info, json, f"created in channel {info.channel}")
@@ -121,6 +132,10 @@ def resolve(
     metadata: Metadata = None,
     history_max_tokens: HistoryMaxTokens = None,
     history_keep_tail: HistoryKeepTail = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    model_setting: ModelSetting = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,
     json: Json = False,
@@ -135,7 +150,8 @@ def resolve(
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     refuse_unservable(settings, model)
-    new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+    params = params_of(temperature, max_tokens, stop, model_setting)
+    new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params)
     info = ask_once(settings, lambda client: client.resolve(channel, request_id=request_id, timeout_s=timeout_s, **new))
     _print_id(info, json, "created" if info.created else "already existed")
 
@@ -148,6 +164,10 @@ def rotate(
     metadata: Metadata = None,
     history_max_tokens: HistoryMaxTokens = None,
     history_keep_tail: HistoryKeepTail = None,
+    temperature: Temperature = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    model_setting: ModelSetting = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 60.0,
     json: Json = False,
@@ -159,7 +179,8 @@ def rotate(
     """Archive a channel's active session, if any, open a new one, and print its id."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     refuse_unservable(settings, model)
-    new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail)
+    params = params_of(temperature, max_tokens, stop, model_setting)
+    new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params)
     info = ask_once(settings, lambda client: client.rotate(channel, request_id=request_id, timeout_s=timeout_s, **new))
     _print_id(info, json, f"created in channel {info.channel}")
 
@@ -283,6 +304,7 @@ def _new(
     metadata: list[str] | None,
     history_max_tokens: int | None,
     history_keep_tail: int | None,
+    params: "GenerationParams | None",
 ) -> dict[str, Any]:
     return {
         "title": title,
@@ -291,6 +313,7 @@ def _new(
         "metadata": metadata_of(metadata),
         "history_max_tokens": history_max_tokens,
         "history_keep_tail": history_keep_tail,
+        "params": params,
     }
 
 

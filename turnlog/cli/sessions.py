@@ -22,7 +22,7 @@ from turnlog.cli.common import (
 from turnlog.errors import NotFoundError
 from turnlog.terminal import output
 from turnlog.terminal.sessions_table import print_sessions, session_state, snapshot_age
-from turnlog.terminal.transcript import MAX_RESULT, cut, print_message, print_summary
+from turnlog.terminal.transcript import MAX_RESULT, cut, in_words, print_message, print_summary
 from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ _SESSION = """
     FROM sessions WHERE session_id = ?
 """
 _TURNS = """
-    SELECT turn_id, request_id, status, model, attempt, text, accepted_at, ended_at, duration_ms, input_tokens,
-           output_tokens, code, reason
+    SELECT turn_id, request_id, status, model, attempt, text, content_parts, accepted_at, ended_at, duration_ms,
+           input_tokens, output_tokens, code, reason
     FROM turns WHERE session_id = ? ORDER BY accepted_offset
 """
 _MESSAGES = """
@@ -209,7 +209,7 @@ def _print_transcript(document: Mapping[str, Any], *, max_result: int, skip_cove
             output.print_text(f"\n({_turn_state(turn)})")
     for turn in turns:
         if turn["turn_id"] not in last_of_turn:
-            output.print_text(f"\n({_turn_state(turn)}) {turn['text'] or ''}")
+            output.print_text(f"\n({_turn_state(turn)}) {in_words(turn['text'], turn['content_parts']) or ''}")
 
 
 def _turn_state(turn: Mapping[str, Any]) -> str:

@@ -11,9 +11,11 @@ import typer
 from turnlog.cli.common import (
     Bootstrap,
     DataDir,
+    Files,
     Json,
     MaxTokens,
     Model,
+    ModelSetting,
     Prefix,
     RequestId,
     Stop,
@@ -21,17 +23,20 @@ from turnlog.cli.common import (
     TimeoutS,
     Verbose,
     client_settings,
+    content_of,
+    files_of,
     params_of,
     refuse_unservable,
 )
 from turnlog.errors import TurnTimedOutError
 from turnlog.terminal import output
-from turnlog_schemas.parts import NewSession
+from turnlog_schemas.parts import ContentPart, NewSession
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
 
 CONNECT_TIMEOUT_S = 5.0
+Content = str | tuple[ContentPart, ...]
 
 
 class OnBusy(StrEnum):
@@ -67,6 +72,8 @@ def send(
     temperature: Temperature = None,
     max_tokens: MaxTokens = None,
     stop: Stop = None,
+    model_setting: ModelSetting = None,
+    file: Files = None,
     channel: Annotated[
         str | None,
         typer.Option("--channel", help="If this message creates the session: its channel.", show_default=False),
@@ -86,18 +93,19 @@ def send(
         text = sys.stdin.read().removesuffix("\n").removesuffix("\r")  # what ends the last line is not of the message
     new = NewSession(channel=channel) if channel is not None else None
     asked: dict[str, Any] = {"request_id": request_id, "model": model, "on_busy": on_busy.value, "new_session": new}
-    asked["params"] = params_of(temperature, max_tokens, stop)
+    asked["params"] = params_of(temperature, max_tokens, stop, model_setting)
+    content = content_of(text, files_of(file))
     if wait:
-        asyncio.run(_send_and_wait(settings, session_id, text, asked, timeout_s=timeout_s, json=json))
+        asyncio.run(_send_and_wait(settings, session_id, content, asked, timeout_s=timeout_s, json=json))
     else:
-        asyncio.run(_send(settings, session_id, text, asked, json=json))
+        asyncio.run(_send(settings, session_id, content, asked, json=json))
 
 
-async def _send(settings: "Settings", session_id: str, text: str, asked: dict[str, Any], *, json: bool) -> None:
+async def _send(settings: "Settings", session_id: str, content: Content, asked: dict[str, Any], *, json: bool) -> None:
     from turnlog.client.async_client import Client
 
     async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
-        sent = await client.enqueue(session_id, text, **asked)
+        sent = await client.enqueue(session_id, content, **asked)
     topic = settings.topics.requests
     if json:
         document = {"request_id": sent.request_id, "session_id": session_id, "topic": topic}
@@ -107,13 +115,13 @@ async def _send(settings: "Settings", session_id: str, text: str, asked: dict[st
 
 
 async def _send_and_wait(
-    settings: "Settings", session_id: str, text: str, asked: dict[str, Any], *, timeout_s: float, json: bool
+    settings: "Settings", session_id: str, content: Content, asked: dict[str, Any], *, timeout_s: float, json: bool
 ) -> None:
     from turnlog.client.async_client import Client
     from turnlog.terminal.live import finished_document
 
     async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
-        turn = await client.chat(session_id, text, timeout_s=timeout_s, **asked).result()
+        turn = await client.chat(session_id, content, timeout_s=timeout_s, **asked).result()
     if json:
         output.print_json(finished_document(turn))
     elif turn.text:

@@ -6,6 +6,7 @@ from typing import Any
 from turnlog.client.replies import FinishedTurn, ReplyFrame
 from turnlog.terminal import output
 from turnlog_schemas.codec import Codec, UnknownPayload, snake
+from turnlog_schemas.files import shown_text
 from turnlog_schemas.frames import (
     HistoryCompacted,
     HistoryCompactionFailed,
@@ -119,7 +120,7 @@ def _detail(frame: object) -> str:
             return f"{call.name}({call.arguments})"
         case MessageStored() as message:
             calls = " ".join(f"-> {call.name}" for call in message.tool_calls)
-            return f"{message.message_seq} {message.role} {content_text(message.content) or ''} {calls}"
+            return f"{message.message_seq} {message.role} {shown_text(message.content) or ''} {calls}"
         case HistoryCompacted(summary=summary) as done:
             return f"{done.from_seq} to {done.to_seq} {summary}" if done.to_seq else ""
         case (

@@ -1,11 +1,16 @@
 """Messages of a session, for people to read."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from turnlog.terminal import output
+from turnlog_schemas.files import shown_text
+from turnlog_schemas.json_values import record_reader
+from turnlog_schemas.parts import ContentPart, files_of
 
 MAX_RESULT = 400
+_read_part = record_reader(ContentPart, closed=False)
 
 
 def print_message(message: Mapping[str, Any], *, max_result: int) -> None:
@@ -15,12 +20,23 @@ def print_message(message: Mapping[str, Any], *, max_result: int) -> None:
         marks += f" [{message['outcome'].replace('_', ' ')}]"
     name = f" {message['name']}" if message["name"] else ""
     output.print_text(f"\n{message['message_seq']} {message['role']}{name}{marks}")
-    content = message["content"] if message["content"] is not None else message.get("content_parts")
+    content = in_words(message["content"], message.get("content_parts"))
     if content:
         output.print_text(_indent(cut(content, max_result) if message["role"] == "tool" else content))
     for call in message.get("tool_calls", ()):
         function = call["function"]
         output.print_text(_indent(f"-> {function['name']}({cut(function['arguments'], max_result)})"))
+
+
+def in_words(text: str | None, parts: str | Sequence[Mapping[str, Any]] | None) -> str | None:
+    """The text, with a line for each file. ``parts``: as the snapshot has them, where the text does not say it all."""
+    if parts is None:
+        return text
+    try:
+        read = tuple(_read_part(part) for part in (json.loads(parts) if isinstance(parts, str) else parts))
+    except ValueError:
+        return text if text is not None else str(parts)
+    return shown_text(read) if files_of(read) else text
 
 
 def print_summary(summary: str, covered_to: int) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from turnlog_schemas.files import shown_text
+from turnlog_schemas.parts import FILE_REF, TEXT, files_of
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.view import SUMMARY_ROLE
 
@@ -14,23 +15,47 @@ _SUMMARY_FRAME = (
 )
 
 
-def openai_messages(instructions: str | None, messages: Sequence[HistoryMessage]) -> list[dict[str, Any]]:
+def openai_messages(
+    instructions: str | None, messages: Sequence[HistoryMessage], *, files: bool = False
+) -> list[dict[str, Any]]:
     """The request's ``messages`` for an assembled view (``history.view.assemble``).
 
     The summary goes as a ``system`` message with a frame around it, so that nobody takes it for words of the user. A
     missing content is the empty text where the format has no null. A question that no answer followed (its turn failed)
     and the next one become one message, with a blank line in between: some providers refuse two of the user in a row.
+
+    A file is a line of text. With ``files`` the content of a message with files is a list: ``{"type": "text", …}``, and
+    ``{"type": "file_ref", "part": …, "turn_id": …}`` for whoever puts in what the format has for a file.
     """
     rendered: list[dict[str, Any]] = []
     if instructions is not None:
         rendered.append({"role": "system", "content": instructions})
     for message in messages:
         shown = _rendered(message)
+        if files and message.role == "user" and files_of(message.content):
+            shown["content"] = _parts(message)
         if rendered and shown["role"] == rendered[-1]["role"] == "user":
-            rendered[-1]["content"] += f"\n\n{shown['content']}"
+            rendered[-1]["content"] = _joined(rendered[-1]["content"], shown["content"])
         else:
             rendered.append(shown)
     return rendered
+
+
+def _parts(message: HistoryMessage) -> list[dict[str, Any]]:
+    return [
+        {"type": FILE_REF, "part": part, "turn_id": message.turn_id}
+        if part.kind == FILE_REF
+        else {"type": TEXT, "text": part.text}
+        for part in message.content or ()
+        if part.kind == FILE_REF or part.text
+    ]
+
+
+def _joined(one: str | list[dict[str, Any]], other: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    if isinstance(one, str) and isinstance(other, str):
+        return f"{one}\n\n{other}"
+    lists = (said if isinstance(said, list) else [{"type": TEXT, "text": said}] for said in (one, other))
+    return [part for each in lists for part in each]
 
 
 def _rendered(message: HistoryMessage) -> dict[str, Any]:

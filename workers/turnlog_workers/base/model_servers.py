@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from turnlog_workers.base.file_settings import read_media_types
+
 MAX_SERVERS = 100
 MAX_KEY_BYTES = 16 * 1024  #: some keys are signed tokens
 _SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -84,6 +86,13 @@ class HttpServer(BaseModel):
     key_file: Path | None = None  #: the file that holds the key
     control_tokens: Literal["escape", "keep"] = "escape"  #: of chat templates, in what users and tools say
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  #: what the server calls the bound
+
+    media_types: tuple[str, ...] = ()  #: of files that its models are shown, as patterns: ``image/*``
+
+    @field_validator("media_types")
+    @classmethod
+    def _types(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return read_media_types(",".join(value))
 
     @field_validator("url")
     @classmethod

@@ -21,6 +21,7 @@ from turnlog_workers.base.readiness_file import mark_ready
 from turnlog_workers.base.settings_check import check_models, unknown_variables
 from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.base.tasks import all_within, describe, end, kept_running, watched
+from turnlog_workers.files.reader import FileReader
 from turnlog_workers.intake.request_reader import RequestReader
 from turnlog_workers.kafka import schema_topic
 from turnlog_workers.kafka.event_log import KafkaEventLog, LogProducer
@@ -71,8 +72,9 @@ class WorkerService:
         self._replies = ReplySender(settings, source=owner, now_ms=_wall_ms)
         self._stores: StoreDirectory | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._policy_now = settings.policy()
         self._runners, self._toolbox = RunnerRegistry(), toolbox_of(settings)
+        self._files = FileReader.of(settings, self._media_types_of)
+        self._policy_now = self._own_policy()
         self._run_settings = RunSettings(settings, self._reader, self._take_settings)
         self._follow: asyncio.Task[None] | None = None
         self._growth: asyncio.Task[None] | None = None
@@ -154,6 +156,7 @@ class WorkerService:
             running=asyncio.Semaphore(settings.max_running_turns),
             actor_limits=_actor_limits(settings),
             toolbox=self._toolbox,
+            files=self._files,
             limits=_shard_limits(settings),
             membership=self._membership,
             ack=self._ack,
@@ -166,13 +169,19 @@ class WorkerService:
             open_turns=lambda: sum(shard.open_turns for shard in self._shards.values()),
         )
 
+    def _media_types_of(self, model: str) -> tuple[str, ...]:
+        return self._runners.media_types(model, runner_factories(self._run_settings.values))
+
+    def _own_policy(self) -> Policy:
+        return replace(self._settings.policy(), media_types_of=self._media_types_of)
+
     def _policy(self) -> Policy:
         return self._policy_now
 
     def _take_settings(self, values: Mapping[str, str]) -> None:
         """Turns that start from now on use them; live runners keep theirs until their session is reset."""
         draining = not self._policy_now.start_turns
-        own = self._settings.policy()
+        own = self._own_policy()
         policy = with_run_settings(own, values)
         self._policy_now = replace(policy, start_turns=not draining)
         log.info("run-time settings: %s", ", ".join(sorted(values)) or "none")

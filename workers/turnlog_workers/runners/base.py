@@ -11,8 +11,9 @@ blocks the event loop (a factory, too) stops the whole worker meanwhile, and so 
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from turnlog_schemas.files import file_name
 from turnlog_schemas.generation import NO_PARAMS, GenerationParams
 from turnlog_schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage, text_content
 from turnlog_streams.history.messages import HistoryMessage
@@ -83,6 +84,35 @@ def no_such_tool(call: ToolCall, known: Sequence[str] = ()) -> ToolResult:
 NO_TOOLS = NoTools()
 
 
+class TurnFiles(Protocol):
+    """The files that the messages of this turn refer to: parts of the kind ``file_ref``."""
+
+    @property
+    def max_turn_bytes(self) -> int:
+        """Of all that one call of a model is shown."""
+        ...
+
+    async def read(self, part: ContentPart) -> bytes:
+        """The bytes, which are what the part says: keep them for the call of the model and no longer.
+
+        Raises :class:`RunnerError`, with a code of its own for each thing that can be wrong.
+        """
+        ...
+
+
+class NoFiles:
+    """No file may be read."""
+
+    max_turn_bytes = 0
+
+    async def read(self, part: ContentPart) -> bytes:
+        """Raises :class:`RunnerError`."""
+        raise RunnerError("file_not_allowed", f"file {file_name(part)!r}: no files are read here", retryable=False)
+
+
+NO_FILES = NoFiles()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnInput:
     """All that a runner may know of the turn it is to run."""
@@ -103,6 +133,7 @@ class TurnInput:
     metadata: Mapping[str, str] = field(default_factory=dict)
     allow_tools: bool = True  #: false: the model must write, it is not told of any tool
     tools: TurnTools = NO_TOOLS
+    files: TurnFiles = NO_FILES
     params: GenerationParams = NO_PARAMS  #: how the model is asked to generate; within the bounds of the worker
     channel: str = ""
     spent: Usage = NO_USAGE  #: what the turn has cost until now, as far as the log has it
@@ -197,8 +228,20 @@ class Runner(Protocol):
 
 
 class RunnerFactory(Protocol):
-    """Makes runners of one provider: what an entry point of the group ``turnlog.runners`` names."""
+    """Makes runners of one provider: what an entry point of the group ``turnlog.runners`` names.
+
+    One that takes files says so by :meth:`TakesFiles.media_types`.
+    """
 
     def __call__(self, model: str) -> Runner:
         """A runner for a full model name. Raises :class:`RunnerError` for one it cannot serve."""
+        ...
+
+
+@runtime_checkable
+class TakesFiles(Protocol):
+    """A :class:`RunnerFactory` whose runners can be shown files. For any other, a request with one is refused."""
+
+    def media_types(self, model: str) -> Sequence[str]:
+        """What the model takes, as shell-style patterns such as ``image/*``. Cheap: asked before each such turn."""
         ...

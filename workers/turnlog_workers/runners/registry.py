@@ -1,12 +1,15 @@
 """Which runner serves a model name: the part before its first ``:`` names an entry point."""
 
+import logging
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 
+from turnlog_workers.base.tasks import describe
 from turnlog_workers.runners.availability import Availability, SaysAvailability
-from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory
+from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory, TakesFiles
 from turnlog_workers.runners.checked import type_name
 
+log = logging.getLogger(__name__)
 GROUP = "turnlog.runners"
 
 
@@ -29,6 +32,19 @@ class RunnerRegistry:
         """
         provider = model.partition(":")[0]
         return self._factory((chosen or {}).get(provider, provider), model)(model)
+
+    def media_types(self, model: str, chosen: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Patterns of the files that a model's runner takes; none where it does not say, or cannot be made."""
+        provider = model.partition(":")[0]
+        try:
+            factory = self._factory((chosen or {}).get(provider, provider), model)
+            said = factory.media_types(model) if isinstance(factory, TakesFiles) else ()
+            return tuple(str(pattern) for pattern in said)
+        except RunnerError:
+            return ()
+        except Exception as error:
+            log.error("the runner %.100s does not say which files it takes: %s", provider, describe(error))
+            return ()
 
     def availability(self, provider: str) -> Availability:
         """What a provider lacks here. Raises :class:`RunnerError` if there is none, or it cannot be loaded."""

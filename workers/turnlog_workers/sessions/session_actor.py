@@ -19,6 +19,7 @@ from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.tasks import describe, frames, watched
+from turnlog_workers.files.reader import FileReader
 from turnlog_workers.runners.base import CONTEXT_TOO_LONG, Runner, RunnerError, TurnInput
 from turnlog_workers.runners.checked import OutputError
 from turnlog_workers.runners.contained import (
@@ -51,8 +52,10 @@ class SessionActor:
         running: asyncio.Semaphore,
         limits: ActorLimits,
         toolbox: Toolbox | None = None,
+        files: FileReader | None = None,
     ) -> None:
         self.session_id = session_id
+        self._files = files
         self._toolbox = toolbox
         self._host = host
         self._make_runner = make_runner
@@ -323,6 +326,8 @@ class SessionActor:
 
     async def _consumed(self, attempt: TurnAttempt, turn: TurnInput) -> bool:
         """Making a runner is a plug-in's code as well."""
+        if self._files is not None:
+            turn = self._files.offered(turn)
         runner = await self._runner_for(turn.model)
         if self._toolbox is not None:
             turn = await self._toolbox.offered(turn)

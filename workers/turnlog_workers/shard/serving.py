@@ -356,6 +356,7 @@ class Serving:
                 running=self._context.running,
                 limits=self._context.actor_limits,
                 toolbox=self._context.toolbox,
+                files=self._context.files,
             )
         stream.last_used = self._context.now()
         return stream.actor

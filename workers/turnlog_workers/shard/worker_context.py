@@ -13,6 +13,7 @@ from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import EventLog, RecordSender, RequestLog, RequestRecord
 from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.base.tasks import describe, frames
+from turnlog_workers.files.reader import FileReader
 from turnlog_workers.intake.request_reader import Incoming, RequestReader, UnknownReplyTopicError, Unreadable
 from turnlog_workers.runners.base import Runner
 from turnlog_workers.sessions.turn_attempt import ActorLimits
@@ -93,6 +94,7 @@ class WorkerContext:
     jitter: Callable[[], float]  #: between 0 and 1
     topics: Topics = field(default_factory=Topics)
     toolbox: Toolbox | None = None  #: ``None``: no turn has tools
+    files: FileReader | None = None  #: ``None``: no turn has files
     draining: bool = False
     open_turns: Callable[[], int] = lambda: 0  #: of the worker: accepted, not ended
     waiting_for_turns: set[Callable[[], None]] = field(default_factory=set)  #: to be called when there are fewer

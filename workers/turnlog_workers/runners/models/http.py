@@ -7,6 +7,7 @@ where it streams. An answer is complete only with its finish reason.
 import asyncio
 import contextlib
 import functools
+import io
 import json
 import logging
 import ssl
@@ -17,6 +18,7 @@ from typing import Any
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
+from turnlog_schemas.parts import ContentPart
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import at, keep_secret
@@ -33,6 +35,7 @@ from turnlog_workers.runners.models.faults import (
     stream_cut,
 )
 from turnlog_workers.runners.models.patience import ModelLimits, Patience
+from turnlog_workers.runners.models.sent_files import openai_part, openai_text, show_files
 from turnlog_workers.runners.models.sent_messages import (
     openai_params,
     openai_request_messages,
@@ -85,9 +88,11 @@ class HttpRunner(OfflineRunner):
         self, turn: TurnInput, since: Sequence[HistoryMessage]
     ) -> AsyncGenerator[TextDelta | ReasoningDelta | ModelAnswer]:
         patience = Patience(self._limits)
+        messages = await self._messages(turn, since)
         try:
             async with patience.waiting():
-                response = await self._post(turn, since)
+                response = await self._post(turn, messages)
+            del messages
             answer = self._new_answer()
             try:
                 if response.status != 200:
@@ -120,12 +125,22 @@ class HttpRunner(OfflineRunner):
     def _new_answer(self) -> ChatAnswer:
         return ChatAnswer()
 
-    async def _post(self, turn: TurnInput, since: Sequence[HistoryMessage]) -> aiohttp.ClientResponse:
+    async def _messages(self, turn: TurnInput, since: Sequence[HistoryMessage]) -> list[dict[str, Any]]:
+        escape, taken = self._server.control_tokens == "escape", self._server.media_types
+        messages = openai_request_messages(turn, since, escape_control_tokens=escape, files=bool(taken))
+        clean = without_control_tokens if escape else str
+
+        def shown(part: ContentPart, data: bytes) -> dict[str, Any]:
+            made = openai_part(part, data)
+            return openai_text(clean(made["text"])) if made["type"] == "text" else made
+
+        await show_files(turn, messages, taken, shown, lambda text: openai_text(clean(text)))
+        return messages
+
+    async def _post(self, turn: TurnInput, messages: list[dict[str, Any]]) -> aiohttp.ClientResponse:
         body: dict[str, Any] = {
             "model": self._model,
-            "messages": openai_request_messages(
-                turn, since, escape_control_tokens=self._server.control_tokens == "escape"
-            ),
+            "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
             self._server.max_tokens_field: self._limits.answer_tokens(turn.params),
@@ -135,7 +150,7 @@ class HttpRunner(OfflineRunner):
             body["tools"] = openai_tools(turn.tools.definitions)
         return await self._opened().post(
             f"{self._server.url}/chat/completions",
-            data=json.dumps(body, ensure_ascii=False).encode(errors="replace"),
+            data=await _encoded(body),
             headers={"Content-Type": "application/json", "Accept": "text/event-stream", **self._authorization()},
             allow_redirects=False,  # a redirect would take the key along
         )
@@ -158,6 +173,13 @@ class HttpRunner(OfflineRunner):
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+async def _encoded(body: dict[str, Any]) -> bytes | io.BytesIO:
+    """The body of a request; one with files is long, and not encoded on the event loop."""
+    if not any(isinstance(message["content"], list) for message in body["messages"]):
+        return json.dumps(body, ensure_ascii=False).encode(errors="replace")
+    return io.BytesIO(await asyncio.to_thread(lambda: json.dumps(body, ensure_ascii=False).encode(errors="replace")))
 
 
 async def event_data(response: aiohttp.ClientResponse, patience: Patience) -> AsyncGenerator[str]:
@@ -230,6 +252,11 @@ class HttpRunners:
         self._servers = settings.http_servers
         self._limits = ModelLimits.of(settings)
 
+    def media_types(self, model: str) -> Sequence[str]:
+        """What the settings say of the server."""
+        server = self._servers.get(after_provider(model).partition("#")[0])
+        return server.media_types if server is not None else ()
+
     def __call__(self, model: str) -> Runner:
         """A runner for ``http:NAME#MODEL``. Raises :class:`RunnerError`."""
         name, _, rest = after_provider(model).partition("#")
@@ -249,6 +276,10 @@ def _from_environment() -> HttpRunners:
 
 class HttpFactory:
     """Runners for ``http:NAME#MODEL``, by the settings of this process."""
+
+    def media_types(self, model: str) -> Sequence[str]:
+        """What the settings say of the server."""
+        return _from_environment().media_types(model)
 
     def __call__(self, model: str) -> Runner:
         """A runner for a full model name. Raises :class:`RunnerError`."""

@@ -20,6 +20,7 @@ from turnlog_workers.runners.availability import Availability
 from turnlog_workers.runners.base import ReasoningDelta, Runner, RunnerError, RunnerOutput, TextDelta, TurnInput
 from turnlog_workers.runners.fault_log import as_logged, texts_of
 from turnlog_workers.runners.models.faults import ServerFaultError, fault
+from turnlog_workers.runners.models.media_types import media_types_of
 from turnlog_workers.runners.models.patience import ModelLimits
 from turnlog_workers.runners.models.steps import ModelAnswer, run_steps
 from turnlog_workers.runners.options import after_provider, bad_model_name
@@ -137,6 +138,11 @@ class ProviderFactory:
     def __call__(self, model: str) -> Runner:
         """A runner for a full model name. Raises :class:`RunnerError`."""
         return _from_environment()(model)
+
+    def media_types(self, model: str) -> Sequence[str]:
+        """What the provider's models are shown; by the name behind ``pydantic-ai:`` where that is who asks."""
+        provider = after_provider(model).partition(":")[0] if self._provider == "pydantic-ai" else self._provider
+        return media_types_of(provider)
 
     def availability(self) -> Availability:
         """Are its packages here, and its key?"""

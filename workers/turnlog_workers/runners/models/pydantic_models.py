@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 from pydantic_ai import exceptions as errors
 from pydantic_ai.messages import (
+    BinaryContent,
     ModelMessage,
     ModelRequest,
     ModelRequestPart,
@@ -37,7 +38,8 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse, 
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
-from turnlog_schemas.parts import Usage
+from turnlog_schemas.files import file_name
+from turnlog_schemas.parts import ContentPart, Usage
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_workers.runners.base import CONTEXT_TOO_LONG, ReasoningDelta, RunnerError, TextDelta, TurnInput
 from turnlog_workers.runners.base import ToolDefinition as Offered
@@ -49,7 +51,9 @@ from turnlog_workers.runners.models.faults import (
     invalid_response,
     stream_cut,
 )
+from turnlog_workers.runners.models.media_types import media_types_of
 from turnlog_workers.runners.models.patience import ModelLimits, Patience
+from turnlog_workers.runners.models.sent_files import show_files
 from turnlog_workers.runners.models.sent_messages import openai_request_messages, settings_of
 from turnlog_workers.runners.models.steps import ModelAnswer
 
@@ -100,7 +104,7 @@ class ModelClients:
         _opened.set(opened)
         try:
             model = await self._model(provider, name, key)
-            messages = provider_messages(openai_request_messages(turn, since, escape_control_tokens=False))
+            messages = provider_messages(await _sent(provider, turn, since))
             offered = turn.tools.definitions if turn.allow_tools else ()
             parameters = _parameters(provider, messages, offered)
             async with AsyncExitStack() as stack:
@@ -196,6 +200,19 @@ class ModelClients:
 # ---- what is sent
 
 
+async def _sent(provider: str, turn: TurnInput, since: Sequence[HistoryMessage]) -> list[dict[str, Any]]:
+    messages = openai_request_messages(turn, since, escape_control_tokens=False, files=True)
+    await show_files(turn, messages, media_types_of(provider), _shown, str)
+    return messages
+
+
+def _shown(part: ContentPart, data: bytes) -> str | BinaryContent:
+    media_type = part.media_type or ""
+    if media_type.startswith("text/"):
+        return f"{file_name(part)}:\n{data.decode(errors='replace')}"
+    return BinaryContent(data=data, media_type=media_type)
+
+
 def provider_messages(messages: Sequence[dict[str, Any]]) -> list[ModelMessage]:
     """The messages of a request in the OpenAI chat format as pydantic-ai's."""
     found: list[ModelMessage] = []
@@ -215,7 +232,11 @@ def provider_messages(messages: Sequence[dict[str, Any]]) -> list[ModelMessage]:
                 )
             found.append(ModelResponse(parts=parts))
             continue
-        part = _request_part(message, text or "", names)
+        if isinstance(text, list):  # a user's, with files
+            said = [each["text"] if isinstance(each, dict) else each for each in text]
+            part: ModelRequestPart = UserPromptPart(content=said)
+        else:
+            part = _request_part(message, text or "", names)
         if found and isinstance(found[-1], ModelRequest):
             found[-1].parts = [*found[-1].parts, part]
         else:

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any, NoReturn
 
 from turnlog_schemas.generation import RESERVED, GenerationParams
+from turnlog_schemas.parts import TEXT
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.openai_format import openai_messages
 from turnlog_streams.history.view import assemble
@@ -40,15 +41,19 @@ def shown_messages(turn: TurnInput, since: Sequence[HistoryMessage] = ()) -> tup
 
 
 def openai_request_messages(
-    turn: TurnInput, since: Sequence[HistoryMessage] = (), *, escape_control_tokens: bool = True
+    turn: TurnInput, since: Sequence[HistoryMessage] = (), *, escape_control_tokens: bool = True, files: bool = False
 ) -> list[dict[str, Any]]:
-    """The ``messages`` of a request in the OpenAI chat format."""
+    """The ``messages`` of a request in the OpenAI chat format. ``files``: as ``history.openai_format`` has it."""
     clean: Callable[[str], str] = without_control_tokens if escape_control_tokens else str
-    messages = openai_messages(turn.instructions, shown_messages(turn, since))
+    messages = openai_messages(turn.instructions, shown_messages(turn, since), files=files)
     for index, message in enumerate(messages):
         is_ours = index == 0 and turn.instructions is not None  # the instructions are the operator's
         if isinstance(message["content"], str) and not is_ours:
             message["content"] = clean(message["content"])
+        elif isinstance(message["content"], list):
+            for part in message["content"]:
+                if part["type"] == TEXT:
+                    part["text"] = clean(part["text"])
         for call in message.get("tool_calls", ()):
             function = call["function"]
             function["arguments"] = sendable_arguments(function["arguments"])

@@ -91,7 +91,10 @@ class SmolLM2Runner(HttpRunner):
         assert self._info is not None  # an answer follows a request
         return RoomyAnswer(self._info, self._options.max_tokens)
 
-    async def _post(self, turn: TurnInput, since: Sequence[HistoryMessage]) -> aiohttp.ClientResponse:
+    async def _messages(self, turn: TurnInput, since: Sequence[HistoryMessage]) -> list[dict[str, Any]]:
+        return _messages(turn, since)
+
+    async def _post(self, turn: TurnInput, messages: list[dict[str, Any]]) -> aiohttp.ClientResponse:
         """Wait for a slot: the response begins when there is one. Whoever came first is next, whatever its session."""
         waiting = self._waiting
         if waiting.count >= waiting.most:
@@ -105,7 +108,7 @@ class SmolLM2Runner(HttpRunner):
                     raise RunnerError("bad_model_name", reason, retryable=False)
                 self._info = info
                 try:
-                    return await self._request(info, turn, since)
+                    return await self._request(info, turn, messages)
                 except aiohttp.ClientConnectorError:  # it ended, as one that nobody has used for long does
                     self._shared.lost(info)
             raise fault("unreachable", "the model's process ends as soon as it has started")
@@ -113,10 +116,10 @@ class SmolLM2Runner(HttpRunner):
             waiting.count -= 1
 
     async def _request(
-        self, info: ServerInfo, turn: TurnInput, since: Sequence[HistoryMessage]
+        self, info: ServerInfo, turn: TurnInput, messages: list[dict[str, Any]]
     ) -> aiohttp.ClientResponse:
         body: dict[str, Any] = {
-            "messages": _messages(turn, since),
+            "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,

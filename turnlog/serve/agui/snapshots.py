@@ -5,6 +5,7 @@ from typing import Any
 
 from turnlog.serve.agui.run_events import SNAPSHOT, Event, assistant_id, call_id, result_id
 from turnlog.serve.agui.run_input import KnownMessage
+from turnlog_schemas.files import shown_text
 from turnlog_schemas.parts import HistoryEntry, content_text
 
 
@@ -32,7 +33,7 @@ def messages_snapshot(
         text = content_text(entry.content)
         if entry.role == "user":
             found = mine.get(entry.message_seq) or (f"{entry.turn_id}.u" if not index else f"{entry.turn_id}.u{index}")
-            messages.append({"id": found, "role": "user", "content": text or ""})
+            messages.append({"id": found, "role": "user", "content": shown_text(entry.content) or ""})
         elif entry.role == "assistant":
             messages.append(_assistant(entry, index, text, open_calls))
         elif entry.role == "tool":

@@ -14,6 +14,9 @@ import duckdb
 from turnlog.errors import NotFoundError
 from turnlog.snapshot.listing import age_s, snapshot_file
 from turnlog.snapshot.sql import open_snapshot, run
+from turnlog_schemas.files import reference_text
+from turnlog_schemas.json_values import record_reader
+from turnlog_schemas.parts import FILE_REF, ContentPart
 
 TURNS_PER_PAGE = 40
 MAX_SHOWN_CHARS = 32_768  #: of one message, one result, one list of arguments; the record of the log has all
@@ -185,6 +188,7 @@ _MESSAGE_COLUMNS = (
     "message_seq, turn_id, role, left(content, ?) AS content, length(content) AS chars, content_parts, tool_call_id, "
     "name, interrupted, truncated, log_offset, recorded_at"
 )
+_READ_PART = record_reader(ContentPart, closed=False)
 _MAX_MESSAGES = 4_000
 
 
@@ -279,6 +283,9 @@ def _assembled(
 def _content(row: Mapping[str, Any]) -> Text:
     if row["content"] is None and row["content_parts"] is not None:
         return shown("".join(str(part.get("text") or f"[{part.get('kind')}]") for part in row["content_parts"]))
+    files = [_READ_PART(part) for part in row["content_parts"] or () if part.get("kind") == FILE_REF]
+    if files:
+        return shown("\n".join([row["content"] or "", *map(reference_text, files)]).strip("\n"))
     return Text(text=row["content"], chars=row["chars"] or 0)
 
 

@@ -1,10 +1,13 @@
 """What every test can ask for."""
 
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.waiting import until
 
 pytest_plugins = ["tests.broker_fixture", "tests.embedded_model", "tests.several_processes"]
 
@@ -27,6 +30,18 @@ def _log_levels() -> Iterator[None]:
     for logger, level, propagate, disabled in before:
         logger.setLevel(level)
         logger.propagate, logger.disabled = propagate, disabled
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kafka_python_is_closed() -> Iterator[None]:
+    """Its clients have threads, which go on connecting for as long as the process lives."""
+    before = _threads_of_kafka_python()
+    yield
+    until(lambda: _threads_of_kafka_python() <= before, "kafka-python's threads end: a client was not closed", 60.0)
+
+
+def _threads_of_kafka_python() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("kafka-io")}
 
 
 def _is_logger(found: object) -> bool:

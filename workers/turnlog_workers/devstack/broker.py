@@ -28,6 +28,7 @@ from turnlog_workers.devstack.broker_dir import DataDirInUseError, DataDirUse
 from turnlog_workers.devstack.broker_files import KAFKA_VERSION, BrokerError, Say, cache_dir, ensure_jars, find_java
 from turnlog_workers.devstack.broker_ports import DEFAULT_PORT, HOST, Ports, PortTakenError, choose_ports
 from turnlog_workers.devstack.launch import launch_argv
+from turnlog_workers.kafka.kafka_python import new_client
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0  # below the supervisor's patience
@@ -288,7 +289,8 @@ def _answers(port: int, cluster_id: str) -> bool:
     except OSError:
         return False
     try:
-        admin = KafkaAdminClient(
+        admin = new_client(
+            KafkaAdminClient,
             bootstrap_servers=f"{HOST}:{port}",
             bootstrap_timeout_ms=_METADATA_TIMEOUT_MS,
             request_timeout_ms=_METADATA_TIMEOUT_MS,

@@ -46,29 +46,19 @@ def connected(
 
     ``timeout_s`` bounds the connecting, and then each request.
     """
-    started: list[Any] = []
-
-    def net_client(**configs: Any) -> Any:
-        started.append(NetworkSelector(**configs))
-        return KafkaNetClient(net=started[-1], **configs)
-
     timeout_ms = int(max(timeout_s, _MIN_TIMEOUT_S) * 1000)
     try:
         with quiet("kafka"):
-            client: Any = make(
+            client: Any = new_client(
+                make,
                 **client_options(settings, client_id),
                 bootstrap_timeout_ms=timeout_ms,
                 request_timeout_ms=timeout_ms,
                 # The default grows to 30 s: a broker that comes back within our time limit would not be noticed.
                 reconnect_backoff_max_ms=_MAX_BACKOFF_MS,
-                kafka_client=net_client,
                 **options,
             )
     except KafkaError as error:
-        # The constructor that fails leaves its thread behind, connecting again and again.
-        for net in started:
-            net.stop()
-            net.close()
         raise unreachable(settings, error) from error
     try:
         yield client
@@ -76,3 +66,20 @@ def connected(
         raise unreachable(settings, error) from error
     finally:
         client.close()
+
+
+def new_client(make: Callable[..., Client], **options: Any) -> Client:
+    """A client. The constructor that fails leaves its thread behind, connecting again and again: not here."""
+    started: list[Any] = []
+
+    def net_client(**configs: Any) -> Any:
+        started.append(NetworkSelector(**configs))
+        return KafkaNetClient(net=started[-1], **configs)
+
+    try:
+        return make(**options, kafka_client=net_client)
+    except KafkaError:
+        for net in started:
+            net.stop()
+            net.close()
+        raise

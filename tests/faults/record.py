@@ -63,9 +63,9 @@ class CommitSampler:
         options = {"bootstrap_servers": settings.bootstrap_server, "bootstrap_timeout_ms": 5000}
         events = [TopicPartition(settings.topics.events, p) for p in range(settings.partitions)]
         last: dict[int, int] = {}
-        admin = KafkaAdminClient(**options)
+        admin = new_client(KafkaAdminClient, **options)
         try:
-            consumer = KafkaConsumer(**options)
+            consumer = new_client(KafkaConsumer, **options)
             try:
                 while not self._stop.wait(_SAMPLE_INTERVAL_S):
                     committed = admin.list_group_offsets(settings.group_id).get(settings.group_id, {})

@@ -148,14 +148,14 @@ def mutated(draw: st.DrawFn, whole: bytes) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=250)
+@settings(max_examples=100)  # make fuzz: 100,000
 @given(st.data())
 def test_mutated_avro_gets_a_verdict(data: st.DataObject) -> None:
     header, command = data.draw(of_family(COMMANDS))
     verdict(data.draw(mutated(REQUESTS.encode(header, command))))
 
 
-@settings(max_examples=250)
+@settings(max_examples=100)  # make fuzz: 100,000
 @given(st.data())
 def test_mutated_json_gets_a_verdict(data: st.DataObject) -> None:
     header, command = data.draw(of_family(COMMANDS))

@@ -17,7 +17,7 @@ PROCESSES ?= 4
 # our modules and the tests' again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test clients check format bench faults fuzz fuzz-runners model lock clean
+.PHONY: help setup demo test pictures clients check format bench faults fuzz fuzz-runners model lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ demo: $(READY) ## Recorded conversations and a real model through Kafka, workers
 
 test: $(READY) ## Run every test, a real broker included
 	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+pictures: $(READY) ## Take the README's pictures of the console anew (needs a Chromium)
+	@PICTURES=docs/images $(BIN)/python -m pytest tests/integration/test_console.py -k pictures
 
 clients: $(READY) ## Try every Kafka client that we know (needs go), and write docs/clients.md
 	@$(BIN)/python -m tests.clients $(ARGS)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.waiting import until
 
-pytest_plugins = ["tests.broker_fixture", "tests.embedded_model", "tests.several_processes"]
+pytest_plugins = ["tests.broker_fixture", "tests.browser", "tests.embedded_model", "tests.several_processes"]
 
 # A busy machine is no finding: examples have no time limit of their own, the test has.
 settings.register_profile("turnlog", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -46,6 +46,14 @@ MARKERS = (
     "\u2028<script>window.ran{n}=1</script>\u0000<scr\u0000ipt>window.ran{n}=1</script>",
 )
 
+_MORE = (
+    "A refund for two lamps",
+    "Which size fits?",
+    "Change of address",
+    "The invoice of November",
+    "Is it in stock?",
+)
+
 
 def markers() -> list[str]:
     """All of them, numbered."""
@@ -94,6 +102,10 @@ def _ordinary(connection: duckdb.DuckDBPyConnection) -> None:
     counted = {"turns": 3, "completed_turns": 1, "failed_turns": 1, "messages": 5, "covered_to": 3}
     cost = {"input_tokens": 1200, "output_tokens": 80}
     _session(connection, "web-1", 1, running_turn_id="t-0-9", **asked, **counted, **cost)
+    for number, title in enumerate(_MORE):
+        counted = {"turns": 4 + number, "completed_turns": 4 + number, "messages": 9 + 3 * number}
+        tokens = {"input_tokens": 3100 * (number + 2), "output_tokens": 410 * (number + 1)}
+        _session(connection, f"shop-{number}", 5 + number, channel="shop", title=title, **counted, **tokens)
     _session(connection, "mail-2", 2, channel="mail", title="Quiet", turns=1, completed_turns=1)
     _session(connection, "mail-3", 3, channel="mail", title="Gone", archived=True, turns=1, failed_turns=1)
     _session(connection, "mail-4", 4, channel="mail", title="Waits", turns=1)

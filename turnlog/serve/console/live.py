@@ -10,7 +10,7 @@ from starlette.responses import Response
 from turnlog.client.replies import Position, ReplyFrame
 from turnlog.errors import NotFoundError, TurnlogError
 from turnlog.serve.console.answers import error_envelope, reading
-from turnlog.serve.console.shared import Console
+from turnlog.serve.console.shared import Console, published
 from turnlog.serve.console.turn_events import TurnEvents
 from turnlog.serve.endpoints import Call, Endpoint
 from turnlog.serve.event_stream import event
@@ -22,30 +22,29 @@ _EARLIEST_MS = 24 * 3600 * 1000  #: replies are kept no longer
 
 
 async def sessions(call: Call) -> Response:
-    """``snapshot`` whenever there is a new one."""
-    return call.events(_publications(call.gateway.settings.snapshot))
+    """``snapshot`` whenever there is another one than the page has seen (``seen``)."""
+    path = call.gateway.settings.snapshot
+    return call.events(_publications(path, _seen(call, published(path))))
 
 
-async def _publications(path: Path) -> AsyncIterator[bytes]:
-    seen = _published(path)
+async def _publications(path: Path, seen: int) -> AsyncIterator[bytes]:
     while True:
-        await asyncio.sleep(_LOOK_EVERY_S)
-        if (now := _published(path)) != seen:
+        if (now := published(path)) != seen:
             seen = now
             yield event({}, name="snapshot")
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
-def _published(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+def _seen(call: Call, otherwise: int) -> int:
+    text = call.request.query_params.get("seen", "")
+    return int(text) if re.fullmatch(r"-?\d{1,19}", text) else otherwise
 
 
 async def session(call: Call) -> Response:
     """The frames of a session from where a page is, and ``snapshot`` when the snapshot tells something new of it.
 
     Where a page is: ``Last-Event-ID`` (or ``last``) PARTITION-OFFSET, else ``since``, milliseconds since 1970.
+    ``seen``: the newest offset of the session's events that it shows.
     """
     session_id = call.session()
     console = Console.of(call.gateway)
@@ -76,8 +75,8 @@ async def _merged(call: Call, session_id: str, start: Position | None) -> AsyncI
 
     async def news() -> None:
         path = call.gateway.settings.snapshot
-        seen = await _last_offset(path, session_id)
-        async for chunk in _publications(path):
+        seen = _seen(call, await _last_offset(path, session_id))
+        async for chunk in _publications(path, 0):
             if (now := await _last_offset(path, session_id)) != seen:
                 seen = now
                 await queue.put(chunk)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 from turnlog.client.replies import Position
@@ -24,6 +25,14 @@ MAX_STATEMENTS = 2  #: at a time: each has a process and memory of its own
 MAX_BEHIND = 32  #: requests whose answer nobody waits for any more
 _ENDS_TIMEOUT_S = 5.0
 _ANSWER_WAIT_S = 2.0
+
+
+def published(path: Path) -> int:
+    """Which snapshot it is: when it was published, nanoseconds since 1970. 0: there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 class Console:
@@ -131,6 +140,7 @@ class Console:
             "output_tokens": 0,
             "created_at": now,
             "partition": "–",
+            "last_offset": -1,
         }
         return Transcript(session=row, turns=(), before=None, snapshot_age_s=60.0)
 

@@ -12,7 +12,7 @@ from turnlog.serve.console.answers import error_envelope, html, only_everywhere,
 from turnlog.serve.console.filters import PAGE, read_filters
 from turnlog.serve.console.log_view import read_dead_letters, read_events, read_topology
 from turnlog.serve.console.saved_queries import saved
-from turnlog.serve.console.shared import Console
+from turnlog.serve.console.shared import Console, published
 from turnlog.serve.console.sql_answer import MAX_STATEMENT_CHARS, Answer, channels, tables
 from turnlog.serve.console.transcripts import Transcript, read_transcript
 from turnlog.serve.endpoints import Call, Endpoint
@@ -43,6 +43,7 @@ async def sessions(call: Call, *, problems: tuple[str, ...] = (), status: int = 
     """The list of sessions."""
     filters = read_filters(call.request.query_params.multi_items())
     path, prefix = call.gateway.settings.snapshot, call.caller.namespace
+    seen = published(path)  # before it is read: a newer one is told of
     names: list[str] = []
     try:
         found = await reading(list_sessions, path, filters.which(prefix), after=filters.after or None, limit=PAGE)
@@ -54,6 +55,7 @@ async def sessions(call: Call, *, problems: tuple[str, ...] = (), status: int = 
         filters,
         found,
         channels=names,
+        live=f"/console/live/sessions?seen={seen}",
         request_id=new_request_id(),
         new_id=f"{prefix}console-{uuid.uuid4().hex[:8]}",
         fragment="fragment" in call.request.query_params,
@@ -71,8 +73,8 @@ async def session(call: Call, *, problems: tuple[str, ...] = (), status: int = 2
         transcript = await reading(read_transcript, path, session_id, before=before)
     except NotFoundError:
         transcript = await _unmaterialized(call, session_id)
-    since = _since(transcript)
-    live = f"/console/live{pages.address_of(session_id).removeprefix('/console')}?{urlencode({'since': since})}"
+    place = urlencode({"since": _since(transcript), "seen": transcript.session["last_offset"]})
+    live = f"/console/live{pages.address_of(session_id).removeprefix('/console')}?{place}"
     page = pages.session_page(
         who(call),
         transcript,

@@ -224,6 +224,8 @@ function putTurns(box, fresh) {
     const old = known.get(turn.dataset.turn);
     if (!old) { turns.append(turn); continue; }
     if (old.dataset.settled === turn.outerHTML) continue;
+    // Told to have ended already: this snapshot is of before.
+    if (old.dataset.open === "no" && turn.dataset.open === "yes") continue;
     const open = [...old.querySelectorAll(".settled details")].map((each) => each.open);
     const stream = old.querySelector("[data-stream]");
     const ended = turn.dataset.open === "no";

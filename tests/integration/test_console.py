@@ -1,0 +1,266 @@
+"""The console in a real Chromium, and the streams beside it, on a real broker with a worker and gateways."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.console_snapshot import make_snapshot, markers
+from tests.deployment import START_S
+from tests.http_stack import HttpStack, http_stack, start_gateway
+from tests.waiting import until
+from turnlog import SyncClient
+from turnlog_workers.devstack.broker import DevBroker
+
+SLOW = "script:slow?tools=0&words=2000&delta_ms=20"  #: 40 s, if nobody ends it
+SHORT = "script:short?tools=1&words=80&delta_ms=20&reasoning=true"
+MAX_PICTURE_BYTES = 200 * 1024
+expect.set_options(timeout=30_000)
+RAN = "Object.keys(window).filter((name) => name.startsWith('ran'))"
+
+
+@pytest.fixture(scope="module")
+def stack(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpStack]:
+    with http_stack(broker, tmp_path_factory.mktemp("http")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(stack: HttpStack) -> Iterator[SyncClient]:
+    with SyncClient(stack.deployment.settings) as made:
+        yield made
+
+
+class Watched:
+    """A page, and all that went wrong in it."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.problems: list[str] = []
+        page.on("console", lambda said: self.problems.append(said.text))
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("dialog", lambda dialog: self.problems.append(dialog.message))
+        page.on("request", self._request)
+        page.set_default_timeout(30_000)
+
+    def _request(self, request: Any) -> None:
+        if not request.url.startswith(self.address):
+            self.problems.append(f"asked {request.url}")
+
+    def open(self, path: str) -> Page:
+        self.page.goto(f"{self.address}{path}")
+        return self.page
+
+    def check(self) -> None:
+        """Nothing ran, nothing was refused, nothing else was asked for."""
+        assert self.page.evaluate(RAN) == []
+        assert self.problems == []
+
+
+@pytest.fixture
+def watched(chromium: Browser, stack: HttpStack) -> Iterator[Watched]:
+    context = chromium.new_context(viewport={"width": 1200, "height": 760})
+    yield Watched(context.new_page(), stack.address)
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def shown(stack: HttpStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A gateway over a snapshot that a test puts there, and its address."""
+    path = tmp_path_factory.mktemp("shown") / "snapshot.duckdb"
+    process, address = start_gateway(stack.deployment, "second", snapshot_path=str(path))
+    until(lambda: process.ready, "the second gateway is ready", START_S)
+    yield path, address
+    assert process.running
+
+
+def put(path: Path, *, marked: bool) -> None:
+    made = path.with_suffix(".new")
+    make_snapshot(made, marked=marked).replace(path)
+
+
+# ---- the console
+
+
+def begin(page: Page, session_id: str, text: str, model: str) -> None:
+    page.click("text=New session")
+    for name, value in (("session_id", session_id), ("model", model), ("text", text)):
+        page.fill(f"form[action='/console/sessions'] [name={name}]", value)
+    page.click("form[action='/console/sessions'] button")
+
+
+def test_an_answer_appears_as_it_is_generated_and_is_cancelled(watched: Watched, client: SyncClient) -> None:
+    page = watched.open("/")
+    begin(page, "web-live", "Hello *there*", SLOW)
+    stream = page.locator("[data-part=text]")
+    stream.wait_for()
+    before = len(stream.inner_text())
+    page.wait_for_function(
+        "(before) => document.querySelector('[data-part=text]').innerText.length > before", arg=before
+    )
+    turn = page.locator("[data-turn]")
+    expect(turn.locator(".settled .message.user em")).to_have_text("there")  # the snapshot has it, too
+    assert turn.count() == 1
+    page.click("button:text-is('Cancel')")
+    expect(page.locator(".note.good")).to_have_text("The turn is cancelled.")
+    expect(turn.locator(".badge.cancelled").first).to_be_visible()
+    page.click("summary:text-is('Compact the history')")
+    page.click("button:text-is('Compact')")
+    expect(page.locator(".note.good")).to_contain_text("nothing to summarise")
+    page.click("summary:text-is('Archive')")
+    page.click("button:text-is('Archive it')")
+    expect(page.locator(".note.good")).to_have_text("The session is archived.")
+    assert client.get("web-live").archived
+    watched.check()
+
+
+def test_a_turn_with_tools_is_folded_and_is_there_once(watched: Watched) -> None:
+    page = watched.open("/")
+    begin(page, "web-tools", "Look", SHORT)
+    turn = page.locator("[data-turn]")
+    expect(turn.locator(".settled .badge.completed")).to_be_visible()
+    expect(turn.locator("details.call")).to_have_count(1)
+    assert not turn.locator("details.call pre").first.is_visible()
+    turn.locator("details.call summary").click()
+    assert turn.locator("details.call pre").first.is_visible()
+    page.reload()
+    expect(turn.locator(".settled .badge.completed")).to_be_visible()
+    assert turn.count() == 1
+    watched.check()
+
+
+def test_lists_follow_and_keys_lead(watched: Watched, client: SyncClient) -> None:
+    client.chat("web-keys-1", "First thing").result()
+    page = watched.open("/?text=keys")
+    expect(page.locator("tr[data-row]")).to_have_count(1)
+    client.chat("web-keys-2", "Second thing").result()
+    expect(page.locator("tr[data-row]")).to_have_count(2)  # without a reload
+    expect(page.locator("tr[data-row] a").first).to_have_text("web-keys-2")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.name") == "text"
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    assert page.locator("dialog").is_visible()
+    page.keyboard.press("Escape")
+    for key in ("j", "j", "k", "j"):
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/sessions/web-keys-1")
+    page.keyboard.press("u")
+    page.wait_for_url(f"{watched.address}/")
+    page.keyboard.press("g")
+    page.keyboard.press("t")
+    page.wait_for_url("**/console/topology")
+    expect(page.locator("tr[data-row]")).to_have_count(3)
+    expect(page.locator("tr[data-row] code").first).to_have_text("w0")
+    watched.check()
+
+
+def test_ids_are_copied_and_the_dark_is_dark(watched: Watched, client: SyncClient) -> None:
+    client.chat("web-copy", "Hi").result()
+    page = watched.open("/console/sessions/web-copy")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("[data-head] .copy").first.click()
+    assert page.evaluate("navigator.clipboard.readText()") == "web-copy"
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(colour)
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(colour) != light
+    watched.check()
+
+
+def test_events_and_records_are_as_the_log_has_them(watched: Watched, client: SyncClient) -> None:
+    client.chat("web-log", "Hi").result()
+    page = watched.open("/")
+    page.locator("tr[data-row]", has_text="web-log").wait_for()
+    page = watched.open("/console/sessions/web-log/events")
+    expect(page.locator("tr[data-row]").first).to_contain_text("SessionCreated")
+    page.locator("tr[data-row] a").first.click()
+    expect(page.locator("h1")).to_have_text(re.compile(r"\.events\[\d\]@\d+"))
+    expect(page.locator("table")).to_contain_text("turnlog.events.SessionCreated")
+    expect(page.locator("pre").nth(1)).to_contain_text('"type": "session_created"')
+    watched.check()
+
+
+def test_sql_is_charted_and_kept(watched: Watched, client: SyncClient) -> None:
+    client.chat("web-sql", "Hi").result()
+    page = watched.open("/")
+    page.locator("tr[data-row]", has_text="web-sql").wait_for()
+    page = watched.open("/console/sql")
+    page.fill("[name=q]", "SELECT role, count(*) AS messages FROM messages GROUP BY 1")
+    page.select_option("[name=chart]", "bar")
+    page.click("button:text-is('Run')")
+    page.locator("svg.chart rect").first.wait_for()
+    page.fill("[name=name]", "by-role")
+    page.click("button:text-is('Save')")
+    expect(page.locator(".note.good")).to_have_text("The query is saved.")
+    page.click("a:text-is('by-role')")
+    assert page.input_value("[name=q]").startswith("SELECT role")
+    page.click("[aria-label='Delete by-role']")
+    expect(page.locator(".note.good")).to_have_text("The saved query is deleted.")
+    assert client.get_settings() == {}
+    watched.check()
+    watched.open("/console/sql?q=DROP+TABLE+messages")
+    expect(page.locator(".note.bad")).to_contain_text("read-only")
+
+
+def test_nothing_that_strangers_wrote_runs(
+    chromium: Browser, stack: HttpStack, client: SyncClient, shown: tuple[Path, str]
+) -> None:
+    blank = chromium.new_page()
+    blank.set_content(markers()[1])
+    blank.wait_for_function("window.ran1 === 1")  # they would
+    blank.close()
+    path, address = shown
+    put(path, marked=True)
+    context = chromium.new_context()
+    watched = Watched(context.new_page(), address)
+    for place in (
+        "/",
+        "/?text=%3Cscript%3Ewindow.ran0%3D1%3C/script%3E&channel=%22%3E%3Cimg+src=x+onerror=window.ran1=1%3E",
+    ):
+        watched.open(place)
+        watched.check()
+    for place in (
+        "/console/sessions/odd-1",
+        "/console/sessions/odd-1/events",
+        "/console/dead-letters",
+        "/console/sql?q=FROM+messages",
+    ):
+        page = watched.open(place)
+        for folded in page.locator("summary").all():
+            folded.dispatch_event("click")
+        assert page.locator("a[href^='javascript' i], a[href^='data' i], main img, main iframe").count() == 0
+        watched.check()
+    live = Watched(context.new_page(), stack.address)
+    client.chat("web-odd", "begin", new_session=None).result()
+    page = live.open("/console/sessions/web-odd")
+    expect(page.locator("[data-live-state]")).to_have_text("live")
+    for number, marker in enumerate(markers()):
+        client.enqueue("web-odd", marker.replace("\0", ""), request_id=f"odd-{number}")
+    expect(page.locator("[data-turn][data-open=no]")).to_have_count(len(markers()) + 1)
+    live.check()
+    context.close()
+
+
+def test_pictures(chromium: Browser, shown: tuple[Path, str], tmp_path: Path) -> None:
+    """Of the README; ``make pictures`` puts them there."""
+    path, address = shown
+    put(path, marked=False)
+    for scheme, places in (("light", {"sessions": "/"}), ("dark", {"transcript": "/console/sessions/web-1"})):
+        context = chromium.new_context(viewport={"width": 1180, "height": 700}, color_scheme=scheme)  # type: ignore[arg-type]
+        page = context.new_page()
+        for name, place in places.items():
+            page.goto(f"{address}{place}")
+            expect(page.locator("[data-live-state]")).to_have_text("live")
+            picture = tmp_path / f"console-{name}.png"
+            page.screenshot(path=picture)
+            assert 10_000 < picture.stat().st_size <= MAX_PICTURE_BYTES
+            if (folder := os.environ.get("PICTURES")) is not None:
+                shutil.copy(picture, folder)
+        context.close()

@@ -7,9 +7,12 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 FIXTURE = "chromium"
 _NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
@@ -22,6 +25,8 @@ def executable() -> str | None:
     for name in _NAMES:
         if (found := shutil.which(name)) is not None:
             return found
+    from playwright.sync_api import sync_playwright  # not for tests of anything else
+
     with sync_playwright() as playwright:
         own = playwright.chromium.executable_path
     return own if Path(own).exists() else None
@@ -44,10 +49,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def chromium() -> Iterator["Browser"]:
     """One for all tests of the process."""
     found = executable()
     assert found is not None, "there is no Chromium here: scripts/browser.sh installs one where it can"
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         # Root, as on CI, has no sandbox; a container's /dev/shm may be small.
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"])

@@ -31,12 +31,25 @@ if TYPE_CHECKING:
         UsageError,
     )
     from turnlog.snapshot.listing import ListedSession, SessionList
-    from turnlog_schemas.parts import ContentPart, HistoryEntry, NewSession, ToolCall, Usage, content_text
+    from turnlog_schemas.parts import (
+        ClientTool,
+        ContentPart,
+        HistoryEntry,
+        InitialMessage,
+        NewSession,
+        ToolCall,
+        ToolOutput,
+        Usage,
+        content_text,
+    )
     from turnlog_workers.base.config import Settings
     from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory
 
 _HOMES = {
-    "turnlog_schemas.parts": ("ContentPart", "HistoryEntry", "NewSession", "ToolCall", "Usage", "content_text"),
+    "turnlog_schemas.parts": (
+        *("ClientTool", "ContentPart", "HistoryEntry", "InitialMessage", "NewSession", "ToolCall", "ToolOutput"),
+        *("Usage", "content_text"),
+    ),
     "turnlog.client.chat_turn": ("ChatTurn",),
     "turnlog.client.files": ("file_part",),
     "turnlog.client.async_client": ("Client", "SentRequest"),
@@ -70,12 +83,14 @@ __all__ = [
     "BrokerUnreachableError",
     "ChatTurn",
     "Client",
+    "ClientTool",
     "ContentPart",
     "FinishedTurn",
     "HistoryCompaction",
     "HistoryCompactionFailedError",
     "HistoryEntry",
     "HistoryPage",
+    "InitialMessage",
     "ListedSession",
     "MissingExtraError",
     "NewSession",
@@ -99,6 +114,7 @@ __all__ = [
     "SyncClient",
     "SyncTurn",
     "ToolCall",
+    "ToolOutput",
     "TurnFailedError",
     "TurnTimedOutError",
     "TurnlogError",

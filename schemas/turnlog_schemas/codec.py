@@ -6,10 +6,8 @@ JSON (``{``). Confluent framing (``00`` and an id) is recognised and refused wit
 
 import io
 import json
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cache
+from dataclasses import dataclass, fields
 from itertools import takewhile
 from typing import Any
 
@@ -18,31 +16,23 @@ from fastavro.schema import parse_schema
 
 from turnlog_schemas.avro_writer import framed_writer, record_writer
 from turnlog_schemas.commands import (
-    ID_PATTERN,
-    ON_BUSY,
-    SESSION_COMMANDS,
-    ArchiveSession,
     Chat,
-    Forwarded,
-    ForwardReceipt,
     RequestHeader,
-    is_for_channel,
 )
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
-from turnlog_schemas.files import wrong_content
-from turnlog_schemas.generation import wrong_params
 from turnlog_schemas.json_address import json_address
 from turnlog_schemas.json_text import RepeatedKeyError, TooManyValuesError, check_encoding, is_json, json_object
 from turnlog_schemas.json_values import MisfitError, field_readers, record_reader
-from turnlog_schemas.limits import MAX_ANSWERED_REQUEST_ID_CHARS, MAX_REQUEST_ID_CHARS, too_long
 from turnlog_schemas.mapping import avro_fields, from_dict, jsonable, to_dict
 from turnlog_schemas.registry import COMMANDS, Family, Registry, Schema, packaged
+from turnlog_schemas.request_checks import answerable, check_command, check_ids
+from turnlog_schemas.shorthands import spell_out
+from turnlog_schemas.type_names import snake
 
 AVRO_MAGIC = b"\xc3\x01"
 FRAMING_AVRO = "avro"
 FRAMING_JSON = "json"
 CONTENT_TYPES = {FRAMING_AVRO: "application/avro", FRAMING_JSON: "application/json"}
-_ID = re.compile(ID_PATTERN)
 _CHAT_FIELDS = frozenset(field.name for field in fields(Chat))
 _ADDRESS = frozenset({"session_id", "channel", "request_id", "reply_to"})  #: what an answer needs
 _EASY_BYTES = 64 * 1024  #: a request below takes no time, whatever is in it
@@ -58,12 +48,6 @@ class UnknownPayload:
 
     name: str
     fields: Mapping[str, Any]
-
-
-@cache
-def snake(name: str) -> str:
-    """``TextDelta`` -> ``text_delta``: the type names of the JSON form."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def encoded_bytes(record: Any, framing: str) -> int:
@@ -262,13 +246,14 @@ class RequestCodec(Codec):
         if payload is None:
             what = repr(kind[:64]) if isinstance(kind, str) else f"of type {type(kind).__name__}"
             raise InvalidCommandError("unknown_command", f"unknown command {what}", header)
+        spell_out(body)
         if payload is Chat and "content" not in body:
-            if "text" not in body:
-                misspelt = next((name for name in body if name not in _CHAT_FIELDS), None)
-                if misspelt is not None:
-                    raise InvalidCommandError("invalid_command", f"chat: unknown field {misspelt[:64]!r}", header)
+            misspelt = next((name for name in body if name not in _CHAT_FIELDS), None)
+            if misspelt is not None:
+                raise InvalidCommandError("invalid_command", f"chat: unknown field {misspelt[:64]!r}", header)
+            if not body.get("tool_outputs"):
                 raise InvalidCommandError("empty_text", "chat: neither text nor content", header)
-            body["content"] = [{"kind": "text", "text": body.pop("text")}]
+            body["content"] = []
         try:
             return header, record_reader(payload)(body)
         except MisfitError as error:
@@ -332,56 +317,3 @@ def _header_of(top: dict[str, Any]) -> tuple[RequestHeader, str | None]:
     header = RequestHeader(**good)
     check_ids(header)
     return header, wrong
-
-
-def check_ids(header: RequestHeader) -> None:
-    """A request names a session or a channel, by a valid id; else nobody can be answered."""
-    if header.session_id is None and header.channel is None:
-        raise UndecodableError("neither session_id nor channel")
-    for what, value in (("session_id", header.session_id), ("channel", header.channel)):
-        if value is not None and not _ID.fullmatch(value):
-            raise UndecodableError(f"{what} is not 1-128 characters of A-Z a-z 0-9 . _ -")
-
-
-def wrong_request_id(request_id: str | None) -> str | None:
-    """Why no request can have this id; ``None``: it can."""
-    if request_id is None or (1 <= len(request_id) <= MAX_REQUEST_ID_CHARS and "\0" not in request_id):
-        return None
-    return f"request_id: 1 to {MAX_REQUEST_ID_CHARS} characters, no NUL"
-
-
-def answerable(header: RequestHeader) -> RequestHeader:
-    """The header, without an id that no answer could carry."""
-    request_id = header.request_id or ""
-    if len(request_id) <= MAX_ANSWERED_REQUEST_ID_CHARS and "\0" not in request_id:
-        return header
-    return replace(header, request_id=None)
-
-
-def check_command(header: RequestHeader, command: Any) -> None:
-    """What can be said of a command without knowing the session. Raises :class:`InvalidCommandError`."""
-    if (wrong := wrong_request_id(header.request_id)) is not None:
-        raise InvalidCommandError("invalid_command", wrong, answerable(header))
-    name = snake(type(command).__name__)
-    if isinstance(command, (*SESSION_COMMANDS, ArchiveSession)) and header.session_id is None:
-        raise InvalidCommandError("invalid_command", f"{name}: session_id is missing", header)
-    if is_for_channel(command, header.channel) and header.channel is None:
-        raise InvalidCommandError("invalid_command", f"{name}: channel is missing", header)
-    if isinstance(command, Chat):
-        if command.on_busy not in ON_BUSY:
-            raise InvalidCommandError("invalid_command", f"chat: on_busy is one of {', '.join(ON_BUSY)}", header)
-        if (found := wrong_content(command.content)) is not None:
-            raise InvalidCommandError(found[0], f"chat: {found[1]}", header)
-        channel = command.new_session.channel if command.new_session else None
-        if channel is not None and not _ID.fullmatch(channel):
-            raise InvalidCommandError("invalid_command", "chat: new_session.channel is not a valid id", header)
-    if isinstance(command, Forwarded | ForwardReceipt) and not _ID.fullmatch(command.source_id):
-        raise InvalidCommandError("invalid_command", f"{name}: source_id is not a valid id", header)
-    new_session = getattr(command, "new_session", None)
-    if new_session is not None and (new_session.history_keep_tail or 0) < 0:
-        raise InvalidCommandError("invalid_command", f"{name}: new_session.history_keep_tail is negative", header)
-    for params in (getattr(command, "params", None), getattr(new_session, "params", None)):
-        if params is not None and (wrong := wrong_params(params)) is not None:
-            raise InvalidCommandError("invalid_command", f"{name}: {wrong}", header)
-    if (reason := too_long(header, command)) is not None:
-        raise InvalidCommandError("too_long", f"{name}: {reason}", header)

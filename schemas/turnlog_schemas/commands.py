@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from turnlog_schemas.generation import GenerationParams
-from turnlog_schemas.parts import ContentPart, NewSession
+from turnlog_schemas.parts import ClientTool, ContentPart, NewSession, ToolOutput
 
 #: Session ids and channels: 1-128 of these characters.
 ID_PATTERN = r"[A-Za-z0-9._-]{1,128}"
@@ -25,13 +25,15 @@ class RequestHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """One user message to a session; creates the session when it does not exist."""
+    """One user message to a session, or the outputs of calls that it waits for; creates it when it does not exist."""
 
-    content: tuple[ContentPart, ...]
+    content: tuple[ContentPart, ...]  #: may be empty where there are ``tool_outputs``; else it follows them
     model: str | None = None
     on_busy: str = "enqueue"  #: one of :data:`ON_BUSY`
     new_session: NewSession | None = None  #: used only when this chat creates the session
     params: GenerationParams | None = None  #: of this turn
+    tools: tuple[ClientTool, ...] = ()  #: that the sender runs, beside those of the worker; of this turn
+    tool_outputs: tuple[ToolOutput, ...] = ()  #: of all calls that the session waits for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,14 @@ class CancelTurn:
     """End a turn on purpose: a queued one, or the running one, whose partial text is kept. Absent: the running one."""
 
     turn_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HideTurn:
+    """Mark a turn as hidden, for good: nothing is erased, and models see it as before. One of the two names it."""
+
+    turn_id: str | None = None
+    of_request: str | None = None  #: the id of the request that the turn belongs to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +136,10 @@ class ForwardReceipt:
     refused: bool = False  #: the session that it was to create is there already, and none of this channel
 
 
-SessionRequest = Chat | CancelTurn | ResetRunner | GetSession | GetHistory | CompactHistory
+SessionRequest = Chat | CancelTurn | HideTurn | ResetRunner | GetSession | GetHistory | CompactHistory
 ChannelRequest = CreateSession | ResolveSession | RotateSession | ArchiveSession | ActiveSession
 Command = SessionRequest | ChannelRequest | Forwarded | ForwardReceipt
-SESSION_COMMANDS: tuple[type, ...] = (Chat, CancelTurn, ResetRunner, GetSession, GetHistory, CompactHistory)
+SESSION_COMMANDS: tuple[type, ...] = (Chat, CancelTurn, HideTurn, ResetRunner, GetSession, GetHistory, CompactHistory)
 CHANNEL_COMMANDS: tuple[type, ...] = (CreateSession, ResolveSession, RotateSession, ArchiveSession, ActiveSession)
 COMMANDS: tuple[type, ...] = (*SESSION_COMMANDS, *CHANNEL_COMMANDS, Forwarded, ForwardReceipt)
 

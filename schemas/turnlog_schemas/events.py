@@ -10,10 +10,12 @@ from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import (
     DEFAULT_ADDRESS,
     CancelRequest,
+    ClientTool,
     ContentPart,
     NewSession,
     ReplyAddress,
     ToolCall,
+    ToolOutput,
     Usage,
 )
 
@@ -95,6 +97,26 @@ class TurnAccepted:
     model: str | None = None  #: as the request asked
     reply: ReplyAddress = DEFAULT_ADDRESS
     params: GenerationParams | None = None  #: as the request asked
+    tools: tuple[ClientTool, ...] = ()  #: that the sender runs
+    opened: bool = False  #: it made the session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutputsAccepted:
+    """The outputs of all calls that the session waits for are accepted: a turn that goes on from them.
+
+    As :class:`TurnAccepted` in all else. A type of its own: who does not know it must not run the turn without them.
+    """
+
+    request_id: str
+    command_hash: str
+    outputs: tuple[ToolOutput, ...]
+    content: tuple[ContentPart, ...] = ()  #: what the user says beside them, if anything
+    model: str | None = None
+    reply: ReplyAddress = DEFAULT_ADDRESS
+    params: GenerationParams | None = None
+    tools: tuple[ClientTool, ...] = ()
+    opened: bool = False
 
 
 @direct_init
@@ -126,6 +148,7 @@ class MessageStored:
     outcome: str | None = (
         None  #: of the call that a ``tool`` message answers, one of ``parts.OUTCOMES``; absent: not said
     )
+    imported: bool = False  #: said elsewhere, in no turn: the session was opened with it
 
 
 @direct_init
@@ -135,6 +158,7 @@ class TurnCompleted:
 
     usage: Usage  #: of the whole turn: all its attempts, as far as they told
     duration_ms: int = 0
+    requires_action: bool = False  #: the session waits for the outputs of the calls that its sender runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +179,15 @@ class TurnCancelled:
     usage: Usage
     duration_ms: int = 0
     by: CancelRequest | None = None  #: absent: no request asked for it (a newer message, an archived session)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnHidden:
+    """Somebody wants the turn (in the header) not to be shown. It stays what it is."""
+
+    request_id: str
+    command_hash: str
+    reply: ReplyAddress = DEFAULT_ADDRESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,11 +340,13 @@ Event = (
     | RequestsLost
     | SessionCreated
     | TurnAccepted
+    | ToolOutputsAccepted
     | TurnStarted
     | MessageStored
     | TurnCompleted
     | TurnFailed
     | TurnCancelled
+    | TurnHidden
     | RequestRefused
     | SessionTitled
     | SessionArchived
@@ -334,11 +369,13 @@ EVENTS: tuple[type, ...] = (
     RequestsLost,
     SessionCreated,
     TurnAccepted,
+    ToolOutputsAccepted,
     TurnStarted,
     MessageStored,
     TurnCompleted,
     TurnFailed,
     TurnCancelled,
+    TurnHidden,
     RequestRefused,
     SessionTitled,
     SessionArchived,

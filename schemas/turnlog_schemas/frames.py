@@ -27,6 +27,7 @@ class TurnAccepted:
     """The request is in the log."""
 
     queued_turns: int = 0  #: turns of the session that come before this one
+    opened_session: bool = False  #: this very request made the session; else what it says of a new one is not used
 
 
 @direct_init
@@ -84,6 +85,7 @@ class TurnCompleted:
     text: str
     usage: Usage
     truncated: bool = False  #: the reply topic takes no more of the text: the history has all of it
+    pending_calls: tuple[ToolCall, ...] = ()  #: that the sender runs: the session waits for their outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,13 @@ class TurnCancelled:
     text: str
     usage: Usage
     truncated: bool = False  #: as of a completed turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnHidden:
+    """Terminal, of a request to hide a turn. Whoever shows turns shows this one no more."""
+
+    hidden_turn_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +182,7 @@ Frame = (
     | TurnCompleted
     | TurnFailed
     | TurnCancelled
+    | TurnHidden
     | RequestRefused
     | SessionInfo
     | HistoryPage
@@ -189,6 +199,7 @@ FRAMES: tuple[type, ...] = (
     TurnCompleted,
     TurnFailed,
     TurnCancelled,
+    TurnHidden,
     RequestRefused,
     SessionInfo,
     HistoryPage,
@@ -196,6 +207,6 @@ FRAMES: tuple[type, ...] = (
     HistoryCompactionFailed,
 )
 TERMINAL_FRAMES = (
-    *(TurnCompleted, TurnFailed, TurnCancelled, RequestRefused),
+    *(TurnCompleted, TurnFailed, TurnCancelled, TurnHidden, RequestRefused),
     *(SessionInfo, HistoryPage, HistoryCompacted, HistoryCompactionFailed),
 )

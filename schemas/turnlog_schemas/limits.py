@@ -8,8 +8,8 @@ is made of a request fits into its record: an event of 1 MiB at the most, a fram
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from turnlog_schemas.commands import CancelTurn, Chat, Forwarded, ForwardReceipt, RequestHeader
-from turnlog_schemas.parts import NewSession
+from turnlog_schemas.commands import CancelTurn, Chat, Forwarded, ForwardReceipt, HideTurn, RequestHeader
+from turnlog_schemas.parts import ClientTool, InitialMessage, NewSession, ToolOutput
 
 KIB = 1024
 MAX_REQUEST_ID_CHARS = 256
@@ -23,6 +23,13 @@ MAX_METADATA_BYTES = 64 * KIB  #: keys and values together
 MAX_CONTENT_PARTS = 4096
 MAX_TURN_ID_BYTES = 256
 MAX_WORD_BYTES = 64  #: of what streams tell each other
+MAX_TOOLS = 128  #: of a request
+MAX_TOOLS_BYTES = 256 * KIB  #: names, descriptions and schemas together
+MAX_TOOL_CALLS = 128  #: of one message, and outputs of one request
+MAX_CALL_ID_BYTES = 8 * KIB
+MAX_TOOL_NAME_BYTES = KIB
+MAX_INITIAL_MESSAGES = 1000
+MAX_INITIAL_BYTES = 512 * KIB  #: texts, calls, ids and names together
 
 Sizes = Iterator[tuple[str, int, int, str]]  #: field, what it has, what it may have, of what
 
@@ -37,8 +44,21 @@ def too_long(header: RequestHeader, command: Any) -> str | None:
                 return f"content has {len(command.content)} parts; at most {MAX_CONTENT_PARTS} are accepted"
             if command.model is not None and (reason := _over(iter([_text("model", command.model, MAX_MODEL_BYTES)]))):
                 return reason
+            if (command.tools or command.tool_outputs) and (
+                reason := _over(_of_tools(command.tools)) or _over(_of_outputs(command.tool_outputs))
+            ):
+                return reason
         case CancelTurn():
             return _over(iter([_text("turn_id", command.turn_id or "", MAX_TURN_ID_BYTES)]))
+        case HideTurn():
+            return _over(
+                iter(
+                    [
+                        _text("turn_id", command.turn_id or "", MAX_TURN_ID_BYTES),
+                        ("of_request", len(command.of_request or ""), MAX_ANSWERED_REQUEST_ID_CHARS, "characters"),
+                    ]
+                )
+            )
         case Forwarded() | ForwardReceipt() if reason := _over(_of_forward(command)):
             return reason
     new = getattr(command, "new_session", None)
@@ -68,6 +88,41 @@ def _of_new_session(new: NewSession) -> Sizes:
     yield _text("new_session.model", new.model or "", MAX_MODEL_BYTES)
     if new.metadata:
         yield from _of_metadata("new_session.metadata", new.metadata)
+    if new.messages:
+        yield from _of_messages(new.messages)
+
+
+def _of_messages(messages: tuple[InitialMessage, ...]) -> Sizes:
+    """Each within what a model's own message may have, and all within one bound: they are one decision."""
+    yield "new_session.messages", len(messages), MAX_INITIAL_MESSAGES, "messages"
+    total = 0
+    for index, message in enumerate(messages):
+        where = f"new_session.messages[{index}]"
+        yield f"{where}.content", len(message.content or ()), MAX_CONTENT_PARTS, "parts"
+        yield f"{where}.tool_calls", len(message.tool_calls), MAX_TOOL_CALLS, "calls"
+        yield _text(f"{where}.tool_call_id", message.tool_call_id or "", MAX_CALL_ID_BYTES)
+        yield _text(f"{where}.name", message.name or "", MAX_TOOL_NAME_BYTES)
+        for part in message.content or ():
+            total += utf8_bytes(part.text or "") + utf8_bytes(part.uri or "")
+        for call in message.tool_calls:
+            yield _text(f"{where}: a call's id", call.call_id, MAX_CALL_ID_BYTES)
+            yield _text(f"{where}: a call's name", call.name, MAX_TOOL_NAME_BYTES)
+            yield _text(f"{where}: a call's idempotency_key", call.idempotency_key, MAX_TOOL_NAME_BYTES)
+            total += utf8_bytes(call.arguments) + utf8_bytes(call.call_id) + utf8_bytes(call.name)
+        total += utf8_bytes(message.tool_call_id or "") + utf8_bytes(message.name or "")
+    yield "new_session.messages", total, MAX_INITIAL_BYTES, "bytes"
+
+
+def _of_tools(tools: tuple[ClientTool, ...]) -> Sizes:
+    yield "tools", len(tools), MAX_TOOLS, "tools"
+    size = sum(utf8_bytes(tool.name) + utf8_bytes(tool.description) + utf8_bytes(tool.parameters) for tool in tools)
+    yield "tools", size, MAX_TOOLS_BYTES, "bytes"
+
+
+def _of_outputs(outputs: tuple[ToolOutput, ...]) -> Sizes:
+    yield "tool_outputs", len(outputs), MAX_TOOL_CALLS, "outputs"
+    for index, output in enumerate(outputs):
+        yield _text(f"tool_outputs[{index}].call_id", output.call_id, MAX_CALL_ID_BYTES)
 
 
 def _of_forward(command: Forwarded | ForwardReceipt) -> Sizes:

@@ -31,6 +31,7 @@ class ToolCall:
     arguments: str  #: as the model wrote them; often not canonical JSON, never re-serialised
     idempotent: bool = False  #: may it be started again when its outcome is unknown?
     idempotency_key: str = ""  #: stored with the call and reused on every retry of it
+    client: bool = False  #: of a tool that the request brought: whoever sent it runs it, no worker does
 
 
 OUTCOMES = ("ok", "error", "timed_out", "interrupted")
@@ -76,6 +77,38 @@ DEFAULT_ADDRESS = ReplyAddress()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTool:
+    """A function that whoever sends a request runs itself: a call of it ends the turn, its output is a request."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type":"object","properties":{}}'  #: the JSON schema of an object, as text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutput:
+    """What a call of a :class:`ClientTool` gave."""
+
+    call_id: str
+    output: str
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitialMessage:
+    """A message that a new session begins with: it was said elsewhere."""
+
+    role: str  #: one of :data:`INITIAL_ROLES`; what ``system`` and ``developer`` say becomes instructions
+    content: tuple[ContentPart, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+INITIAL_ROLES = ("user", "assistant", "tool", "system", "developer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRequest:
     """The request that ended a turn on purpose: its retry finds this answer."""
 
@@ -98,6 +131,7 @@ class NewSession:
     )
     history_keep_tail: int | None = None  #: newest messages that history compaction leaves word for word
     params: GenerationParams | None = None  #: of its turns, where their requests say nothing else
+    messages: tuple[InitialMessage, ...] = ()  #: that it begins with; in the log they are messages of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +149,7 @@ class HistoryEntry:
     truncated: bool = False
     covered: bool = False  #: a summary stands for it in what models see
     outcome: str | None = None  #: of a tool message: how its call ended, one of :data:`OUTCOMES`; absent: not said
+    imported: bool = False  #: said elsewhere: the session was opened with it
 
 
 def text_content(text: str) -> tuple[ContentPart, ...]:

@@ -15,7 +15,7 @@ count, those of decisions that were taken back do not. ``evolve`` never looks an
 follows from what was looked up for its decision. Which rows an event writes: :class:`Written`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,6 +46,7 @@ class Lookup:
     sessions: frozenset[str] = frozenset()  #: ids; of a channel
     latest_except: str | None = None  #: the channel's session opened last that is neither archived nor this one
     messages: tuple[int, int] | None = None  #: of a session: those behind this message_seq, so many at most
+    turns: frozenset[str] = frozenset()  #: ids: is there such a turn among the answers?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class Found:
     sessions: Mapping[str, ChannelSession | None] = field(default_factory=dict)
     latest_except: Mapping[str, ChannelSession | None] = field(default_factory=dict)  #: by the one left out
     messages: Mapping[tuple[int, int], Sequence[HistoryMessage]] = field(default_factory=dict)  #: as they were wanted
+    turns: Mapping[str, bool] = field(default_factory=dict)
 
     def plus(self, more: "Found") -> "Found":
         """Both together."""
@@ -66,6 +68,7 @@ class Found:
             sessions={**self.sessions, **more.sessions},
             latest_except={**self.latest_except, **more.latest_except},
             messages={**self.messages, **more.messages},
+            turns={**self.turns, **more.turns},
         )
 
 
@@ -91,6 +94,11 @@ class Written:
 
 
 WROTE_NOTHING = Written()
+
+
+def has_turn(answers: Iterable[Answer], turn_id: str) -> bool:
+    """Is one of these the answer of this turn?"""
+    return any(answer.turn_id == turn_id for answer in answers)
 
 
 # ---- in memory
@@ -159,6 +167,7 @@ class RowsInMemory:
             sessions={session_id: self.sessions.get(session_id) for session_id in lookup.sessions},
             latest_except={} if left_out is None else {left_out: self._latest_except(left_out)},
             messages={} if lookup.messages is None else {lookup.messages: ()},  # its session holds them all
+            turns={turn_id: has_turn(self.answers.values(), turn_id) for turn_id in lookup.turns},
         )
 
     def _latest_except(self, left_out: str) -> ChannelSession | None:

@@ -38,6 +38,7 @@ class Policy:
     ] = ()  #: (pattern of models, tokens of prompt and answer); first one counts
     max_answer_tokens: int = 4096  #: of one model call
     max_text_bytes: int = 256 * 1024
+    max_tool_result_bytes: int = 512 * 1024  #: of an output that a client sends
     max_queued_turns: int = 100  #: of one session
     max_runner_attempts: int = 3
     start_turns: bool = True  #: false while the worker drains: what waits is started by the next owner

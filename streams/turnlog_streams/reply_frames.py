@@ -15,7 +15,7 @@ from turnlog_streams.history.messages import HistoryMessage, final_text, of_turn
 from turnlog_streams.history.view import HistorySummary
 from turnlog_streams.reply import Reply
 from turnlog_streams.session.state import Session
-from turnlog_streams.turn import Answer, CompactedAnswer
+from turnlog_streams.turn import Answer, CompactedAnswer, Turn, pending_calls
 
 #: Of a page as it is sent, unless its first message has more: what a topic with Kafka's own limit of 1 MiB takes.
 _MAX_PAGE_BYTES = 768 * 1024
@@ -29,10 +29,13 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
         address = event.reply
         refused = fr.RequestRefused(code=event.code, reason=event.reason)
         return [Reply(frame=refused, address=address, request_id=event.request_id)]
-    if isinstance(event, ev.TurnAccepted):
+    if isinstance(event, ev.TurnAccepted | ev.ToolOutputsAccepted):
         address = event.reply
-        accepted = fr.TurnAccepted(queued_turns=before.open_turns)
+        accepted = fr.TurnAccepted(queued_turns=before.open_turns, opened_session=event.opened)
         return [Reply(frame=accepted, address=address, request_id=event.request_id, turn_id=fact.turn_id)]
+    if isinstance(event, ev.TurnHidden):
+        hidden = fr.TurnHidden(hidden_turn_id=fact.turn_id or "")
+        return [Reply(frame=hidden, address=event.reply, request_id=event.request_id)]
     if isinstance(event, ev.RequestDecided):
         return [] if event.waits_for else [_archived_told(before, event.request_id, event.reply)]
     if isinstance(event, ev.ForwardDelivered):
@@ -46,7 +49,7 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
         return []
     return [
         Reply(frame=frame, address=turn.reply, request_id=turn.request_id, turn_id=turn.turn_id, attempt=fact.attempt)
-        for frame in _frames_of_turn(event, turn.turn_id, history)
+        for frame in _frames_of_turn(event, turn, history)
     ]
 
 
@@ -63,14 +66,18 @@ def _archived_told(session: Session, request_id: str, address: ReplyAddress) -> 
     return Reply(frame=info, address=address, request_id=request_id, channel=session.channel)
 
 
-def _frames_of_turn(event: ev.Event, turn_id: str, history: Sequence[HistoryMessage]) -> Sequence[fr.Frame]:
+def _frames_of_turn(event: ev.Event, turn: Turn, history: Sequence[HistoryMessage]) -> Sequence[fr.Frame]:
+    turn_id = turn.turn_id
     match event:
         case ev.TurnStarted():
             return (fr.TurnStarted(model=event.model),)
         case ev.MessageStored():
-            return _message_frames(event) if event.role != "user" else ()
+            said_by_client = event.role == "user" or (event.role == "tool" and not turn.open_calls)
+            return () if said_by_client else _message_frames(event)
         case ev.TurnCompleted():
-            return (fr.TurnCompleted(text=final_text(of_turn(history, turn_id)), usage=event.usage),)
+            text = final_text(of_turn(history, turn_id))
+            pending = tuple([call for call in turn.open_calls if call.client]) if event.requires_action else ()
+            return (fr.TurnCompleted(text=text, usage=event.usage, pending_calls=pending),)
         case ev.TurnFailed():
             return (fr.TurnFailed(code=event.code, reason=event.reason, usage=event.usage),)
         case ev.TurnCancelled():
@@ -92,7 +99,8 @@ def _message_frames(event: ev.MessageStored) -> list[fr.Frame]:
         truncated=event.truncated,
         outcome=event.outcome,
     )
-    calls = [fr.ToolCallStarted(message_seq=event.message_seq, call=call) for call in event.tool_calls]
+    started = [call for call in event.tool_calls if not call.client]
+    calls = [fr.ToolCallStarted(message_seq=event.message_seq, call=call) for call in started]
     return [stored, *calls]
 
 
@@ -135,6 +143,9 @@ def reply_again(
     """
     if answer.kind == "decided":
         return None if request_id in session.waits else _archived_told(session, request_id, address)
+    if answer.kind == "hidden":
+        hidden = fr.TurnHidden(hidden_turn_id=answer.turn_id or "")
+        return Reply(frame=hidden, address=address, request_id=request_id)
     frame = _answered(answer, history)
     if frame is None:
         return None
@@ -148,6 +159,9 @@ def _answered(answer: Answer, history: Sequence[HistoryMessage]) -> fr.Frame | N
             return fr.RequestRefused(code=answer.code, reason=answer.reason)
         case "completed":
             return fr.TurnCompleted(text=text, usage=answer.usage)
+        case "requires_action":
+            calls = next((m.tool_calls for m in history if m.message_seq == answer.answer_seq), ())
+            return fr.TurnCompleted(text=text, usage=answer.usage, pending_calls=pending_calls(calls, answer.pending))
         case "failed":
             return fr.TurnFailed(code=answer.code, reason=answer.reason, usage=answer.usage)
         case "cancelled":
@@ -159,7 +173,7 @@ def _answered(answer: Answer, history: Sequence[HistoryMessage]) -> fr.Frame | N
         case "not_compacted":
             return fr.HistoryCompactionFailed(code=answer.code, reason=answer.reason)
         case _:
-            return fr.TurnAccepted()
+            return fr.TurnAccepted(opened_session=answer.created)
 
 
 # ---- what tells of a session as a whole
@@ -229,6 +243,7 @@ def _entry(message: HistoryMessage, *, covered: bool) -> HistoryEntry:
         truncated=message.truncated,
         covered=covered,
         outcome=message.outcome,
+        imported=message.imported,
     )
 
 
@@ -238,7 +253,7 @@ def shortened(frame: fr.Frame, limit_bytes: int, framing: str) -> fr.Frame:
     The text of a turn is cut, a page holds fewer messages; of what would be wrong in part, its reader is told.
     """
     match frame:
-        case fr.TurnCompleted() | fr.TurnCancelled():
+        case fr.TurnCompleted() | fr.TurnCancelled() if not getattr(frame, "pending_calls", ()):
             text = frame.text.encode()[: limit_bytes // _JSON_FACTOR].decode(errors="ignore")
             return replace(frame, text=text, truncated=True)
         case fr.HistoryPage():

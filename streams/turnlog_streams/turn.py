@@ -1,4 +1,4 @@
-"""A turn: one user message to its terminal event.
+"""A turn: one user message, or the outputs of calls that its session waits for, to its terminal event.
 
     accepted --> started(attempt n) --> completed
         |              |  `- owner lost / runner failed --> started(attempt n+1)
@@ -8,15 +8,31 @@
 Runner failures and takeovers are counted apart: an owner's death is not the turn's fault.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from turnlog_schemas.generation import GenerationParams
-from turnlog_schemas.parts import NO_USAGE, ContentPart, ReplyAddress, ToolCall, Usage, added
+from turnlog_schemas.parts import (
+    NO_USAGE,
+    ClientTool,
+    ContentPart,
+    ReplyAddress,
+    ToolCall,
+    ToolOutput,
+    Usage,
+    added,
+)
 from turnlog_streams.records import changed
 
 INTERRUPTED_TEXT = (
     "The outcome of this tool call is unknown: it was interrupted. It may have run, may be running, or may yet run."
 )
+
+
+class _Message(Protocol):
+    @property
+    def role(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: see ``records``
@@ -37,6 +53,15 @@ class Turn:
     open_calls: tuple[ToolCall, ...] = ()  #: stored calls without a stored result, in order
     answer_seq: int = 0  #: message_seq of the newest assistant message; 0: none yet
     spent: Usage = NO_USAGE  #: what its attempts have cost, as far as the log has it
+    tools: tuple[ClientTool, ...] = ()  #: that its sender runs
+    outputs: tuple[ToolOutput, ...] = ()  #: that it begins with; none any more once it has started
+    results_first: int = 0  #: messages of tools at its beginning: those outputs, or what closed the calls before it
+
+    def inputs_in(self, messages: Sequence[_Message]) -> int:
+        """How many of its messages come before what its runner adds: results, and what its user says, if anything."""
+        if not self.content:
+            return self.results_first
+        return next((index + 1 for index, message in enumerate(messages) if message.role == "user"), len(messages))
 
     def cost(self, usage: Usage) -> Usage:
         """What the whole turn cost, if its last attempt cost ``usage`` beside what is recorded.
@@ -46,6 +71,14 @@ class Turn:
         if self.spent == NO_USAGE:
             return usage
         return changed(added(self.spent, usage), last_input_tokens=usage.last_input_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitedCall:
+    """A stored call that the session's client runs: its output is awaited."""
+
+    call_id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +100,9 @@ class Answer:
 
     command_hash: str
     turn_id: str | None = None  #: ``None``: refused, or no turn's
-    kind: str = "open"  #: ``open``, ``completed``, ``failed``, ``cancelled`` or ``refused``; of a request to compact
-    #: the history ``compacting``, ``compacted`` or ``not_compacted``; of a lifecycle request ``decided``
+    kind: str = "open"  #: ``open``, ``completed``, ``requires_action``, ``failed``, ``cancelled`` or ``refused``; of a
+    #: request to compact the history ``compacting``, ``compacted`` or ``not_compacted``; of one to hide a turn
+    #: ``hidden``; of a lifecycle request ``decided``
     code: str = ""
     reason: str = ""
     attempt: int = 0
@@ -77,10 +111,29 @@ class Answer:
     reply: ReplyAddress = field(default_factory=ReplyAddress)  #: of the request that was decided
     compacted: CompactedAnswer | None = None
     session_id: str = ""  #: of a lifecycle request: the session that it is about
-    created: bool = False  #: by that request
+    created: bool = False  #: by that request, or by this chat
+    pending: tuple[str, ...] = ()  #: ids of calls in its last message whose outputs are awaited
 
 
-def without_result(open_calls: tuple[ToolCall, ...], call_id: str | None) -> tuple[ToolCall, ...]:
+class _Call(Protocol):
+    @property
+    def call_id(self) -> str: ...
+
+
+C = TypeVar("C", bound=_Call)
+
+
+def pending_calls(calls: Sequence[ToolCall], pending: Sequence[str]) -> tuple[ToolCall, ...]:
+    """Of a message's calls, those of these ids that the client runs; ids may repeat."""
+    left, found = list(pending), []
+    for call in calls:
+        if call.client and call.call_id in left:
+            left.remove(call.call_id)
+            found.append(call)
+    return tuple(found)
+
+
+def without_result(open_calls: tuple[C, ...], call_id: str | None) -> tuple[C, ...]:
     """The open calls after a result came in: the first with its id is answered, else the first of all.
 
     By position, since ids repeat in real conversations.

@@ -17,12 +17,13 @@ from tests.clients.adapters.lines import Batch, InRecord, OutRecord
 from tests.clients.cases import Becomes, Bulk, Case, Comes, End, Keys, OneTurn, Request, Send, Silent, Step, Streams
 from tests.clients.catalog import Client
 from tests.deployment import Deployment
-from turnlog_schemas.codec import Codec, RequestCodec, snake
+from turnlog_schemas.codec import Codec, RequestCodec
 from turnlog_schemas.commands import Chat, RequestHeader
 from turnlog_schemas.events import TurnAccepted
 from turnlog_schemas.frames import TERMINAL_FRAMES, FrameHeader, RequestRefused, TextDelta, TurnCompleted
 from turnlog_schemas.parts import text_content
 from turnlog_schemas.registry import FRAMES
+from turnlog_schemas.type_names import snake
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.ports import RequestRecord

@@ -38,6 +38,10 @@ class Tables:
         self._insert("turns", changes.new_turns.values())
         self._replace("turns", changes.changed_turns.values())
         self._replace("turns", changes.cancelled_turns.values())
+        for hidden in changes.hidden_turns:
+            for turn in self.rows["turns"].values():
+                if (turn.partition, turn.session_offset, turn.turn_id) == hidden[:3]:
+                    turn.hidden = hidden.hidden
         self._insert("forwards", changes.new_forwards.values())
         for delivery in changes.deliveries:
             forward = self.rows["forwards"][delivery[:4]]

@@ -15,10 +15,11 @@ from typer.main import get_command
 
 import turnlog
 from turnlog.cli.app import app
-from turnlog_schemas.codec import Codec, RequestCodec, snake
+from turnlog_schemas.codec import Codec, RequestCodec
 from turnlog_schemas.commands import CHANNEL_COMMANDS, SESSION_COMMANDS, is_for_channel
 from turnlog_schemas.frames import TERMINAL_FRAMES
 from turnlog_schemas.registry import FRAMES
+from turnlog_schemas.type_names import snake
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.config import Settings
 from turnlog_workers.runners.models.faults import KINDS

@@ -19,7 +19,7 @@ from turnlog_streams.policy import Policy
 from turnlog_streams.session.commands import FailAttempt
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.settings_check import SettingsError
-from turnlog_workers.intake.request_reader import command_hash
+from turnlog_workers.intake.command_hash import command_hash
 from turnlog_workers.runners.models.http import HttpRunners
 
 

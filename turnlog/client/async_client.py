@@ -18,7 +18,7 @@ from turnlog.errors import TurnlogError, UsageError
 from turnlog.snapshot.listing import SessionFilter, SessionList, list_sessions
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.generation import GenerationParams
-from turnlog_schemas.parts import ContentPart, NewSession, text_content
+from turnlog_schemas.parts import ClientTool, ContentPart, NewSession, ToolOutput, text_content
 from turnlog_streams.runtime_settings import UnknownSettingError
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
@@ -103,25 +103,37 @@ class Client(SessionVerbs):
     async def enqueue(
         self,
         session_id: str,
-        content: Content,
+        content: Content = (),
         *,
         request_id: str | None = None,
         model: str | None = None,
         on_busy: OnBusy = "enqueue",
         new_session: NewSession | None = None,
         params: GenerationParams | None = None,
+        tools: Sequence[ClientTool] = (),
+        tool_outputs: Sequence[ToolOutput] = (),
         reply_to: str | None = None,
         metadata: Mapping[str, str] | None = None,
         traceparent: str | None = None,
     ) -> SentRequest:
         """Send a user message and return as soon as the broker has it; nobody waits for the answer here.
 
+        ``tools`` and ``tool_outputs``: as for :meth:`chat`.
+
         ``request_id`` is the idempotency key (absent: a new one): the same id and message again is the same turn.
         Raises :class:`UsageError` for an id that no request can have, :class:`RequestRefusedError` (too long) and
         :class:`BrokerUnreachableError`.
         """
         request = self._connection.prepare(
-            Chat(content=_parts(content), model=model, on_busy=on_busy, new_session=new_session, params=params),
+            Chat(
+                content=_parts(content),
+                model=model,
+                on_busy=on_busy,
+                new_session=new_session,
+                params=params,
+                tools=tuple(tools),
+                tool_outputs=tuple(tool_outputs),
+            ),
             session_id=session_id,
             request_id=request_id,
             reply_to=reply_to,
@@ -139,13 +151,15 @@ class Client(SessionVerbs):
     def chat(
         self,
         session_id: str,
-        content: Content,
+        content: Content = (),
         *,
         request_id: str | None = None,
         model: str | None = None,
         on_busy: OnBusy = "enqueue",
         new_session: NewSession | None = None,
         params: GenerationParams | None = None,
+        tools: Sequence[ClientTool] = (),
+        tool_outputs: Sequence[ToolOutput] = (),
         metadata: Mapping[str, str] | None = None,
         traceparent: str | None = None,
         timeout_s: float = 900.0,
@@ -158,9 +172,20 @@ class Client(SessionVerbs):
         (:class:`SessionBusyError`), or ``interrupt``: cancel all that are not ended. ``timeout_s`` bounds the whole
         turn, queueing included. ``params``: how the model is asked to generate. Errors: see :class:`ChatTurn`,
         :meth:`enqueue`.
+
+        ``tools`` are run by you: a call of one ends the turn with status ``requires_action``. The outputs of all its
+        ``pending_calls`` are the ``tool_outputs`` of the next chat, whose ``content`` may then be empty.
         """
         request = self._connection.prepare(
-            Chat(content=_parts(content), model=model, on_busy=on_busy, new_session=new_session, params=params),
+            Chat(
+                content=_parts(content),
+                model=model,
+                on_busy=on_busy,
+                new_session=new_session,
+                params=params,
+                tools=tuple(tools),
+                tool_outputs=tuple(tool_outputs),
+            ),
             session_id=session_id,
             request_id=request_id,
             metadata=metadata,
@@ -277,4 +302,6 @@ class Client(SessionVerbs):
 
 
 def _parts(content: Content) -> tuple[ContentPart, ...]:
-    return text_content(content) if isinstance(content, str) else tuple(content)
+    if isinstance(content, str):
+        return text_content(content) if content else ()
+    return tuple(content)

@@ -14,9 +14,10 @@ from turnlog.client.replies import Position, ReplyFrame
 from turnlog.client.reply_consumer import ReplyConsumer, from_end
 from turnlog.client.request_sender import PreparedRequest, RequestSender
 from turnlog.errors import NotFoundError, TurnlogError, UsageError
-from turnlog_schemas.codec import RequestCodec, check_ids, wrong_request_id
+from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.commands import Command, RequestHeader, is_for_channel
 from turnlog_schemas.errors import WireError
+from turnlog_schemas.request_checks import check_ids, wrong_request_id
 from turnlog_workers.base.cloudevents import Envelope, trace_headers
 from turnlog_workers.base.config import Settings
 

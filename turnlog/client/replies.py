@@ -27,7 +27,7 @@ from turnlog_schemas.frames import (
     TurnFailed,
     TurnStarted,
 )
-from turnlog_schemas.parts import Usage
+from turnlog_schemas.parts import ToolCall, Usage
 
 DELTA_FRAMES = (TextDelta, ReasoningDelta)
 NOTHING_HEARD = "nothing heard"
@@ -73,7 +73,7 @@ class FinishedTurn:
 
     session_id: str
     request_id: str
-    status: str  #: ``completed``, ``failed`` or ``cancelled``
+    status: str  #: ``completed``, ``requires_action`` (see ``pending_calls``), ``failed`` or ``cancelled``
     text: str  #: of the last assistant message; empty when there is none, and for a failed turn
     usage: Usage
     turn_id: str | None
@@ -82,10 +82,11 @@ class FinishedTurn:
     reason: str = ""  #: why it failed or was cancelled
     truncated: bool = False  #: ``text`` is cut, as the reply topic takes no more of it; the history has all
     messages: tuple[MessageStored, ...] = ()  #: those that this reader saw being stored; the history has all
+    pending_calls: tuple[ToolCall, ...] = ()  #: of tools that the request brought: run them, and send all their outputs
 
     def raise_for_status(self) -> None:
-        """Raise :class:`TurnFailedError` unless the turn completed."""
-        if self.status != "completed":
+        """Raise :class:`TurnFailedError` unless the turn completed, or ended in calls for its client to run."""
+        if self.status not in ("completed", "requires_action"):
             raise TurnFailedError(self.status, self.code or self.status, self.reason)
 
 
@@ -123,6 +124,7 @@ class TurnView:
         self._messages: dict[int, MessageStored] = {}
         self._pieces: list[str] = []
         self.queued_turns: int | None = None  #: before this one, when it was accepted
+        self.opened_session: bool | None = None  #: did this very request make the session? ``None``: not heard
         self.turn_id: str | None = None
         self.attempt = 0  #: of the newest start seen; 0: none
         self.model = ""
@@ -163,7 +165,7 @@ class TurnView:
         self.turn_id = header.turn_id or self.turn_id
         match frame:
             case TurnAccepted():
-                self.queued_turns = frame.queued_turns
+                self.queued_turns, self.opened_session = frame.queued_turns, frame.opened_session
             case TurnStarted():
                 self.attempt, self.model = header.attempt, frame.model
                 self._pieces.clear()
@@ -191,9 +193,11 @@ class TurnView:
 
     def _finish(self, header: FrameHeader, frame: TurnCompleted | TurnFailed | TurnCancelled) -> FinishedTurn:
         status, text, code, reason = "completed", "", "", ""
+        pending: tuple[ToolCall, ...] = ()
         match frame:
             case TurnCompleted():
-                text = frame.text
+                text, pending = frame.text, frame.pending_calls
+                status = "requires_action" if pending else status
             case TurnFailed():
                 status, code, reason = "failed", frame.code, frame.reason
             case TurnCancelled():
@@ -210,6 +214,7 @@ class TurnView:
             reason=reason,
             truncated=getattr(frame, "truncated", False),
             messages=tuple(self._messages[seq] for seq in sorted(self._messages)),
+            pending_calls=pending,
         )
 
 

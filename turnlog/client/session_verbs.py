@@ -1,6 +1,6 @@
 """The verbs of the session API: one request, one answer each. :class:`turnlog.Client` has them all."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TypeVar
 
 from turnlog.client.connection import Connection
@@ -10,7 +10,7 @@ from turnlog.errors import HistoryCompactionFailedError
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import frames as fr
 from turnlog_schemas.generation import GenerationParams
-from turnlog_schemas.parts import HistoryEntry, NewSession
+from turnlog_schemas.parts import HistoryEntry, InitialMessage, NewSession
 
 TIMEOUT_S = 60.0
 COMPACT_TIMEOUT_S = 900.0  #: as of a turn: one that runs comes first
@@ -27,7 +27,7 @@ class SessionVerbs:
 
     ``history_max_tokens`` (0: the deployment's; negative: no automatic history compaction) and ``history_keep_tail``
     (so many newest messages stay word for word) are a new session's own bounds of history compaction; ``params``: how
-    a model is asked to generate in its turns, where their requests say nothing else.
+    a model is asked to generate in its turns, where their requests say nothing else; ``messages``: what it begins with.
 
     All raise :class:`RequestTimedOutError` and :class:`BrokerUnreachableError`, :class:`UsageError` for an id that no
     request can have, and :class:`RequestRefusedError` (with subclasses for busy, conflict, archived and not found).
@@ -49,6 +49,7 @@ class SessionVerbs:
         history_max_tokens: int | None = None,
         history_keep_tail: int | None = None,
         params: GenerationParams | None = None,
+        messages: Sequence[InitialMessage] = (),
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> SessionInfo:
@@ -56,7 +57,7 @@ class SessionVerbs:
 
         Refused with code ``exists`` when the channel has a session of that id.
         """
-        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params)
+        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params, messages)
         return await self._lifecycle(cmd.CreateSession(new_session=new), channel, session_id, request_id, timeout_s)
 
     async def resolve(
@@ -70,11 +71,12 @@ class SessionVerbs:
         history_max_tokens: int | None = None,
         history_keep_tail: int | None = None,
         params: GenerationParams | None = None,
+        messages: Sequence[InitialMessage] = (),
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> SessionInfo:
         """The channel's active session; a new one, made of the arguments, if there is none. Atomic per channel."""
-        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params)
+        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params, messages)
         return await self._lifecycle(cmd.ResolveSession(new_session=new), channel, None, request_id, timeout_s)
 
     async def rotate(
@@ -88,11 +90,12 @@ class SessionVerbs:
         history_max_tokens: int | None = None,
         history_keep_tail: int | None = None,
         params: GenerationParams | None = None,
+        messages: Sequence[InitialMessage] = (),
         request_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> SessionInfo:
         """Archive the channel's active session, if any, and open a new one. A turn that runs on the old one ends."""
-        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params)
+        new = _new(title, instructions, model, metadata, history_max_tokens, history_keep_tail, params, messages)
         return await self._lifecycle(cmd.RotateSession(new_session=new), channel, None, request_id, timeout_s)
 
     async def archive(
@@ -208,6 +211,24 @@ class SessionVerbs:
         assert view.finished is not None
         return view.finished
 
+    async def hide_turn(
+        self,
+        session_id: str,
+        turn_id: str | None = None,
+        *,
+        of_request: str | None = None,
+        request_id: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> str:
+        """Mark a turn as hidden, for good; returns its id. Nothing is erased, and models see it as before.
+
+        Name it by its id or by that of its request. The snapshot says so (``turns.hidden``). Refused with code
+        ``not_found`` when there is no such turn.
+        """
+        command = cmd.HideTurn(turn_id=turn_id, of_request=of_request)
+        reply = await self._ask(command, fr.TurnHidden, session_id, request_id, timeout_s)
+        return _frame(reply, fr.TurnHidden).hidden_turn_id
+
     async def reset_runner(
         self, session_id: str, *, request_id: str | None = None, timeout_s: float = TIMEOUT_S
     ) -> SessionInfo:
@@ -255,6 +276,7 @@ def _new(
     history_max_tokens: int | None,
     history_keep_tail: int | None,
     params: GenerationParams | None,
+    messages: Sequence[InitialMessage],
 ) -> NewSession | None:
     new = NewSession(
         title=title,
@@ -264,6 +286,7 @@ def _new(
         history_max_tokens=history_max_tokens,
         history_keep_tail=history_keep_tail,
         params=params,
+        messages=tuple(messages),
     )
     return None if new == NewSession() else new
 

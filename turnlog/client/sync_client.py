@@ -166,6 +166,7 @@ class SyncClient:
     history = _waits(Client.history)
     compact = _waits(Client.compact)
     cancel = _waits(Client.cancel)
+    hide_turn = _waits(Client.hide_turn)
     reset_runner = _waits(Client.reset_runner)
     enqueue = _waits(Client.enqueue)
     list_sessions = _waits(Client.list_sessions)

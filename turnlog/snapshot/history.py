@@ -12,7 +12,7 @@ from turnlog_schemas.parts import ContentPart, ToolCall
 from turnlog_workers.runners.recordings import Message
 
 _READ_PART = record_reader(ContentPart, closed=False)
-ENDED = ("completed", "failed", "cancelled")
+ENDED = ("completed", "requires_action", "failed", "cancelled")
 
 
 @contextmanager

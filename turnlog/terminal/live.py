@@ -5,7 +5,7 @@ from typing import Any
 
 from turnlog.client.replies import FinishedTurn, ReplyFrame
 from turnlog.terminal import output
-from turnlog_schemas.codec import Codec, UnknownPayload, snake
+from turnlog_schemas.codec import Codec, UnknownPayload
 from turnlog_schemas.files import shown_text
 from turnlog_schemas.frames import (
     HistoryCompacted,
@@ -22,6 +22,7 @@ from turnlog_schemas.frames import (
     TurnStarted,
 )
 from turnlog_schemas.parts import content_text
+from turnlog_schemas.type_names import snake
 
 _MAX_DETAIL = 160
 

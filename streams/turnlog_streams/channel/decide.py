@@ -27,6 +27,7 @@ from turnlog_streams.forwarding import (
 from turnlog_streams.lookups import NOTHING, ChannelSession, Found, Lookup
 from turnlog_streams.policy import Policy
 from turnlog_streams.refusals import Refuse, conflict, refusal
+from turnlog_streams.session.initial_messages import files_among, too_long_messages, without_messages
 from turnlog_streams.turn import Answer
 
 _NEW = NewSession()
@@ -197,6 +198,12 @@ def _change(channel: Channel, command: ChangeChannel, policy: Policy, found: Fou
     if new.model is not None and not policy.allows(new.model):
         reason = f"model {new.model!r} is not allowed here (setting TURNLOG_ALLOW_MODELS)"
         return [refusal(command, "model_not_allowed", reason)]
+    if (too_long := too_long_messages(new, policy)) is not None:
+        return [refusal(command, "too_long", too_long)]
+    model = new.model or policy.model_of(channel.channel)
+    files = files_among(new)
+    if files and (wrong := policy.files.refusal_of_all(files, model, policy.media_types_of(model))) is not None:
+        return [refusal(command, *wrong)]
     match command.command:
         case cmd.CreateSession():
             session_id = command.session_id or _free_id(channel, command, found)
@@ -229,7 +236,7 @@ def _open(
     work: _Decision, command: ChangeChannel, session_id: str, new: NewSession, told: str | None = None
 ) -> list[Fact]:
     """A session joins; whoever was active is told that it is not any more, unless it was ``told`` something else."""
-    work.add(ev.ChannelSessionOpened(session_id=session_id, by="request", new_session=new))
+    work.add(ev.ChannelSessionOpened(session_id=session_id, by="request", new_session=without_messages(new)))
     work.tell(session_id, CREATED, new, command.request_id)
     previous = work.before.active
     if previous is not None and previous != told:

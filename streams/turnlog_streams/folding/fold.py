@@ -252,7 +252,7 @@ def _unanswered(stream: FoldedStream, before: StreamState, logged: LoggedEvent, 
 def _answered(before: StreamState, logged: LoggedEvent) -> Collection[tuple[str, str]]:
     """Id and hash of the requests that this event answers."""
     event = logged.payload
-    if isinstance(event, ev.RequestRefused):
+    if isinstance(event, ev.RequestRefused | ev.TurnHidden):
         return [(event.request_id, event.command_hash)]
     if isinstance(event, ev.RequestDecided):
         return [] if event.waits_for else [(event.request_id, event.command_hash)]

@@ -23,6 +23,7 @@ class HistoryMessage:
     interrupted: bool = False
     truncated: bool = False
     outcome: str | None = None  #: of a tool message: how its call ended; ``None``: not said
+    imported: bool = False  #: said elsewhere, in no turn
 
 
 def history_message(turn_id: str, event: ev.MessageStored) -> HistoryMessage:
@@ -38,6 +39,7 @@ def history_message(turn_id: str, event: ev.MessageStored) -> HistoryMessage:
         interrupted=event.interrupted,
         truncated=event.truncated,
         outcome=event.outcome,
+        imported=event.imported,
     )
 
 

@@ -15,29 +15,29 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.parts import Usage, added
 from turnlog_streams.projection.history_rows import HISTORY_COMPACTION
 from turnlog_streams.projection.lifecycle_rows import SESSION_LIFECYCLE, project_channel
+from turnlog_streams.projection.message_rows import await_outputs, stored
 from turnlog_streams.projection.rows import (
-    CallResultRow,
     DeadLetterRow,
-    MessageRow,
+    HiddenTurnRow,
     RefusalRow,
     SessionRow,
-    ToolCallRow,
     TurnRow,
     UsageRow,
 )
 from turnlog_streams.projection.state import (
     Changes,
     ChannelState,
-    OpenCall,
     OpenTurn,
     ProjectionError,
     SessionState,
     State,
     StreamKey,
     UnseenError,
+    active_session,
+    open_turn,
     session_row,
 )
-from turnlog_streams.projection.values import content_columns, json_column, raw_row, unknown_row
+from turnlog_streams.projection.values import content_columns, json_column, json_records, raw_row, unknown_row
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.table_types import Millis
 
@@ -122,26 +122,6 @@ def _project_session(
             changes.changed_sessions[key] = row
 
 
-def _active_session(state: SessionState, logged: LoggedEvent) -> SessionRow:
-    row = session_row(state)
-    row.last_active_at = Millis(logged.header.recorded_at)
-    return row
-
-
-def _open_turn(key: StreamKey, state: SessionState, turn_id: str | None, changes: Changes) -> OpenTurn:
-    turn = state.turns.get(turn_id or "")
-    if turn is None:
-        raise UnseenError(f"turn {turn_id}")
-    _turn_changes(turn.row, changes)
-    return turn
-
-
-def _turn_changes(row: TurnRow, changes: Changes) -> None:
-    key = (row.partition, row.accepted_offset)
-    if key not in changes.new_turns:
-        changes.changed_turns[key] = row
-
-
 def _created(
     key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.SessionCreated, changes: Changes
 ) -> None:
@@ -176,11 +156,16 @@ def _created(
 
 
 def _accepted(
-    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnAccepted, changes: Changes
+    key: StreamKey,
+    state: SessionState,
+    logged: LoggedEvent,
+    event: ev.TurnAccepted | ev.ToolOutputsAccepted,
+    changes: Changes,
 ) -> None:
-    session = _active_session(state, logged)
+    session = active_session(state, logged)
     session.turns += 1
-    text, parts = content_columns(event.content)
+    text, parts = content_columns(event.content) if event.content else (None, None)
+    outputs = event.outputs if isinstance(event, ev.ToolOutputsAccepted) else ()
     row = TurnRow(
         turn_id=logged.header.turn_id or "",
         session_id=key[2],
@@ -191,6 +176,8 @@ def _accepted(
         requested_model=event.model,
         text=text,
         content_parts=parts,
+        tools=json_records(event.tools),
+        tool_outputs=json_records(outputs),
         reply_to=event.reply.reply_to,
         framing=event.reply.framing,
         traceparent=event.reply.traceparent,
@@ -204,8 +191,8 @@ def _accepted(
 
 def _started(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnStarted, changes: Changes) -> None:
     header = logged.header
-    turn = _open_turn(key, state, header.turn_id, changes)
-    session = _active_session(state, logged)
+    turn = open_turn(key, state, header.turn_id, changes)
+    session = active_session(state, logged)
     row = turn.row
     row.status = "started"
     row.attempt = header.attempt
@@ -221,78 +208,16 @@ def _started(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev
     session.running_turn_id = row.turn_id
 
 
-def _stored(
-    key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.MessageStored, changes: Changes
-) -> None:
-    session = _active_session(state, logged)
-    session.messages = event.message_seq
-    turn_id = logged.header.turn_id or ""
-    at = Millis(logged.header.recorded_at)
-    text, parts = (None, None) if event.content is None else content_columns(event.content)
-    changes.messages.append(
-        MessageRow(
-            *(key[2], key[0], session.session_offset, event.message_seq, turn_id, event.role, text, parts),
-            *(event.tool_call_id, event.name, event.interrupted, event.truncated, event.outcome, logged.offset, at),
-        )
-    )
-    for position, call in enumerate(event.tool_calls):
-        changes.new_calls[key[0], logged.offset, position] = ToolCallRow(
-            session_id=key[2],
-            partition=key[0],
-            session_offset=session.session_offset,
-            message_seq=event.message_seq,
-            position=position,
-            turn_id=turn_id,
-            call_id=call.call_id,
-            name=call.name,
-            arguments=call.arguments,
-            idempotent=call.idempotent,
-            idempotency_key=call.idempotency_key,
-            log_offset=logged.offset,
-            recorded_at=at,
-        )
-    turn = state.turns.get(turn_id)
-    if turn is not None:
-        _stored_in_turn(turn, logged, event, changes)
-
-
-def _stored_in_turn(turn: OpenTurn, logged: LoggedEvent, event: ev.MessageStored, changes: Changes) -> None:
-    """The same steps as ``session.state`` takes: pairing of calls and results, and the count of takeovers."""
-    row = turn.row
-    if event.role == "tool":
-        _pair(turn, event, changes)
-    elif event.role == "assistant":
-        row.answer_seq = event.message_seq
-        turn.calls = [OpenCall(call.call_id, logged.offset, index) for index, call in enumerate(event.tool_calls)]
-        _turn_changes(row, changes)
-    if event.role != "user" and not event.interrupted and row.takeovers_in_a_row:
-        row.takeovers_in_a_row = 0
-        _turn_changes(row, changes)
-    if event.usage is not None:
-        row.usage = added(row.usage, event.usage)
-        _turn_changes(row, changes)
-
-
-def _pair(turn: OpenTurn, event: ev.MessageStored, changes: Changes) -> None:
-    """The first open call with the result's id is answered, else the first of all (``turn.without_result``)."""
-    if not turn.calls:
-        return
-    found = next((i for i, call in enumerate(turn.calls) if call.call_id == event.tool_call_id), 0)
-    call = turn.calls.pop(found)
-    new = changes.new_calls.get((turn.row.partition, call.log_offset, call.position))
-    if new is not None:
-        new.result_message_seq, new.outcome = event.message_seq, event.outcome
-    else:
-        changes.call_results.append(
-            CallResultRow(turn.row.partition, call.log_offset, call.position, event.message_seq, event.outcome)
-        )
-
-
 def _completed(
     key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnCompleted, changes: Changes
 ) -> None:
-    _ended(key, state, logged, changes, status="completed", code=None, reason=None)
-    session_row(state).completed_turns += 1
+    turn = open_turn(key, state, logged.header.turn_id, changes)
+    status = "requires_action" if event.requires_action else "completed"
+    _ended(key, state, logged, changes, status=status, code=None, reason=None)
+    session = session_row(state)
+    session.completed_turns += 1
+    if event.requires_action:
+        await_outputs(state, session, (call for call in turn.calls if call.client), turn.row.answer_seq or 0)
 
 
 def _failed(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnFailed, changes: Changes) -> None:
@@ -314,6 +239,12 @@ def _cancelled(
             changes.cancelled_turns[place] = row
 
 
+def _hidden(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.TurnHidden, changes: Changes) -> None:
+    session = session_row(state)
+    row = HiddenTurnRow(key[0], session.session_offset, logged.header.turn_id or "", hidden=True)
+    changes.hidden_turns.append(row)
+
+
 def _ended(
     key: StreamKey,
     state: SessionState,
@@ -326,8 +257,8 @@ def _ended(
 ) -> TurnRow:
     header = logged.header
     usage: Usage = logged.payload.usage
-    row = _open_turn(key, state, header.turn_id, changes).row
-    session = _active_session(state, logged)
+    row = open_turn(key, state, header.turn_id, changes).row
+    session = active_session(state, logged)
     del state.turns[row.turn_id]
     row.status, row.code, row.reason = status, code, reason
     row.attempt = header.attempt
@@ -373,8 +304,10 @@ def _refused(
 _HANDLERS: dict[type, Any] = {
     ev.SessionCreated: _created,
     ev.TurnAccepted: _accepted,
+    ev.ToolOutputsAccepted: _accepted,
+    ev.TurnHidden: _hidden,
     ev.TurnStarted: _started,
-    ev.MessageStored: _stored,
+    ev.MessageStored: stored,
     ev.TurnCompleted: _completed,
     ev.TurnFailed: _failed,
     ev.TurnCancelled: _cancelled,

@@ -8,7 +8,7 @@ Rows that change while a batch is folded (sessions, turns, tool calls) are mutab
 each event would cost more than the fold itself. All others are written once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
 from typing import NamedTuple
 
@@ -50,6 +50,7 @@ class SessionRow:
     running_turn_id: str | None = None
     messages: int = 0  #: the highest message_seq
     covered_to: int = 0  #: the newest summary stands for the messages up to here; 0: there is none
+    awaited_seq: int = 0  #: the message with calls whose outputs its client owes; 0: it owes none
     measured_tokens: int | None = None  #: of the prompt of the newest model call that reported it
     measured_through_seq: int | None = None  #: the message up to which the history was in that prompt
     input_tokens: int = 0  #: of ended turns
@@ -69,15 +70,21 @@ class TurnRow:
     session_offset: int
     request_id: str
     command_hash: str
-    status: str = "accepted"  #: ``accepted``, ``started``, ``completed``, ``failed`` or ``cancelled``
+    status: str = (
+        "accepted"  #: ``accepted``, ``started``, ``completed``, ``failed`` or ``cancelled``; it ended in calls
+    )
+    #: that its client runs: ``requires_action``
     requested_model: str | None
     model: str | None = None  #: the effective one, once started
     attempt: int = 0  #: the newest; of an ended turn the one that ended it
     runner_failures: int = 0
     takeovers_in_a_row: int = 0
     answer_seq: int | None = None  #: message_seq of the newest assistant message
-    text: str | None  #: what the user said
+    text: str | None  #: what the user said; NULL: the turn begins with ``tool_outputs`` alone
     content_parts: Json | None  #: set only when ``text`` does not say it all
+    tools: Json | None = None  #: that its client runs, as the request described them
+    tool_outputs: Json | None = None  #: of calls that the session waited for
+    hidden: bool = False  #: somebody wants it not to be shown; nothing else is changed by that
     reply_to: str | None
     framing: str
     traceparent: str | None
@@ -167,6 +174,7 @@ class ToolCallRow:
     arguments: str  #: as the model wrote them, not necessarily JSON
     idempotent: bool
     idempotency_key: str
+    client: bool  #: of a tool that the client runs
     result_message_seq: int | None = None
     outcome: str | None = (
         None  #: ``ok``, ``error``, ``timed_out`` or ``interrupted``; NULL: no result, or it does not say
@@ -191,6 +199,7 @@ class MessageRow(NamedTuple):
     interrupted: bool
     truncated: bool
     outcome: str | None  #: of a tool message: how its call ended; NULL: not said
+    imported: bool  #: said elsewhere, in no turn: the session was opened with it
     log_offset: int
     recorded_at: Millis
 
@@ -203,6 +212,15 @@ class CallResultRow(NamedTuple):
     position: int
     result_message_seq: int
     outcome: str | None
+
+
+class HiddenTurnRow(NamedTuple):
+    """A turn that is not to be shown any more: an update of its ``turns`` row."""
+
+    partition: int
+    session_offset: int
+    turn_id: str
+    hidden: bool
 
 
 class DeliveryRow(NamedTuple):
@@ -338,6 +356,7 @@ TURNS = Table(
         *("by_request_id", "by_command_hash", "by_reply_to", "by_framing", "by_traceparent", "by_tracestate"),
     ),
 )
+HIDDEN_TURNS = replace(TURNS, key=("partition", "session_offset", "turn_id"), updated=("hidden",))  #: found otherwise
 MESSAGES = Table(name="messages", row=MessageRow, key=("partition", "log_offset"))
 TOOL_CALLS = Table(
     name="tool_calls",

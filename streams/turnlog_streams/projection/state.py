@@ -12,6 +12,7 @@ from turnlog_streams.projection.rows import (
     DeliveryRow,
     EventRow,
     ForwardRow,
+    HiddenTurnRow,
     MessageRow,
     RefusalRow,
     SessionRow,
@@ -20,6 +21,8 @@ from turnlog_streams.projection.rows import (
     UnknownEventRow,
     UsageRow,
 )
+from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.table_types import Millis
 
 StreamKey = tuple[int, str, str]  #: partition, stream kind and id (a channel may have a session's name)
 ForwardKey = tuple[int, str, str, int]  #: partition, kind and id of the source, seq
@@ -39,6 +42,7 @@ class OpenCall(NamedTuple):
     call_id: str
     log_offset: int
     position: int
+    client: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +60,7 @@ class SessionState:
     row: SessionRow | None = None  #: ``None``: not created
     unknown_events: int = 0
     turns: dict[str, OpenTurn] = field(default_factory=dict)
+    awaited: list[OpenCall] = field(default_factory=list)  #: of its client
 
 
 def session_row(state: SessionState) -> SessionRow:
@@ -87,6 +92,7 @@ class Changes:
     new_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)
     changed_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)
     cancelled_turns: dict[tuple[int, int], TurnRow] = field(default_factory=dict)  #: on request, of earlier batches
+    hidden_turns: list[HiddenTurnRow] = field(default_factory=list)
     new_forwards: dict[ForwardKey, ForwardRow] = field(default_factory=dict)
     deliveries: list[DeliveryRow] = field(default_factory=list)
     new_channels: dict[StreamKey, ChannelRow] = field(default_factory=dict)
@@ -102,3 +108,26 @@ class Changes:
     unknown_events: list[UnknownEventRow] = field(default_factory=list)
     dead_letters: list[DeadLetterRow] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
+
+
+def active_session(state: SessionState, logged: LoggedEvent) -> SessionRow:
+    """The row of a session that must exist, which one of its turns just used. Raises :class:`UnseenError`."""
+    row = session_row(state)
+    row.last_active_at = Millis(logged.header.recorded_at)
+    return row
+
+
+def open_turn(key: StreamKey, state: SessionState, turn_id: str | None, changes: Changes) -> OpenTurn:
+    """A turn that must be open; its row is about to change. Raises :class:`UnseenError`."""
+    turn = state.turns.get(turn_id or "")
+    if turn is None:
+        raise UnseenError(f"turn {turn_id}")
+    turn_changes(turn.row, changes)
+    return turn
+
+
+def turn_changes(row: TurnRow, changes: Changes) -> None:
+    """The turn's row is one that this batch changes."""
+    key = (row.partition, row.accepted_offset)
+    if key not in changes.new_turns:
+        changes.changed_turns[key] = row

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from turnlog_schemas import events as ev
@@ -28,6 +29,14 @@ def content_columns(content: tuple[ContentPart, ...]) -> tuple[str | None, Json 
 def json_column(value: Any) -> Json:
     """Compact JSON."""
     return Json(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain))
+
+
+def json_records(records: Sequence[Any]) -> Json | None:
+    """Wire records as a JSON list; ``None``: there are none."""
+    if not records:
+        return None
+    cls: type = type(records[0])
+    return json_column([to_dict(cls)(record) for record in records])
 
 
 def _plain(value: Any) -> Any:

@@ -44,6 +44,17 @@ class Archive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hide:
+    """Somebody wants a turn not to be shown: one of the two names it."""
+
+    request_id: str
+    command_hash: str
+    turn_id: str | None
+    of_request: str | None
+    reply: ReplyAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeTurn:
     """A new owner found the turn started and not ended (or accepted and nothing running)."""
 
@@ -151,6 +162,7 @@ SessionCommand = (
     | Refuse
     | Cancel
     | Archive
+    | Hide
     | ReceiveForward
     | ReceiveReceipt
     | ResumeTurn

@@ -11,12 +11,13 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.generation import GenerationParams, merged
 from turnlog_schemas.limits import utf8_bytes
-from turnlog_schemas.parts import NO_USAGE, ContentPart, Usage, files_of
+from turnlog_schemas.parts import NO_USAGE, Usage, files_of
 from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt, source_key
 from turnlog_streams.lookups import NOTHING, Found, Lookup
 from turnlog_streams.policy import Policy
 from turnlog_streams.refusals import Refuse, conflict, refusal
+from turnlog_streams.session.client_calls import results_first, wrong_outputs
 from turnlog_streams.session.commands import (
     AcceptChat,
     Archive,
@@ -24,6 +25,7 @@ from turnlog_streams.session.commands import (
     CompleteTurn,
     FailAttempt,
     FailHistoryCompaction,
+    Hide,
     RecordHistoryCompaction,
     RecordMessage,
     RequestHistoryCompaction,
@@ -33,12 +35,14 @@ from turnlog_streams.session.commands import (
     TitleSession,
 )
 from turnlog_streams.session.ending import cancel_all, cancellation, closed_calls
+from turnlog_streams.session.hiding import hide, hiding_needs
 from turnlog_streams.session.history_compactions import (
     fail_history_compaction,
     record_history_compaction,
     request_history_compaction,
     skip_history_compaction,
 )
+from turnlog_streams.session.initial_messages import files_among, too_long_messages
 from turnlog_streams.session.membership import (
     archive_on_request,
     opened_channel,
@@ -61,6 +65,8 @@ def decide(session: Session, command: SessionCommand, policy: Policy, found: Fou
             return _cancel(session, command, policy, found)
         case Archive():
             return _archive(session, command, found)
+        case Hide():
+            return _hide(session, command, found)
         case ReceiveForward():
             return receive_forward(session, command, found)
         case ReceiveReceipt():
@@ -96,6 +102,9 @@ def session_needs(session: Session, command: SessionCommand, found: Found = NOTH
     match command:
         case AcceptChat() | Refuse() | Cancel() | Archive() | RequestHistoryCompaction():
             return answer_needs(session, command.request_id, command.command_hash, found)
+        case Hide():
+            needs = answer_needs(session, command.request_id, command.command_hash, found)
+            return needs or hiding_needs(session, command, found)
         case ReceiveForward():
             marks = session.marks.unknown(source_key(command.source_kind, command.source_id), found.marks)
             return Lookup(marks=marks) if marks else None
@@ -130,44 +139,66 @@ def _accept_chat(session: Session, command: AcceptChat, policy: Policy, found: F
         return []
     if is_used(session, command.request_id, found):
         return [conflict(command)]
-    found_wrong = _refusal(session, command, policy)
-    if found_wrong is not None:
-        code, reason = found_wrong
-        return [refusal(command, code, reason)]
-    chat = command.chat
+    before, chat = session, command.chat
     facts = opening(session, command)
     for fact in facts:
         session = evolve(session, fact)
+    found_wrong = _refusal(before, session, command, policy)
+    if found_wrong is not None:
+        code, reason = found_wrong
+        return [refusal(command, code, reason)]
     if chat.on_busy == "interrupt" and session.open_turns:
         ended = cancel_all(session, command, policy.max_text_bytes)
         facts += ended
         for fact in ended:
             session = evolve(session, fact)
-    accepted = ev.TurnAccepted(
+    facts.append(Fact(event=_accepted(command, opened=not before.exists), turn_id=command.turn_id))
+    if session.running is None and not session.queue and policy.start_turns:
+        model = chat.model or session.model or policy.model_of(session.channel)
+        params = merged(policy.params, session.params, chat.params)
+        facts += _start(session, command.turn_id, chat, model, params)
+    return facts
+
+
+def _accepted(command: AcceptChat, *, opened: bool) -> ev.TurnAccepted | ev.ToolOutputsAccepted:
+    chat = command.chat
+    if not chat.tool_outputs:
+        return ev.TurnAccepted(
+            request_id=command.request_id,
+            command_hash=command.command_hash,
+            content=chat.content,
+            model=chat.model,
+            reply=command.reply,
+            params=chat.params,
+            tools=chat.tools,
+            opened=opened,
+        )
+    return ev.ToolOutputsAccepted(
         request_id=command.request_id,
         command_hash=command.command_hash,
+        outputs=chat.tool_outputs,
         content=chat.content,
         model=chat.model,
         reply=command.reply,
         params=chat.params,
+        tools=chat.tools,
+        opened=opened,
     )
-    facts.append(Fact(event=accepted, turn_id=command.turn_id))
-    if session.running is None and not session.queue and policy.start_turns:
-        model = chat.model or session.model or policy.model_of(session.channel)
-        params = merged(policy.params, session.params, chat.params)
-        facts += _start(session, command.turn_id, chat.content, model, params)
-    return facts
 
 
 def _new_model(session: Session, chat: Chat) -> str | None:
     return chat.new_session.model if chat.new_session and not session.exists else None
 
 
-def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str, str] | None:
-    """Why a chat is not accepted: code and reason."""
+def _refusal(session: Session, opened: Session, command: AcceptChat, policy: Policy) -> tuple[str, str] | None:
+    """Why a chat is not accepted: code and reason. ``opened``: the session as it would be for it."""
     chat = command.chat
     if session.archived:
         return "archived", f"session {session.session_id} is archived"
+    if not session.exists and (reason := too_long_messages(chat.new_session, policy)) is not None:
+        return "too_long", reason
+    if (wrong := wrong_outputs(opened, chat, policy)) is not None:
+        return wrong
     size = sum(utf8_bytes(part.text or "") + utf8_bytes(part.uri or "") for part in chat.content)
     if size > policy.max_text_bytes:
         return "too_long", f"the text has {size} bytes; at most {policy.max_text_bytes} are accepted"
@@ -178,7 +209,7 @@ def _refusal(session: Session, command: AcceptChat, policy: Policy) -> tuple[str
     model = chat.model or session.model or _new_model(session, chat) or policy.model_of(channel)
     if not policy.allows(model):
         return "model_not_allowed", policy.not_allowed(model)
-    files = files_of(chat.content)
+    files = files_of(chat.content) + (() if session.exists else files_among(chat.new_session))
     if files and (wrong := policy.files.refusal_of_all(files, model, policy.media_types_of(model))) is not None:
         return wrong
     if not session.open_turns:
@@ -206,15 +237,25 @@ def _archive(session: Session, command: Archive, found: Found) -> list[Fact]:
 
 
 def _start(
-    session: Session, turn_id: str, content: tuple[ContentPart, ...], model: str, params: GenerationParams | None
+    session: Session, turn_id: str, said: Chat | Turn, model: str, params: GenerationParams | None
 ) -> list[Fact]:
-    """The first attempt: the user's message enters the history now, so history order is turn order."""
+    """The first attempt: what the client says enters the history now, so history order is turn order."""
+    outputs = said.outputs if isinstance(said, Turn) else said.tool_outputs
+    entering = results_first(session, outputs) if session.awaited else []
+    if said.content:
+        seq = session.messages + len(entering) + 1
+        entering.append(ev.MessageStored(message_seq=seq, role="user", content=said.content))
     started = ev.TurnStarted(model=model, cause="first", params=params)
-    message = ev.MessageStored(message_seq=session.messages + 1, role="user", content=content)
     return [
         Fact(event=started, turn_id=turn_id, attempt=1),
-        Fact(event=message, turn_id=turn_id, attempt=1),
+        *[Fact(event=message, turn_id=turn_id, attempt=1) for message in entering],
     ]
+
+
+def _hide(session: Session, command: Hide, found: Found) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash, found) is not None:
+        return []
+    return [conflict(command)] if is_used(session, command.request_id, found) else hide(session, command, found)
 
 
 def _start_next(session: Session, policy: Policy) -> list[Fact]:
@@ -223,7 +264,7 @@ def _start_next(session: Session, policy: Policy) -> list[Fact]:
     turn = session.turns[session.queue[0]]
     model = turn.requested_model or session.model or policy.model_of(session.channel)
     params = merged(policy.params, session.params, turn.requested_params)
-    return _start(session, turn.turn_id, turn.content, model, params)
+    return _start(session, turn.turn_id, turn, model, params)
 
 
 def _end(session: Session, terminal: Fact, policy: Policy) -> list[Fact]:
@@ -283,12 +324,15 @@ def _resume(session: Session, command: ResumeTurn, policy: Policy) -> list[Fact]
 def _next_attempt(
     session: Session, turn: Turn, *, cause: str, error: str | None = None, usage: Usage | None = None
 ) -> list[Fact]:
-    """Start again from the stored messages. Calls whose outcome is unknown are closed, unless they may be repeated."""
+    """Start again from the stored messages. Calls whose outcome is unknown are closed, unless they may be repeated.
+
+    Those that the client runs have not begun: it hears of them when the turn ends.
+    """
     attempt = turn.attempt + 1
     started = ev.TurnStarted(model=turn.model or "", cause=cause, error=error, usage=usage, params=turn.params)
     facts = [Fact(event=started, turn_id=turn.turn_id, attempt=attempt)]
     # A result is paired with the first open call of its id, so calls that share an id share their fate.
-    unsafe = {call.call_id for call in turn.open_calls if not call.idempotent}
+    unsafe = {call.call_id for call in turn.open_calls if not (call.idempotent or call.client)}
     return facts + closed_calls(session, turn, [call for call in turn.open_calls if call.call_id in unsafe], attempt)
 
 
@@ -325,7 +369,11 @@ def _complete(session: Session, command: CompleteTurn, policy: Policy) -> list[F
     turn = _running(session, command.turn_id, command.attempt)
     if turn is None:
         return []
-    completed = ev.TurnCompleted(usage=turn.cost(command.usage), duration_ms=command.duration_ms)
+    completed = ev.TurnCompleted(
+        usage=turn.cost(command.usage),
+        duration_ms=command.duration_ms,
+        requires_action=any(call.client for call in turn.open_calls),
+    )
     return _end(session, Fact(event=completed, turn_id=command.turn_id, attempt=command.attempt), policy)
 
 

@@ -25,6 +25,7 @@ from turnlog_streams.records import changed
 from turnlog_streams.refusals import refusal
 from turnlog_streams.session.commands import AcceptChat, Archive
 from turnlog_streams.session.ending import cancel_queued
+from turnlog_streams.session.initial_messages import first_question, imported, without_messages
 from turnlog_streams.session.state import Session
 from turnlog_streams.session.title import auto_title
 
@@ -37,10 +38,12 @@ def opening(session: Session, command: AcceptChat) -> list[Fact]:
     if session.exists:
         titled = auto_title(text) if not session.title else ""
         return [Fact(event=ev.SessionTitled(title=titled))] if titled else []
-    new = command.chat.new_session or _NEW
-    new = changed(new, title=new.title or auto_title(text))
+    said = command.chat.new_session or _NEW
+    new = without_messages(said)
+    new = changed(new, title=new.title or auto_title(first_question(said.messages) or text))
     created = Fact(event=ev.SessionCreated(new_session=new, request_id=command.request_id))
-    return [created] if new.channel is None else [created, _tell(session, new.channel, OPENED, new)]
+    facts = [created, *imported(said.messages)] if said.messages else [created]
+    return facts if new.channel is None else [*facts, _tell(session, new.channel, OPENED, new)]
 
 
 def _tell(session: Session, channel: str, what: str, new: NewSession | None = None) -> Fact:
@@ -88,7 +91,7 @@ def receive_forward(session: Session, command: ReceiveForward, found: Found = NO
     received = ev.ForwardReceived(source_kind=command.source_kind, source_id=command.source_id, seq=command.seq)
     facts = [Fact(event=received)]
     if not session.exists:
-        return [Fact(event=_created_by_channel(command)), *facts] if command.what == CREATED else []
+        return [*_created_by_channel(command), *facts] if command.what == CREATED else []
     if command.source_id != session.channel:  # that one decides; see :func:`refuses`
         return facts
     match command.what:
@@ -106,9 +109,11 @@ def refuses(session: Session, command: ReceiveForward) -> bool:
     return command.what == CREATED and session.exists and session.channel != command.source_id
 
 
-def _created_by_channel(command: ReceiveForward) -> ev.SessionCreated:
-    new = changed(command.new_session or _NEW, channel=command.source_id)
-    return ev.SessionCreated(new_session=new, request_id=command.request_id_of_origin)
+def _created_by_channel(command: ReceiveForward) -> list[Fact]:
+    said = command.new_session or _NEW
+    new = changed(without_messages(said), channel=command.source_id)
+    created = Fact(event=ev.SessionCreated(new_session=new, request_id=command.request_id_of_origin))
+    return [created, *imported(said.messages)]
 
 
 def receive_receipt(session: Session, command: ReceiveReceipt) -> list[Fact]:

@@ -24,7 +24,7 @@ from turnlog_streams.history.compaction import (
 )
 from turnlog_streams.history.tokens import PromptMeasure
 from turnlog_streams.records import changed
-from turnlog_streams.turn import Answer, Turn, without_result
+from turnlog_streams.turn import Answer, AwaitedCall, Turn, without_result
 
 NO_TURNS: Map[str, Turn] = Map()
 KEPT_ANSWERS = 32  #: of done requests
@@ -80,6 +80,7 @@ class Session:
     history_compaction: HistoryCompactionState = NOT_YET_COMPACTED
     owed_runs: tuple[OwedRun, ...] = ()  #: history compactions on request, in order
     measure: PromptMeasure | None = None  #: of the newest model call that reported one
+    awaited: tuple[AwaitedCall, ...] = ()  #: calls of its newest message whose outputs its client owes
 
     def history_policy(self, deployment: HistoryCompactionPolicy) -> HistoryCompactionPolicy:
         """The bounds of its history compaction."""
@@ -99,18 +100,22 @@ def evolve(session: Session, fact: Fact) -> Session:
     match event:
         case ev.SessionCreated():
             return _created(session, event.new_session)
-        case ev.TurnAccepted():
+        case ev.TurnAccepted() | ev.ToolOutputsAccepted():
             return _accepted(session, fact.turn_id or "", event)
         case ev.TurnStarted():
             return _started(session, fact.turn_id or "", fact.attempt, event)
         case ev.MessageStored():
             return _stored(session, fact.turn_id, event)
         case ev.TurnCompleted():
-            return _ended(session, fact, "completed", "", "", event.usage)
+            kind = "requires_action" if event.requires_action else "completed"
+            return _ended(session, fact, kind, "", "", event.usage)
         case ev.TurnFailed():
             return _ended(session, fact, "failed", event.code, event.reason, event.usage)
         case ev.TurnCancelled():
             return _cancelled(session, fact, event)
+        case ev.TurnHidden():
+            hidden = Answer(command_hash=event.command_hash, turn_id=fact.turn_id, kind="hidden", reply=event.reply)
+            return changed(session, version=version, answers=session.answers.settle(event.request_id, hidden))
         case ev.RequestRefused():
             answers = session.answers.settle(refusal_key(event), refusal_answer(event))
             return changed(session, version=version, answers=answers)
@@ -235,7 +240,7 @@ def _paid(session: Session, request_id: str | None, **answered: Any) -> Session:
     )
 
 
-def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session:
+def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted | ev.ToolOutputsAccepted) -> Session:
     reply = event.reply
     turn = Turn(
         turn_id=turn_id,
@@ -244,6 +249,8 @@ def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session
         requested_model=event.model,
         requested_params=event.params,
         reply=reply,
+        tools=event.tools,
+        outputs=event.outputs if isinstance(event, ev.ToolOutputsAccepted) else (),
     )
     return changed(
         session,
@@ -251,7 +258,8 @@ def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted) -> Session
         turns=session.turns.set(turn_id, turn),
         queue=(*session.queue, turn_id),
         answers=session.answers.waiting(
-            event.request_id, Answer(command_hash=event.command_hash, turn_id=turn_id, reply=reply)
+            event.request_id,
+            Answer(command_hash=event.command_hash, turn_id=turn_id, reply=reply, created=event.opened),
         ),
     )
 
@@ -263,6 +271,7 @@ def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted
         attempt=attempt,
         model=event.model,
         params=event.params,
+        outputs=(),
         runner_failures=turn.runner_failures + (event.cause == "retry"),
         takeovers_in_a_row=turn.takeovers_in_a_row + (event.cause == "takeover"),
     )
@@ -283,9 +292,15 @@ def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> S
     question_seq = event.message_seq if event.role == "user" else session.question_seq
     before = session.turns.get(turn_id or "")
     if before is None:
-        return changed(session, version=version, messages=event.message_seq, question_seq=question_seq)
+        awaited = _awaited_behind(session.awaited, event)
+        return changed(session, version=version, messages=event.message_seq, question_seq=question_seq, awaited=awaited)
     turn = before
-    if event.role == "tool":
+    if session.awaited and event.role != "tool":  # an owner of an older version knew of none
+        session = changed(session, awaited=())
+    if session.awaited:
+        turn = changed(turn, results_first=turn.results_first + 1)
+        session = changed(session, awaited=without_result(session.awaited, event.tool_call_id))
+    elif event.role == "tool":
         turn = changed(turn, open_calls=without_result(turn.open_calls, event.tool_call_id))
     elif event.role == "assistant":
         turn = changed(turn, open_calls=event.tool_calls, answer_seq=event.message_seq)
@@ -304,11 +319,26 @@ def _stored(session: Session, turn_id: str | None, event: ev.MessageStored) -> S
     )
 
 
+def _awaited_behind(awaited: tuple[AwaitedCall, ...], event: ev.MessageStored) -> tuple[AwaitedCall, ...]:
+    """The calls whose outputs are owed behind a message that a session was opened with."""
+    match event.role:
+        case "assistant":
+            return tuple([AwaitedCall(call_id=call.call_id, name=call.name) for call in event.tool_calls])
+        case "tool":
+            return without_result(awaited, event.tool_call_id)
+        case _:
+            return ()
+
+
 def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usage: Usage) -> Session:
     turn = session.turns[fact.turn_id or ""]
+    awaited = session.awaited
+    if kind == "requires_action":
+        awaited = tuple([AwaitedCall(call_id=c.call_id, name=c.name) for c in turn.open_calls if c.client])
     answer = changed(
         session.answers.known[turn.request_id],
         kind=kind,
+        pending=tuple([call.call_id for call in awaited]) if kind == "requires_action" else (),
         code=code,
         reason=reason,
         usage=usage,
@@ -323,6 +353,7 @@ def _ended(session: Session, fact: Fact, kind: str, code: str, reason: str, usag
         session,
         version=session.version + 1,
         measure=measure,
+        awaited=awaited,
         turns=session.turns.delete(turn.turn_id),
         answers=session.answers.settle(turn.request_id, answer),
         running=None if session.running == turn.turn_id else session.running,

@@ -276,6 +276,7 @@ class Settings(BaseSettings):
             model_windows=self.model_windows,
             max_answer_tokens=self.max_answer_tokens,
             max_text_bytes=self.max_text_bytes,
+            max_tool_result_bytes=self.max_tool_result_bytes,
             max_queued_turns=self.max_queued_turns_per_session,
             max_runner_attempts=self.max_runner_attempts,
             max_takeovers=self.max_takeovers,

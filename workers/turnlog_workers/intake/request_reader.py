@@ -1,7 +1,6 @@
 """From the bytes of a request record to what the shard does with it: decide, refuse, park, or send on."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from turnlog_schemas.commands import (
     ForwardReceipt,
     GetHistory,
     GetSession,
+    HideTurn,
     RequestHeader,
     ResetRunner,
     ResolveSession,
@@ -26,14 +26,14 @@ from turnlog_schemas.commands import (
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
 from turnlog_schemas.events import CHANNEL, SESSION
 from turnlog_schemas.json_text import is_json
-from turnlog_schemas.mapping import to_dict
 from turnlog_schemas.parts import ReplyAddress
 from turnlog_streams.channel.commands import ChangeChannel
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
 from turnlog_streams.refusals import Refuse
-from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, RequestHistoryCompaction
+from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, Hide, RequestHistoryCompaction
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.ports import RequestRecord
+from turnlog_workers.intake.command_hash import command_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,7 @@ StreamCommand = (
     | Refuse
     | Cancel
     | Archive
+    | Hide
     | RequestHistoryCompaction
     | ChangeChannel
     | Query
@@ -88,33 +89,7 @@ class Misrouted:
 
 DEFAULT_MAX_REQUEST_BYTES = 1024 * 1024
 _MAX_TOPIC_CHARS = 249  #: of any topic's name, for Kafka
-_LATER_IN_PARTS = ("uri", "media_type", "sha256", "bytes")
-_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 Incoming = ForStream | Unreadable | Misrouted
-
-
-def command_hash(command: Any, session_id: str | None = None) -> str:
-    """Hash of the decoded command, type and fields: what makes a retry the same request, in either framing.
-
-    ``session_id``: of the header, where it is part of what a lifecycle command asks for.
-    """
-    plain = {"type": type(command).__name__} | to_dict(command.__class__)(command)
-    _without_unsaid(plain)
-    if session_id is not None:
-        plain["session_id"] = session_id
-    return hashlib.sha256(_canonical(plain).encode()).hexdigest()[:32]
-
-
-def _without_unsaid(plain: dict[str, Any]) -> None:
-    """Fields that came later are hashed only where they say something: else an upgrade would make another request."""
-    for where in (plain, plain.get("new_session")):
-        if where is not None and where.get("params", ...) is None:
-            del where["params"]
-    for part in plain.get("content", ()):
-        for name in _LATER_IN_PARTS:
-            if part[name] is None:
-                del part[name]
-        part["ref"] = None  # what every part had before there were files
 
 
 def record_bytes(record: RequestRecord) -> int:
@@ -296,6 +271,14 @@ class RequestReader:
                     request_id=request_id,
                     command_hash=command_hash(command),
                     turn_id=command.turn_id,
+                    reply=address,
+                )
+            case HideTurn():
+                return Hide(
+                    request_id=request_id,
+                    command_hash=command_hash(command),
+                    turn_id=command.turn_id,
+                    of_request=command.of_request,
                     reply=address,
                 )
             case CompactHistory():

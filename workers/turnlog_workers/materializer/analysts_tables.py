@@ -11,6 +11,7 @@ from turnlog_streams.projection.rows import (
     DEAD_LETTERS,
     EVENTS,
     FORWARDS,
+    HIDDEN_TURNS,
     MESSAGES,
     REFUSALS,
     SESSIONS,
@@ -59,6 +60,7 @@ def write_changes(connection: duckdb.DuckDBPyConnection, changes: Changes) -> No
     insert(connection, TURNS, changes.new_turns.values())
     update(connection, TURNS, TURNS.updated, changes.changed_turns.values())
     update(connection, TURNS, TURNS.rarely_updated, changes.cancelled_turns.values())
+    update(connection, HIDDEN_TURNS, HIDDEN_TURNS.updated, changes.hidden_turns)
     insert(connection, MESSAGES, changes.messages)
     insert(connection, TOOL_CALLS, changes.new_calls.values())
     update(connection, TOOL_CALLS, TOOL_CALLS.updated, changes.call_results)

@@ -80,18 +80,25 @@ def _session_states(connection: duckdb.DuckDBPyConnection, names: set[Name]) -> 
 def _load_open_turns(
     connection: duckdb.DuckDBPyConnection, wanted: _Wanted, states: Mapping[SessionNumber, SessionState]
 ) -> None:
-    open_at: dict[tuple[int, int, int], OpenTurn] = {}  #: by the session's number and the turn's answer_seq
+    open_at: dict[tuple[int, int, int], list[OpenCall]] = {}  #: by the session's number and a message_seq
+    for number, state in states.items():
+        if state.row is not None and state.row.awaited_seq:
+            open_at[*number, state.row.awaited_seq] = state.awaited
     for turn in _turns(connection, wanted, "ended_offset IS NULL"):
         number = (turn.partition, turn.session_offset)
         states[number].turns[turn.turn_id] = opened = OpenTurn(row=turn)
         if turn.answer_seq is not None:
-            open_at[*number, turn.answer_seq] = opened
+            open_at[*number, turn.answer_seq] = opened.calls
     if not open_at:
         return
     for call in _calls(connection, wanted, "result_message_seq IS NULL"):
         found = open_at.get((call.partition, call.session_offset, call.message_seq))
-        if found is not None:
-            found.calls.append(OpenCall(call.call_id, call.log_offset, call.position))
+        if found is not None and (call.client or call.turn_id in states[call.partition, call.session_offset].turns):
+            found.append(_open_call(call))
+
+
+def _open_call(call: ToolCallRow) -> OpenCall:
+    return OpenCall(call.call_id, call.log_offset, call.position, call.client)
 
 
 def _channel_states(connection: duckdb.DuckDBPyConnection, names: Collection[Name]) -> dict[Name, ChannelState]:

@@ -9,13 +9,14 @@ turn, and a ``SystemExit`` in a task or callback that it started ends nothing el
 blocks the event loop (a factory, too) stops the whole worker meanwhile, and so does one that cancels others' tasks.
 """
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from turnlog_schemas.files import file_name
 from turnlog_schemas.generation import NO_PARAMS, GenerationParams
-from turnlog_schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage, text_content
+from turnlog_schemas.parts import NO_USAGE, ClientTool, ContentPart, ToolCall, Usage, text_content
 from turnlog_streams.history.messages import HistoryMessage
 
 
@@ -37,6 +38,17 @@ class ToolDefinition:
     description: str
     parameters: Mapping[str, Any]  #: the JSON schema of an object
     idempotent: bool = False  #: a call whose outcome nobody knows may be made again
+    client: bool = False  #: whoever sent the request runs it: its call ends the turn
+
+
+def client_tools(tools: Sequence[ClientTool]) -> tuple[ToolDefinition, ...]:
+    """What a model is told of the tools that a request brought."""
+    return tuple(
+        ToolDefinition(
+            name=tool.name, description=tool.description, parameters=json.loads(tool.parameters), client=True
+        )
+        for tool in tools
+    )
 
 
 class TurnTools(Protocol):
@@ -58,7 +70,8 @@ class TurnTools(Protocol):
         """Run the calls side by side, each once; their results come in the order of the calls.
 
         They must have been yielded before, or be among ``turn.turn_messages``: else :class:`RunnerError`. Whatever goes
-        wrong with a tool is a result that says so; so is a call of a tool that is not there.
+        wrong with a tool is a result that says so; so is a call of a tool that is not there. Calls that the client runs
+        have none: once no other call is open, the turn ends, and the runner is asked for nothing more.
         """
         ...
 
@@ -137,6 +150,8 @@ class TurnInput:
     params: GenerationParams = NO_PARAMS  #: how the model is asked to generate; within the bounds of the worker
     channel: str = ""
     spent: Usage = NO_USAGE  #: what the turn has cost until now, as far as the log has it
+    client_tools: Sequence[ToolDefinition] = ()  #: that its request brought; ``tools`` has them, too
+    tool_outputs: Sequence[HistoryMessage] = ()  #: with which it begins, instead of the user's message or before it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +180,8 @@ class AssistantMessage:
 class UsageReport:
     """What this ``run()`` has cost so far, as a total; the last one counts.
 
-    The session adds up the attempts. What was not reported before a crash is lost, so report after each model call.
+    The session adds up the attempts. What was not reported before a crash is lost, so report after each model call,
+    before its message: where that calls tools of the client, nothing is asked for after it.
     """
 
     usage: Usage

@@ -28,7 +28,7 @@ class EchoOptions(Options):
 
 
 class EchoRunner(OfflineRunner):
-    """Says what it was told."""
+    """Says what it was told, by its user or else by tools that its client runs."""
 
     def __init__(self, options: EchoOptions) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class EchoRunner(OfflineRunner):
     async def run(self, turn: TurnInput) -> AsyncIterator[RunnerOutput]:
         """One assistant message, and what it would have cost."""
         self._check_alive()
-        text = content_text(turn.user_content) or ""
+        text = content_text(turn.user_content) or "\n".join(content_text(m.content) or "" for m in turn.tool_outputs)
         for part in files_of(turn.user_content):
             said = f"[{file_name(part)}: {part.media_type}, {await _measured(turn, part)}]"
             text = f"{text}\n{said}" if text else said

@@ -38,6 +38,7 @@ from turnlog_workers.sessions.turn_attempt import ActorLimits, NotRecordedError,
 from turnlog_workers.tools.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
+_NO_TOOLBOX = Toolbox()
 
 
 class SessionActor:
@@ -56,7 +57,7 @@ class SessionActor:
     ) -> None:
         self.session_id = session_id
         self._files = files
-        self._toolbox = toolbox
+        self._toolbox = toolbox or _NO_TOOLBOX
         self._host = host
         self._make_runner = make_runner
         self._running = running
@@ -329,6 +330,5 @@ class SessionActor:
         if self._files is not None:
             turn = self._files.offered(turn)
         runner = await self._runner_for(turn.model)
-        if self._toolbox is not None:
-            turn = await self._toolbox.offered(turn)
+        turn = await self._toolbox.offered(turn)
         return await attempt.consume(runner, turn, self._compactor.due)

@@ -100,6 +100,7 @@ class TurnAttempt:
         self.attempt = attempt
         self.ended = False  #: the log has confirmed its end
         self.stopped = False  #: nothing more is taken from its runner, whatever that still yields
+        self._handed_over = False  #: only calls that the client runs are open: the turn ends with them
         self.shortened = False  #: its history was compacted because the model could not take it
         self.turn: TurnInput | None = None  #: what its runner was given
         self._partial = PartialText(limits.max_text_bytes)
@@ -168,6 +169,8 @@ class TurnAttempt:
         """
         self._begin(turn)
         await self._host.confirm_ownership()
+        if self._handed_over:
+            return True
         outputs = outputs_of(runner, turn)
         try:
             while True:
@@ -190,6 +193,8 @@ class TurnAttempt:
                         continue
                 if await self._take(output) and not self._open_calls and due(self.usage):
                     return False
+                if self._handed_over:
+                    break
         finally:
             await close_outputs(outputs, self._session_id)
         self._finish_pieces()
@@ -213,6 +218,12 @@ class TurnAttempt:
         self._tools = turn.tools if isinstance(turn.tools, TurnToolbox) else None
         if self._tools is not None:
             self._tools.stored(self._open_calls)
+        self._look_for_handover()
+
+    def _look_for_handover(self) -> bool:
+        """Are the calls that are open all the client's? Their turn is over."""
+        self._handed_over = bool(self._open_calls) and all(call.client for call in self._open_calls)
+        return self._handed_over
 
     async def _take(self, output: RunnerOutput) -> bool:
         """Check an output and do what it asks for. Was it a tool result?"""
@@ -282,7 +293,7 @@ class TurnAttempt:
         calls = self._with_keys(output.tool_calls)
         self._hold("assistant", content, truncated, tool_calls=calls)
         self._open_calls = calls
-        if calls:
+        if calls and not self._look_for_handover():  # else it is stored with the turn's end
             self._check_tokens()
             crash_point("actor.before_tool")
             await self._store_held()
@@ -324,6 +335,8 @@ class TurnAttempt:
         crash_point("actor.before_tool_result")
         self._hold("tool", content, truncated, tool_call_id=output.call_id, name=output.name, outcome=output.outcome)
         self._open_calls = without_result(self._open_calls, output.call_id)
+        if self._look_for_handover():  # as above
+            return
         await self._store_held()
         await self._host.confirm_ownership()  # the runner's next step may be another call of the same message
         crash_point("actor.after_tool_result")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import frames as fr
-from turnlog_schemas.events import SESSION, MessageStored
+from turnlog_schemas.events import SESSION, MessageStored, TurnHidden
 from turnlog_schemas.generation import NO_PARAMS, merged
 from turnlog_schemas.parts import NO_USAGE, ReplyAddress, Usage
 from turnlog_streams.channel.commands import ChangeChannel
@@ -23,12 +23,19 @@ from turnlog_streams.policy import Policy
 from turnlog_streams.refusals import Refuse
 from turnlog_streams.reply import Reply
 from turnlog_streams.reply_frames import history_page, replies_to, reply_again, session_info
-from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, RequestHistoryCompaction, SessionCommand
+from turnlog_streams.session.commands import (
+    AcceptChat,
+    Archive,
+    Cancel,
+    Hide,
+    RequestHistoryCompaction,
+    SessionCommand,
+)
 from turnlog_streams.session.decide import answer_needs, decide, known_answer, session_needs
 from turnlog_streams.session.state import Session, evolve
 from turnlog_streams.session.title import TitleTask, title_task
 from turnlog_workers.intake.request_reader import Query, StreamCommand
-from turnlog_workers.runners.base import TurnInput
+from turnlog_workers.runners.base import TurnInput, client_tools
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.shard.stream import Stream
@@ -150,7 +157,9 @@ class SessionInMemory(Stream[Session]):
     def asked_by(self, fact: Fact) -> ReplyAddress | None:
         """Where the request that caused a fact is answered: its turn tells, or the fact itself."""
         turn = self.state.turns.get(fact.turn_id or "")
-        return turn.reply if turn is not None else super().asked_by(fact)
+        if turn is None or isinstance(fact.event, TurnHidden):  # a turn is hidden for somebody else
+            return super().asked_by(fact)
+        return turn.reply
 
     def answers(self, command: StreamCommand, facts: Sequence[Fact], policy: Policy, found: Found) -> list[Reply]:
         """What the sender of a request gets beside the frames of its facts."""
@@ -240,6 +249,10 @@ class SessionInMemory(Stream[Session]):
         """What the runner of the running turn gets."""
         turn = self.state.turns[turn_id]
         view = assemble(self.history, self.state.history_compaction.summary, keep_open_calls=True).messages
+        messages = of_turn(self.history, turn_id)
+        begun = turn.inputs_in(messages)
+        results = [message for message in messages[:begun] if message.role == "tool"]
+        first = {message.message_seq for message in results}  # they belong to calls before this turn
         return TurnInput(
             session_id=self.state.session_id,
             turn_id=turn_id,
@@ -249,13 +262,15 @@ class SessionInMemory(Stream[Session]):
             model=turn.model or "",
             instructions=self.state.instructions,
             user_content=turn.content,
-            history=[message for message in view if message.turn_id != turn_id],
-            turn_messages=of_turn(self.history, turn_id)[1:],
+            history=[message for message in view if message.turn_id != turn_id or message.message_seq in first],
+            turn_messages=messages[begun:],
+            tool_outputs=results,
             assembled=view,
             metadata=dict(self.state.metadata),  # a runner's own: it may write into it
             channel=self.state.channel or "",
             spent=turn.spent,
             params=turn.params or NO_PARAMS,
+            client_tools=client_tools(turn.tools),
         )
 
     def title_task(self, policy: Policy) -> TitleTask | None:
@@ -316,7 +331,8 @@ class SessionInMemory(Stream[Session]):
 def _of_session(command: StreamCommand) -> SessionCommand:
     """What the reader of requests sends to sessions only."""
     if isinstance(
-        command, AcceptChat | Refuse | Cancel | Archive | RequestHistoryCompaction | ReceiveForward | ReceiveReceipt
+        command,
+        AcceptChat | Refuse | Cancel | Archive | Hide | RequestHistoryCompaction | ReceiveForward | ReceiveReceipt,
     ):
         return command
     raise TypeError(f"a session takes no {type(command).__name__}")

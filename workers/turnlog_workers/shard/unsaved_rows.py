@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from immutables import Map
 
-from turnlog_streams.lookups import WROTE_NOTHING, ChannelSession, Found, Lookup, Written
+from turnlog_streams.lookups import WROTE_NOTHING, ChannelSession, Found, Lookup, Written, has_turn
 from turnlog_streams.records import changed
 from turnlog_streams.turn import Answer
 from turnlog_workers.store.port import FoundRows, WantedRows
@@ -56,10 +56,18 @@ class UnsavedRows:
         sessions = frozenset(
             name for name in lookup.sessions if name not in self.sessions and name not in fetched.sessions
         )
+        turns = frozenset(
+            turn_id for turn_id in lookup.turns if turn_id not in fetched.turns and not self._has_turn(turn_id)
+        )
         latest = len(self.archived) + 2 if lookup.latest_except is not None and self._newest(lookup) is None else 0
-        if not (answers or marks or sessions or latest):
+        if not (answers or marks or sessions or latest or turns):
             return None
-        return WantedRows(stream_offset=stream_offset, answers=answers, marks=marks, sessions=sessions, latest=latest)
+        return WantedRows(
+            stream_offset=stream_offset, answers=answers, marks=marks, sessions=sessions, latest=latest, turns=turns
+        )
+
+    def _has_turn(self, turn_id: str) -> bool:
+        return has_turn((answer for _, answer in self.answers.values()), turn_id)
 
     def found(self, lookup: Lookup, fetched: FoundRows) -> Found:
         """The rows that are wanted, here or among those that were fetched; ``None`` for each that there is not."""
@@ -74,6 +82,7 @@ class UnsavedRows:
             },
             sessions={name: self._session(name, fetched) for name in lookup.sessions},
             latest_except={} if left_out is None else {left_out: self._latest(lookup, fetched)},
+            turns={turn_id: self._has_turn(turn_id) or fetched.turns.get(turn_id, False) for turn_id in lookup.turns},
         )
 
     def _session(self, name: str, fetched: FoundRows) -> ChannelSession | None:

@@ -16,6 +16,7 @@ from turnlog_streams.folding.fold import (
     window,
 )
 from turnlog_streams.folding.rows import AnswerRow, ChannelSessionRow, MarkRow, StoredMessage, StreamRow, Unanswered
+from turnlog_streams.lookups import has_turn
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_streams.turn import Answer
 from turnlog_workers.store.port import FoundRows, LoadedStream, Saved, StoreError, WantedRows
@@ -140,7 +141,12 @@ class MemoryStore:
                 ][:limit]
                 for after, limit, upto in wanted.messages
             },
+            turns={turn_id: self._has_turn(stream, turn_id) for turn_id in wanted.turns},
         )
+
+    def _has_turn(self, stream: int, turn_id: str) -> bool:
+        rows = (row for (owner, _), row in self._data.answers.items() if owner == stream)
+        return has_turn((decode(Answer, row.answer) for row in rows), turn_id)
 
     async def unfinished(self) -> list[StreamName]:
         """Streams that wait for something, the longest waiting first."""

@@ -44,6 +44,7 @@ class WantedRows:
     sessions: frozenset[str] = frozenset()  #: ids; of a channel
     latest: int = 0  #: so many of the channel's sessions opened last that are not archived
     messages: frozenset[tuple[int, int, int]] = frozenset()  #: behind which, how many at most, up to which message_seq
+    turns: frozenset[str] = frozenset()  #: ids: is there an answer of such a turn?
 
     def plus(self, more: "WantedRows") -> "WantedRows":
         """These, and more of the same stream."""
@@ -54,6 +55,7 @@ class WantedRows:
             sessions=self.sessions | more.sessions,
             latest=max(self.latest, more.latest),
             messages=self.messages | more.messages,
+            turns=self.turns | more.turns,
         )
 
 
@@ -67,12 +69,14 @@ class FoundRows:
     latest: list[ChannelSession] = field(default_factory=list)  #: the one opened last first
     #: by what was wanted of them: behind which, and how many at most (here with what is above that); fewer when large
     messages: dict[tuple[int, int], Sequence[HistoryMessage]] = field(default_factory=dict)
+    turns: dict[str, bool] = field(default_factory=dict)
 
     def add(self, wanted: WantedRows, found: "FoundRows") -> None:
         """What was found when these were wanted."""
         self.answers |= {key: found.answers.get(key) for key in wanted.answers}
         self.marks |= {source: found.marks.get(source) for source in wanted.marks}
         self.sessions |= {name: found.sessions.get(name) for name in wanted.sessions}
+        self.turns |= {turn_id: found.turns.get(turn_id, False) for turn_id in wanted.turns}
         if wanted.latest:
             self.latest = found.latest
         for after, limit, _ in wanted.messages:

@@ -182,6 +182,8 @@ def look_up(connection: duckdb.DuckDBPyConnection, wanted: Sequence[WantedRows])
             found[rows.stream_offset].messages[after, limit] = _page(connection, rows.stream_offset, after, limit, upto)
         if rows.latest:
             found[rows.stream_offset].latest = _latest(connection, rows)
+        for turn_id in rows.turns:
+            found[rows.stream_offset].turns[turn_id] = _has_turn(connection, rows.stream_offset, turn_id)
     return [found[rows.stream_offset] for rows in wanted]
 
 
@@ -202,6 +204,15 @@ def _page(
             characters += len(row.text or "") + len(row.more or "")
             page.append(stored_message(row))
     return page
+
+
+def _has_turn(connection: duckdb.DuckDBPyConnection, stream_offset: int, turn_id: str) -> bool:
+    """Seldom asked: no index finds it."""
+    found = connection.execute(
+        "SELECT count(*) FROM answers WHERE stream_offset = $1 AND json_extract_string(answer, '$.turn_id') = $2",
+        [stream_offset, turn_id],
+    ).fetchone()
+    return bool(found and found[0])
 
 
 def _latest(connection: duckdb.DuckDBPyConnection, wanted: WantedRows) -> list[ChannelSession]:

@@ -83,8 +83,9 @@ class Toolbox:
 
     async def offered(self, turn: TurnInput) -> TurnInput:
         """The turn with the tools that it may use."""
+        client = {tool.name: tool for tool in turn.client_tools} if turn.allow_tools else {}
         if not self._rules or not turn.allow_tools:
-            return turn
+            return replace(turn, tools=TurnToolbox(self, {}, turn, client)) if client else turn
 
         subject = {"session": turn.session_id, "channel": turn.channel, "model": turn.model}
 
@@ -98,7 +99,7 @@ class Toolbox:
         for source in self._sources:
             for tool in await source.tools(wanted, may_want_some):
                 tools.setdefault(tool.definition.name, tool)
-        return replace(turn, tools=TurnToolbox(self, tools, turn)) if tools else turn
+        return replace(turn, tools=TurnToolbox(self, tools, turn, client)) if tools or client else turn
 
     async def aclose(self) -> None:
         """End the servers of tools."""
@@ -204,27 +205,33 @@ class TurnToolbox:
     _toolbox: Toolbox
     _tools: Mapping[str, Tool]
     _turn: TurnInput
+    _client: Mapping[str, ToolDefinition] = field(default_factory=dict)  #: of a name that is here and there, it counts
     _startable: list[tuple[int, ToolCall]] = field(default_factory=list)  #: stored, not started; with their positions
 
     @property
     def definitions(self) -> Sequence[ToolDefinition]:
         """What to tell the model."""
-        return tuple(tool.definition for tool in self._tools.values())
+        own = (tool.definition for name, tool in self._tools.items() if name not in self._client)
+        return (*own, *self._client.values())
 
     def declared(self, calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
-        """The calls, those of our tools as idempotent as these are declared."""
-        return tuple(
-            replace(call, idempotent=tool.definition.idempotent) if (tool := self._tools.get(call.name)) else call
-            for call in calls
-        )
+        """The calls, those of our tools as idempotent as these are declared, those of the client marked as its own."""
+        return tuple(self._declared(call) for call in calls)
+
+    def _declared(self, call: ToolCall) -> ToolCall:
+        if call.name in self._client:
+            return replace(call, client=True, idempotent=False)
+        tool = self._tools.get(call.name)
+        return call if tool is None else replace(call, idempotent=tool.definition.idempotent)
 
     def stored(self, calls: Sequence[ToolCall]) -> None:
         """These calls are in the log, without a result: they may be started now."""
-        self._startable = list(enumerate(calls))
+        self._startable = list(enumerate(call for call in calls if not call.client))
 
     async def run(self, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolResult]:
         """As ``runners.base.TurnTools`` says."""
-        tasks = [asyncio.ensure_future(self._result(*self._taken(call))) for call in calls]
+        ours = [call for call in calls if call.name not in self._client]
+        tasks = [asyncio.ensure_future(self._result(*self._taken(call))) for call in ours]
         try:
             for task in tasks:
                 yield await task
@@ -247,7 +254,7 @@ class TurnToolbox:
     async def _result(self, position: int, call: ToolCall) -> ToolResult:
         tool = self._tools.get(call.name)
         if tool is None:
-            return no_such_tool(call, tuple(self._tools))
+            return no_such_tool(call, tuple(tool.name for tool in self.definitions))
         if position >= self._toolbox.max_calls_per_step:
             most = self._toolbox.max_calls_per_step
             text = f"Error: it was not started: of the calls in one message {most} are run. Call it again."

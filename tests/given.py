@@ -12,7 +12,17 @@ from typing import Self
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.commands import Chat
-from turnlog_schemas.parts import NO_USAGE, ContentPart, NewSession, ReplyAddress, ToolCall, Usage, text_content
+from turnlog_schemas.parts import (
+    NO_USAGE,
+    ClientTool,
+    ContentPart,
+    NewSession,
+    ReplyAddress,
+    ToolCall,
+    ToolOutput,
+    Usage,
+    text_content,
+)
 from turnlog_streams.facts import Fact
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
 from turnlog_streams.policy import Policy
@@ -98,9 +108,18 @@ def chat(
     content: tuple[ContentPart, ...] | None = None,
     reply: ReplyAddress | None = None,
     usage: Usage = NO_USAGE,
+    tools: tuple[ClientTool, ...] = (),
+    outputs: tuple[ToolOutput, ...] = (),
 ) -> AcceptChat:
     """A chat request, its ids made of ``name``: request ``r1``, turn ``t1``, command hash ``h1``."""
-    command = Chat(content=content or text_content(text), model=model, on_busy=on_busy, new_session=new_session)
+    command = Chat(
+        content=content or (text_content(text) if text else ()),
+        model=model,
+        on_busy=on_busy,
+        new_session=new_session,
+        tools=tools,
+        tool_outputs=outputs,
+    )
     return AcceptChat(
         request_id=f"r{name}",
         command_hash=command_hash or f"h{name}",

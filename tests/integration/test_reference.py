@@ -25,7 +25,7 @@ from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Forwarded, ForwardReceipt
 from turnlog_schemas.events import CHANNEL, SESSION, EventHeader
 from turnlog_schemas.frames import TERMINAL_FRAMES, FrameHeader, TurnStarted
-from turnlog_schemas.parts import NewSession
+from turnlog_schemas.parts import ClientTool, InitialMessage, NewSession, ToolCall, ToolOutput, text_content
 from turnlog_schemas.registry import COMMANDS, EVENTS, FRAMES
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.kafka.connections import client_options
@@ -125,7 +125,9 @@ class Tail:
         while True:
             await self.catch_up()
             kinds = [type(payload) for _, payload in self.events]
-            if kinds.count(ev.TurnAccepted) == sum(kinds.count(kind) for kind in TERMINAL):
+            if kinds.count(ev.TurnAccepted) + kinds.count(ev.ToolOutputsAccepted) == sum(
+                kinds.count(kind) for kind in TERMINAL
+            ):
                 return
             assert time.monotonic() < deadline, "a turn is not ended"
 
@@ -138,6 +140,7 @@ class Scene:
     name: str
     session_id: str = ""
     turn_id: str = ""
+    call_id: str = ""
     open: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def started(self, text: str) -> ChatTurn:
@@ -171,6 +174,20 @@ async def chatted_in_channel(scene: Scene) -> None:
     await nothing(scene)
     new = NewSession(channel=scene.name)
     await scene.client.chat(scene.session_id, "Hello", new_session=new).result()
+
+
+async def awaiting(scene: Scene) -> None:
+    """The session's turn ended in a call that its client runs."""
+    await nothing(scene)
+    model, tools = "script:1?tools=0&client_calls=1", [ClientTool(name="look_up")]
+    turn = await scene.client.chat(scene.session_id, "Look", model=model, tools=tools).result()
+    (call,) = turn.pending_calls
+    scene.call_id = call.call_id
+
+
+async def ended(scene: Scene) -> None:
+    await nothing(scene)
+    scene.turn_id = (await scene.client.chat(scene.session_id, "Hello").result()).turn_id or ""
 
 
 async def created(scene: Scene) -> None:
@@ -260,6 +277,13 @@ OPERATIONS: dict[str, Operation] = {
     "chat with a session that is not the active one": Operation(before=overtaken, verb=chat()),
     "chat that interrupts": Operation(before=running, verb=chat(on_busy="interrupt")),
     "chat with a history above its limit": Operation(before=above_its_limit, verb=chat()),
+    "answer the calls of tools of one's own": Operation(
+        before=awaiting,
+        verb=lambda scene: scene.client.chat(
+            scene.session_id, tool_outputs=[ToolOutput(call_id=scene.call_id, output="42")]
+        ).result(),
+    ),
+    "hide a turn": Operation(before=ended, verb=lambda scene: scene.client.hide_turn(scene.session_id, scene.turn_id)),
     "send without waiting": Operation(before=chatted, verb=lambda scene: scene.client.enqueue(scene.session_id, "Hi")),
     "cancel the running turn": Operation(before=running, verb=lambda scene: scene.client.cancel(scene.session_id)),
     "cancel a queued turn": Operation(
@@ -293,6 +317,7 @@ FAILS = {"HistoryCompactionFailed"}  #: terminal frames whose commands end with 
 def on_the_command_line(row: Row, scene: Scene, stack: Deployment) -> None:
     """Run the row's command line, its capitals filled in."""
     values = {"SESSION": scene.session_id, "CHANNEL": scene.name, "TURN": scene.turn_id, "TEXT": "Hi"}
+    values["CALL=TEXT"] = f"{scene.call_id}=42"
     words = [values.get(word, word) for word in shlex.split(row.command_line)]
     assert words.pop(0) == "turnlog"
     where = ["-b", stack.settings.bootstrap_server, "--prefix", stack.settings.prefix, "--json"]
@@ -370,6 +395,21 @@ async def chat_conflict(scene: Scene) -> None:
     await refused_chat(scene, request_id="used")
 
 
+async def two_calls_one_output(scene: Scene) -> None:
+    calls = tuple(ToolCall(call_id=call_id, name="look_up", arguments="{}") for call_id in ("a", "b"))
+    said = (
+        InitialMessage(role="user", content=text_content("Look twice.")),
+        InitialMessage(role="assistant", tool_calls=calls),
+    )
+    output = ToolOutput(call_id="a", output="1")
+    await refused_chat(scene, text=(), new_session=NewSession(messages=said), tool_outputs=[output])
+
+
+async def hide_conflict(scene: Scene) -> None:
+    await used_by_a_chat(scene)
+    await scene.client.hide_turn(scene.session_id, of_request="used", request_id="used")
+
+
 async def cancel_conflict(scene: Scene) -> None:
     await used_by_a_chat(scene)
     await scene.client.cancel(scene.session_id, request_id="used")
@@ -410,6 +450,17 @@ PROVOKED: dict[tuple[str, str], tuple[Step, Step]] = {
         lambda scene: refused_chat(scene, new_session=NewSession(model="openai:gpt")),
     ),
     ("Chat", "conflict"): (nothing, chat_conflict),
+    ("Chat", "not_waiting"): (
+        chatted,
+        lambda scene: refused_chat(scene, text=(), tool_outputs=[ToolOutput(call_id="c", output="1")]),
+    ),
+    ("Chat", "unknown_call"): (
+        awaiting,
+        lambda scene: refused_chat(scene, text=(), tool_outputs=[ToolOutput(call_id="c", output="1")]),
+    ),
+    ("Chat", "missing_outputs"): (nothing, two_calls_one_output),
+    ("HideTurn", "not_found"): (chatted, lambda scene: scene.client.hide_turn(scene.session_id, "t-0-99999")),
+    ("HideTurn", "conflict"): (nothing, hide_conflict),
     ("CancelTurn", "not_running"): (chatted, lambda scene: scene.client.cancel(scene.session_id)),
     ("CancelTurn", "conflict"): (nothing, cancel_conflict),
     ("ResetRunner", "not_found"): (nothing, lambda scene: scene.client.reset_runner(scene.session_id)),

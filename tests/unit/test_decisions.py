@@ -42,6 +42,7 @@ def test_a_chat_to_an_unknown_session_creates_it_and_starts_at_once() -> None:
                 command_hash="h1",
                 content=text_content("  What is\n a log? "),
                 reply=REPLY,
+                opened=True,
             ),
             turn_id="t1",
         ),
@@ -63,7 +64,7 @@ def test_the_state_after_it() -> None:
     assert session.messages == session.turn_count == session.open_turns == 1
     assert session.turns["t1"].attempt == 1
     assert session.turns["t1"].model == "echo:"
-    assert session.answers.known["r1"] == Answer(command_hash="h1", turn_id="t1")
+    assert session.answers.known["r1"] == Answer(command_hash="h1", turn_id="t1", created=True)
 
 
 def test_a_new_session_is_made_as_the_chat_says() -> None:

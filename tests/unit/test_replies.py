@@ -51,7 +51,10 @@ def frames(replies: Sequence[Reply]) -> list[fr.Frame]:
 
 def test_accepted_and_started_but_not_the_user_s_own_words() -> None:
     replies = Told().when(chat(reply=ADDRESS))
-    assert frames(replies) == [fr.TurnAccepted(queued_turns=0), fr.TurnStarted(model="echo:")]
+    assert frames(replies) == [
+        fr.TurnAccepted(queued_turns=0, opened_session=True),
+        fr.TurnStarted(model="echo:"),
+    ]
     assert [(reply.request_id, reply.turn_id, reply.attempt) for reply in replies] == [("r1", "t1", 0), ("r1", "t1", 1)]
     assert {reply.address for reply in replies} == {ADDRESS}
     assert not any(reply.terminal for reply in replies)
@@ -164,7 +167,7 @@ def test_a_retry_while_the_turn_is_open_hears_that_it_is_accepted() -> None:
     told = Told()
     told.when(chat())
     again = told.again()
-    assert again.frame == fr.TurnAccepted()
+    assert again.frame == fr.TurnAccepted(opened_session=True)
     assert (again.turn_id, again.attempt, again.terminal) == ("t1", 0, False)
     assert again.address == ADDRESS, "the address of the retry, not of the first try"
 

@@ -282,6 +282,28 @@ def cancel(
     output.say(f"turn {turn.turn_id} is cancelled")
 
 
+def hide(
+    session_id: SessionId,
+    turn_id: Annotated[str, typer.Argument(metavar="TURN", help="The turn's id (see sessions show).")],
+    request_id: RequestId = None,
+    timeout_s: TimeoutS = 60.0,
+    json: Json = False,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """Mark a turn as hidden, for good. Nothing is erased, and models see it as before."""
+    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    hidden = ask_once(
+        settings, lambda client: client.hide_turn(session_id, turn_id, request_id=request_id, timeout_s=timeout_s)
+    )
+    if json:
+        output.print_json({"session_id": session_id, "hidden_turn_id": hidden})
+    else:
+        output.say(f"turn {hidden} is hidden")
+
+
 def reset(
     session_id: SessionId,
     timeout_s: TimeoutS = 60.0,
@@ -317,4 +339,4 @@ def _new(
     }
 
 
-VERBS = (create, get, resolve, rotate, archive, active, cancel, reset)
+VERBS = (create, get, resolve, rotate, archive, active, cancel, hide, reset)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from turnlog.cli.client_tools import ToolOutputs, Tools, outputs_of, tools_of
 from turnlog.cli.common import (
     Bootstrap,
     DataDir,
@@ -58,7 +59,14 @@ def send(
     session_id: Annotated[
         str, typer.Argument(metavar="SESSION", help="The session's id. A session that does not exist is created.")
     ],
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the user says; - reads it from standard input.")],
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXT",
+            help="What the user says; - reads it from standard input. May be left out with --tool-output.",
+            show_default=False,
+        ),
+    ] = "",
     model: Model = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end of the turn and print the answer.", show_default=False)
@@ -78,6 +86,8 @@ def send(
         str | None,
         typer.Option("--channel", help="If this message creates the session: its channel.", show_default=False),
     ] = None,
+    tools: Tools = None,
+    tool_outputs: ToolOutputs = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 120.0,
     json: Json = False,
@@ -95,6 +105,8 @@ def send(
     asked: dict[str, Any] = {"request_id": request_id, "model": model, "on_busy": on_busy.value, "new_session": new}
     asked["params"] = params_of(temperature, max_tokens, stop, model_setting)
     content = content_of(text, files_of(file))
+    asked["tools"] = tools_of(tools)
+    asked["tool_outputs"] = outputs_of(tool_outputs or [])
     if wait:
         asyncio.run(_send_and_wait(settings, session_id, content, asked, timeout_s=timeout_s, json=json))
     else:
@@ -124,8 +136,11 @@ async def _send_and_wait(
         turn = await client.chat(session_id, content, timeout_s=timeout_s, **asked).result()
     if json:
         output.print_json(finished_document(turn))
-    elif turn.text:
-        output.print_text(turn.text)
+    else:
+        if turn.text:
+            output.print_text(turn.text)
+        for call in turn.pending_calls:
+            output.print_text(f"-> {call.name} {call.arguments} (send --tool-output {call.call_id}=…)")
     turn.raise_for_status()
 
 

@@ -153,4 +153,7 @@ def finished_document(turn: FinishedTurn) -> dict[str, Any]:
             "output_tokens": usage.output_tokens,
             "model_calls": usage.model_calls,
         },
+        "pending_calls": [
+            {"call_id": call.call_id, "name": call.name, "arguments": call.arguments} for call in turn.pending_calls
+        ],
     }

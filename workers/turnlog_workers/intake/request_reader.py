@@ -254,14 +254,7 @@ class RequestReader:
             return _refused(record, request_id, command, refusal, address)
         match command:
             case Forwarded():
-                return ReceiveForward(
-                    source_kind=command.source_kind,
-                    source_id=command.source_id,
-                    seq=command.seq,
-                    what=command.what,
-                    new_session=command.new_session,
-                    request_id_of_origin=command.request_id_of_origin,
-                )
+                return _forward(command)
             case ForwardReceipt():
                 return ReceiveReceipt(seq=command.seq, refused=command.refused)
             case GetSession() | GetHistory() | ResetRunner() | ActiveSession():
@@ -320,6 +313,17 @@ class RequestReader:
                 raise UnknownReplyTopicError(wanted)
             return None, f"reply topic {wanted[:200]!r} does not exist"
         return wanted, None
+
+
+def _forward(command: Forwarded) -> ReceiveForward:
+    return ReceiveForward(
+        source_kind=command.source_kind,
+        source_id=command.source_id,
+        seq=command.seq,
+        what=command.what,
+        new_session=command.new_session,
+        request_id_of_origin=command.request_id_of_origin,
+    )
 
 
 def _refused(

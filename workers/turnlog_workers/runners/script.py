@@ -76,6 +76,8 @@ class ScriptOptions(Options):
     hang_s: float = Field(default=0, ge=0, le=86_400)  #: how long a hanging attempt stands still
     hang_at: str = Field(default="text", pattern=f"^(?:{_POINT})$")
     hang_attempts: int = Field(default=1, ge=0, le=1_000_000)  #: the first so many attempts hang
+    client_calls: int = Field(default=0, ge=0, le=100)  #: of tools that the request brings, instead of the final text
+    client_mixed: bool = False  #: in one message with the turn's last call of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,30 @@ def plan_turn(seed: str, turn_number: int, options: ScriptOptions) -> Plan:
             steps.append(ToolResult(call_id=call.call_id, content=result, name=call.name))
     steps.append(AssistantMessage(content=text_content(_text(chance, word_count))))
     return Plan(steps=tuple(steps), reasoning=_text(chance, 6) if options.reasoning else "")
+
+
+def with_client_calls(plan: Plan, turn: TurnInput, options: ScriptOptions) -> Plan:
+    """The plan of a turn whose request brings tools: it ends in calls of them, unless it begins with their outputs."""
+    tools = turn.client_tools
+    if not (options.client_calls and tools and turn.user_content):
+        return plan
+    calls = tuple(
+        ToolCall(
+            call_id=f"client_{turn.turn_number}_{number}",
+            name=tools[(number - 1) % len(tools)].name,
+            arguments=f'{{"number":{number}}}',
+        )
+        for number in range(1, options.client_calls + 1)
+    )
+    steps = plan.steps[:-1]
+    last = max((at for at, step in enumerate(steps) if isinstance(step, AssistantMessage)), default=None)
+    if not options.client_mixed or last is None:
+        return replace(plan, steps=(*steps, AssistantMessage(content=None, tool_calls=calls)))
+    mixed = steps[last]
+    assert isinstance(mixed, AssistantMessage)
+    return replace(
+        plan, steps=(*steps[:last], replace(mixed, tool_calls=(*mixed.tool_calls, *calls)), *steps[last + 1 :])
+    )
 
 
 def _call(chance: random.Random, turn_number: int, number: int, options: ScriptOptions) -> ToolCall:
@@ -140,6 +166,7 @@ def open_calls_of(turn: TurnInput, rest: Sequence[Step]) -> tuple[ToolCall, ...]
             open_calls = message.tool_calls
         else:
             open_calls = without_result(open_calls, message.tool_call_id)
+    open_calls = tuple(call for call in open_calls if not call.client)
     where = f"session {turn.session_id}, turn {turn.turn_number}"
     expected = sum(1 for _ in takewhile(lambda step: isinstance(step, ToolResult), rest))
     if len(open_calls) != expected:
@@ -164,7 +191,7 @@ class ScriptRunner(OfflineRunner):
     async def run(self, turn: TurnInput) -> AsyncIterator[RunnerOutput]:
         """The rest of the turn's plan, its usage last. Raises :class:`RunnerError` where the options say so."""
         self._check_alive()
-        plan = plan_turn(self._seed, turn.turn_number, self._options)
+        plan = with_client_calls(plan_turn(self._seed, turn.turn_number, self._options), turn, self._options)
         start = resume_position(turn, plan.steps)
         open_calls = open_calls_of(turn, plan.steps[start:])
         pace = Pace(self._options.delta_ms / 1000)
@@ -188,6 +215,8 @@ class ScriptRunner(OfflineRunner):
             if is_last and not pieces:
                 await self._reach("text", turn)
             message = with_keys(turn.turn_id, position, step)
+            if any(call.call_id.startswith("client_") for call in message.tool_calls):
+                yield UsageReport(usage=estimated_usage(turn, plan.steps))  # once it is stored nobody asks for more
             open_calls = message.tool_calls
             yield message
         yield UsageReport(usage=estimated_usage(turn, plan.steps))

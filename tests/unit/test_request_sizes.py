@@ -246,6 +246,8 @@ def test_the_documented_sizes_are_those_of_the_code() -> None:
         "`metadata`": f"{limits.MAX_METADATA_ENTRIES} entries, {limits.MAX_METADATA_BYTES // 1024} KiB",
         "parts of `content`": f"{limits.MAX_CONTENT_PARTS:,}",
         "`turn_id`": f"{limits.MAX_TURN_ID_BYTES} bytes",
+        "`tools` of a chat": f"{limits.MAX_TOOLS}, {limits.MAX_TOOLS_BYTES // 1024} KiB together",
+        "`new_session.messages`": f"{limits.MAX_INITIAL_MESSAGES:,}, {limits.MAX_INITIAL_BYTES // 1024} KiB together",
         "objects, lists and items of a JSON request": f"{MAX_VALUES:,}",
     }
     assert {name: rows.get(name) for name in told} == told
@@ -270,7 +272,7 @@ def test_an_avro_request_of_too_many_values_is_not_read_to_its_end(part: Content
     assert len(most) > 100_000
     assert isinstance(read(most), ForStream)
     assert CODEC.decode_request(most)[0] == header
-    value = CODEC.encode(header, cmd.Chat(content=(part,) * 100_000))
+    value = CODEC.encode(header, cmd.Chat(content=(part,) * 80_000))
     assert refused(read(value)).reason == "more values than the largest request has"
     metadata = {f"{n:x}": "" for n in range(100_000)}
     value = CODEC.encode(cmd.RequestHeader(session_id="web-1", metadata=metadata), cmd.GetSession())

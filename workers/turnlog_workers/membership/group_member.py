@@ -62,8 +62,13 @@ class GroupMember(GroupCoordinator):  # type: ignore[misc]
     async def _send_req(self, request: Any) -> Any:
         if isinstance(request, HeartbeatRequest):
             request = Heartbeat(self.group_id, self.generation, self.member_id, self._group_instance_id)
+        asked_as = self.member_id
         response = await super()._send_req(request)
         if getattr(response, "error_code", 0) == FENCED_INSTANCE_ID:
+            if not asked_as or asked_as != self.member_id:
+                # A commit of an older generation makes us join anew, under another member id: it is our own join that
+                # a heartbeat under way with the old one hears of.
+                raise RebalanceInProgressError(f"{self._group_instance_id!r} joins anew")
             self._end(
                 f"another process has joined the group {self.group_id!r} as {self._group_instance_id!r}, so this one "
                 "ends: give each worker a name of its own (TURNLOG_WORKER_NAME)"

@@ -25,7 +25,7 @@ def test_the_generation_in_a_claim_keeps_owners_from_answering_newer_ones() -> N
     """With the pace as it is: fewer answers to newer claims, although a seed alone does not show it."""
 
     def answers() -> int:
-        logs = [log for seed in range(60) for log in simulate(seed, MIX).history.log.values()]
+        logs = [log for seed in range(40) for log in simulate(seed, MIX).history.log.values()]
         return sum(sum(stale_claims(log).values()) for log in logs)
 
     with_hint = answers()

@@ -30,7 +30,16 @@ class OddRecordError(ValueError):
 
 def _more(data: bytes, at: int, low: int) -> tuple[int, int]:
     """A number of several bytes, the first of which is read already; and the place behind it."""
-    value, shift = low & 0x7F, 7
+    byte = data[at]
+    if byte < 128:
+        value = low & 0x7F | byte << 7
+        return value >> 1 ^ -(value & 1), at + 1
+    third = data[at + 1]
+    value = low & 0x7F | (byte & 0x7F) << 7 | (third & 0x7F) << 14
+    at += 2
+    if third < 128:
+        return value >> 1 ^ -(value & 1), at
+    shift = 21
     while True:
         byte = data[at]
         at += 1

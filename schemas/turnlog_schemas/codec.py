@@ -75,15 +75,16 @@ class Codec:
         self._header_readers: dict[str, Any] = {}
         self._writers: dict[type, Callable[[Any, Any], bytes]] = {}
         self._bounded = family is COMMANDS  #: anybody's: how many values are read of one is bounded
-        self._current_readers: dict[str, Reader] = {}
+        self._own_readers: dict[bytes, Reader] = {}  #: of what this version writes, by its first bytes
         self._readers: dict[str, type] = {payload.__name__: payload for payload in family.payloads}
         self._by_snake = {snake(name): payload for name, payload in self._readers.items()}
         for payload in family.payloads:
             schema = self.registry.current(family.name, payload.__name__)
             if schema is None:
                 raise LookupError(f"no schema for {family.name}.{payload.__name__}")
-            self._writers[payload] = framed_writer(AVRO_MAGIC + schema.fingerprint, family.header, payload)
-            self._current_readers[payload.__name__] = framed_reader(family.header, payload)
+            prefix = AVRO_MAGIC + schema.fingerprint
+            self._writers[payload] = framed_writer(prefix, family.header, payload)
+            self._own_readers[prefix] = framed_reader(family.header, payload)
 
     def encode(self, header: Any, payload: Any) -> bytes:
         """Single-object encoding of a record."""
@@ -94,6 +95,16 @@ class Codec:
 
         Raises :class:`UnknownFingerprintError` or :class:`UndecodableError`.
         """
+        read = self._own_readers.get(data[:10])
+        if read is not None and (len(data) <= _EASY_BYTES or not self._bounded):
+            try:
+                return read(data)
+            except Exception:  # whatever an odd record drives it into: the library has the last word
+                return self._decode_with_library(data)
+        return self._decode_with_library(data)
+
+    def _decode_with_library(self, data: bytes) -> tuple[Any, Any]:
+        """Of any version, and what is odd."""
         if data[:2] != AVRO_MAGIC or len(data) < 10:
             raise not_single_object(data)
         schema = self.registry.find(data[2:10])
@@ -102,15 +113,7 @@ class Codec:
         if schema.family != self.family.name:
             raise UndecodableError(f"a record of {schema.family}.{schema.name} where one of {self.family.name} belongs")
         current = self.registry.current(schema.family, schema.name)
-        if current is schema and not (self._bounded and len(data) > _EASY_BYTES):
-            try:
-                return self._current_readers[schema.name](data)
-            except Exception:  # whatever an odd record drives it into: the library has the last word
-                return self._decode_with_library(data, schema, None)
-        return self._decode_with_library(data, schema, None if current is schema else current)
-
-    def _decode_with_library(self, data: bytes, schema: Schema, current: Schema | None) -> tuple[Any, Any]:
-        reader = None if current is None else current.parsed
+        reader = None if current is None or current is schema else current.parsed
         plain = _read_body(data, schema, reader)
         payload = self._readers.get(schema.name)
         if payload is None:

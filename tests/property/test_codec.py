@@ -19,7 +19,7 @@ from turnlog_schemas.codec import Codec, RequestCodec
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError
 from turnlog_schemas.mapping import to_dict
 from turnlog_schemas.parts import ContentPart
-from turnlog_schemas.registry import COMMANDS, FAMILIES, Family, Schema, packaged
+from turnlog_schemas.registry import COMMANDS, FAMILIES, Family, packaged
 
 CODECS = {name: Codec(family) for name, family in FAMILIES.items()}
 REQUESTS = RequestCodec()
@@ -33,12 +33,6 @@ def authority(family: str, name: str) -> avro.schema.Schema:
     schema = packaged().current(family, name)
     assert schema is not None
     return avro.schema.parse(schema.text)
-
-
-def packaged_schema(family: Family, payload: type) -> Schema:
-    schema = packaged().current(family.name, payload.__name__)
-    assert schema is not None
-    return schema
 
 
 def plain(header: Any, payload: Any) -> dict[str, Any]:
@@ -81,7 +75,7 @@ def test_both_packages_and_our_writer_write_the_same_bytes_and_read_each_other(
     assert read_with_avro(schema, framed[10:]) == datum
     assert codec.decode(framed[:10] + by_avro) == (header, record)
     assert framed_reader(family.header, payload)(framed) == (header, record)
-    assert codec._decode_with_library(framed, packaged_schema(family, payload), None) == (header, record)
+    assert codec._decode_with_library(framed) == (header, record)
 
 
 @given(any_record())
@@ -174,9 +168,8 @@ def test_our_reader_takes_only_what_the_library_reads_in_the_same_way(data: st.D
         read = framed_reader(family.header, type(payload))(record)
     except Exception:  # the library is asked
         return
-    schema = packaged_schema(family, type(payload))
     # By their texts: what is not a number equals nothing.
-    assert repr(CODECS[family.name]._decode_with_library(record, schema, None)) == repr(read)
+    assert repr(CODECS[family.name]._decode_with_library(record)) == repr(read)
 
 
 @settings(max_examples=250)

@@ -6,7 +6,8 @@ shows, the rows before it are not the log's, and that is an error.
 """
 
 from collections.abc import Collection, Iterable, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.direct_init import direct_init
@@ -285,18 +286,20 @@ def _answered_by_delivery(before: StreamState, event: ev.ForwardDelivered) -> Co
 
 #: What is left of a message where the columns of its row say it all.
 _NOTHING_MORE = HistoryMessage(message_seq=0, turn_id="", role="")
+_IN_COLUMNS = {"message_seq", "turn_id", "role", "content"}
+_rest_of = attrgetter(*(each.name for each in fields(HistoryMessage) if each.name not in _IN_COLUMNS))
+_NO_REST = _rest_of(_NOTHING_MORE)
 
 
 def _stored(stream: FoldedStream, logged: LoggedEvent, event: ev.MessageStored) -> StoredMessage:
-    message = history_message(logged.header.turn_id or "", event)
-    text = plain_text(message.content)
-    more = changed(
-        message, message_seq=0, turn_id="", role="", content=message.content if text is None else _NOTHING_MORE.content
-    )
-    return StoredMessage(
-        *(stream.stream_offset, message.message_seq, logged.offset, message.turn_id, message.role, text),
-        None if text is not None and more == _NOTHING_MORE else encode(more),
-    )
+    turn_id = logged.header.turn_id or ""
+    text = plain_text(event.content)
+    more = None
+    if text is None or _rest_of(event) != _NO_REST:
+        content = event.content if text is None else _NOTHING_MORE.content
+        more = encode(changed(history_message("", event), message_seq=0, role="", content=content))
+    place = stream.stream_offset, event.message_seq, logged.offset
+    return StoredMessage(*place, turn_id, event.role, text, more)
 
 
 def plain_text(content: tuple[ContentPart, ...] | None) -> str | None:

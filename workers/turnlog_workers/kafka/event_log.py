@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from turnlog_schemas.codec import Codec, is_foreign
 from turnlog_schemas.errors import UnknownFingerprintError, WireError
-from turnlog_schemas.events import EventHeader
+from turnlog_schemas.events import EventHeader, PartitionClaimed
 from turnlog_schemas.registry import EVENTS
 from turnlog_streams.reader_rule import FOREIGN, LogFormatError, LoggedEvent, check_log_format
 from turnlog_workers.base.cloudevents import Envelope
@@ -209,7 +209,7 @@ class KafkaEventLog:
         return await self._producer.send(self._topic, partition, [(r.key, r.value, r.headers) for r in records])
 
     async def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[LoggedEvent]]:
-        expected = start
+        expected, decode = start, self._codec.decode
         async for records in self._reader.read(self._topic, partition, start, end):
             batch: list[LoggedEvent] = []
             for record in records:
@@ -219,15 +219,22 @@ class KafkaEventLog:
                         "the event log must be neither compacted nor written in transactions"
                     )
                 expected = record.offset + 1
-                header, payload = await self._decode(partition, record.offset, record.value)
                 try:
-                    check_log_format(payload, self._topic, partition, record.offset)
-                except LogFormatError as error:
-                    raise LogBrokenError(str(error)) from error
+                    header, payload = decode(record.value)
+                except Exception:  # not as usual: what it is comes to light there
+                    header, payload = await self._decode(partition, record.offset, record.value)
+                if payload.__class__ is PartitionClaimed:
+                    self._check_format(payload, partition, record.offset)
                 batch.append(LoggedEvent(partition=partition, offset=record.offset, header=header, payload=payload))
             yield batch
         if expected < end:
             raise LogBrokenError(f"{self._topic}[{partition}]: offsets {expected} to {end - 1} are missing")
+
+    def _check_format(self, claim: PartitionClaimed, partition: int, offset: int) -> None:
+        try:
+            check_log_format(claim, self._topic, partition, offset)
+        except LogFormatError as error:
+            raise LogBrokenError(str(error)) from error
 
     async def _decode(self, partition: int, offset: int, value: bytes | None) -> tuple[EventHeader, Any]:
         where = f"{self._topic}[{partition}]@{offset}"

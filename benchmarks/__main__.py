@@ -148,7 +148,7 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
         job(
             "steady",
             "50 turns a second",
-            lambda to: steady.measure(builds, to, seconds=2 if quick else 60, rounds=1 if quick else 2),
+            lambda to: steady.measure(builds, to, seconds=2 if quick else 60, rounds=1 if quick else 2, say=_say),
         ),
     ]
 

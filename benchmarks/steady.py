@@ -3,7 +3,7 @@
 import asyncio
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.builds import Build
@@ -13,7 +13,9 @@ from benchmarks.meter import load_average
 RATE_PER_S = 50
 
 
-async def measure(builds: Sequence[Build], deployment: Deployment, *, seconds: float, rounds: int) -> dict[str, Any]:
+async def measure(
+    builds: Sequence[Build], deployment: Deployment, *, seconds: float, rounds: int, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Every build once, then again in the opposite order: what changes on the machine meanwhile meets all of them."""
     load_before = load_average()
     found: dict[str, list[dict[str, float]]] = {build.name: [] for build in builds}
@@ -28,6 +30,7 @@ async def measure(builds: Sequence[Build], deployment: Deployment, *, seconds: f
             )
             (case,) = json.loads(output.read_text())["cases"]
             found[build.name].append({name: figure["median"] for name, figure in case["summary"].items()})
+            say(f"steady, round {number + 1} of {rounds}, {build.name}: {found[build.name][-1]['cpu_ms_per_turn']} ms")
     cpu = {name: statistics.median(run["cpu_ms_per_turn"] for run in runs) for name, runs in found.items()}
     foreign = [run["foreign_cores"] for runs in found.values() for run in runs]
     this, *before = (build.name for build in builds)

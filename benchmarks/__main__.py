@@ -135,7 +135,7 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
         job(
             "takeover",
             "a partition never owned",
-            lambda to: takeover.measure(events, to, rounds=1 if quick else 3, before=before),
+            lambda to: takeover.measure(events, to, rounds=1 if quick else 2, before=before, say=_say),
             events=events,
         ),
         job(

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ _POLL_S = 0.02
 _GAINED, _SERVING = " gained", "serving from request"
 
 
-async def measure(events: int, deployment: Deployment, *, rounds: int, before: Build | None) -> dict[str, Any]:
+async def measure(
+    events: int, deployment: Deployment, *, rounds: int, before: Build | None, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Reading alone and the takeover, some rounds; then the build before, by its own command."""
     settings, folder = deployment.settings, deployment.directory
     requests_id = await asyncio.to_thread(topic_id, settings, settings.topics.requests) or ""
@@ -45,6 +48,7 @@ async def measure(events: int, deployment: Deployment, *, rounds: int, before: B
             gained = await _seen(deployment, _GAINED)
             taken.append(await _seen(deployment, _SERVING) - gained)
             foreign.append(foreign_cores(started, meter.read()))
+        say(f"takeover, round {number + 1} of {rounds}: {taken[-1]:.1f} s, read and decoded alone {alone[-1]:.1f} s")
     takeover_s, alone_s = statistics.median(taken), statistics.median(alone)
     result = {
         "events": records,

@@ -30,7 +30,7 @@ from turnlog_workers.devstack.broker_ports import DEFAULT_PORT, HOST, Ports, Por
 from turnlog_workers.devstack.launch import launch_argv
 from turnlog_workers.kafka.kafka_python import new_client
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0  # a start takes 3 s, and a minute on a machine with ten times too much to do
 STOP_TIMEOUT_S = 15.0  # below the supervisor's patience
 _FORMAT_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 10.0

@@ -52,11 +52,20 @@ class Policy:
         """The model of a turn when neither its request nor its session names one."""
         return self.channel_models.get(channel or "") or self.default_model
 
+    def window_of(self, model: str) -> int | None:
+        """How many tokens a model takes, prompt and answer; ``None``: nobody said."""
+        return next((tokens for pattern, tokens in self.model_windows if fnmatchcase(model, pattern)), None)
+
+    @property
+    def summary_window(self) -> int:
+        """What one call for a summary may have in all: no more than its model takes."""
+        return min(self.summary_window_tokens, self.window_of(self.summary_model) or self.summary_window_tokens)
+
     def history_of(
         self, model: str, params: GenerationParams | None, own: HistoryCompactionPolicy
     ) -> HistoryCompactionPolicy:
         """The bounds of a history that this model is shown: its window must hold the answer, too."""
-        window = next((tokens for pattern, tokens in self.model_windows if fnmatchcase(model, pattern)), None)
+        window = self.window_of(model)
         if window is None or not own.automatic:
             return own
         asked = params.max_tokens if params is not None and params.max_tokens else self.max_answer_tokens

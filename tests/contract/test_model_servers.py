@@ -3,12 +3,13 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.model_faults import EVERY, FAULTS, ODD, Fault, plays, stalls
+from tests.model_faults import EVERY, FAULTS, ODD, Fault, cut, plays, stalls
 from tests.model_server import KEY, Call, ModelServer, Stream, model_server, says
 from tests.waiting import eventually
 from turnlog_schemas.parts import Usage, content_text, text_content
@@ -266,8 +267,21 @@ def test_what_is_missing_is_told_without_a_value(monkeypatch: pytest.MonkeyPatch
     registry = RunnerRegistry()
     assert registry.availability("openai").missing_keys == ("OPENAI_API_KEY",)
     assert registry.availability("anthropic") == Availability()
+    assert not registry.availability("openai").missing_packages
     assert registry.availability("http").missing_keys == ("NO_SUCH_KEY",)
     assert registry.availability("http").note == "servers: one, two"
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("model", ["pydantic-ai:openai:m", "pydantic-ai:anthropic:claude-m"])
+async def test_the_same_providers_through_their_libraries(model: str, server: ModelServer) -> None:
+    server.plan(says(), plays(cut))
+    turn = replace(turn_of("openai"), model=model)
+    found, error = await play(ProviderRunners(Settings())(model), turn)
+    assert (error, found[-1]) == (None, AssistantMessage(content=text_content("Hello there!")))
+    _, error = await play(ProviderRunners(Settings())(model), turn)
+    assert error is not None
+    assert error.code == "stream_cut"
 
 
 def test_the_table_of_the_docs_is_what_is_tested() -> None:

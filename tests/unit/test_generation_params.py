@@ -1,6 +1,7 @@
 """Parameters of generation: what is refused, whose word counts, and what a model's server is asked with."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,6 +137,17 @@ def test_a_models_window_holds_its_answer_too() -> None:
     assert policy.history_of("small:x", None, HistoryCompactionPolicy(max_tokens=500)).limit_tokens == 500
     off = HistoryCompactionPolicy(max_tokens=-1)
     assert policy.history_of("small:x", None, off) is off
+
+
+def test_the_embedded_model_s_window_is_known_and_a_summary_fits_into_it() -> None:
+    settings = Settings(fast_model="smollm2:", allow_models="smollm2:*", embedded_context_tokens=2048)  # type: ignore[arg-type]
+    policy = settings.policy()
+    assert policy.window_of("smollm2:?max_tokens=100") == 2048
+    assert policy.history_of("smollm2:", None, HistoryCompactionPolicy()).limit_tokens == 1024
+    assert policy.summary_window == 2048
+    assert replace(policy, fast_model="other:").summary_window == 32_768
+    own = Settings(model_windows='{"smollm2:*": 1000}').policy()  # type: ignore[arg-type]
+    assert own.window_of("smollm2:") == 1000
 
 
 async def test_a_small_window_compacts_a_history_that_its_bounds_would_not() -> None:

@@ -273,7 +273,7 @@ class Settings(BaseSettings):
                 max_turn_bytes=self.max_turn_file_bytes,
             ),
             params=self.model_params,
-            model_windows=self.model_windows,
+            model_windows=(*self.model_windows, ("smollm2:*", self.embedded_context_tokens)),
             max_answer_tokens=self.max_answer_tokens,
             max_text_bytes=self.max_text_bytes,
             max_tool_result_bytes=self.max_tool_result_bytes,

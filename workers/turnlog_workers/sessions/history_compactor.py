@@ -308,7 +308,7 @@ class HistoryCompactor:
         task = summary_task(
             run.source,
             run.previous,
-            window_tokens=run.given.policy.summary_window_tokens,
+            window_tokens=run.given.policy.summary_window,
             max_summary_tokens=run.made.max_summary_tokens,
             wishes=run.request.instructions if run.request else None,
         )

@@ -96,10 +96,20 @@ class ChatAnswer:
         if isinstance(arguments, dict):  # of a server that has read them already
             arguments = json.dumps(arguments, ensure_ascii=False)
         if arguments := _text(arguments):
-            call.arguments.append(arguments)
-            self._argument_characters += len(arguments)
-            if self._argument_characters > _MAX_ARGUMENT_CHARACTERS:
-                raise invalid_response(f"tool call arguments of more than {_MAX_ARGUMENT_CHARACTERS} characters")
+            call.arguments.append(self.counted(arguments))
+
+    def counted(self, arguments: str) -> str:
+        """A piece of the arguments of calls, within the bound of all of them."""
+        self._argument_characters += len(arguments)
+        if self._argument_characters > _MAX_ARGUMENT_CHARACTERS:
+            raise invalid_response(f"tool call arguments of more than {_MAX_ARGUMENT_CHARACTERS} characters")
+        return arguments
+
+    @staticmethod
+    def check_calls(count: int) -> None:
+        """Are so many calls in one answer too many?"""
+        if count > MAX_TOOL_CALLS:
+            raise invalid_response(f"more than {MAX_TOOL_CALLS} tool calls in one answer")
 
     def _call_of(self, index: int | None, call_id: str, name: str) -> _Call:
         """The call that a piece belongs to: another id with a name begins another call, whatever its index is."""
@@ -110,8 +120,7 @@ class ChatAnswer:
         if known is None or begins_another:
             known = _Call()
             self._calls.append(known)
-            if len(self._calls) > MAX_TOOL_CALLS:
-                raise invalid_response(f"more than {MAX_TOOL_CALLS} tool calls in one answer")
+            self.check_calls(len(self._calls))
             if index is not None:
                 self._by_index[index] = known
         return known

@@ -11,7 +11,7 @@ import io
 import json
 import logging
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -50,6 +50,7 @@ from turnlog_workers.runners.playback import OfflineRunner
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 8 * 1024 * 1024  #: of an answer that is no stream
 _END_S = 0.1
+_FILES = ("image_url", "file", "image", "document")  #: parts that hold one, in either format
 MAX_MODEL_CHARACTERS = 256
 
 
@@ -101,7 +102,7 @@ class HttpRunner(OfflineRunner):
                     for output in answer.take(await _whole_body(response, patience)):
                         yield output
                 else:
-                    async with aclosing(event_data(response, patience)) as events:
+                    async with aclosing(event_data(response, patience, self._is_ping)) as events:
                         async for data in events:
                             for output in answer.feed(data):
                                 yield output
@@ -121,6 +122,10 @@ class HttpRunner(OfflineRunner):
         except (aiohttp.ClientError, ConnectionError) as error:
             raise stream_cut("the connection was lost") from error
         yield ModelAnswer(message=answer.message(), usage=answer.usage)
+
+    def _is_ping(self, name: str) -> bool:
+        """Is an event of this name no part of the answer? Then it says nothing of a model that is silent."""
+        return False
 
     def _new_answer(self) -> ChatAnswer:
         return ChatAnswer()
@@ -148,23 +153,29 @@ class HttpRunner(OfflineRunner):
         }
         if turn.allow_tools and turn.tools.definitions:
             body["tools"] = openai_tools(turn.tools.definitions)
+        return await self._send(f"{self._server.url}/chat/completions", body, {})
+
+    async def _send(self, address: str, body: dict[str, Any], headers: dict[str, str]) -> aiohttp.ClientResponse:
+        kinds = {"Content-Type": "application/json", "Accept": "text/event-stream"}
         return await self._opened().post(
-            f"{self._server.url}/chat/completions",
+            address,
             data=await _encoded(body),
-            headers={"Content-Type": "application/json", "Accept": "text/event-stream", **self._authorization()},
+            headers={**kinds, **headers, **self._authorization()},
             allow_redirects=False,  # a redirect would take the key along
         )
 
     def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key()}"} if self._server.key is not None else {}
+
+    def _key(self) -> str:
+        """The server's key. Raises :class:`RunnerError`."""
         source = self._server.key
-        if source is None:
-            return {}
         try:
-            key = source.read()
+            key = source.read() if source is not None else ""
         except KeyUnavailableError as error:
             raise fault("authentication", str(error)) from error
         keep_secret(key)
-        return {"Authorization": f"Bearer {key}"}
+        return key
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -177,12 +188,15 @@ class HttpRunner(OfflineRunner):
 
 async def _encoded(body: dict[str, Any]) -> bytes | io.BytesIO:
     """The body of a request; one with files is long, and not encoded on the event loop."""
-    if not any(isinstance(message["content"], list) for message in body["messages"]):
+    parts = (part for message in body["messages"] for part in message["content"] or () if isinstance(part, dict))
+    if not any(part.get("type") in _FILES for part in parts):
         return json.dumps(body, ensure_ascii=False).encode(errors="replace")
     return io.BytesIO(await asyncio.to_thread(lambda: json.dumps(body, ensure_ascii=False).encode(errors="replace")))
 
 
-async def event_data(response: aiohttp.ClientResponse, patience: Patience) -> AsyncGenerator[str]:
+async def event_data(
+    response: aiohttp.ClientResponse, patience: Patience, is_ping: Callable[[str], bool]
+) -> AsyncGenerator[str]:
     """The data of each event of a stream. Raises :class:`RunnerError`, and what aiohttp raises."""
     reader = SseReader()
     try:
@@ -192,8 +206,9 @@ async def event_data(response: aiohttp.ClientResponse, patience: Patience) -> As
             if not data:
                 break
             for event in reader.feed(data):
-                patience.heard()
-                yield event.data
+                if not is_ping(event.name):
+                    patience.heard()
+                    yield event.data
         last = reader.end()
     except EventTooLargeError as error:
         raise invalid_response(str(error)) from error

@@ -1,6 +1,7 @@
 """``anthropic:MODEL``, ``openai:MODEL``, ``google:MODEL``; for what else there is, ``pydantic-ai:PROVIDER:MODEL``.
 
-``openai:`` has a route of its own (``models.openai_route``); the others go through the providers' libraries.
+``openai:`` and ``anthropic:`` have routes of their own (``models.openai_route``, ``models.anthropic_route``); the rest
+goes through the libraries of the providers.
 
 The providers' own libraries take seconds to import: that is done in a thread, at the first turn, and never by whoever
 only looks up what runners there are. Their retries are off: an attempt is one request for each model call.
@@ -21,10 +22,11 @@ from turnlog_workers.base.model_servers import KeyUnavailableError, key_of, secr
 from turnlog_workers.runners.availability import Availability
 from turnlog_workers.runners.base import ReasoningDelta, Runner, RunnerError, RunnerOutput, TextDelta, TurnInput
 from turnlog_workers.runners.fault_log import as_logged, texts_of
+from turnlog_workers.runners.models.anthropic_route import AnthropicRunner
 from turnlog_workers.runners.models.faults import ServerFaultError, fault
 from turnlog_workers.runners.models.http import HttpRunner
 from turnlog_workers.runners.models.media_types import media_types_of
-from turnlog_workers.runners.models.openai_route import ADDRESS_VARIABLE, openai_server
+from turnlog_workers.runners.models.openai_route import openai_server
 from turnlog_workers.runners.models.patience import ModelLimits
 from turnlog_workers.runners.models.steps import ModelAnswer, run_steps
 from turnlog_workers.runners.options import after_provider, bad_model_name
@@ -107,11 +109,13 @@ class ProviderRunners:
                 raise bad_model_name(model, "a provider's name follows: pydantic-ai:PROVIDER:MODEL")
         if not name.strip() or len(name) > MAX_MODEL_CHARACTERS:
             raise bad_model_name(model, f"the name of a model of {provider!r} follows its provider")
-        if model.startswith("openai:"):
-            try:
+        try:
+            if model.startswith("openai:"):
                 return HttpRunner(openai_server(), name, self.limits)
-            except ValueError as error:
-                raise bad_model_name(model, f"{ADDRESS_VARIABLE} is no address") from error
+            if model.startswith("anthropic:"):
+                return AnthropicRunner(name, self.limits)
+        except ValueError as error:
+            raise bad_model_name(model, f"{provider.upper()}_BASE_URL is no address") from error
         if find_spec("pydantic_ai") is None:
             raise RunnerError("broken_provider", f"model {model!r}: it needs {INSTALL}", retryable=False)
         return ProviderRunner(self, provider, name)
@@ -175,7 +179,7 @@ def _installed(module: str) -> bool:
 
 #: Distributions, and what is imported of them.
 _PACKAGES = {
-    "anthropic": {"pydantic-ai-slim": "pydantic_ai", "anthropic": "anthropic"},
+    "anthropic": {},
     "openai": {},
     "google": {"pydantic-ai-slim": "pydantic_ai", "google-genai": "google.genai"},
     "pydantic-ai": {"pydantic-ai-slim": "pydantic_ai"},

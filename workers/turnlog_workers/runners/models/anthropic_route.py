@@ -199,7 +199,7 @@ class AnthropicAnswer(ChatAnswer):
             case "content_block_start":
                 return self._begins(chunk.get("index"), chunk.get("content_block"))
             case "content_block_delta":
-                return self._piece(chunk.get("index"), chunk.get("delta"))
+                return self._continues(chunk.get("index"), chunk.get("delta"))
             case "message_delta":
                 delta = chunk.get("delta")
                 reason = delta.get("stop_reason") if isinstance(delta, dict) else None
@@ -239,7 +239,7 @@ class AnthropicAnswer(ChatAnswer):
         self._uses[index] = (call_id, name, pieces)
         self.check_calls(len(self._uses))
 
-    def _piece(self, index: object, delta: object) -> list[TextDelta | ReasoningDelta]:
+    def _continues(self, index: object, delta: object) -> list[TextDelta | ReasoningDelta]:
         if not isinstance(delta, dict):
             raise invalid_response("a piece that is no object")
         if delta.get("type") == "input_json_delta":

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from turnlog_schemas.direct_init import direct_init
 from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import (
     NO_USAGE,
@@ -35,6 +36,7 @@ class _Message(Protocol):
     def role(self) -> str: ...
 
 
+@direct_init
 @dataclass(frozen=True, kw_only=True)  # no slots: see ``records``
 class Turn:
     """A turn that has no terminal event yet."""
@@ -94,6 +96,7 @@ class CompactedAnswer:
     usage: Usage | None = None
 
 
+@direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What became of a request, kept for ever: the producer's retry finds it."""

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Literal, Self
 from turnlog.client.chat_turn import ChatTurn
 from turnlog.client.connection import Connection
 from turnlog.client.replies import Deduplicator, Position, ReplyFrame
-from turnlog.client.reply_consumer import ReplyConsumer, StartAt, after, from_beginning, from_end
+from turnlog.client.reply_consumer import StartAt, after, from_beginning, from_end
 from turnlog.client.session_verbs import SessionVerbs
 from turnlog.errors import TurnlogError, UsageError
 from turnlog.snapshot.listing import SessionFilter, SessionList, list_sessions
@@ -210,45 +211,58 @@ class Client(SessionVerbs):
         """The frames of a session (or of all), from now on, from the beginning, or after a position that a reader left.
 
         Without end; with ``request_id`` only that request's, up to the terminal one. ``deduplicate=False`` yields what
-        the topic holds, frames of overtaken attempts included. Frames sent to another ``reply_to`` are not seen.
+        the topic holds, frames of overtaken attempts included. Frames sent to another ``reply_to`` are not seen. One
+        consumer serves all that follow a session, thousands of them: who reads slowly costs a bounded amount of memory,
+        and misses nothing that the topic keeps.
         Raises :class:`NotFoundError` for a position that is gone and :class:`BrokerUnreachableError`.
         """
         self._connection.check_open()
-        if session_id is None and (request_id is not None or isinstance(from_position, Position)):
-            raise UsageError("a request id or a position belongs to one session: name the session")
-        topic = self.settings.topics.replies
-        partitions, key = self._connection.partitions, None
         if session_id is not None:
-            key = session_id.encode()
-            partitions = [partition_of(key, len(partitions))]
-        start: StartAt = from_beginning if from_position == "beginning" else from_end
-        if isinstance(from_position, Position):
-            if from_position.partition not in partitions:
-                raise UsageError(f"session {session_id} has its replies in {topic}[{partitions[0]}], not there")
-            start = after(from_position, topic)
-        consumer = self._connection.consumer()
-        await consumer.start(topic, partitions, start)
-        try:
-            async for reply in self._followed(consumer, key, request_id, deduplicate):
+            frames = self._of_session(session_id, from_position)
+        elif request_id is not None or isinstance(from_position, Position):
+            raise UsageError("a request id or a position belongs to one session: name the session")
+        else:
+            frames = self._of_all(from_beginning if from_position == "beginning" else from_end)
+        seen = Deduplicator()
+        async with aclosing(frames):
+            async for reply in frames:
+                if request_id is not None and reply.header.request_id != request_id:
+                    continue
+                if deduplicate and not seen.accept(reply):
+                    continue
                 yield reply
                 if request_id is not None and reply.is_terminal:
                     return
+
+    async def _of_session(
+        self, session_id: str, from_position: Position | Literal["beginning"] | None
+    ) -> AsyncGenerator[ReplyFrame, None]:
+        """One reader of the topic serves all that follow sessions."""
+        key, topic = session_id.encode(), self.settings.topics.replies
+        partition = partition_of(key, len(self._connection.partitions))
+        start: int | None = None
+        if from_position == "beginning":
+            start = 0
+        elif from_position is not None:
+            if from_position.partition != partition:
+                raise UsageError(f"session {session_id} has its replies in {topic}[{partition}], not there")
+            bounds = await self._connection.first_and_end(partition)
+            start = after(from_position, topic)({partition: bounds})[partition]
+        async with aclosing(self._connection.feed.follow(key, partition, start)) as frames:
+            async for reply in frames:
+                yield reply
+
+    async def _of_all(self, start: StartAt) -> AsyncGenerator[ReplyFrame, None]:
+        consumer = self._connection.consumer()
+        await consumer.start(self.settings.topics.replies, self._connection.partitions, start)
+        try:
+            async for records in consumer.batches():
+                for record in records:
+                    reply = await self._connection.frames.decode(record)
+                    if reply is not None:
+                        yield reply
         finally:
             await consumer.stop()
-
-    async def _followed(
-        self, consumer: ReplyConsumer, key: bytes | None, request_id: str | None, deduplicate: bool
-    ) -> AsyncIterator[ReplyFrame]:
-        seen = Deduplicator()
-        async for records in consumer.batches():
-            for record in records:
-                if key is not None and record.key != key:
-                    continue
-                reply = await self._connection.frames.decode(record)
-                if reply is None or (request_id is not None and reply.header.request_id != request_id):
-                    continue
-                if not deduplicate or seen.accept(reply):
-                    yield reply
 
     # ---- what is not asked of a session's owner
 

@@ -5,14 +5,16 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import UnionType
+from typing import Any
 
 from turnlog.client.exchange import Answer, Exchange
 from turnlog.client.frame_decoder import FrameDecoder
 from turnlog.client.replies import Position, ReplyFrame
-from turnlog.client.reply_consumer import ReplyConsumer, from_end
+from turnlog.client.reply_consumer import ReplyConsumer, from_end, from_offset
 from turnlog.client.request_sender import PreparedRequest, RequestSender
+from turnlog.client.session_feed import SessionFeed
 from turnlog.errors import NotFoundError, TurnlogError, UsageError
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.commands import Command, RequestHeader, is_for_channel
@@ -48,6 +50,7 @@ class Connection:
         self._codec = RequestCodec()
         self._envelope = Envelope("commands", client_id)
         self._waiting: dict[bytes, dict[str, list[Exchange]]] = {}  # by key of the record, then request id
+        self.feed = SessionFeed(self.frames.decode, self._range)
         self._open: tuple[RequestSender, ReplyConsumer, asyncio.Task[None]] | None = None
 
     async def open(self) -> None:
@@ -65,7 +68,7 @@ class Connection:
                 raise NotFoundError(f"topic {topics.requests} has fewer partitions than {topics.replies}: {_DOCTOR}")
             # The positions are fixed before any request goes out: no answer can come before them.
             consumer = self.consumer()
-            await consumer.start(topics.replies, self.partitions, from_end)
+            await consumer.start(topics.replies, self.partitions, self._from_end)
         except BaseException:
             await sender.stop()
             raise
@@ -88,6 +91,28 @@ class Connection:
     def consumer(self) -> ReplyConsumer:
         """Another reader of reply topics, not connected yet."""
         return ReplyConsumer(self.settings, client_id=self.client_id, connect_timeout_s=self._connect_timeout_s)
+
+    def _from_end(self, bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
+        starts = from_end(bounds)
+        self.feed.start(starts)
+        return starts
+
+    async def _range(self, partition: int, start: int, end: int) -> AsyncGenerator[list[Any], None]:
+        """The records of a partition of the reply topic from one offset up to another, as far as it still has them."""
+        consumer = self.consumer()
+        await consumer.start(self.settings.topics.replies, [partition], from_offset(start))
+        try:
+            async for records in consumer.batches(until=end):
+                yield records
+        finally:
+            await consumer.stop()
+
+    async def first_and_end(self, partition: int) -> tuple[int, int]:
+        """What a partition of the reply topic holds: its first offset, and the one of its next record.
+
+        Raises :class:`BrokerUnreachableError`.
+        """
+        return await self._opened()[1].bounds(self.settings.topics.replies, partition)
 
     def check_open(self) -> None:
         """Raises :class:`TurnlogError` unless it is connected."""
@@ -205,8 +230,10 @@ class Connection:
         try:
             async for records in consumer.batches():
                 for record in records:
-                    requests = self._waiting.get(record.key)  # others' frames are not even decoded
-                    reply = await self.frames.decode(record) if requests else None
+                    requests, followed = self._waiting.get(record.key), self.feed.wants(record)
+                    reply = await self.frames.decode(record) if requests or followed else None  # others' are left
+                    if followed and reply is not None:
+                        self.feed.deliver(record, reply)
                     if requests and reply is not None:
                         for exchange in tuple(requests.get(reply.header.request_id, ())):
                             exchange.deliver(reply)
@@ -226,6 +253,7 @@ class Connection:
         self._give_up(error)
 
     def _give_up(self, error: TurnlogError) -> None:
+        self.feed.fail(error)
         everybody = [each for requests in self._waiting.values() for waiting in requests.values() for each in waiting]
         for exchange in everybody:
             exchange.give_up(error)

@@ -93,12 +93,24 @@ class ReplyConsumer:
             return None
         return {tp.partition: offset for tp, offset in end.items()}
 
-    async def batches(self) -> AsyncIterator[list[Any]]:
-        """Records as they come, of one partition in order, without end. Raises :class:`BrokerUnreachableError`.
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """The first and the end offset of a partition. Raises :class:`BrokerUnreachableError`."""
+        tp = TopicPartition(topic, partition)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                first = await self._consumer.beginning_offsets([tp])
+                end = await self._consumer.end_offsets([tp])
+        except (KafkaError, OSError) as error:
+            raise unreachable(self._settings, error, f"topic {topic} cannot be read") from error
+        return first[tp], end[tp]
 
+    async def batches(self, until: int | None = None) -> AsyncIterator[list[Any]]:
+        """Records as they come, of one partition in order. Raises :class:`BrokerUnreachableError`.
+
+        Without end, unless ``until`` says before which offset to stop (of a consumer of one partition).
         What nobody can parse is ignored and said: a stranger's record must not keep anybody from the answers.
         """
-        while True:
+        while until is None or not await self._is_behind(until):
             unreadable: dict[TopicPartition, Exception] = {}
             try:
                 fetched = await fetched_records(
@@ -114,6 +126,10 @@ class ReplyConsumer:
             for tp, problem in unreadable.items():
                 if records := await self._past(tp, problem):
                     yield records
+
+    async def _is_behind(self, until: int) -> bool:
+        """Are all records before an offset read?"""
+        return all([await self._consumer.position(tp) >= until for tp in self._consumer.assignment()])
 
     async def _past(self, tp: TopicPartition, problem: Exception) -> list[Any]:
         """What can be read of the batches that the partition's position is at, one by one; it is behind them then.
@@ -162,6 +178,11 @@ def from_end(bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
 def from_beginning(bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
     """All that the topic still holds."""
     return {partition: first for partition, (first, _) in bounds.items()}
+
+
+def from_offset(start: int) -> "StartAt":
+    """From an offset on, or from what is left behind it."""
+    return lambda bounds: {partition: min(max(start, first), end) for partition, (first, end) in bounds.items()}
 
 
 def after(position: Position, topic: str) -> StartAt:

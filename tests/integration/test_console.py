@@ -1,17 +1,22 @@
 """The console in a real Chromium, and the streams beside it, on a real broker with a worker and gateways."""
 
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.console_snapshot import make_snapshot, markers
 from tests.deployment import START_S
+from tests.http_node import run_node
 from tests.http_stack import HttpStack, http_stack, start_gateway
 from tests.waiting import until
 from turnlog import SyncClient
@@ -264,3 +269,149 @@ def test_pictures(chromium: Browser, shown: tuple[Path, str], tmp_path: Path) ->
             if (folder := os.environ.get("PICTURES")) is not None:
                 shutil.copy(picture, folder)
         context.close()
+
+
+# ---- Durable Streams
+
+
+def frames_of(text: str) -> list[str]:
+    return [frame["frame"]["type"] for frame in json.loads(text)]
+
+
+def test_a_turn_is_a_stream_that_its_terminal_frame_closes(stack: HttpStack, client: SyncClient) -> None:
+    done = client.chat("web-stream", "Hi", model=SHORT).result()
+    client.chat("web-stream", "Again").result()
+    of_turn = f"{stack.address}/v1/stream/sessions/web-stream/turns/{done.turn_id}"
+    whole = httpx2.get(of_turn)
+    assert whole.headers["stream-closed"] == "true"
+    kinds = frames_of(whole.text)
+    assert (kinds[0], kinds[-1]) == ("turn_accepted", "turn_completed")
+    assert httpx2.get(of_turn).text == whole.text, "what is at an offset never changes"
+    again = httpx2.get(of_turn, headers={"if-none-match": whole.headers["etag"]})
+    assert (again.status_code, again.text) == (304, "")
+    end = whole.headers["stream-next-offset"]
+    tail = httpx2.get(of_turn, params={"offset": end, "live": "long-poll"})
+    assert (tail.status_code, tail.headers["stream-closed"]) == (204, "true")
+    head = httpx2.head(of_turn)
+    assert (head.headers["stream-next-offset"], head.headers["stream-closed"]) == (end, "true")
+    of_session = httpx2.get(f"{stack.address}/v1/stream/sessions/web-stream")
+    assert frames_of(of_session.text)[: len(kinds)] == kinds
+    assert "stream-closed" not in of_session.headers
+    assert of_session.headers["stream-up-to-date"] == "true"
+    for path in ("sessions/web-nowhere", "sessions/web-stream/turns/t-0-999", "sessions/web-stream/turns/x", "__ds/x"):
+        assert httpx2.get(f"{stack.address}/v1/stream/{path}", timeout=30).status_code == 404
+    refused = httpx2.post(of_turn, content=b"x")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert httpx2.get(of_turn, params={"offset": "soon"}).status_code == 400
+
+
+def test_a_stream_is_followed_from_any_offset_without_a_gap(stack: HttpStack, client: SyncClient) -> None:
+    sent = client.enqueue("web-follow", "Hi", model=SHORT)
+    address = f"{stack.address}/v1/stream/sessions/web-follow"
+    until(lambda: httpx2.head(address, timeout=30).status_code == 200, "the session is there", START_S)
+    seen: list[dict[str, Any]] = []
+    offset, cuts = "-1", 0
+    ended = False
+    while not ended:
+        with httpx2.stream("GET", address, params={"offset": offset, "live": "sse"}, timeout=30) as events:
+            assert events.headers["content-type"] == "text/event-stream"
+            for number, line in enumerate(events.iter_lines()):
+                if line.startswith("data:["):
+                    seen += json.loads(line[5:])
+                elif line.startswith("data:{"):
+                    offset = json.loads(line[5:])["streamNextOffset"]
+                    ended = any(frame["frame"]["type"] == "turn_completed" for frame in seen)
+                    if ended or number > 12 * (cuts + 1):  # behind a control event: go on from its offset
+                        cuts += 1
+                        break
+    whole = json.loads(httpx2.get(address).text)
+    assert seen == whole[: len(seen)]
+    assert cuts > 1
+    assert sent.request_id in {frame["request_id"] for frame in seen}
+    late = httpx2.get(address, params={"offset": "now"})
+    assert (late.text, late.headers["stream-up-to-date"]) == ("[]", "true")
+
+
+# ---- AG-UI
+
+
+def agui(thread: str, run: str, text: str) -> dict[str, Any]:
+    return {"threadId": thread, "runId": run, "messages": [{"id": "mine", "role": "user", "content": text}]}
+
+
+def events_of(lines: Any) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line.startswith("data: "):
+            yield json.loads(line[6:])
+
+
+def test_a_run_is_a_turn_and_the_same_run_is_the_same_turn(
+    stack: HttpStack, client: SyncClient, tmp_path: Path
+) -> None:
+    recorded = []
+    for _ in range(2):
+        with httpx2.stream(
+            "POST", f"{stack.address}/agui", json=agui("web-agui", "run-1", "Hi *you*"), timeout=30
+        ) as answer:
+            recorded.append(list(events_of(answer.iter_lines())))
+    first, again = recorded
+    assert [event["type"] for event in first if not event["type"].endswith("CONTENT")] == [
+        "RUN_STARTED",
+        "TEXT_MESSAGE_START",
+        "TEXT_MESSAGE_END",
+        "RUN_FINISHED",
+    ]
+    assert [event["type"] for event in again] == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "RUN_FINISHED"]
+    asked, answered = again[1]["messages"]
+    assert (asked["id"], asked["content"]) == ("mine", "Hi *you*")
+    assert answered["id"] == first[1]["messageId"]
+    for events in recorded:
+        assert complaints(events, tmp_path) == ""
+    assert len(client.history("web-agui").messages) == 2
+
+
+def complaints(events: list[dict[str, Any]], folder: Path) -> str:
+    """What ag-ui-validate says."""
+    file = folder / "run.sse"
+    file.write_text("".join(f"data: {json.dumps(event)}\n\n" for event in events))
+    tool = Path(sys.executable).parent / "ag-ui-validate"
+    done = subprocess.run([tool, "--no-color", str(file)], capture_output=True, text=True, timeout=60)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_a_run_is_rejoined_where_it_is(stack: HttpStack, client: SyncClient, tmp_path: Path) -> None:
+    client.create("agui", session_id="web-rejoin", model="script:agui?tools=1&words=400&delta_ms=20")
+    told = ""
+    with httpx2.stream("POST", f"{stack.address}/agui", json=agui("web-rejoin", "run-2", "Hi"), timeout=30) as answer:
+        for event in events_of(answer.iter_lines()):
+            if event["type"] == "TEXT_MESSAGE_CONTENT":
+                told += event["delta"]
+                if len(told) > 100:
+                    break  # gone; the turn goes on
+    rejoin = {"threadId": "web-rejoin", "runId": "run-2"}
+    with httpx2.stream("POST", f"{stack.address}/agui/rejoin", json=rejoin, timeout=30) as answer:
+        events = list(events_of(answer.iter_lines()))
+    assert [event["type"] for event in events[:2]] == ["RUN_STARTED", "MESSAGES_SNAPSHOT"]
+    assert events[-1]["type"] == "RUN_FINISHED"
+    assert complaints(events, tmp_path) == ""
+    texts = {message["id"]: message.get("content", "") for message in events[1]["messages"]}
+    for event in events[2:]:
+        if event["type"] == "TEXT_MESSAGE_CONTENT":
+            texts[event["messageId"]] = texts.get(event["messageId"], "") + event["delta"]
+    history = client.history("web-rejoin").messages
+    stored = [
+        "".join(part.text or "" for part in message.content or ()) for message in history if message.role == "assistant"
+    ]
+    assert [text for name, text in texts.items() if ".a" in name] == stored
+    missing = httpx2.post(f"{stack.address}/agui/rejoin", json={**rejoin, "runId": "run-99"}, timeout=30)
+    assert missing.status_code == 404
+
+
+def test_ag_ui_s_own_client_has_the_conversation(stack: HttpStack, tmp_path: Path) -> None:
+    said = run_node(tmp_path, "agui_client.mjs", f"{stack.address}/agui", "web-agui-js", "run-3", "Hello from node")
+    found = json.loads(said)
+    assert (found["types"][0], found["types"][-1]) == ("RUN_STARTED", "RUN_FINISHED")
+    assert [(message["role"], message["content"]) for message in found["messages"]] == [
+        ("user", "Hello from node"),
+        ("assistant", "Hello from node"),
+    ]

@@ -108,6 +108,7 @@ async def test_calls_survive_their_worker_and_their_outcomes_reach_the_analysts(
                 deployment.start("m0", "materialize")
                 frame = (await wire.terminal("r1")).payload
                 assert isinstance(frame, fr.TurnCompleted), frame
+                asked = server.received[0].body
                 await files_are_references(deployment, wire, server, tmp_path / "uploads")
             events = [event.payload for event in await deployment.events_of("web-0000abcd")]
             started = [event for event in events if isinstance(event, TurnStarted)]
@@ -119,11 +120,11 @@ async def test_calls_survive_their_worker_and_their_outcomes_reach_the_analysts(
             assert told["c2"] == ("ok", "5")
             assert told["c3"][0] == "interrupted"
             assert told["c4"][0] == "error"
-            offered = [each["function"]["name"] for each in server.received[0].body["tools"]]
+            offered = [each["function"]["name"] for each in asked["tools"]]
             assert offered[:2] == ["calculator", "clock"]
             assert "small__add" in offered
             assert "sql" not in offered
-            assert (server.received[0].body["temperature"], server.received[0].body["max_tokens"]) == (0.5, 70)
+            assert (asked["temperature"], asked["max_tokens"]) == (0.5, 70)
             path = deployment.settings.snapshot
 
             def outcomes() -> dict[str, str | None] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from turnlog.serve.keys import SCOPES, read_keys
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.readiness_file import READY_FILE_VARIABLE
 from turnlog_workers.devstack.broker_files import KAFKA_VERSION
@@ -51,7 +52,8 @@ def test_start_order_is_broker_then_topics_then_the_rest(services: dict[str, Any
     }
     broker_first = {"kafka": "service_healthy"}
     topics_first = broker_first | {"topics": "service_completed_successfully"}
-    assert order == {"kafka": {}, "topics": broker_first, "worker": topics_first, "materializer": topics_first}
+    others = dict.fromkeys(("worker", "materializer", "serve"), topics_first)
+    assert order == {"kafka": {}, "topics": broker_first, **others}
 
 
 def test_the_broker_is_the_version_that_the_tests_run_on(services: dict[str, Any]) -> None:
@@ -59,7 +61,7 @@ def test_the_broker_is_the_version_that_the_tests_run_on(services: dict[str, Any
     assert services["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 
 
-@pytest.mark.parametrize("name", ["worker", "materializer"])
+@pytest.mark.parametrize("name", ["worker", "materializer", "serve"])
 def test_health_is_the_file_that_the_process_writes_when_it_serves(services: dict[str, Any], name: str) -> None:
     service = services[name]
     ready_file = service["environment"][READY_FILE_VARIABLE]
@@ -69,7 +71,7 @@ def test_health_is_the_file_that_the_process_writes_when_it_serves(services: dic
 
 def test_every_variable_is_a_setting(services: dict[str, Any]) -> None:
     known = {f"TURNLOG_{name.upper()}" for name in Settings.model_fields}
-    for name in ("topics", "worker", "materializer"):
+    for name in ("topics", "worker", "materializer", "serve"):
         given = set(services[name]["environment"])
         assert given <= known, f"{name}: unknown settings {sorted(given - known)}"
         assert (
@@ -84,7 +86,21 @@ def test_a_worker_may_drain_before_it_is_killed(services: dict[str, Any]) -> Non
     assert int(grace[1]) >= 2 * Settings.model_fields["drain_timeout_s"].default
 
 
-@pytest.mark.parametrize("name", ["topics", "worker", "materializer"])
+def test_http_is_for_this_machine_and_wants_the_key_that_the_file_names(services: dict[str, Any]) -> None:
+    service = services["serve"]
+    assert service["ports"] == ["127.0.0.1:8080:8080"]
+    given = {
+        name.removeprefix("TURNLOG_").lower(): value
+        for name, value in service["environment"].items()
+        if name.startswith("TURNLOG_HTTP")
+    }
+    ring = read_keys(Settings(**given))
+    caller = ring.caller("turnlog")
+    assert caller is not None
+    assert caller.scopes == set(SCOPES)
+
+
+@pytest.mark.parametrize("name", ["topics", "worker", "materializer", "serve"])
 def test_every_command_is_one_that_turnlog_has(services: dict[str, Any], name: str) -> None:
     command = [sys.executable, "-c", "from turnlog.cli import main; main()", *services[name]["command"], "--help"]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)

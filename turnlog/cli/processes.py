@@ -5,7 +5,7 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,7 +23,12 @@ from turnlog.cli.common import (
 )
 from turnlog.errors import EXIT_FAILED, EXIT_OK
 from turnlog.terminal import output
-from turnlog_workers.base.extras import require
+from turnlog_workers.base.extras import installed, require
+
+if TYPE_CHECKING:
+    from turnlog_workers.base.config import Settings
+
+_DEFAULT_HTTP_PORT = 8080
 
 topics_app = typer.Typer(help="Create and check the topics.", no_args_is_help=True)
 
@@ -77,6 +82,18 @@ def up(
             show_default=False,
         ),
     ] = None,
+    http: Annotated[
+        int | None,
+        typer.Option(
+            "--http",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Port for HTTP, on this machine only; 0: no HTTP. Default: 8080, else a free one, where turnlog[serve] "
+            "is installed.",
+            show_default=False,
+        ),
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
     """Run a whole development stack here: Kafka, workers, materializer. Ctrl-C stops it.
@@ -98,9 +115,25 @@ def up(
     limits = stack.limits_for(settings)
     asyncio.run(
         stack.up(
-            settings.data_dir, workers=workers, port=port, init_topics=init_stack_topics, say=output.say, limits=limits
+            settings.data_dir,
+            workers=workers,
+            port=port,
+            init_topics=init_stack_topics,
+            say=output.say,
+            limits=limits,
+            http_port=_http_port(settings, http),
         )
     )
+
+
+def _http_port(settings: "Settings", asked: int | None) -> int | None:
+    """Where ``turnlog up`` serves HTTP; ``None``: it does not."""
+    if asked == 0 or (asked is None and not installed("serve")):
+        return None
+    require("serve", "turnlog up --http")
+    from turnlog_workers.devstack.broker_ports import choose_http_port
+
+    return choose_http_port(port=asked, preferred=settings.http_port or _DEFAULT_HTTP_PORT, say=output.say)
 
 
 def _fetch_kafka() -> None:

@@ -76,3 +76,18 @@ def choose_ports(*, port: int | None, preferred: int | None, remembered: Ports |
     if remembered and remembered.controller != client and is_free(remembered.controller):
         return Ports(client=client, controller=remembered.controller)
     return Ports(client=client, controller=free_port(frozenset({client})))
+
+
+def choose_http_port(*, port: int | None, preferred: int, say: Say) -> int:
+    """Where the HTTP front listens: the port that was asked for, else the preferred one, else a free one, which is said.
+
+    Raises PortTakenError for one that was asked for and is taken.
+    """
+    if port is not None and not is_free(port):
+        raise PortTakenError(f"Port {port} on {HOST} is already in use by another program. Name another with --http.")
+    wanted = preferred if port is None else port
+    if is_free(wanted):
+        return wanted
+    chosen = free_port()
+    say(f"port {wanted} is already in use by another program; HTTP is on {chosen} instead")
+    return chosen

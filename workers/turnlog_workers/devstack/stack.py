@@ -44,7 +44,10 @@ class Stack:
         models: Mapping[str, str] | None = None,
         say: Say = lambda line: None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        console: str | None = None,
     ) -> None:
+        """``console``: the address that is said once all is up."""
+        self._console = console
         self._directory, self._bootstrap_server, self._snapshot_path = directory, bootstrap_server, snapshot_path
         self._prepare, self._say, self._models = prepare, say, models
         self._broker, *self._children = (
@@ -108,6 +111,8 @@ class Stack:
         failing = [child.spec.name for child in self._children if child.failing]
         count = len(self._children) + 1 - len(failing)
         without = f" (without {', '.join(failing)})" if failing else ""
+        if self._console is not None and "http" not in failing:
+            self._say(f"console: {self._console} (OpenAI's protocols: {self._console}v1)")
         self._say(f"up: Kafka on {self._bootstrap_server}, {count} processes{without}; Ctrl-C stops them")
         await self._unless_stopped(asyncio.Event().wait())
 
@@ -203,6 +208,12 @@ def child_specs(
     return broker, children
 
 
+def http_spec(port: int, env: Mapping[str, str]) -> ChildSpec:
+    """The HTTP front's command line."""
+    argv = (sys.executable, "-P", "-m", "turnlog", "serve", "--port", str(port))
+    return ChildSpec(name="http", argv=argv, env=env)
+
+
 class MakeSpecs(Protocol):
     """As `child_specs`."""
 
@@ -220,8 +231,9 @@ async def up(
     say: Say,
     specs: MakeSpecs = child_specs,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    http_port: int | None = None,
 ) -> None:
-    """Run a whole development stack in ``data_dir`` until Ctrl-C or SIGTERM.
+    """Run a whole development stack in ``data_dir`` until Ctrl-C or SIGTERM. ``http_port``: of its HTTP front, if any.
 
     Fetches Kafka at the first time, stops what an earlier supervisor left behind, and keeps its port from start to
     start. Raises SettingsError, StackInUseError and PortTakenError (usage), BrokerError and StackError, each with a
@@ -241,6 +253,8 @@ async def up(
         bootstrap_server = f"{HOST}:{ports.client}"
         env = child_environment(data_dir, bootstrap_server)
         broker, children = specs(data_dir, workers=workers, port=ports.client, env=env)
+        if http_port is not None:
+            children = [*children, http_spec(http_port, env)]
         stack = Stack(
             directory,
             bootstrap_server=bootstrap_server,
@@ -251,6 +265,7 @@ async def up(
             models=_models_of(Settings(allow_models=env["TURNLOG_ALLOW_MODELS"])),
             say=say,
             limits=limits,
+            console=None if http_port is None else f"http://{HOST}:{http_port}/",
         )
         await stack.run()
     finally:

@@ -19,6 +19,7 @@ from turnlog.serve.durable_streams import endpoints as durable_streams
 from turnlog.serve.endpoints import Endpoint, routes
 from turnlog.serve.gateway import Gateway
 from turnlog.serve.http_errors import HttpError, json_envelope
+from turnlog.serve.openai import chat_completions, conversations, models, responses
 
 #: Of every part of the front; the order counts where paths overlap.
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -28,6 +29,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *live.ENDPOINTS,
     *views.ENDPOINTS,
     *actions.ENDPOINTS,
+    *responses.ENDPOINTS,
+    *conversations.ENDPOINTS,
+    *chat_completions.ENDPOINTS,
+    *models.ENDPOINTS,
 )
 _CORS_REQUEST_HEADERS = (
     *("authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id", "x-request-id"),

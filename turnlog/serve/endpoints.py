@@ -6,9 +6,9 @@ import binascii
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
@@ -30,6 +30,7 @@ from turnlog.serve.keys import EVERYBODY, Caller
 from turnlog_schemas.commands import ID_PATTERN
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 _BODY_TIMEOUT_S = 30.0
 _LOOPBACK = re.compile(r"localhost|[a-z0-9-]+\.localhost|127(\.\d{1,3}){3}|::1")
 _MAX_DEPTH_ERRORS = (ValueError, RecursionError)
@@ -86,10 +87,35 @@ class Call:
             raise bad_request("invalid_json", "the body is no JSON object")
         return found
 
-    def events(self, events: AsyncIterator[bytes], *, headers: Mapping[str, str] | None = None) -> EventStream:
-        """Answer with a stream of events. 429 when the caller has too many open."""
-        release = self.gateway.stream_limit.take(self.caller.name)
+    def events(
+        self,
+        events: AsyncIterator[bytes],
+        *,
+        headers: Mapping[str, str] | None = None,
+        release: Callable[[], None] | None = None,
+    ) -> EventStream:
+        """Answer with a stream of events. 429 when the caller has too many open; ``release``: it was counted before."""
+        if release is None:
+            release = self.gateway.stream_limit.take(self.caller.name)
         return EventStream(events, self.gateway.streams, release=release, headers=headers)
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """What ``work`` gives, unless whoever asked goes before: then nobody waits for it any more."""
+        working = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self._gone())
+        try:
+            await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientDisconnect
+            return working.result()
+        finally:
+            gone.cancel()
+            working.cancel()
+            await asyncio.gather(gone, working, return_exceptions=True)
+
+    async def _gone(self) -> None:
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
 
 
 Handler = Callable[[Call], Awaitable[Response]]

@@ -7,10 +7,15 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from turnlog.client.async_client import Client
+from turnlog.client.raw_requests import partitions
 from turnlog.serve.http_errors import unavailable
 from turnlog.serve.keys import KeyRing, read_keys
 from turnlog.serve.limits import RateLimit, StreamLimit
 from turnlog.serve.open_streams import OpenStreams
+from turnlog.serve.request_records import RequestRecords
+from turnlog.serve.retries import RecentRequests
+from turnlog.serve.turn_ids import HiddenTurns
+from turnlog.serve.turns import Turns
 from turnlog_workers.base.config import Settings
 
 log = logging.getLogger(__name__)
@@ -45,6 +50,9 @@ class Gateway:
             clock=time.monotonic,
         )
         self.broken = asyncio.Event()  #: the client cannot go on: this process is to end, and to be started again
+        self.recent = RecentRequests(time.monotonic)
+        self.hidden = HiddenTurns()
+        self._turns: Turns | None = None
         self._client: Client | None = None
         self._parts: dict[type, Part] = {}
         self._watch: asyncio.Task[None] | None = None
@@ -64,10 +72,18 @@ class Gateway:
         assert isinstance(made, kind)
         return made
 
+    @property
+    def turns(self) -> Turns:
+        """The turns behind it. Raises 503 while it is not connected."""
+        _ = self.client
+        assert self._turns is not None
+        return self._turns
+
     async def __aenter__(self) -> Self:
         client = Client(self.settings)
         await client.__aenter__()
         self._client = client
+        self._turns = Turns(client, RequestRecords(self.settings, "turnlog-serve-records", partitions(client)))
         self._watch = asyncio.create_task(self._watch_client(client), name="gateway")
         return self
 
@@ -80,6 +96,9 @@ class Gateway:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        turns, self._turns = self._turns, None
+        if turns is not None:
+            await turns.records.aclose()
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()

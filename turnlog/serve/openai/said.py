@@ -1,0 +1,136 @@
+"""What a request says, in either protocol: from its messages or items to what a chat command carries. Pure."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from turnlog.serve.http_errors import bad_request
+from turnlog_schemas.parts import ClientTool, ContentPart, InitialMessage, ToolCall, ToolOutput
+
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_SYSTEM = ("system", "developer")
+_MODELS_PAGE = "only text is taken"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """``history`` came before the turn, which is the outputs of calls and what the user said last."""
+
+    system: tuple[str, ...] = ()
+    history: tuple[InitialMessage, ...] = ()
+    outputs: tuple[ToolOutput, ...] = ()
+    users: tuple[InitialMessage, ...] = ()
+
+    @property
+    def instructions(self) -> str | None:
+        """The system's and the developer's words."""
+        return "\n\n".join(self.system) or None
+
+    @property
+    def before(self) -> tuple[InitialMessage, ...]:
+        """What a new session begins with."""
+        return self.history if self.outputs else (*self.history, *self.users[:-1])
+
+    @property
+    def opening_content(self) -> tuple[ContentPart, ...]:
+        """The turn's message in a session that begins with :attr:`before`."""
+        return self.content if self.outputs else joined(self.users[-1:])
+
+    @property
+    def content(self) -> tuple[ContentPart, ...]:
+        """The turn's message in a session that is there: all that the user said since the model did."""
+        return joined(self.users)
+
+
+def joined(messages: Sequence[InitialMessage]) -> tuple[ContentPart, ...]:
+    """The parts of several messages, an empty line between two."""
+    parts: list[ContentPart] = []
+    for message in messages:
+        if parts and message.content:
+            parts.append(ContentPart(text="\n\n"))
+        parts += message.content or ()
+    return tuple(parts)
+
+
+def divided(messages: Sequence[InitialMessage], *, where: str) -> Said:
+    """Where the turn begins: with the last words of the user, and the outputs of calls just before. Raises 400."""
+    system = tuple(text for message in messages if message.role in _SYSTEM and (text := _text(message)))
+    rest = [message for message in messages if message.role not in _SYSTEM]
+    end = len(rest)
+    while end and rest[end - 1].role == "user":
+        end -= 1
+    start = end
+    while start and rest[start - 1].role == "tool":
+        start -= 1
+    if start == len(rest):
+        raise bad_request("no_user_message", "the last message must be the user's, or the outputs of calls", where)
+    outputs = [ToolOutput(call_id=each.tool_call_id or "", output=_text(each)) for each in rest[start:end]]
+    return Said(system=system, history=tuple(rest[:start]), outputs=tuple(outputs), users=tuple(rest[end:]))
+
+
+def _text(message: InitialMessage) -> str:
+    return "".join(part.text or "" for part in message.content or ())
+
+
+# ---- reading
+
+
+def text_parts(content: Any, where: str) -> tuple[ContentPart, ...]:
+    """The parts of a message: a text, or a list of parts of text. Raises 400."""
+    if isinstance(content, str):
+        return (ContentPart(text=content),) if content else ()
+    if not isinstance(content, list):
+        raise bad_request("invalid_content", "content is a text or a list of parts", where)
+    parts = []
+    for index, part in enumerate(content):
+        place = f"{where}[{index}]"
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "refusal":
+            parts.append(ContentPart(text=text_of(part, "refusal", place)))
+        elif kind in _TEXT_PARTS:
+            parts.append(ContentPart(text=text_of(part, "text", place)))
+        else:
+            raise bad_request("unsupported_content", f"a part of type {str(kind)[:64]!r}: {_MODELS_PAGE}", place)
+    return tuple(parts)
+
+
+def text_of(item: Mapping[str, Any], name: str, where: str) -> str:
+    """A field that must be a text. Raises 400."""
+    value = item.get(name)
+    if not isinstance(value, str):
+        raise bad_request("invalid_type", f"{name} must be a text", f"{where}.{name}" if where else name)
+    return value
+
+
+def client_call(call_id: str, name: str, arguments: str) -> ToolCall:
+    """A call of a tool that the client runs."""
+    return ToolCall(call_id=call_id, name=name, arguments=arguments, client=True)
+
+
+def function_tool(function: Any, where: str) -> ClientTool:
+    """A function that the client runs: ``name``, ``description``, ``parameters``. Raises 400."""
+    if not isinstance(function, dict):
+        raise bad_request("invalid_type", "a function must be an object", where)
+    parameters = function.get("parameters")
+    if parameters is None:
+        parameters = {"type": "object", "properties": {}}
+    if not isinstance(parameters, dict):
+        raise bad_request("invalid_type", "parameters must be a JSON schema", f"{where}.parameters")
+    description = function.get("description")
+    return ClientTool(
+        name=text_of(function, "name", where),
+        description=description if isinstance(description, str) else "",
+        parameters=json.dumps(parameters, ensure_ascii=False, separators=(",", ":")),
+    )
+
+
+def chosen(tools: Iterable[ClientTool], choice: Any) -> tuple[ClientTool, ...]:
+    """The tools that a ``tool_choice`` leaves: none, one, or all. That one must be called cannot be promised."""
+    name = None
+    if isinstance(choice, dict):
+        function = choice.get("function")
+        name = choice.get("name") or (function.get("name") if isinstance(function, dict) else None)
+    if choice == "none":
+        return ()
+    return tuple(tool for tool in tools if name is None or tool.name == name)

@@ -20,6 +20,7 @@ from turnlog.serve.endpoints import Endpoint, routes
 from turnlog.serve.gateway import Gateway
 from turnlog.serve.http_errors import HttpError, json_envelope
 from turnlog.serve.openai import chat_completions, conversations, models, responses
+from turnlog.serve.rest import openapi
 
 #: Of every part of the front; the order counts where paths overlap.
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -33,6 +34,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *conversations.ENDPOINTS,
     *chat_completions.ENDPOINTS,
     *models.ENDPOINTS,
+    *openapi.ENDPOINTS,
 )
 _CORS_REQUEST_HEADERS = (
     *("authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id", "x-request-id"),
@@ -56,7 +58,7 @@ def create_app(gateway: Gateway, endpoints: Sequence[Endpoint] = ENDPOINTS) -> S
             Middleware(
                 CORSMiddleware,
                 allow_origins=origins,
-                allow_methods=["GET", "HEAD", "POST", "DELETE"],
+                allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
                 allow_headers=list(_CORS_REQUEST_HEADERS),
                 expose_headers=list(_CORS_RESPONSE_HEADERS),
                 max_age=_CORS_MAX_AGE_S,

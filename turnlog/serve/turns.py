@@ -46,8 +46,13 @@ class Begun:
     turn: TurnRef
     frames: AsyncGenerator[ReplyFrame, None]
     first: ReplyFrame
-    request: PreparedRequest
-    replayed: bool  #: it had been asked for before: this is its retry
+    replayed: bool  #: it had been asked for before, this is its retry: look for its frames, there are none here
+
+    async def aclose(self) -> None:
+        """Follow it no more. It goes on."""
+        if not self.replayed:
+            await anext(self.frames, None)  # it is there; what was never begun would not be closed
+        await self.frames.aclose()
 
     @property
     def opened_session(self) -> bool:
@@ -81,15 +86,13 @@ class Turns:
             if turn.turn_id in sent:
                 self._remember(turn, first.offset)
                 counted = _counting(_closing(_with_first(first, heard), opened), turn, request.request_id)
-                return Begun(turn=turn, frames=counted, first=first, request=request, replayed=False)
+                return Begun(turn=turn, frames=counted, first=first, replayed=False)
         except BaseException:
             await opened.__aexit__(None, None, None)
             raise
         # It had been accepted before, so its first frames lie before what was read.
         await opened.__aexit__(None, None, None)
-        known = await self.records.request(turn)
-        frames = self.replay(turn, known)
-        return Begun(turn=turn, frames=frames, first=first, request=request, replayed=True)
+        return Begun(turn=turn, frames=_none(), first=first, replayed=True)
 
     async def replay(
         self, turn: TurnRef, known: TurnRequest | None, *, follow: bool = True
@@ -188,6 +191,11 @@ class Turns:
             await self._send(request, sent)
         except BrokerUnreachableError as error:
             log.warning("%s cannot be sent: %s", request.what, error)
+
+
+async def _none() -> AsyncGenerator[ReplyFrame, None]:
+    for never in ():
+        yield never
 
 
 async def _with_first(first: ReplyFrame, rest: Frames) -> Frames:

@@ -18,6 +18,7 @@ from turnlog.serve.openai.chat_chunks import ChatChunks
 from turnlog.serve.openai.chat_destination import ChatDestination, chat_destination
 from turnlog.serve.openai.response_object import UNKNOWN_MODEL
 from turnlog.serve.openai.responses_body import canonical
+from turnlog.serve.told import told
 from turnlog.serve.turns import Begun
 
 log = logging.getLogger(__name__)
@@ -38,12 +39,15 @@ async def _create(call: Call) -> Response:
     release = call.gateway.stream_limit.take(call.caller.name)
     try:
         begun = await call.gateway.turns.begin(request)
+        frames: Frames = begun.frames
+        if begun.replayed:
+            frames = (await told(call.gateway, begun.turn, await call.gateway.turns.records.request(begun.turn))).frames
         chunks = _chunks_of(begun, asked)
         headers = _headers(begun, goes)
         if asked.stream:
             release_later, release = release, _nothing
-            return call.events(_stream(call, chunks, begun.frames, goes), headers=headers, release=release_later)
-        await call.unless_gone(_ended(call, chunks, begun.frames, goes))
+            return call.events(_stream(call, chunks, frames, goes), headers=headers, release=release_later)
+        await call.unless_gone(_ended(call, chunks, frames, goes))
         if chunks.failed is not None:
             raise _failed(chunks)
         return json_response(chunks.completion(), headers=headers)

@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from turnlog.client.raw_requests import ask, prepare
+from turnlog.client.raw_requests import prepare
 from turnlog.client.replies import ReplyFrame
 from turnlog.errors import RequestRefusedError, TurnlogError
 from turnlog.serve.endpoints import Call, Endpoint
@@ -21,11 +21,9 @@ from turnlog.serve.openai.response_events import ResponseEvents
 from turnlog.serve.openai.response_object import ECHO, ResponseSeed, packed_echo, unpacked_echo
 from turnlog.serve.openai.responses_body import read_response_request
 from turnlog.serve.request_records import TurnRequest
-from turnlog.serve.turn_history import StoredTurn, is_hidden, stored_turn
+from turnlog.serve.told import stored_or_404, told
+from turnlog.serve.turn_history import StoredTurn, is_hidden
 from turnlog.serve.turn_ids import TurnRef
-from turnlog.serve.turns import Begun, TurnGoneError
-from turnlog_schemas.commands import HideTurn
-from turnlog_schemas.frames import TurnHidden
 
 log = logging.getLogger(__name__)
 _CANCEL_TIMEOUT_S = 30.0
@@ -51,16 +49,18 @@ async def _create(call: Call) -> Response:
     try:
         begun = await call.gateway.turns.begin(request)
         if begun.replayed:
-            seed = _seed(begun.turn, await call.gateway.turns.records.request(begun.turn), None)
+            known = await call.gateway.turns.records.request(begun.turn)
+            again = await told(call.gateway, begun.turn, known)
+            frames, seed = again.frames, _seed(begun.turn, known, again.stored)
         else:
-            seed = _seed_of(begun.turn, {ECHO: packed}, goes.chat.tools, 0)
+            frames, seed = begun.frames, _seed_of(begun.turn, {ECHO: packed}, goes.chat.tools, 0)
         mapping = ResponseEvents(seed)
         if asked.stream:
             release_later, release = release, _nothing
-            return call.events(_stream(mapping, begun.frames, -1), release=release_later)
+            return call.events(_stream(mapping, frames, -1), release=release_later)
         if asked.background:
-            return json_response(await _begun_response(mapping, begun))
-        return json_response(await call.unless_gone(_ended_response(mapping, begun.frames)))
+            return json_response(await _begun_response(mapping, frames))
+        return json_response(await call.unless_gone(_ended_response(mapping, frames)))
     finally:
         release()
 
@@ -69,9 +69,9 @@ def _nothing() -> None:
     pass
 
 
-async def _begun_response(mapping: ResponseEvents, begun: Begun) -> dict[str, Any]:
+async def _begun_response(mapping: ResponseEvents, frames: Frames) -> dict[str, Any]:
     """What is known of it once it is accepted. It goes on by itself."""
-    async with contextlib.aclosing(begun.frames) as frames:
+    async with contextlib.aclosing(frames):
         async for frame in frames:
             mapping.feed(frame)
             break
@@ -119,29 +119,18 @@ async def _owned(call: Call) -> tuple[TurnRef, TurnRequest | None]:
     turn = owned_turn(call, call.request.path_params["response_id"])
     if await is_hidden(call.gateway.client, turn):
         call.gateway.hidden.add(turn)
-        raise _gone(turn)
+        raise not_found(f"response {turn.response_id!r}")
     return turn, await call.gateway.turns.records.request(turn)
-
-
-def _gone(turn: TurnRef) -> HttpError:
-    return not_found(f"response {turn.response_id!r}")
 
 
 async def _retrieve(call: Call) -> Response:
     turn, known = await _owned(call)
     query = call.request.query_params
     if query.get("stream") not in ("true", "1"):
-        return json_response((await _now(call, turn, known)).response)
+        return json_response(await _now(call, turn, known))
     after = _starting_after(query.get("starting_after"))
-    frames = call.gateway.turns.replay(turn, known)
-    try:
-        first = await anext(frames, None)
-    except TurnGoneError:
-        stored = await _stored(call, turn, known)
-        return call.events(_stream(ResponseEvents(_seed(turn, known, stored)), _each(stored.frames), after))
-    if first is None:
-        raise _gone(turn)
-    return call.events(_stream(ResponseEvents(_seed(turn, known, None)), _with_first(first, frames), after))
+    found = await told(call.gateway, turn, known)
+    return call.events(_stream(ResponseEvents(_seed(turn, known, found.stored)), found.frames, after))
 
 
 def _starting_after(text: str | None) -> int:
@@ -152,44 +141,10 @@ def _starting_after(text: str | None) -> int:
     return int(text)
 
 
-async def _now(call: Call, turn: TurnRef, known: TurnRequest | None) -> ResponseEvents:
+async def _now(call: Call, turn: TurnRef, known: TurnRequest | None) -> dict[str, Any]:
     """The response as far as the frames that are there tell, else as the history does. Raises 404."""
-    mapping = ResponseEvents(_seed(turn, known, None))
-    try:
-        async with contextlib.aclosing(call.gateway.turns.replay(turn, known, follow=False)) as frames:
-            async for frame in frames:
-                mapping.feed(frame)
-    except TurnGoneError:
-        pass
-    if mapping.begun:
-        return mapping
-    stored = await _stored(call, turn, known)
-    mapping = ResponseEvents(_seed(turn, known, stored))
-    for frame in stored.frames:
-        mapping.feed(frame)
-    return mapping
-
-
-async def _stored(call: Call, turn: TurnRef, known: TurnRequest | None) -> StoredTurn:
-    async def ending() -> ReplyFrame | None:
-        return await call.gateway.turns.ending(known) if known is not None else None
-
-    stored = await stored_turn(call.gateway.client, turn, ending)
-    if stored is None or stored.hidden:
-        raise _gone(turn)
-    return stored
-
-
-async def _each(frames: tuple[ReplyFrame, ...]) -> Frames:
-    for frame in frames:
-        yield frame
-
-
-async def _with_first(first: ReplyFrame, rest: Frames) -> Frames:
-    async with contextlib.aclosing(rest):
-        yield first
-        async for frame in rest:
-            yield frame
+    found = await told(call.gateway, turn, known, follow=False)
+    return await _ended_response(ResponseEvents(_seed(turn, known, found.stored)), found.frames)
 
 
 def _seed(turn: TurnRef, known: TurnRequest | None, stored: StoredTurn | None) -> ResponseSeed:
@@ -212,37 +167,26 @@ async def _cancel(call: Call) -> Response:
     except RequestRefusedError as error:
         if error.code not in ("not_running", "not_found"):
             raise
-        return json_response((await _now(call, turn, known)).response)  # it has ended: this is how
-    mapping = ResponseEvents(_seed(turn, known, None))
-    try:
-        async with (
-            asyncio.timeout(_CANCEL_TIMEOUT_S),
-            contextlib.aclosing(call.gateway.turns.replay(turn, known)) as frames,
-        ):
-            async for frame in frames:
-                mapping.feed(frame)
-    except (TurnGoneError, TimeoutError):
-        mapping = await _now(call, turn, known)
+        return json_response(await _now(call, turn, known))  # it has ended: this is how
+    found = await told(call.gateway, turn, known)
+    mapping = ResponseEvents(_seed(turn, known, found.stored))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CANCEL_TIMEOUT_S):
+            await _ended_response(mapping, found.frames)
     return json_response(mapping.response)
 
 
 async def _delete(call: Call) -> Response:
     """Hide it: an event. What models see of the session, and the log, stay as they are."""
     turn = owned_turn(call, call.request.path_params["response_id"])
-    await ask(
-        call.gateway.client,
-        HideTurn(turn_id=turn.turn_id),
-        TurnHidden,
-        session_id=turn.session_id,
-        request_id=f"hide-{turn.turn_id}",
-    )
+    await call.gateway.client.hide_turn(turn.session_id, turn.turn_id, request_id=f"hide-{turn.turn_id}")
     call.gateway.hidden.add(turn)
     return json_response({"id": turn.response_id, "object": "response", "deleted": True})
 
 
 async def _input_items(call: Call) -> Response:
     turn, known = await _owned(call)
-    stored = None if known is not None else await _stored(call, turn, known)
+    stored = None if known is not None else await stored_or_404(call.gateway, turn, known)
     items = input_items(turn, known.chat if known is not None else None, stored.said if stored is not None else ())
     return json_response(page_of(items, call.request.query_params))
 

@@ -89,8 +89,8 @@ def up(
             metavar="PORT",
             min=0,
             max=65535,
-            help="Port for HTTP, on this machine only; 0: no HTTP. Default: 8080, else a free one, where turnlog[serve] "
-            "is installed.",
+            help="Port for HTTP, on this machine only; 0: no HTTP. Default: 8080, else a free one; none without "
+            "turnlog[serve].",
             show_default=False,
         ),
     ] = None,

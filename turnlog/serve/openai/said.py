@@ -1,16 +1,18 @@
 """What a request says, in either protocol: from its messages or items to what a chat command carries. Pure."""
 
 import json
+import mimetypes
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from turnlog.serve.http_errors import bad_request
-from turnlog_schemas.parts import ClientTool, ContentPart, InitialMessage, ToolCall, ToolOutput
+from turnlog_schemas.parts import FILE_REF, ClientTool, ContentPart, InitialMessage, ToolCall, ToolOutput
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _SYSTEM = ("system", "developer")
-_MODELS_PAGE = "only text is taken"
+_FILE_PARTS = ("input_image", "input_file", "image_url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +92,27 @@ def text_parts(content: Any, where: str) -> tuple[ContentPart, ...]:
             parts.append(ContentPart(text=text_of(part, "refusal", place)))
         elif kind in _TEXT_PARTS:
             parts.append(ContentPart(text=text_of(part, "text", place)))
+        elif kind in _FILE_PARTS:
+            parts.append(_file(part, kind, place))
         else:
-            raise bad_request("unsupported_content", f"a part of type {str(kind)[:64]!r}: {_MODELS_PAGE}", place)
+            raise bad_request("unsupported_content", f"parts of type {str(kind)[:64]!r} are not taken", place)
     return tuple(parts)
+
+
+def _file(part: Mapping[str, Any], kind: str, where: str) -> ContentPart:
+    """A reference to an image or another file. The log holds no bytes: what brings them is refused."""
+    found = part.get("file_url" if kind == "input_file" else "image_url")
+    uri = found.get("url") if isinstance(found, dict) else found
+    if not isinstance(uri, str) or not uri.lower().startswith(("https://", "http://")):
+        raise bad_request(
+            "unsupported_content", "files are referred to by an https address: the log holds none of their bytes", where
+        )
+    media_type, _ = mimetypes.guess_type(urlsplit(uri).path)
+    if media_type is None:
+        raise bad_request(
+            "unsupported_content", "the address does not end as a file of a known type does, such as .png", where
+        )
+    return ContentPart(kind=FILE_REF, uri=uri, media_type=media_type)
 
 
 def text_of(item: Mapping[str, Any], name: str, where: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field
 from turnlog.client.raw_requests import prepare
 from turnlog.client.session_info import HistoryCompaction, HistoryPage, SessionInfo
 from turnlog.serve.endpoints import Call
-from turnlog.serve.http_errors import bad_request, not_found
+from turnlog.serve.http_errors import HttpError, bad_request, not_found
 from turnlog.serve.rest.operations import Body, NoQuery, Operation, Query
 from turnlog.serve.rest.shapes import GenerationBody, NewSessionBody, TurnBegun, TurnEnded, UsageShape
 from turnlog.serve.retries import digest
@@ -52,6 +52,10 @@ async def _list(call: Call, query: ListQuery, body: None) -> SessionList:
         id_prefix=call.caller.namespace,
     )
     path = call.gateway.settings.snapshot
+    if not path.is_file():
+        raise HttpError(
+            status=404, code="no_snapshot", message="no snapshot is published yet, or none for this gateway"
+        )
     return await asyncio.to_thread(list_sessions, path, which, after=query.after, limit=query.limit)
 
 

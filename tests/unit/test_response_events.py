@@ -9,7 +9,6 @@ from tests import serve_frames
 from tests.open_responses import check_events, check_response
 from tests.serve_frames import TURNS, Recorder
 from turnlog.serve.openai.chat_chunks import ChatChunks
-from turnlog.serve.turn_ids import TurnRef, response_ref, turn_ref
 from turnlog.serve.openai.response_events import ResponseEvents
 from turnlog.serve.openai.response_object import (
     MAX_ECHO_BYTES,
@@ -17,6 +16,7 @@ from turnlog.serve.openai.response_object import (
     packed_echo,
     unpacked_echo,
 )
+from turnlog.serve.turn_ids import TurnRef, response_ref, turn_ref
 from turnlog_schemas.parts import ClientTool
 
 TURN = TurnRef(session_id="web-1", partition=3, offset=17)

@@ -70,7 +70,7 @@ async def _after_response(
                 "response_in_progress", "the previous response has not ended: wait for it", "previous_response_id"
             )
     elif not await _is_retry(call, now, request_id):
-        await _check_exists(call, previous, previous_id)
+        await _check_exists(call, now, previous, previous_id)
         raise bad_request(
             _FORK,
             "the previous response is not the newest of its conversation; to fork one is not possible yet: go on from "
@@ -81,10 +81,10 @@ async def _after_response(
     return Destination(session_id=previous.session_id, request_id=request_id, chat=chat)
 
 
-def owned_turn(call: Call, response_id: str) -> TurnRef:
+def owned_turn(call: Call, response_id: str, *, hidden_too: bool = False) -> TurnRef:
     """The turn of a response that is the caller's. Raises 404 for any other."""
     turn = response_ref(response_id)
-    if turn is None or not call.caller.owns(turn.session_id) or turn in call.gateway.hidden:
+    if turn is None or not call.caller.owns(turn.session_id) or (turn in call.gateway.hidden and not hidden_too):
         raise _no_response(response_id)
     return turn
 
@@ -99,12 +99,16 @@ async def _is_retry(call: Call, now: SessionNow, request_id: str) -> bool:
     return known is not None and known.request_id == request_id
 
 
-async def _check_exists(call: Call, turn: TurnRef, response_id: str) -> None:
+async def _check_exists(call: Call, now: SessionNow, turn: TurnRef, response_id: str) -> None:
     """404 for a turn that there never was. One whose request is gone from its topic may have been."""
+    newest = turn_ref(turn.session_id, now.newest_turn_id or "")
+    if newest is None or newest.partition != turn.partition or turn.offset > newest.offset:
+        raise _no_response(response_id)
+    if await call.gateway.turns.records.request(turn) is not None:
+        return
     page = await call.gateway.client.history(turn.session_id, limit=1)
     first = turn_ref(turn.session_id, page.messages[0].turn_id) if page.messages else None
-    known = await call.gateway.turns.records.request(turn)
-    if known is None and (first is None or turn.offset <= first.offset or turn.partition != first.partition):
+    if first is not None and turn.offset <= first.offset:
         raise _no_response(response_id)
 
 

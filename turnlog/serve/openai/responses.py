@@ -178,7 +178,7 @@ async def _cancel(call: Call) -> Response:
 
 async def _delete(call: Call) -> Response:
     """Hide it: an event. What models see of the session, and the log, stay as they are."""
-    turn = owned_turn(call, call.request.path_params["response_id"])
+    turn = owned_turn(call, call.request.path_params["response_id"], hidden_too=True)
     await call.gateway.client.hide_turn(turn.session_id, turn.turn_id, request_id=f"hide-{turn.turn_id}")
     call.gateway.hidden.add(turn)
     return json_response({"id": turn.response_id, "object": "response", "deleted": True})

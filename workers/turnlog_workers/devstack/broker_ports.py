@@ -79,7 +79,7 @@ def choose_ports(*, port: int | None, preferred: int | None, remembered: Ports |
 
 
 def choose_http_port(*, port: int | None, preferred: int, say: Say) -> int:
-    """Where the HTTP front listens: the port that was asked for, else the preferred one, else a free one, which is said.
+    """Where the HTTP front listens: the port that was asked for, else the preferred, else a free one, which is said.
 
     Raises PortTakenError for one that was asked for and is taken.
     """

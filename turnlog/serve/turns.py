@@ -194,8 +194,9 @@ class Turns:
 
 
 async def _none() -> AsyncGenerator[ReplyFrame, None]:
-    for never in ():
-        yield never
+    nothing: tuple[ReplyFrame, ...] = ()
+    for reply in nothing:
+        yield reply
 
 
 async def _with_first(first: ReplyFrame, rest: Frames) -> Frames:

@@ -407,6 +407,47 @@ def test_a_run_is_rejoined_where_it_is(stack: HttpStack, client: SyncClient, tmp
     assert missing.status_code == 404
 
 
+def run(stack: HttpStack, body: dict[str, Any]) -> list[dict[str, Any]]:
+    with httpx2.stream("POST", f"{stack.address}/agui", json=body, timeout=30) as answer:
+        return list(events_of(answer.iter_lines()))
+
+
+def test_a_client_s_tool_ends_the_run_and_its_output_is_the_next(
+    stack: HttpStack, client: SyncClient, tmp_path: Path
+) -> None:
+    client.create("agui", session_id="web-tools-of-mine", model="script:agui?tools=0&client_calls=1")
+    tools = [{"name": "ask_me", "description": "Asks.", "parameters": {"type": "object", "properties": {}}}]
+    asked = agui("web-tools-of-mine", "run-1", "Ask me")
+    first = run(stack, {**asked, "tools": tools})
+    (begun,) = [event for event in first if event["type"] == "TOOL_CALL_START"]
+    assert (begun["toolCallName"], first[-1]["type"]) == ("ask_me", "RUN_FINISHED")
+    call = {"id": begun["toolCallId"], "type": "function", "function": {"name": "ask_me", "arguments": "{}"}}
+    messages = [
+        *asked["messages"],
+        {"id": "theirs", "role": "assistant", "toolCalls": [call]},
+        {"id": "answer", "role": "tool", "toolCallId": begun["toolCallId"], "content": "yes"},
+    ]
+    second = run(stack, {**asked, "runId": "run-2", "messages": messages, "tools": tools})
+    assert [event["type"] for event in (second[0], second[-1])] == ["RUN_STARTED", "RUN_FINISHED"]
+    for events in (first, second):
+        assert complaints(events, tmp_path) == ""
+    roles = [message.role for message in client.history("web-tools-of-mine").messages]
+    assert roles == ["user", "assistant", "tool", "assistant"]
+
+
+def test_a_new_thread_begins_with_what_was_said_elsewhere(stack: HttpStack, client: SyncClient) -> None:
+    before = [
+        {"id": "1", "role": "user", "content": "Before"},
+        {"id": "2", "role": "assistant", "content": "An answer"},
+    ]
+    asked = agui("web-moved", "run-1", "Now")
+    for _ in range(2):  # the second time it is there: the same run all the same
+        events = run(stack, {**asked, "messages": [*before, *asked["messages"]]})
+        assert events[-1]["type"] == "RUN_FINISHED"
+    said = [(message.role, message.imported) for message in client.history("web-moved").messages]
+    assert said == [("user", True), ("assistant", True), ("user", False), ("assistant", False)]
+
+
 def test_ag_ui_s_own_client_has_the_conversation(stack: HttpStack, tmp_path: Path) -> None:
     said = run_node(tmp_path, "agui_client.mjs", f"{stack.address}/agui", "web-agui-js", "run-3", "Hello from node")
     found = json.loads(said)

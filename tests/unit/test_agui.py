@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from turnlog_schemas.frames import (
     TurnFailed,
     TurnStarted,
 )
-from turnlog_schemas.parts import HistoryEntry, ToolCall, Usage, text_content
+from turnlog_schemas.parts import ClientTool, HistoryEntry, ToolCall, ToolOutput, Usage, content_text, text_content
 
 USAGE = Usage(input_tokens=7, output_tokens=3, model_calls=1)
 CALL = ToolCall(call_id="c", name="find", arguments='{"q": 1}', idempotency_key="t:0:0")
@@ -219,6 +220,29 @@ def test_a_run_is_what_the_user_said_last() -> None:
     asked = read_run_input(body(messages=messages))
     assert (asked.text, asked.instructions) == ("New\n\nand more", "Be brief.")
     assert [known.message_id for known in asked.known] == ["1", "2", "3", "4"]
+    assert [(message.role, content_text(message.content)) for message in asked.earlier] == [
+        ("user", "Old"),
+        ("assistant", "Answer"),
+    ]
+
+
+def test_outputs_of_the_client_s_tools_are_what_is_new() -> None:
+    call = replace(CALL, client=True)
+    told = Told()
+    events = told.of(TurnStarted(model="m"), MessageStored(message_seq=2, role="assistant", tool_calls=(call,)))
+    own_id = events[0]["toolCallId"]
+    messages = [
+        {"id": "1", "role": "user", "content": "Look"},
+        {"id": "2", "role": "assistant", "toolCalls": [{"id": own_id}]},
+        {"id": "3", "role": "tool", "content": "found", "toolCallId": own_id},
+    ]
+    tools = [{"name": "find", "description": "Finds.", "parameters": {"type": "object"}}]
+    asked = read_run_input(body(messages=messages, tools=tools))
+    assert (asked.text, asked.outputs) == ("", (ToolOutput(call_id="c", output="found"),))
+    assert asked.tools == (ClientTool(name="find", description="Finds.", parameters='{"type": "object"}'),)
+    failed = {"id": "3", "role": "tool", "content": "", "error": "not there", "toolCallId": own_id}
+    asked = read_run_input(body(messages=[*messages[:2], failed]))
+    assert asked.outputs == (ToolOutput(call_id="c", output="not there", is_error=True),)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +256,8 @@ def test_a_run_is_what_the_user_said_last() -> None:
         ({"messages": [{"id": "1", "role": "user", "content": [{"type": "image"}]}]}, "messages[0].content"),
         ({"messages": ["x"]}, "messages[0]"),
         ({"resume": [{}]}, "resume"),
+        ({"tools": [{}]}, "tools[0]"),
+        ({"messages": [{"id": "1", "role": "tool", "content": "x"}]}, "messages[0].toolCallId"),
     ],
 )
 def test_what_cannot_be_is_named(more: dict[str, Any], field: str) -> None:

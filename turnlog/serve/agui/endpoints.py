@@ -9,7 +9,7 @@ from turnlog.client.chat_turn import ChatTurn
 from turnlog.client.replies import Position, ReplyFrame
 from turnlog.errors import NotFoundError, RequestRefusedError, TurnlogError
 from turnlog.serve.agui.run_events import SNAPSHOT, Event, RunEvents
-from turnlog.serve.agui.run_input import KnownMessage, read_ids, read_run_input, session_name
+from turnlog.serve.agui.run_input import KnownMessage, RunInput, read_ids, read_run_input, session_name
 from turnlog.serve.agui.snapshots import messages_snapshot
 from turnlog.serve.durable_streams.frames import Known, ReplyStreams
 from turnlog.serve.endpoints import Call, Endpoint
@@ -28,13 +28,26 @@ async def _run(call: Call) -> Response:
     session_id = call.session(session_name(asked.thread_id))
     turn = call.gateway.client.chat(
         session_id,
-        asked.text,
+        asked.text or (),
         request_id=asked.run_id,
-        new_session=NewSession(instructions=asked.instructions) if asked.instructions else None,
+        new_session=await _new_session(call, session_id, asked),
+        tools=asked.tools,
+        tool_outputs=asked.outputs,
         timeout_s=_TIMEOUT_S,
     )
     run = _Run(call, session_id, asked.thread_id, asked.run_id, asked.known)
     return call.events(_whole(run, run.asked(turn)))
+
+
+async def _new_session(call: Call, session_id: str, asked: RunInput) -> NewSession | None:
+    """What a session that this run makes begins with. One that is there is not told the whole conversation again."""
+    if not (asked.earlier or asked.instructions):
+        return None
+    try:
+        await ReplyStreams.of(call.gateway).session(session_id)
+    except NotFoundError:
+        return NewSession(instructions=asked.instructions, messages=asked.earlier)
+    return None
 
 
 async def _rejoin(call: Call) -> Response:
@@ -115,6 +128,12 @@ class _Run:
                 for each in self._events.of(reply):
                     yield each
         except RequestRefusedError as refused:
+            # The run is known, and was asked for when the session was not there yet: it is the same run all the same.
+            if refused.code == "conflict" and not self._began:
+                await self.find()
+                async for each in self.rejoined():
+                    yield each
+                return
             for each in self.failed(refused.code, refused.reason):
                 yield each
 

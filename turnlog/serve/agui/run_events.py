@@ -38,8 +38,15 @@ def result_id(turn_id: str, index: int) -> str:
 
 
 def call_id(call: ToolCall) -> str:
-    """Of a tool call: the models' own ids repeat in a conversation."""
+    """Of a tool call: models' own ids repeat in a conversation. That of a call which the client runs has it, too."""
+    if call.client:
+        return f"{call.idempotency_key}/{call.call_id}"
     return call.idempotency_key or call.call_id
+
+
+def given_call_id(own_id: str) -> str:
+    """The model's own id of a call that the client runs."""
+    return own_id.partition("/")[2] or own_id
 
 
 @dataclass(slots=True)

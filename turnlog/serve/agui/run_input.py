@@ -1,13 +1,16 @@
 """What a client of AG-UI asks for: a RunAgentInput, read as far as Turnlog has a use for it. Pure."""
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from turnlog.serve.agui.run_events import given_call_id
 from turnlog.serve.http_errors import HttpError, bad_request
 from turnlog_schemas.commands import ID_PATTERN
+from turnlog_schemas.parts import ClientTool, InitialMessage, ToolOutput, text_content
 
 _MAX_MESSAGES = 10_000
 _MAX_ID_CHARS = 256
@@ -21,6 +24,8 @@ class KnownMessage:
     message_id: str
     role: str
     text: str
+    call_id: str = ""  #: of a tool message: what it answers
+    is_error: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,9 @@ class RunInput:
     text: str
     instructions: str | None  #: of a session that this run makes
     known: tuple[KnownMessage, ...]
+    tools: tuple[ClientTool, ...] = ()  #: that the client runs
+    outputs: tuple[ToolOutput, ...] = ()  #: of calls that the client has run
+    earlier: tuple[InitialMessage, ...] = ()  #: what a session that this run makes begins with
 
 
 def session_name(thread_id: str) -> str:
@@ -49,12 +57,13 @@ def read_run_input(body: Mapping[str, Any]) -> RunInput:
         raise bad_request("invalid_input", f"messages is a list of 1 to {_MAX_MESSAGES} messages", "messages")
     if body.get("resume"):
         raise _not_there("resume", "runs are not interrupted here, so none can be resumed")
-    if body.get("tools"):
-        raise _not_there("tools", "tools that run in the client are not there; those of the worker are used by it")
+    tools = _tools(body.get("tools") or [])
     known = [_message(message, number) for number, message in enumerate(messages)]
-    said = _trailing(known)
-    if not said:
-        raise bad_request("invalid_input", "the last message must be of the user", "messages")
+    new = _trailing(known)
+    said = [message for message in new if message.role == "user"]
+    outputs = [message for message in new if message.role == "tool"]
+    if not new:
+        raise bad_request("invalid_input", "the last message must be of the user, or of a tool", "messages")
     before = [message.text for message in known if message.role in ("developer", "system") and message.text]
     return RunInput(
         thread_id=thread_id,
@@ -62,7 +71,37 @@ def read_run_input(body: Mapping[str, Any]) -> RunInput:
         text="\n\n".join(message.text for message in said),
         instructions="\n\n".join(before) or None,
         known=tuple(message for message in known if message.role in ("user", "assistant", "tool")),
+        tools=tools,
+        outputs=tuple(
+            ToolOutput(call_id=given_call_id(message.call_id), output=message.text, is_error=message.is_error)
+            for message in outputs
+        ),
+        earlier=tuple(
+            InitialMessage(role=message.role, content=text_content(message.text))
+            for message in known[: len(known) - len(new)]
+            if message.role in ("user", "assistant") and message.text
+        ),
     )
+
+
+def _tools(tools: Any) -> tuple[ClientTool, ...]:
+    """The tools of the client; what is wrong with one beyond its form is told by the session's owner."""
+    if not isinstance(tools, list):
+        raise bad_request("invalid_input", "tools is a list", "tools")
+    made = []
+    for number, tool in enumerate(tools):
+        if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
+            raise bad_request("invalid_input", f"tools[{number}] is an object with a name", f"tools[{number}]")
+        parameters = tool.get("parameters") or {"type": "object", "properties": {}}
+        description = tool.get("description")
+        made.append(
+            ClientTool(
+                name=tool["name"],
+                description=description if isinstance(description, str) else "",
+                parameters=json.dumps(parameters),
+            )
+        )
+    return tuple(made)
 
 
 def read_ids(body: Mapping[str, Any]) -> tuple[str, str]:
@@ -90,7 +129,14 @@ def _message(message: Any, number: int) -> KnownMessage:
     if not isinstance(message_id, str):
         raise bad_request("invalid_input", f"{where}.id is a text", f"{where}.id")
     text = "" if role in ("activity", "reasoning") else _text(message.get("content"), f"{where}.content", role)
-    return KnownMessage(message_id=message_id, role=role, text=text)
+    if role != "tool":
+        return KnownMessage(message_id=message_id, role=role, text=text)
+    call_id, error = message.get("toolCallId"), message.get("error")
+    if not isinstance(call_id, str):
+        raise bad_request("invalid_input", f"{where}.toolCallId is a text", f"{where}.toolCallId")
+    return KnownMessage(
+        message_id=message_id, role=role, text=text or str(error or ""), call_id=call_id, is_error=bool(error)
+    )
 
 
 def _text(content: Any, where: str, role: str) -> str:
@@ -109,10 +155,10 @@ def _text(content: Any, where: str, role: str) -> str:
 
 
 def _trailing(known: Sequence[KnownMessage]) -> list[KnownMessage]:
-    """The user's messages that nobody has answered."""
-    said: list[KnownMessage] = []
+    """The messages of the user, and of the tools that the client runs, that nobody has answered."""
+    new: list[KnownMessage] = []
     for message in reversed(known):
-        if message.role != "user":
+        if message.role not in ("user", "tool"):
             break
-        said.append(message)
-    return said[::-1]
+        new.append(message)
+    return new[::-1]

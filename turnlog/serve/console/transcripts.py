@@ -20,11 +20,11 @@ from turnlog_schemas.parts import FILE_REF, ContentPart
 
 TURNS_PER_PAGE = 40
 MAX_SHOWN_CHARS = 32_768  #: of one message, one result, one list of arguments; the record of the log has all
-ENDED = ("completed", "failed", "cancelled")
+ENDED = ("completed", "requires_action", "failed", "cancelled")
 _TURN_COLUMNS = (
     "turn_id, request_id, status, coalesce(model, requested_model) AS model, attempt, runner_failures, text, "
     "accepted_offset, started_offset, ended_offset, accepted_at, started_at, ended_at, duration_ms, input_tokens, "
-    "output_tokens, model_calls, code, reason"
+    "output_tokens, model_calls, code, reason, hidden"
 )
 
 
@@ -112,6 +112,7 @@ class ShownTurn:
     model_calls: int | None = None
     code: str | None = None
     reason: str | None = None
+    hidden: bool = False  #: somebody wants it not to be shown to others; here it is
 
     @property
     def open(self) -> bool:
@@ -186,7 +187,7 @@ def _turns(
 
 _MESSAGE_COLUMNS = (
     "message_seq, turn_id, role, left(content, ?) AS content, length(content) AS chars, content_parts, tool_call_id, "
-    "name, interrupted, truncated, log_offset, recorded_at"
+    "name, interrupted, truncated, imported, log_offset, recorded_at"
 )
 _READ_PART = record_reader(ContentPart, closed=False)
 _MAX_MESSAGES = 4_000
@@ -270,7 +271,7 @@ def _assembled(
             role=row["role"],
             content=_content(row),
             calls=found[row["message_seq"]],
-            marks=tuple(mark for mark in ("interrupted", "truncated") if row[mark]),
+            marks=tuple(mark for mark in ("interrupted", "truncated", "imported") if row[mark]),
             name=row["name"],
             log_offset=row["log_offset"],
             recorded_at=utc(row["recorded_at"]),
@@ -321,4 +322,5 @@ def _turn(row: Mapping[str, Any], messages: tuple[ShownMessage, ...], summaries:
         model_calls=row["model_calls"],
         code=row["code"],
         reason=row["reason"],
+        hidden=row["hidden"],
     )

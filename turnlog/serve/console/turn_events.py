@@ -71,6 +71,8 @@ def _message(frame: MessageStored) -> ShownMessage:
 
 def _ended(header: FrameHeader, frame: TurnCompleted | TurnFailed | TurnCancelled) -> ShownTurn:
     status = {TurnCompleted: "completed", TurnFailed: "failed", TurnCancelled: "cancelled"}[type(frame)]
+    if isinstance(frame, TurnCompleted) and frame.pending_calls:
+        status = "requires_action"
     return ShownTurn(
         turn_id=header.turn_id or "",
         request_id=header.request_id,

@@ -50,7 +50,7 @@ class Connection:
         self._codec = RequestCodec()
         self._envelope = Envelope("commands", client_id)
         self._waiting: dict[bytes, dict[str, list[Exchange]]] = {}  # by key of the record, then request id
-        self.feed = SessionFeed(self.frames.decode, self._range)
+        self.feed = SessionFeed(self.frames.decode, self.read_replies)
         self._open: tuple[RequestSender, ReplyConsumer, asyncio.Task[None]] | None = None
 
     async def open(self) -> None:
@@ -97,7 +97,7 @@ class Connection:
         self.feed.start(starts)
         return starts
 
-    async def _range(self, partition: int, start: int, end: int) -> AsyncGenerator[list[Any], None]:
+    async def read_replies(self, partition: int, start: int, end: int) -> AsyncGenerator[list[Any], None]:
         """The records of a partition of the reply topic from one offset up to another, as far as it still has them."""
         consumer = self.consumer()
         await consumer.start(self.settings.topics.replies, [partition], from_offset(start))

@@ -1,13 +1,14 @@
 """Any command through a client, for whoever follows its frames by other means than a :class:`ChatTurn`."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from types import UnionType
 
 from turnlog.client.async_client import Client
 from turnlog.client.replies import Position, ReplyFrame
-from turnlog.client.reply_consumer import ReplyConsumer
 from turnlog.client.request_sender import PreparedRequest
 from turnlog_schemas.commands import Command
+from turnlog_streams.topics import partition_of
 
 
 def prepare(
@@ -51,11 +52,27 @@ def partitions(client: Client) -> int:
     return len(client._connection.partitions)
 
 
-def reply_consumer(client: Client) -> ReplyConsumer:
-    """Another reader of reply topics, not connected yet."""
-    return client._connection.consumer()
+def follow_frames(client: Client, session_id: str, start: int | None) -> AsyncGenerator[ReplyFrame, None]:
+    """All frames of a session from an offset on, without end; ``None``: from when the first one is waited for.
+
+    Raises a :class:`TurnlogError` when nothing can be read any more.
+    """
+    connection = client._connection
+    key = session_id.encode()
+    return connection.feed.follow(key, partition_of(key, len(connection.partitions)), start)
 
 
-async def decode(client: Client, record: object) -> ReplyFrame | None:
-    """The frame of a record; ``None`` for what this version cannot read."""
-    return await client._connection.frames.decode(record)
+async def frames_between(client: Client, session_id: str, start: int, end: int) -> AsyncGenerator[ReplyFrame, None]:
+    """The frames of a session from one offset up to another, as far as they are there.
+
+    Raises :class:`BrokerUnreachableError`.
+    """
+    connection = client._connection
+    key = session_id.encode()
+    if start >= end:
+        return
+    async with aclosing(connection.read_replies(partition_of(key, len(connection.partitions)), start, end)) as read:
+        async for records in read:
+            for record in records:
+                if record.key == key and (reply := await connection.frames.decode(record)) is not None:
+                    yield reply

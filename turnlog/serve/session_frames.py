@@ -1,12 +1,12 @@
 """The frames of a session as they come, from a place in the reply topic on that is fixed before anything is sent."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from turnlog.client.async_client import Client
-from turnlog.client.raw_requests import decode, partitions, reply_consumer
+from turnlog.client.raw_requests import follow_frames, frames_between
 from turnlog.client.replies import ReplyFrame
-from turnlog_streams.topics import partition_of
 
 
 @contextlib.asynccontextmanager
@@ -15,31 +15,26 @@ async def session_frames(
 ) -> AsyncIterator[AsyncIterator[ReplyFrame]]:
     """All frames of the session behind ``start`` (an offset; absent: from now on), those that do not count too.
 
-    Without end, or with ``until`` to the record before that offset.
-
-    Raises :class:`BrokerUnreachableError`.
+    Without end, or with ``until`` to the record before that offset. Raises a :class:`TurnlogError`.
     """
-    key = session_id.encode()
-    partition = partition_of(key, partitions(client))
-
-    def choose(bounds: Mapping[int, tuple[int, int]]) -> Mapping[int, int]:
-        first, end = bounds[partition]
-        return {partition: end if start is None else max(first, min(start, end))}
-
-    consumer = reply_consumer(client)
-    await consumer.start(client.settings.topics.replies, [partition], choose)
-
-    async def frames() -> AsyncIterator[ReplyFrame]:
-        if until is not None and (start or 0) >= until:
-            return
-        async for records in consumer.batches():
-            for record in records:
-                if record.key == key and (reply := await decode(client, record)) is not None:
-                    yield reply
-                if until is not None and record.offset >= until - 1:
-                    return
-
+    if until is not None:
+        async with contextlib.aclosing(frames_between(client, session_id, start or 0, until)) as frames:
+            yield frames
+        return
+    following = follow_frames(client, session_id, start)
+    first = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0)  # it runs up to where it waits: from here on nothing is missed
     try:
-        yield frames()
+        yield _with_first(first, following)
     finally:
-        await consumer.stop()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await following.aclose()
+
+
+async def _with_first(
+    first: asyncio.Future[ReplyFrame], rest: AsyncGenerator[ReplyFrame, None]
+) -> AsyncGenerator[ReplyFrame, None]:
+    yield await first
+    async for reply in rest:
+        yield reply

@@ -1,16 +1,28 @@
 """References to files: what is one, what is below an allowed prefix, what a decision says of it."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.files import ALLOWED, FILE, TAKES_FILES
 from tests.given import chat, given
+from turnlog.feed.conversations import compare, read_conversations
+from turnlog.terminal.transcript import in_words
 from turnlog_schemas import events as ev
 from turnlog_schemas.files import file_name, reference_text, shown_text, wrong_content, wrong_part
+from turnlog_schemas.json_values import record_reader
 from turnlog_schemas.parts import ContentPart
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.history.openai_format import openai_messages
+from turnlog_streams.history.summary_prompt import transcript
+from turnlog_streams.history.summary_truncation import truncation_summary
+from turnlog_streams.history.tokens import message_tokens
 from turnlog_streams.policy import Policy
+from turnlog_streams.projection.values import content_columns
+from turnlog_workers.runners.recordings import Recordings
 
 
 def at(uri: str, **fields: Any) -> ContentPart:
@@ -158,3 +170,61 @@ def test_a_file_in_words() -> None:
     assert shown_text((FILE,)) == "[file a photo.png: image/png, 1200 bytes]"
     assert shown_text((ContentPart(text="a"), ContentPart(text="b"))) == "ab"
     assert shown_text(None) is None
+
+
+# ---- where only text is, and where nothing may be lost
+
+
+def asked(*content: ContentPart) -> HistoryMessage:
+    return HistoryMessage(message_seq=1, turn_id="t", role="user", content=content)
+
+
+def test_a_summary_knows_of_the_file() -> None:
+    message = asked(ContentPart(text="Look"), FILE)
+    (entry,) = transcript([message], 100)
+    assert entry == "[1] user: Look\n[file a photo.png: image/png, 1200 bytes]"
+    assert "a photo.png" in truncation_summary([message], None, max_tokens=200)
+
+
+def test_a_file_counts_in_the_prompt() -> None:
+    words, picture = (message_tokens(asked(*content)) for content in ((ContentPart(text="Look"),), (FILE,)))
+    assert picture - words > 1000
+    text = replace(FILE, media_type="text/plain", bytes=4000)
+    document = replace(FILE, media_type="application/pdf", bytes=1_000_000)
+    assert message_tokens(asked(text)) < message_tokens(asked(FILE)) < message_tokens(asked(document))
+
+
+def test_the_openai_format_shows_a_line_or_keeps_the_parts() -> None:
+    history = [asked(ContentPart(text="Look"), FILE), replace(asked(ContentPart(text="And?")), message_seq=2)]
+    (line,) = openai_messages(None, history)
+    assert line["content"] == "Look\n[file a photo.png: image/png, 1200 bytes]\n\nAnd?"
+    (kept,) = openai_messages(None, history, files=True)
+    assert kept["content"] == [
+        {"type": "text", "text": "Look"},
+        {"type": "file_ref", "part": FILE, "turn_id": "t"},
+        {"type": "text", "text": "And?"},
+    ]
+
+
+def test_the_rows_of_a_message_hold_all_of_it() -> None:
+    content = (ContentPart(text="Look"), FILE)
+    text, parts = content_columns(content)
+    assert text == "Look"
+    assert parts is not None
+    assert tuple(map(record_reader(ContentPart), json.loads(parts))) == content
+    assert content_columns((ContentPart(text="Look"),)) == ("Look", None)
+    assert in_words(text, parts) == "Look\n[file a photo.png: image/png, 1200 bytes]"
+
+
+def test_a_recorded_conversation_with_a_file_is_fed_and_compared(tmp_path: Path) -> None:
+    part = {"type": "file_ref", "uri": FILE.uri, "media_type": "image/png", "bytes": 1200}
+    user = {"role": "user", "content": [{"type": "text", "text": "Look"}, part]}
+    line = {"id": "a", "messages": [user, {"role": "assistant", "content": "A cat."}]}
+    path = tmp_path / "talks.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    (conversation,) = read_conversations(path).conversations
+    assert conversation.messages[0].content == (ContentPart(text="Look"), FILE)
+    assert Recordings().messages(str(path), "a") == conversation.messages
+    assert compare(conversation, None, conversation.messages) == []
+    other = replace(conversation.messages[0], content=(ContentPart(text="Look"), replace(FILE, bytes=1)))
+    assert len(compare(conversation, None, [other, conversation.messages[1]])) == 1

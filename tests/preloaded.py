@@ -44,6 +44,7 @@ _PACKAGES = (
 )
 #: It has a thread from its import on, which would not survive a fork. What imports it is imported after the fork.
 _NOT_HERE = "duckdb"
+_NO_MATTER = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 _READ_AT_IMPORT = "turnlog_workers.base.crash_points"  #: it reads the environment
 _PR_SET_PDEATHSIG = 1
 _MAX_REQUEST_BYTES = 1 << 20
@@ -150,7 +151,8 @@ def run(
 
 
 def _of_python(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith("PYTHON")}
+    names = {name for name in env if name.startswith("PYTHON")} - _NO_MATTER
+    return {name: env[name] for name in names}
 
 
 _PYTHON = _of_python(os.environ)

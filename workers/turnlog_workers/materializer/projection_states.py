@@ -24,6 +24,7 @@ from turnlog_streams.projection.rows import (
 )
 from turnlog_streams.projection.state import ChannelState, OpenCall, OpenTurn, SessionState, State, StreamKey
 from turnlog_streams.table_types import MOMENT, Table
+from turnlog_workers.store.tables import with_batch
 
 SessionNumber = tuple[int, int]  #: partition and session_offset
 Name = tuple[int, str]  #: partition, and session id or channel
@@ -172,9 +173,4 @@ def _select(
         return connection.execute(statement, list(key)).fetchall()
     matching = f"{select} SEMI JOIN batch USING (partition, {wanted.column}) WHERE {condition} ORDER BY {order}"
     partitions, values = zip(*wanted.keys, strict=True)
-    return _with_batch(connection, matching, pa.table({"partition": partitions, wanted.column: values}))
-
-
-def _with_batch(connection: duckdb.DuckDBPyConnection, statement: str, batch: Any) -> list[tuple[Any, ...]]:
-    """DuckDB finds ``batch`` by its name, as in ``store.tables``."""
-    return connection.execute(statement).fetchall()
+    return with_batch(connection, pa.table({"partition": partitions, wanted.column: values}), matching).fetchall()

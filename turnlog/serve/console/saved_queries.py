@@ -4,6 +4,7 @@ import re
 
 from turnlog.errors import TurnlogError, UsageError
 from turnlog.serve.gateway import Gateway
+from turnlog.serve.http_errors import HttpError
 from turnlog_schemas.commands import ID_PATTERN
 from turnlog_streams.runtime_settings import query_setting, saved_queries
 
@@ -16,6 +17,8 @@ async def saved(gateway: Gateway) -> tuple[dict[str, str], str]:
         return saved_queries(await gateway.client.get_settings()), ""
     except TurnlogError as error:
         return {}, f"The saved queries cannot be read: {error}"
+    except HttpError as error:  # no connection to Kafka: the snapshot can be asked all the same
+        return {}, f"The saved queries cannot be read: {error.message}"
 
 
 async def save(gateway: Gateway, name: str, statement: str) -> None:

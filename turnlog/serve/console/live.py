@@ -37,7 +37,7 @@ async def _publications(path: Path, seen: int) -> AsyncIterator[bytes]:
 
 def _seen(call: Call, otherwise: int) -> int:
     text = call.request.query_params.get("seen", "")
-    return int(text) if re.fullmatch(r"-?\d{1,19}", text) else otherwise
+    return int(text) if re.fullmatch(r"-?[0-9]{1,19}", text) else otherwise
 
 
 async def session(call: Call) -> Response:
@@ -52,9 +52,9 @@ async def session(call: Call) -> Response:
     query = call.request.query_params
     last = query.get("last") or call.request.headers.get("last-event-id", "")
     start: Position | None = None
-    if found := re.fullmatch(r"(\d{1,6})-(\d{1,18})", last):
+    if found := re.fullmatch(r"([0-9]{1,6})-([0-9]{1,18})", last):
         start = Position(partition=partition, offset=int(found[2])) if int(found[1]) == partition else None
-    elif re.fullmatch(r"\d{1,15}", since := query.get("since", "")):
+    elif re.fullmatch(r"[0-9]{1,15}", since := query.get("since", "")):
         earliest = Console.now_ms() - _EARLIEST_MS
         start = await console.replies_since(partition, max(int(since), earliest))
     return call.events(_merged(call, session_id, start))

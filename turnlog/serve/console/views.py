@@ -102,7 +102,7 @@ def _since(transcript: Transcript) -> int:
 
 def _number(call: Call, name: str, low: int, high: int) -> int | None:
     text = call.request.query_params.get(name, "")
-    return int(text) if re.fullmatch(r"\d{1,19}", text) and low <= int(text) <= high else None
+    return int(text) if re.fullmatch(r"[0-9]{1,19}", text) and low <= int(text) <= high else None
 
 
 async def events(call: Call) -> Response:
@@ -119,7 +119,7 @@ async def events(call: Call) -> Response:
 async def record(call: Call) -> Response:
     """One record of the event log, from the topic."""
     session_id, offset = call.session(), call.request.path_params["offset"]
-    if not re.fullmatch(r"\d{1,18}", offset):
+    if not re.fullmatch(r"[0-9]{1,18}", offset):
         raise not_found("this event")
     found = await Console.of(call.gateway).record(session_id, int(offset))
     return html(pages.record_page(who(call), session_id, found))

@@ -30,7 +30,7 @@ MAX_BYTES = 1024 * 1024  #: of the messages of one answer
 _MAX_KNOWN = 10_000
 _MARGIN_MS = 60_000  #: clocks differ, and a session's first frame follows its first event
 _SETTLED_S = 10.0  #: a terminal frame follows its event sooner
-_TURN_ID = re.compile(r"t-(\d{1,6})-(\d{1,18})")
+_TURN_ID = re.compile(r"t-([0-9]{1,6})-([0-9]{1,18})")
 _ASK_TIMEOUT_S = 10.0
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 from turnlog.serve.http_errors import HttpError, bad_request
 
 OFFSET_DIGITS = 20
-_OFFSET = re.compile(rf"\d{{{OFFSET_DIGITS}}}")
-_CURSOR = re.compile(r"\d{1,18}")
+_OFFSET = re.compile(rf"[0-9]{{{OFFSET_DIGITS}}}")
+_CURSOR = re.compile(r"[0-9]{1,18}")
 _CURSOR_EPOCH_S = 1_728_432_000  #: 2024-10-09T00:00:00Z
 _CURSOR_INTERVAL_S = 20
 _MAX_JITTER_S = 3600

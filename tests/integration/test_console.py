@@ -238,8 +238,7 @@ def test_nothing_that_strangers_wrote_runs(
         "/console/sql?q=FROM+messages",
     ):
         page = watched.open(place)
-        for folded in page.locator("summary").all():
-            folded.dispatch_event("click")
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         assert page.locator("a[href^='javascript' i], a[href^='data' i], main img, main iframe").count() == 0
         watched.check()
     live = Watched(context.new_page(), stack.address)

@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from openai import AsyncOpenAI
 
 from tests.deployment import START_S
+from tests.http_node import run_node
 from tests.http_stack import HttpStack, http_stack, start_gateway
 from tests.open_responses import check_events, check_response
 from tests.unit.test_serve_front import BOSS, SHOP, bearer, keys
@@ -544,3 +545,30 @@ async def test_a_chat_program_has_one_session_a_chat(
         spoken = [content_text(entry.content) async for entry in client.messages(chat) if entry.role == "user"]
     wanted = [request["messages"][-1]["content"] for request in recorded["requests"] if not request["side"]]
     assert spoken == wanted
+
+
+# ---- clients on node
+
+
+async def test_the_client_for_node(stack: HttpStack, tmp_path: Path) -> None:
+    said = await asyncio.to_thread(run_node, tmp_path, "openai_client.mjs", f"{stack.address}/v1")
+    seen = json.loads(said)
+    assert seen["text"] == "Hello there"
+    assert (seen["types"][0], seen["types"][-1]) == ("response.created", "response.completed")
+    assert seen["streamed"]
+    assert seen["numbers"] == list(range(4, len(seen["types"])))
+    assert seen["called"] == ["get_weather", "completed"]
+    assert seen["cancelled"] == "cancelled"
+    assert seen["items"] == 1
+    assert seen["refused"] == [404, "model_not_allowed"]
+    assert seen["completion"] == "Hello all of you"
+
+
+async def test_the_ai_sdk(stack: HttpStack, tmp_path: Path) -> None:
+    said = await asyncio.to_thread(run_node, tmp_path, "ai_sdk_client.mjs", f"{stack.address}/v1/responses")
+    seen = json.loads(said)
+    assert (seen["text"], seen["finish"]) == ("Hello there", "stop")
+    assert seen["streamed"][0]
+    assert seen["streamed"][1] == "stop"
+    assert (seen["calls"], seen["callFinish"]) == (["get_weather"], "tool-calls")
+    assert seen["refused"] == [404, True]

@@ -13,6 +13,7 @@ from turnlog.serve.http_errors import HttpError, bad_request, not_found
 from turnlog.serve.rest.operations import Body, NoQuery, Operation, Query
 from turnlog.serve.rest.shapes import GenerationBody, NewSessionBody, TurnBegun, TurnEnded, UsageShape
 from turnlog.serve.retries import digest
+from turnlog.serve.turn_ids import turn_ref
 from turnlog.snapshot.listing import SessionFilter, SessionList, list_sessions
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.frames import TurnAccepted
@@ -166,6 +167,8 @@ async def _hide(call: Call, query: NoQuery, body: None) -> dict[str, Any]:
         raise not_found("the turn")
     session_id = call.session()
     hidden = await call.gateway.client.hide_turn(session_id, turn_id, request_id=f"hide-{turn_id}"[:256])
+    if (turn := turn_ref(session_id, hidden)) is not None:
+        call.gateway.hidden.add(turn)
     return {"session_id": session_id, "turn_id": hidden, "hidden": True}
 
 

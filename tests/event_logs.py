@@ -10,7 +10,17 @@ from tests.lifecycle_world import Network, decided, looked_up
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
 from turnlog_schemas.commands import Chat
-from turnlog_schemas.parts import OUTCOMES, ContentPart, NewSession, ToolCall, Usage, text_content
+from turnlog_schemas.parts import (
+    OUTCOMES,
+    ClientTool,
+    ContentPart,
+    InitialMessage,
+    NewSession,
+    ToolCall,
+    ToolOutput,
+    Usage,
+    text_content,
+)
 from turnlog_streams.channel.state import Channel, evolve_channel, rows_of_channel
 from turnlog_streams.facts import Fact
 from turnlog_streams.folding.fold import StreamName, window
@@ -20,7 +30,7 @@ from turnlog_streams.lookups import RowsInMemory
 from turnlog_streams.policy import Policy
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
 from turnlog_streams.refusals import Refuse
-from turnlog_streams.session.commands import AcceptChat, CompleteTurn, FailAttempt, RecordMessage, ResumeTurn
+from turnlog_streams.session.commands import AcceptChat, CompleteTurn, FailAttempt, Hide, RecordMessage, ResumeTurn
 from turnlog_streams.session.state import Session, evolve
 from turnlog_workers.store.port import LoadedStream
 
@@ -33,6 +43,14 @@ CONTENTS: tuple[tuple[ContentPart, ...] | None, ...] = (
     (ContentPart(text="two"), ContentPart(text=" parts")),
     (ContentPart(text=None),),
     (ContentPart(kind="file_ref", uri="https://files.example/1.png", media_type="image/png", bytes=12),),
+)
+AT_THE_END = (ToolCall(call_id="call-0", name="look_up", arguments="{}"),)
+SAID = (
+    InitialMessage(role="system", content=text_content("Be kind.")),
+    InitialMessage(role="user", content=text_content("Is it raining?")),
+    InitialMessage(role="assistant", content=text_content("I see."), tool_calls=AT_THE_END),
+    InitialMessage(role="tool", tool_call_id="call-0", name="look_up", content=text_content("rain")),
+    InitialMessage(role="assistant", tool_calls=AT_THE_END),
 )
 START_MS = 1_790_000_000_000
 
@@ -259,8 +277,10 @@ def _step(writer: LogWriter, session_id: str, zombies: bool, newer: bool) -> Non
         lost = ev.RequestsLost(from_offset=1, to_offset=2)
         dead = ev.RequestDeadLettered(offset=rng.randrange(1000), code="undecodable", reason="random bytes")
         writer.partition_event(rng.choice([lost, dead]))
-    elif kind < 0.90:
+    elif kind < 0.89:
         _cancel(writer, session_id)
+    elif kind < 0.90:
+        _hide(writer, session_id)
     elif kind < 0.95:
         compaction_step(writer, session_id)
     elif kind < 0.96 and newer:
@@ -269,10 +289,27 @@ def _step(writer: LogWriter, session_id: str, zombies: bool, newer: bool) -> Non
         writer.zombie()
 
 
+def _hide(writer: LogWriter, session_id: str) -> None:
+    rng = writer.rng
+    of_request = rng.random() < 0.5
+    writer.tell(
+        session_id,
+        Hide(
+            request_id=f"r{rng.randrange(30)}",
+            command_hash=f"h{rng.randrange(3)}",
+            turn_id=None if of_request else f"t-{writer.partition}-{rng.randrange(writer.turns + 2)}",
+            of_request=f"r{rng.randrange(30)}" if of_request else None,
+            reply=rng.choice(ADDRESSES),
+        ),
+    )
+
+
 def _chat(writer: LogWriter, session_id: str) -> None:
     rng = writer.rng
     writer.turns += 1
+    session = writer.session(session_id)
     new = NewSession(
+        messages=rng.choice([(), (), SAID]),
         channel=rng.choice([None, f"c{writer.partition}"]),
         title="A title",
         instructions=rng.choice([None, "", "Be kind."]),
@@ -285,7 +322,14 @@ def _chat(writer: LogWriter, session_id: str) -> None:
         model=rng.choice([None, "echo:", "echo:other"]),
         on_busy=rng.choice(["enqueue", "enqueue", "enqueue", "reject", "interrupt"]),
         new_session=rng.choice([None, new]),
+        tools=rng.choice([(), (ClientTool(name="look_up"),)]),
     )
+    if (owed := session.awaited or (() if session.exists else AT_THE_END)) and rng.random() < 0.7:
+        outputs = [ToolOutput(call_id=call.call_id, output="done", is_error=rng.random() < 0.3) for call in owed]
+        if rng.random() < 0.3:  # too few, or none that fits
+            outputs = rng.choice([outputs[1:], [ToolOutput(call_id="call-9", output="?")]])
+        content = chat.content if rng.random() < 0.3 or not outputs else ()
+        chat = replace(chat, content=content, tool_outputs=tuple(outputs))
     accept = AcceptChat(
         request_id=f"r{rng.randrange(30)}",
         command_hash=f"h{rng.randrange(3)}",
@@ -316,6 +360,7 @@ def _run(writer: LogWriter, session_id: str) -> None:
                 name="look_up",
                 arguments=rng.choice(['{"a": 1 }', "", "not json"]),
                 idempotent=rng.random() < 0.5,
+                client=rng.random() < 0.3,
             )
             for _ in range(rng.choice([0, 0, 1, 2, 3]))
         ]

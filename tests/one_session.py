@@ -167,7 +167,8 @@ class OneSession:
 
     def chat(self, text: str, **fields: object) -> str:
         self.requests += 1
-        chat = Chat(content=text_content(text), **fields)  # type: ignore[arg-type]
+        fields.setdefault("content", text_content(text))
+        chat = Chat(**fields)  # type: ignore[arg-type]
         turn_id = f"t{self.requests}"
         self.tell(
             AcceptChat(

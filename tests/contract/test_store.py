@@ -93,7 +93,7 @@ async def test_unfinished_streams_longest_wait_first(stores: PartitionStores, si
 
 
 async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None:
-    log = random_log(21, 400, zombies=False)
+    log = random_log(11, 400, zombies=False)
     store = await stores.open(0)
     await fill(store, log, 50)
     sent = store.position.replied
@@ -102,7 +102,7 @@ async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None
 
 
 async def test_what_is_answered_last_is_forgotten_as_it_is_sent(stores: PartitionStores) -> None:
-    log = random_log(21, 400, zombies=False)
+    log = random_log(11, 400, zombies=False)
     store = await stores.open(0)
     nothing_sent = [replace(record, header=replace(record.header, replied=-1)) for record in log.records]
     for events, position in accepted_batches(nothing_sent, 50):
@@ -136,7 +136,8 @@ def unanswered(log: LogWriter) -> list[Unanswered]:
         stream = record.header.stream_kind, record.header.stream_id
         found.append(Unanswered(record.offset, place, *stream, request_id, command_hash))
 
-    accepted: dict[str | None, ev.TurnAccepted] = {}
+    turn_begins = ev.TurnAccepted | ev.ToolOutputsAccepted
+    accepted: dict[str | None, ev.TurnAccepted | ev.ToolOutputsAccepted] = {}
     owed: dict[tuple[str, str | None], ev.HistoryCompactionRequested] = {}
     channels: dict[str, Channel] = {}
     hashes: dict[tuple[str, str], str] = {}
@@ -154,12 +155,13 @@ def unanswered(log: LogWriter) -> list[Unanswered]:
                 note(record, reply.request_id, digest)
             channels[header.stream_id] = evolve_channel(channel, fact)
             continue
-        if isinstance(payload, ev.TurnAccepted):
+        if isinstance(payload, turn_begins):
             accepted[header.turn_id] = payload
         answered = payload
         if isinstance(payload, ev.TurnCompleted | ev.TurnFailed | ev.TurnCancelled):
             answered = accepted[header.turn_id]
-        if isinstance(answered, ev.TurnAccepted | ev.RequestRefused) and not isinstance(payload, ev.TurnAccepted):
+        answers = turn_begins | ev.RequestRefused | ev.TurnHidden
+        if isinstance(answered, answers) and not isinstance(payload, turn_begins):
             note(record, answered.request_id, answered.command_hash)
         if isinstance(payload, ev.HistoryCompactionRequested):
             owed[header.stream_id, payload.request_id] = payload
@@ -191,14 +193,15 @@ async def test_what_left_the_state_is_looked_up(
     for module in ("session", "channel"):
         monkeypatch.setattr(f"turnlog_streams.{module}.state.KEPT_ANSWERS", 2)
         monkeypatch.setattr(f"turnlog_streams.{module}.state.KEPT_MARKS", 1)
-    log = random_log(14, 700)
+    log = random_log(13, 700)
     store = await stores.open(0)
     await fill(store, log, size)
     loaded = await store.load(log.streams)
-    answers = marks = sessions = 0
+    answers = marks = sessions = turns = 0
     for name, stream in loaded.items():
         rows = log.rows_of_sessions[name[1]] if name[0] == ev.SESSION else log.rows(name[1])
         gone = {key for key in rows.answers if key not in stream.state.answers.known}
+        ended = {answer.turn_id for key, answer in rows.answers.items() if key in gone and answer.turn_id}
         silent = {source for source in rows.marks if source not in stream.state.marks.known}
         wanted = WantedRows(
             stream_offset=stream.stream_offset,
@@ -206,19 +209,23 @@ async def test_what_left_the_state_is_looked_up(
             marks=frozenset({*silent, "session:never"}),
             sessions=frozenset({*rows.sessions, "never"}),
             latest=2,
+            turns=frozenset({*ended, "t-never"}),
         )
         other = WantedRows(stream_offset=-7, answers=wanted.answers, marks=wanted.marks, sessions=wanted.sessions)
         found, nothing = await store.look_up([wanted, other])
         assert nothing == FoundRows()
         assert found.answers == {key: rows.answers[key] for key in gone}
+        assert found.turns == {**dict.fromkeys(ended, True), "t-never": False}
         assert found.marks == {source: rows.marks[source] for source in silent}
         assert found.sessions == dict(rows.sessions)
         live = sorted((each for each in rows.sessions.values() if not each.archived), key=lambda each: -each.rank)
         assert found.latest == live[:2]
         assert len(gone) == stream.state.answers.older
+        turns += len(ended)
         answers, marks, sessions = answers + len(gone), marks + len(silent), sessions + len(rows.sessions)
     assert answers > 20
     assert marks
+    assert turns > 5
     assert sessions > 5
     assert await store.look_up([]) == []
 

@@ -5,7 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from turnlog_workers.devstack.broker_ports import Ports, PortTakenError, choose_ports, free_port, is_free
+from turnlog_workers.devstack.broker_ports import (
+    Ports,
+    PortTakenError,
+    choose_http_port,
+    choose_ports,
+    free_port,
+    is_free,
+)
 
 
 @pytest.fixture
@@ -62,3 +69,16 @@ def test_no_preference_is_any_free_port() -> None:
     assert is_free(chosen.client)
     assert is_free(chosen.controller)
     assert chosen.client != chosen.controller
+
+
+def test_http_has_the_port_that_was_asked_for_or_one_that_is_said(taken_port: int) -> None:
+    said: list[str] = []
+    with pytest.raises(PortTakenError, match="--http"):
+        choose_http_port(port=taken_port, preferred=1, say=pytest.fail)
+    free = free_port()
+    assert choose_http_port(port=free, preferred=taken_port, say=pytest.fail) == free
+    assert choose_http_port(port=None, preferred=free, say=pytest.fail) == free
+    chosen = choose_http_port(port=None, preferred=taken_port, say=said.append)
+    assert is_free(chosen)
+    assert len(said) == 1
+    assert f"HTTP is on {chosen}" in said[0]

@@ -17,7 +17,7 @@ import pytest
 from tests.fake_children import fake_child
 from tests.waiting import eventually, until
 from turnlog_workers.base.json_file import read_json
-from turnlog_workers.devstack.stack import Stack, child_environment, child_specs
+from turnlog_workers.devstack.stack import Stack, child_environment, child_specs, http_spec
 from turnlog_workers.devstack.stack_dir import DataDirError, ProcessRecord, StackDir, StackInUseError, identify
 from turnlog_workers.devstack.supervisor import ChildFailedError, ChildSpec, Limits
 
@@ -363,6 +363,18 @@ def test_children_are_command_lines_of_their_own_with_the_stack_s_settings() -> 
     ]
     assert [child.env.get("TURNLOG_WORKER_NAME") for child in children] == ["worker-1", "worker-2", None]
     assert all(child.env["TURNLOG_BOOTSTRAP_SERVER"] == "127.0.0.1:9092" for child in children)
+    http = http_spec(8080, env)
+    assert (http.name, command(http.argv), http.env) == ("http", ["turnlog", "serve", "--port", "8080"], env)
+
+
+async def test_the_address_of_http_is_said_where_it_is_up(bench: Bench) -> None:
+    console = "http://127.0.0.1:8080/"
+    async with bench.running(bench.stack({"http": "good"}, console=console)):
+        assert bench.said[-2].startswith(f"console: {console} ")
+        assert bench.said[-1].startswith("up: ")
+    bench.said.clear()
+    async with bench.running(bench.stack({"http": "broken"}, console=console)):
+        assert not [line for line in bench.said if line.startswith("console: ")]
 
 
 def command(argv: Sequence[str]) -> list[str]:

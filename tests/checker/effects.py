@@ -172,6 +172,10 @@ def _backed_end(turn: TurnLog, seen: SeenFrame, where: str) -> Iterator[Anomaly]
         if frame.text != (texts[-1] if texts else ""):
             text = f"text {frame.text[:50]!r}, the log says {(texts[-1] if texts else '')[:50]!r}"
             yield Anomaly(kind="terminal frame contradicts the log", where=where, text=text)
+        handed_over = [call.call for call in turn.calls if call.result is None and call.call.client]
+        if list(frame.pending_calls) != (handed_over if end.requires_action else []):
+            text = f"pending calls {frame.pending_calls}, the log says {handed_over}"
+            yield Anomaly(kind="terminal frame contradicts the log", where=where, text=text)
 
 
 # ---- tools

@@ -9,6 +9,7 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.parts import ToolCall
 from turnlog_streams.reader_rule import LoggedEvent
 
+ACCEPTED = (ev.TurnAccepted, ev.ToolOutputsAccepted)
 TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
 RUN_ENDS = (ev.HistoryCompacted, ev.HistoryCompactionFailed, ev.HistoryCompactionSkipped)
 
@@ -42,7 +43,14 @@ class Decision:
     partition: int
     offset: int
     command_hash: str
-    event: ev.TurnAccepted | ev.RequestRefused | ev.TurnCancelled | ev.RequestDecided | ev.HistoryCompactionRequested
+    event: (
+        ev.TurnAccepted
+        | ev.ToolOutputsAccepted
+        | ev.RequestRefused
+        | ev.TurnCancelled
+        | ev.RequestDecided
+        | ev.HistoryCompactionRequested
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,7 +159,7 @@ class LogView:
         if header.stream_kind != ev.SESSION:
             return
         self.sessions[partition, header.stream_id].append(event)
-        if isinstance(payload, ev.TurnAccepted | ev.RequestRefused | ev.RequestDecided | ev.HistoryCompactionRequested):
+        if isinstance(payload, (*ACCEPTED, ev.RequestRefused, ev.RequestDecided, ev.HistoryCompactionRequested)):
             self._decide(partition, event, payload.request_id, payload.command_hash)
         if isinstance(payload, ev.TurnCancelled) and payload.by is not None:
             self._decide(partition, event, payload.by.request_id, payload.by.command_hash)
@@ -179,7 +187,7 @@ class LogView:
         turn = self.turns.get(turn_id)
         if turn is None:
             turn = self.turns[turn_id] = TurnLog(turn_id=turn_id, session_id=header.stream_id, partition=partition)
-        if isinstance(payload, ev.TurnAccepted):
+        if isinstance(payload, ACCEPTED):
             if turn.accepted is not None:
                 self.anomalies.append(Anomaly(kind="turn accepted twice", where=turn.where, text=f"@{event.offset}"))
             turn.accepted = event

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from tests.checker.history import Anomaly, SentRequest
-from tests.checker.log_view import LogView
+from tests.checker.log_view import ACCEPTED, LogView
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import content_text
 from turnlog_streams.topics import partition_of
@@ -95,7 +95,7 @@ def _decided_twice(view: LogView) -> Iterator[Anomaly]:
                 yield Anomaly(kind="request decided twice", where=where, text=f"at {offsets}")
                 break
             seen.add(decision.command_hash)
-        if sum(isinstance(decision.event, ev.TurnAccepted) for decision in decisions) > 1:
+        if sum(isinstance(decision.event, ACCEPTED) for decision in decisions) > 1:
             yield Anomaly(kind="request decided twice", where=where, text="two turns for one request id")
     for (partition, offset), at in view.dead_letters.items():
         if len(at) > 1:
@@ -153,7 +153,7 @@ def _invented(view: LogView, book: _Book) -> Iterator[Anomaly]:
         texts = {request.text for request in sent}
         for decision in decisions:
             event = decision.event
-            if isinstance(event, ev.TurnAccepted) and texts.isdisjoint((None, content_text(event.content))):
+            if isinstance(event, ACCEPTED) and texts.isdisjoint((None, content_text(event.content))):
                 yield Anomaly(kind="message altered", where=where, text="the accepted text was never sent")
 
 
@@ -162,7 +162,7 @@ def _order(view: LogView, book: _Book) -> Iterator[Anomaly]:
     for (partition, session_id), events in view.sessions.items():
         last = -1
         for event in events:
-            if not isinstance(event.payload, ev.TurnAccepted):
+            if not isinstance(event.payload, ACCEPTED):
                 continue
             sent = book.by_identity.get((session_id, event.payload.request_id), ())
             offsets = [request.offset for request in sent if request.partition == partition]

@@ -24,6 +24,13 @@ _KEYS = {table.name: table.key for table in TABLES}
 _STORE_KEYS = {table.name: table.key for table in STORE_TABLES}
 
 
+def _is_activity(event: LoggedEvent) -> bool:
+    """Does it say that the session was just used? What somebody wants hidden is no use of it."""
+    if isinstance(event.payload, ev.TurnHidden):
+        return False
+    return bool(event.header.turn_id) or isinstance(event.payload, ev.SessionCreated | ev.MessageStored)
+
+
 def check_stores(view: LogView) -> Iterator[Anomaly]:
     """Every difference between a store and the log."""
     known: dict[tuple[int, int, bool], Tables] = {}
@@ -192,7 +199,8 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
     ends = [event.payload for event in events if isinstance(event.payload, TERMINAL)]
     created = [event for event in events if isinstance(event.payload, ev.SessionCreated)]
     archived = [event for event in events if isinstance(event.payload, ev.SessionArchived)]
-    active = [event for event in events if event.header.turn_id or isinstance(event.payload, ev.SessionCreated)]
+    active = [event for event in events if _is_activity(event)]
+    asked = [event.payload.message_seq for event in events if getattr(event.payload, "tool_calls", ())]
     return {
         "session_offset": created[0].offset if created else None,
         "channel": session.channel,
@@ -207,7 +215,7 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
         "forward_seq": session.forward_seq,
         "created_at": created[0].header.recorded_at if created else None,
         "last_active_at": active[-1].header.recorded_at if active else None,
-        "turns": count(ev.TurnAccepted),
+        "turns": count(ev.TurnAccepted) + count(ev.ToolOutputsAccepted),
         "started_turns": session.turn_count,
         "completed_turns": count(ev.TurnCompleted),
         "failed_turns": count(ev.TurnFailed),
@@ -219,6 +227,7 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
         "history_max_tokens": session.history_max_tokens,
         "history_keep_tail": session.history_keep_tail,
         "covered_to": session.history_compaction.covered_to,
+        "awaited_seq": asked[-1] if session.awaited else 0,
         "measured_tokens": session.measure.input_tokens if session.measure else None,
         "measured_through_seq": session.measure.through_seq if session.measure else None,
         "unknown_events": 0,

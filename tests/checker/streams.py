@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from tests.checker.history import Anomaly
-from tests.checker.log_view import TERMINAL, LogView, TurnLog
+from tests.checker.log_view import ACCEPTED, TERMINAL, LogView, TurnLog
 from turnlog_schemas import events as ev
+from turnlog_schemas.parts import content_text
 from turnlog_streams.reader_rule import LoggedEvent
 
 
@@ -61,17 +62,19 @@ def _messages(where: str, view: LogView, events: Sequence[LoggedEvent]) -> Itera
             kind = "message doubled" if seq < expected else "message lost"
             yield Anomaly(kind=kind, where=where, text=f"@{event.offset} has message_seq {seq}, not {expected}")
             break
-    asked = [event.header.turn_id for event in messages if event.payload.role == "user"]
-    accepted = [event.header.turn_id for event in events if isinstance(event.payload, ev.TurnAccepted)]
+    asked = list(dict.fromkeys(event.header.turn_id for event in messages if not event.payload.imported))
+    accepted = [event.header.turn_id for event in events if isinstance(event.payload, ACCEPTED)]
     started = [turn_id for turn_id in accepted if turn_id in set(asked)]
     if asked != started:
-        text = f"users' messages are of turns {asked}, accepted in the order {started}"
+        text = f"messages are of turns {asked}, accepted in the order {started}"
         yield Anomaly(kind="messages reordered", where=where, text=text)
-    turns_in_order = list(dict.fromkeys(event.header.turn_id for event in messages))
-    if turns_in_order != list(dict.fromkeys(asked)):
-        text = f"messages are of turns {turns_in_order}, asked in the order {asked}"
-        yield Anomaly(kind="messages reordered", where=where, text=text)
+    users = [event.header.turn_id for event in messages if event.payload.role == "user" and not event.payload.imported]
+    if len(users) != len(set(users)):
+        yield Anomaly(kind="messages reordered", where=where, text=f"users' messages are of turns {users}")
+    yield from _client_calls(where, view, messages)
     for event in messages:
+        if event.payload.imported:
+            continue
         accepted_by = view.turns[event.header.turn_id or ""].accepted
         if event.payload.role != "user" or accepted_by is None:
             continue
@@ -94,7 +97,10 @@ def _turn(view: LogView, turn: TurnLog) -> Iterator[Anomaly]:
         yield Anomaly(kind="attempts out of order", where=turn.where, text=f"{attempts}")
     yield from _order(turn)
     if turn.ends and isinstance(turn.ends[0].payload, ev.TurnCompleted):
-        open_calls = [call.call.call_id for call in turn.calls if call.result is None]
+        open_calls = [call.call.call_id for call in turn.calls if call.result is None and not call.call.client]
+        handed_over = any(call.result is None and call.call.client for call in turn.calls)
+        if handed_over != turn.ends[0].payload.requires_action:
+            yield Anomaly(kind="turn ended otherwise", where=turn.where, text=f"{turn.ends[0].payload}")
         if open_calls:
             yield Anomaly(kind="call without a result", where=turn.where, text=f"completed, and {open_calls} are open")
 
@@ -115,3 +121,23 @@ def _order(turn: TurnLog) -> Iterator[Anomaly]:
         ended = ended or isinstance(event.payload, TERMINAL)
     if events and events[0].offset < turn.accepted.offset:
         yield Anomaly(kind="turn never accepted", where=turn.where, text=f"@{events[0].offset} comes before")
+
+
+def _client_calls(where: str, view: LogView, messages: Sequence[LoggedEvent]) -> Iterator[Anomaly]:
+    """Every call that a client runs has one result, right behind it: its output as accepted, or that none came."""
+    owed: list[str] = []
+    for event in messages:
+        message, accepted = (
+            event.payload,
+            view.turns[event.header.turn_id or ""].accepted if event.header.turn_id else None,
+        )
+        if message.role == "tool" and message.tool_call_id in owed:
+            owed.remove(message.tool_call_id)
+            outputs = getattr(accepted.payload if accepted is not None else None, "outputs", ())
+            said = [output.output for output in outputs if output.call_id == message.tool_call_id]
+            if not (message.interrupted or message.imported) and content_text(message.content) not in said:
+                yield Anomaly(kind="message altered", where=where, text=f"@{event.offset} is no output of its request")
+        elif message.role != "tool" and owed:
+            yield Anomaly(kind="call without a result", where=where, text=f"{owed} are open at @{event.offset}")
+            return
+        owed += [call.call_id for call in message.tool_calls if call.client]

@@ -1,6 +1,7 @@
 """What the checker cannot know: how the turns of this workload must come out, since their models are scripts."""
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from tests.checker import Anomaly, History, accepted_events
 from tests.checker.log_view import LogView, TurnLog
@@ -15,7 +16,7 @@ from turnlog_streams.history.tokens import prompt_tokens, with_margin
 from turnlog_streams.history.view import BY_MODEL
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_workers.runners.playback import role_of
-from turnlog_workers.runners.script import plan_turn
+from turnlog_workers.runners.script import plan_turn, with_client_calls
 
 #: Failures that a script asks for, and those that bounds of the worker bring about.
 FAILURES = {"scripted_failure", "suspected_poison", "turn_timeout"}
@@ -71,8 +72,14 @@ def _turn_numbers(events: Sequence[LoggedEvent]) -> dict[str, int]:
 def _as_planned(turn: TurnLog, number: int, *, whole: bool) -> Iterator[Anomaly]:
     """What is stored is the script's beginning, all of it if the turn was completed."""
     seed, options = script_of(turn.starts[0].payload.model)
-    steps = plan_turn(seed, number, options).steps
-    stored = [message.payload for message in turn.messages if message.payload.role != "user"]
+    plan = plan_turn(seed, number, options)
+    begun = turn.accepted.payload if turn.accepted is not None else None
+    if begun is not None and begun.content:
+        plan = with_client_calls(plan, begun.tools, options)
+    steps = plan.steps
+    inputs = list(takewhile(lambda message: message.payload.role == "tool", turn.messages))
+    stored = [message.payload for message in turn.messages[len(inputs) :] if message.payload.role != "user"]
+    stored = [message for message in stored if not _closes_a_client_call(message)]
     told = [(message.role, None if message.interrupted else message.content) for message in stored]
     planned = [(role_of(step), step.content) for step in steps]
     for index, (role, content) in enumerate(told):
@@ -83,6 +90,11 @@ def _as_planned(turn: TurnLog, number: int, *, whole: bool) -> Iterator[Anomaly]
             return
     if whole and len(told) != len(planned):
         yield Anomaly(kind="not as planned", where=turn.where, text=f"{len(told)} messages of {len(planned)}")
+
+
+def _closes_a_client_call(message: ev.MessageStored) -> bool:
+    """Nobody else runs it: no script has a result of it."""
+    return message.interrupted and (message.tool_call_id or "").startswith("client_")
 
 
 # ---- history compactions

@@ -1,9 +1,10 @@
 """What every model of a run is given, held against the log as it then is: nothing of it may be missing or wrong."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import takewhile
 
 from tests.checker import accepted_events
-from tests.checker.log_view import TERMINAL
+from tests.checker.log_view import ACCEPTED, TERMINAL
 from tests.checker.requests import home_of
 from tests.simulation.world import World
 from turnlog_schemas import events as ev
@@ -59,13 +60,19 @@ def what_is_wrong(turn: TurnInput, events: Sequence[LoggedEvent]) -> Iterator[st
     if list(turn.assembled) != shown:
         yield f"assembled is {brief(turn.assembled)}, the log says {brief(shown)}"
     mine = [message for message in stored if message.turn_id == turn.turn_id]
-    if list(turn.turn_messages) != mine[1:]:
-        yield f"the turn's messages are {brief(turn.turn_messages)}, the log says {brief(mine[1:])}"
+    results = list(takewhile(lambda message: message.role == "tool", mine))
+    rest = mine[len(results) + bool(turn.user_content) :]
+    if list(turn.turn_messages) != rest:
+        yield f"the turn's messages are {brief(turn.turn_messages)}, the log says {brief(rest)}"
+    shown_results = [message for message in results if message in turn.assembled]  # a summary may cover the others
+    if list(turn.tool_outputs) not in (results, shown_results):
+        yield f"its tool outputs are {brief(turn.tool_outputs)}, the log says {brief(results)}"
     asked = [event.payload.content for event in events if _accepts(event, turn.turn_id)]
     questions = [message.content for message in turn.assembled if (message.role, message.turn_id) == _user_of(turn)]
-    if not (asked == questions == [turn.user_content]):
+    if asked != [turn.user_content] or questions != ([turn.user_content] if turn.user_content else []):
         yield f"the question {asked} is in it as {questions}, and as {turn.user_content}"
-    if list(turn.history) != [message for message in turn.assembled if message.turn_id != turn.turn_id]:
+    before = [message for message in turn.assembled if message.turn_id != turn.turn_id or message in results]
+    if list(turn.history) != before:
         yield "its history is not what is assembled before the turn"
     closing = [{"role": "tool", "tool_call_id": call.call_id, "content": "it will come"} for call in open_calls(turn)]
     try:
@@ -79,7 +86,7 @@ def _user_of(turn: TurnInput) -> tuple[str, str]:
 
 
 def _accepts(event: LoggedEvent, turn_id: str) -> bool:
-    return event.header.turn_id == turn_id and isinstance(event.payload, ev.TurnAccepted)
+    return event.header.turn_id == turn_id and isinstance(event.payload, ACCEPTED)
 
 
 def stored_messages(events: Sequence[LoggedEvent]) -> list[HistoryMessage]:

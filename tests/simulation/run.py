@@ -13,7 +13,7 @@ import turnlog_streams.channel.state
 import turnlog_streams.session.state
 from tests.checker import Anomaly, History, StoreContent, accepted_events, check, check_lifecycle
 from tests.checker.history import SentRequest
-from tests.checker.log_view import RUN_ENDS
+from tests.checker.log_view import ACCEPTED, RUN_ENDS
 from tests.simulation.expected import check_history_compactions, check_turns
 from tests.simulation.faults import FAULTS, QUIET, Fault
 from tests.simulation.group import Group
@@ -33,7 +33,7 @@ SETTLE_LIMIT_S = 60.0
 MAX_STALE_CLAIMS = 4
 MAX_NAMESAKE_CLAIMS = 6
 _TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
-_BEGINS = (ev.TurnAccepted, ev.HistoryCompactionRequested, ev.CommandForwarded)
+_BEGINS = (*ACCEPTED, ev.HistoryCompactionRequested, ev.CommandForwarded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,7 @@ class Plan:
     workers: int | None = None  #: absent: 1 to 3
     tight: bool | None = None  #: bounds that turns reach; absent: now and then
     long_histories: bool | None = None  #: histories that pass small limits; absent: in every second seed
+    clients: int = 0  #: so many chats more bring tools that their senders run
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,6 +137,7 @@ class Simulation:
         self.workload = Workload(
             rng, self.world.partition_count, count, last_at_s=FAULTS_END_S, long_histories=long_histories
         )
+        self.workload.add_clients(plan.clients, last_at_s=FAULTS_END_S)
 
     def add_namesake(self, worker: SimWorker) -> SimWorker:
         """Another process of a worker's name, on another host."""

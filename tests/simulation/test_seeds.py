@@ -84,3 +84,20 @@ def test_the_mixes_against_weaknesses_harm_nobody_else() -> None:
     for weakness in WEAKNESSES.values():
         for seed in range(1000, 1003):
             assert simulate(seed, weakness.plan).anomalies == [], f"seed {seed}, {weakness.name}"
+
+
+def test_clients_that_run_tools_themselves() -> None:
+    """They answer the calls of their turns in time, late, twice, wrongly and never; owners come and go meanwhile."""
+    accepted: Counter[str] = Counter()
+    for seed in range(2000, 2030):
+        outcome = simulate(seed, Plan(clients=6))
+        assert outcome.anomalies == [], f"seed {seed}"
+        for event in (event for log in outcome.history.log.values() for event in log):
+            payload = event.payload
+            accepted[type(payload).__name__] += 1
+            accepted["waits"] += isinstance(payload, ev.TurnCompleted) and payload.requires_action
+            accepted["imported"] += isinstance(payload, ev.MessageStored) and payload.imported
+            if isinstance(payload, ev.RequestRefused):
+                accepted[payload.code] += 1
+    assert min(accepted[name] for name in ("ToolOutputsAccepted", "waits", "imported", "not_waiting")) > 10, accepted
+    assert min(accepted[name] for name in ("unknown_call", "missing_outputs")) > 0, accepted

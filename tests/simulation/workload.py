@@ -34,6 +34,19 @@ LONG_MODELS = (
     "script:16?tools=5&words=10&tool_ms=50&fail_attempts=1&fail_at=tool:4",
     "script:17?tools=4&words=10&tool_ms=80&calls_per_message=4",
 )
+#: Turns that end in calls of tools that their request brought.
+CLIENT_MODELS = (
+    "script:21?tools=0&words=2&client_calls=1",
+    "script:22?tools=1&words=2&tool_ms=60&client_calls=2",
+    "script:23?tools=2&words=1&tool_ms=80&calls_per_message=2&client_mixed=true&client_calls=1",
+    "script:24?tools=2&words=1&tool_ms=80&calls_per_message=2&idempotent=true&client_mixed=true&client_calls=2",
+    "script:25?tools=2&words=2&tool_ms=60&fail_attempts=1&fail_at=tool:2&client_mixed=true&client_calls=1",
+)
+SAID = [
+    {"role": "user", "text": "Before?"},
+    {"role": "assistant", "text": "Long ago.", "tool_calls": [{"call_id": "b", "name": "look", "arguments": "{}"}]},
+    {"role": "tool", "tool_call_id": "b", "text": "seen"},
+]
 CHANNEL = "web"
 LIFECYCLE = ("create_session", "resolve_session", "rotate_session", "archive_session")
 KINDS = (
@@ -166,6 +179,46 @@ class Workload:
                 self._again(planned, text)
         elif kind == "conflict":
             self._again(planned, f"another question {number}")
+
+    def add_clients(self, count: int, *, last_at_s: float) -> None:
+        """Chats with tools that their senders run: they answer the calls in time, late, twice, wrongly, or never."""
+        rng = self._rng
+        for number in range(count):
+            partition = rng.randrange(self._partitions)
+            session_id = rng.choice(session_ids(partition, self._partitions))
+            at_s, model = rng.uniform(0.0, last_at_s), rng.choice(CLIENT_MODELS)
+            calls = int(model.partition("client_calls=")[2][0])
+            chat: dict[str, Any] = _command(f"client {number}", model, "enqueue") | {"tools": [{"name": "look"}]}
+            if rng.random() < 0.4:
+                chat["new_session"] = {"messages": SAID}
+            self._of_client(session_id, f"k{number}", chat, at_s)
+            for again in range(rng.choice((0, 1, 1, 2, 2, 3))):
+                at_s += rng.choice((0.05, 0.4, 1.0, 2.5))
+                outputs = [
+                    {"call_id": f"client_{at}", "output": f"{number}.{again}.{at}"} for at in range(1, calls + 1)
+                ]
+                outputs = rng.choice((outputs, outputs, outputs, outputs[1:], [{"call_id": "no", "output": "?"}]))
+                command = {"type": "chat", "tool_outputs": outputs, "model": rng.choice((*MODELS[:2], model))}
+                if not outputs or rng.random() < 0.2:
+                    command["text"] = f"client {number} again {again}"
+                for _ in range(rng.choice((1, 1, 2))):
+                    self._of_client(session_id, f"o{number}-{again}", command, at_s)
+                    at_s += rng.choice((0.0, 0.3))
+        self.plan.sort(key=lambda planned: planned.at_s)
+
+    def _of_client(self, session_id: str, request_id: str, command: dict[str, Any], at_s: float) -> None:
+        body = {"session_id": session_id, "request_id": request_id, "command": command}
+        planned = Planned(
+            at_s=at_s,
+            partition=partition_of(session_id.encode(), self._partitions),
+            key=session_id.encode(),
+            value=json.dumps(body).encode(),
+            session_id=session_id,
+            request_id=request_id,
+            command=json.dumps(command),
+            text=command.get("text", ""),
+        )
+        self.plan.append(planned)
 
     def _add_cancel(self, number: int, planned: Planned) -> None:
         """Somebody changes their mind, perhaps twice."""

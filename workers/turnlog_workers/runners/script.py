@@ -13,7 +13,7 @@ from itertools import takewhile
 
 from pydantic import Field
 
-from turnlog_schemas.parts import ToolCall, text_content
+from turnlog_schemas.parts import ClientTool, ToolCall, text_content
 from turnlog_streams.turn import without_result
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.runners.base import (
@@ -23,6 +23,7 @@ from turnlog_workers.runners.base import (
     RunnerError,
     RunnerOutput,
     TextDelta,
+    ToolDefinition,
     ToolResult,
     TurnInput,
     UsageReport,
@@ -108,14 +109,13 @@ def plan_turn(seed: str, turn_number: int, options: ScriptOptions) -> Plan:
     return Plan(steps=tuple(steps), reasoning=_text(chance, 6) if options.reasoning else "")
 
 
-def with_client_calls(plan: Plan, turn: TurnInput, options: ScriptOptions) -> Plan:
-    """The plan of a turn whose request brings tools: it ends in calls of them, unless it begins with their outputs."""
-    tools = turn.client_tools
-    if not (options.client_calls and tools and turn.user_content):
+def with_client_calls(plan: Plan, tools: Sequence[ClientTool | ToolDefinition], options: ScriptOptions) -> Plan:
+    """The plan of a turn whose request brings these tools: it ends in calls of them."""
+    if not (options.client_calls and tools):
         return plan
     calls = tuple(
         ToolCall(
-            call_id=f"client_{turn.turn_number}_{number}",
+            call_id=f"client_{number}",  # it comes again in each turn, as models' ids do
             name=tools[(number - 1) % len(tools)].name,
             arguments=f'{{"number":{number}}}',
         )
@@ -191,7 +191,9 @@ class ScriptRunner(OfflineRunner):
     async def run(self, turn: TurnInput) -> AsyncIterator[RunnerOutput]:
         """The rest of the turn's plan, its usage last. Raises :class:`RunnerError` where the options say so."""
         self._check_alive()
-        plan = with_client_calls(plan_turn(self._seed, turn.turn_number, self._options), turn, self._options)
+        plan = plan_turn(self._seed, turn.turn_number, self._options)
+        if turn.user_content:  # else it begins with the outputs of such calls
+            plan = with_client_calls(plan, turn.client_tools, self._options)
         start = resume_position(turn, plan.steps)
         open_calls = open_calls_of(turn, plan.steps[start:])
         pace = Pace(self._options.delta_ms / 1000)

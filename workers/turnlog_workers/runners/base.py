@@ -9,14 +9,13 @@ turn, and a ``SystemExit`` in a task or callback that it started ends nothing el
 blocks the event loop (a factory, too) stops the whole worker meanwhile, and so does one that cancels others' tasks.
 """
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from turnlog_schemas.files import file_name
 from turnlog_schemas.generation import NO_PARAMS, GenerationParams
-from turnlog_schemas.parts import NO_USAGE, ClientTool, ContentPart, ToolCall, Usage, text_content
+from turnlog_schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage, text_content
 from turnlog_streams.history.messages import HistoryMessage
 
 
@@ -39,16 +38,6 @@ class ToolDefinition:
     parameters: Mapping[str, Any]  #: the JSON schema of an object
     idempotent: bool = False  #: a call whose outcome nobody knows may be made again
     client: bool = False  #: whoever sent the request runs it: its call ends the turn
-
-
-def client_tools(tools: Sequence[ClientTool]) -> tuple[ToolDefinition, ...]:
-    """What a model is told of the tools that a request brought."""
-    return tuple(
-        ToolDefinition(
-            name=tool.name, description=tool.description, parameters=json.loads(tool.parameters), client=True
-        )
-        for tool in tools
-    )
 
 
 class TurnTools(Protocol):

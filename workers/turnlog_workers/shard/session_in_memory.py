@@ -35,10 +35,11 @@ from turnlog_streams.session.decide import answer_needs, decide, known_answer, s
 from turnlog_streams.session.state import Session, evolve
 from turnlog_streams.session.title import TitleTask, title_task
 from turnlog_workers.intake.request_reader import Query, StreamCommand
-from turnlog_workers.runners.base import TurnInput, client_tools
+from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.shard.stream import Stream
+from turnlog_workers.tools.client_tools import client_tools
 
 
 class SessionInMemory(Stream[Session]):

@@ -34,7 +34,7 @@ T = TypeVar("T")
 _OF_PROCESS = re.compile(r"p\d+\.[^.]+\.(\d+)(-\d+)?\.duckdb")
 _HAND_OVER_POLL_S = 0.05
 _MAX_OWN_FILES = 16  #: of one partition in one process, while others hold the usual one
-_MAX_CACHED_STREAMS = 250  #: of one partition, some 8 KB each; the heap stays as large as they made it
+_MAX_CACHED_STREAMS = 2_000  #: of one partition
 # Until a checkpoint, each column of each table has whole blocks in memory, however few its rows. A worker has a dozen
 # files: with the default of 256 KiB that was 600 MB for 20,000 sessions, with the smallest 150 MB, and less on disk.
 _BLOCK_BYTES = 16 * 1024

@@ -523,6 +523,7 @@ def message_row(session_id: str, seq: int, message: Message) -> MessageRow:
         interrupted=False,
         truncated=False,
         outcome=None,
+        imported=False,
         log_offset=seq,
         recorded_at=AT,
     )
@@ -541,6 +542,7 @@ def call_row(session_id: str, seq: int, position: int, call: ToolCall) -> ToolCa
         arguments=call.arguments,
         idempotent=True,
         idempotency_key="",
+        client=False,
         log_offset=seq,
         recorded_at=AT,
     )

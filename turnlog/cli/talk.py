@@ -29,7 +29,7 @@ from turnlog.cli.common import (
     params_of,
     refuse_unservable,
 )
-from turnlog.errors import TurnTimedOutError
+from turnlog.errors import TurnTimedOutError, UsageError
 from turnlog.terminal import output
 from turnlog_schemas.parts import ContentPart, NewSession
 
@@ -60,13 +60,13 @@ def send(
         str, typer.Argument(metavar="SESSION", help="The session's id. A session that does not exist is created.")
     ],
     text: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="TEXT",
             help="What the user says; - reads it from standard input. May be left out with --tool-output.",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
     model: Model = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end of the turn and print the answer.", show_default=False)
@@ -99,12 +99,14 @@ def send(
     """Send one message to a session. Prints the request's id and its place in the topic, or with --wait the answer."""
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     refuse_unservable(settings, model)
+    if text is None and not tool_outputs:
+        raise UsageError("TEXT is missing: what does the user say?")
     if text == "-":
         text = sys.stdin.read().removesuffix("\n").removesuffix("\r")  # what ends the last line is not of the message
     new = NewSession(channel=channel) if channel is not None else None
     asked: dict[str, Any] = {"request_id": request_id, "model": model, "on_busy": on_busy.value, "new_session": new}
     asked["params"] = params_of(temperature, max_tokens, stop, model_setting)
-    content = content_of(text, files_of(file))
+    content = content_of(text or "", files_of(file))
     asked["tools"] = tools_of(tools)
     asked["tool_outputs"] = outputs_of(tool_outputs or [])
     if wait:

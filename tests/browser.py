@@ -48,9 +48,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator["Browser"]:
-    """One for all tests of the process."""
+    """One for all tests of a module, none of which is ``async``: playwright's own event loop is running meanwhile."""
     found = executable()
     assert found is not None, "there is no Chromium here: scripts/browser.sh installs one where it can"
     from playwright.sync_api import sync_playwright

@@ -16,7 +16,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.devstack.launch import launch_argv
 from turnlog_workers.kafka.topics_admin import init_topics
 
-_READY_TIMEOUT_S = 60.0
+_READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 _NOT_DELIVERED = re.compile(r"read (\d+) requests that were not delivered")

@@ -31,7 +31,7 @@ from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.kafka.request_log import KafkaRequestLog
 from turnlog_workers.kafka.topic_reader import TopicReader
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 _BATCH = struct.Struct(">qiibIH")  #: base offset, length, leader epoch, magic, checksum, attributes
 _LENGTH_AFTER = 12  #: a batch's length counts from behind it
 _CODEC_BITS = 0x07

@@ -183,6 +183,14 @@ def store_contents(data_dir: Path) -> list[StoreContent]:
     return [store_content(path) for path in paths]
 
 
+def positions_in(file: Path) -> dict[int, int]:
+    """How far the log is in a DuckDB file, by partition; empty where there is no file yet."""
+    if not file.exists():
+        return {}
+    with duckdb.connect(str(file), read_only=True) as connection:
+        return dict(connection.execute("SELECT partition, next_offset FROM partitions").fetchall())
+
+
 def store_content(path: Path) -> StoreContent:
     """All tables of a file."""
     tables: dict[str, list[dict[str, Any]]] = {}

@@ -16,7 +16,7 @@ from tests.deployment import START_S, Deployment, Process, Wire
 from tests.faults.broker import FaultBroker
 from tests.faults.load import SUMMARY_MODELS, Load
 from tests.faults.points import hit_of
-from tests.faults.record import CommitSampler, collect
+from tests.faults.record import CommitSampler, collect, positions_in
 from tests.faults.takeover import Takeovers
 from tests.waiting import eventually
 from turnlog_schemas.codec import Codec
@@ -281,9 +281,18 @@ class Stack:
             if process is None:
                 continue
             if process is self._materializer:
+                await self._published(wire, process)
                 process.signal(signal.SIGTERM)
             await self._ended(process)
         wire.check()
+
+    async def _published(self, wire: Wire, materializer: Process) -> None:
+        """Give the materializer its time to read what the workers wrote; how far it came is judged with all else."""
+        deadline, ends = time.monotonic() + self._drain_s, await wire.log_ends()
+        while time.monotonic() < deadline:
+            if not materializer.running or positions_in(self.deployment.settings.snapshot) == ends:
+                return
+            await asyncio.sleep(_POLL_S)
 
     async def _ended(self, process: Process) -> None:
         try:

@@ -103,6 +103,9 @@ def expected_tables(partition: int, log: Sequence[LoggedEvent]) -> Tables:
         "compactions": changes.history_compactions,
     }
     tables: Tables = {name: [plain_row(row) for row in found] for name, found in rows.items()}
+    for turn in tables["turns"]:  # hiding comes after the turn, whatever else became of it
+        if any((turn["partition"], turn["session_offset"], turn["turn_id"]) == row[:3] for row in changes.hidden_turns):
+            turn["hidden"] = True  # type: ignore[index]
     tables["partitions"] = [_partition_row(partition, log, events)]
     return tables
 

@@ -143,8 +143,9 @@ def test_duckdb_knows_the_bounds_and_nobody_changes_them(snapshot: Path, tempora
 
 
 def test_a_process_that_dies_is_an_error(snapshot: Path) -> None:
+    before = set(psutil.Process().children())
     with SnapshotQuery(snapshot, ENDLESS, bounds=Bounds(timeout_s=0)) as query:
-        (reader,) = psutil.Process().children()
+        (reader,) = set(psutil.Process().children()) - before
         os.kill(reader.pid, signal.SIGTERM)
         with pytest.raises(TurnlogError, match=r"exit code -15"):
             list(query)
@@ -165,7 +166,11 @@ def test_who_has_read_enough_hears_nothing(data_dir: Path, form: list[str]) -> N
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_it_is_interrupted_at_once(data_dir: Path, temporary: Path, number: signal.Signals, code: int) -> None:
     argv = command(data_dir, ENDLESS)
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+
+    def as_in_a_terminal() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, so perhaps these tests, ignore it
+
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=as_in_a_terminal) as process:
         until(lambda: any(temporary.iterdir()) and bool(psutil.Process(process.pid).children()), "it runs", 30)
         process.send_signal(number)
         assert process.communicate(timeout=20) == (b"", b"")

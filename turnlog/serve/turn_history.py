@@ -47,14 +47,16 @@ async def stored_turn(client: Client, turn: TurnRef, ending: Ending) -> StoredTu
     ``ending`` asks the owner how it ended, where that can be asked.
     """
     path = client.settings.snapshot
+    found = None
     if path.is_file():
         try:
             found = await asyncio.to_thread(_from_snapshot, path, turn)
         except (TurnlogError, OSError):  # it is being replaced, or is another version's: ask the owner
             found = None
-        if found is not None:
+        if found is not None and (found.ended or found.hidden):
             return found
-    return await _from_owner(client, turn, ending)
+    # The snapshot is some seconds late: what runs by it may have ended.
+    return await _from_owner(client, turn, ending) or found
 
 
 async def is_hidden(client: Client, turn: TurnRef) -> bool:

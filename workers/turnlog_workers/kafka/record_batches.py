@@ -78,11 +78,17 @@ def take_apart(fetched: FetchedBatches, start: int, end: int) -> tuple[list[Leni
         elif batch.problem is None and batch.attributes & _TRANSACTIONAL and batch.producer_id in aborting:
             pass
         else:
-            found.extend(item for item in _items(batch) if _last(item) >= start)
+            # The checksum does not cover where a batch begins: one that begins too early has nothing to say of offsets
+            # that others have spoken for.
+            found.extend(
+                _clipped(item, position, end)
+                for item in _items(batch)
+                if _last(item) >= position and _first(item) < end
+            )
         position = max(position, batch.end)
         if position >= end:
             break
-    return [_clipped(item, start, end) for item in found if _first(item) < end], min(position, end)
+    return found, min(position, end)
 
 
 def _first(item: LenientRecord | UnreadableRange) -> int:

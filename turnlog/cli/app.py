@@ -11,6 +11,7 @@ from turnlog.cli.chat import chat
 from turnlog.cli.common import VERBOSE
 from turnlog.cli.doctor import doctor
 from turnlog.cli.exits import explain
+from turnlog.cli.export import export
 from turnlog.cli.feed import feed
 from turnlog.cli.models import models_app
 from turnlog.cli.run_settings import settings_app
@@ -80,6 +81,7 @@ app.command(rich_help_panel=_TALK)(tail)
 app.add_typer(sessions_app, name="sessions", rich_help_panel=_TALK)
 app.command(rich_help_panel=_TALK)(feed)
 app.command(rich_help_panel=_ASK)(sql)
+app.command(rich_help_panel=_ASK)(export)
 app.command(rich_help_panel=_RUN)(processes.worker)
 app.command(rich_help_panel=_RUN)(processes.materialize)
 app.command(rich_help_panel=_RUN)(processes.serve)

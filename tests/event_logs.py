@@ -100,7 +100,15 @@ class LogWriter:
 
     def _append(self, header: ev.EventHeader, payload: object) -> int:
         offset = len(self.records)
-        self.records.append(LoggedEvent(partition=self.partition, offset=offset, header=header, payload=payload))
+        self.records.append(
+            LoggedEvent(
+                partition=self.partition,
+                offset=offset,
+                header=header,
+                payload=payload,
+                logged_at=header.recorded_at,
+            )
+        )
         return offset
 
     def claim(self) -> None:

@@ -36,6 +36,7 @@ class LoggedEvent:
     offset: int
     header: EventHeader
     payload: Any  #: an event, or ``UnknownPayload`` for a type that this version does not know
+    logged_at: int = -1  #: Kafka's timestamp of the record, milliseconds since 1970; -1: not known here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

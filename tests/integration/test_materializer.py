@@ -156,6 +156,7 @@ def produce(settings: Settings, records: Sequence[LoggedEvent]) -> None:
                 key=record.header.stream_id.encode(),
                 value=CODEC.encode(record.header, record.payload),
                 partition=record.partition,
+                timestamp_ms=record.logged_at,
             )
             for record in records
         ]

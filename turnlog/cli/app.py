@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from turnlog.cli import processes
+from turnlog.cli import processes, proof
 from turnlog.cli.chat import chat
 from turnlog.cli.common import VERBOSE
 from turnlog.cli.doctor import doctor
@@ -82,6 +82,9 @@ app.add_typer(sessions_app, name="sessions", rich_help_panel=_TALK)
 app.command(rich_help_panel=_TALK)(feed)
 app.command(rich_help_panel=_ASK)(sql)
 app.command(rich_help_panel=_ASK)(export)
+app.command(rich_help_panel=_ASK)(proof.verify)
+app.command(rich_help_panel=_ASK)(proof.rebuild)
+app.command(rich_help_panel=_ASK)(proof.diff)
 app.command(rich_help_panel=_RUN)(processes.worker)
 app.command(rich_help_panel=_RUN)(processes.materialize)
 app.command(rich_help_panel=_RUN)(processes.serve)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, snapshot_or_fail
+from turnlog.cli.proof import file_as_of
 from turnlog.terminal import output
 from turnlog_workers.base.extras import require
 
@@ -56,12 +57,25 @@ BatchRows = Annotated[
 ]
 
 
+AsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--as-of",
+        metavar="TIME",
+        help="Ask about a moment of the past, from the log: 2026-11-29T12:00 (UTC without a zone), 90m (ago), or an "
+        "event as PARTITION:OFFSET. The first question of a moment takes longer.",
+        show_default=False,
+    ),
+]
+
+
 def sql(
     statement: Annotated[str, typer.Argument(metavar="STATEMENT", help='For example "SELECT * FROM sessions".')],
     limit: Limit = None,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.", show_default=False)] = False,
     null: Null = "",
+    as_of: AsOf = None,
     timeout_s: TimeoutS = 30.0,
     memory_mb: MemoryMb = 512,
     batch_rows: BatchRows = 1000,
@@ -79,7 +93,7 @@ def sql(
         raise typer.BadParameter("Use --json or --csv, not both.")
     require("sql", "turnlog sql")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    path = snapshot_or_fail(settings)
+    path = snapshot_or_fail(settings) if as_of is None else file_as_of(settings, as_of)
     from turnlog.snapshot.query import Bounds, SnapshotQuery
 
     max_rows = limit if limit is not None else (0 if json or csv else _TABLE_ROWS)

@@ -17,7 +17,7 @@ from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, CO
 from turnlog_streams.table_types import PARTITIONS, Blob, Json, Millis, Table
 
 #: Raised whenever the same log leads to other rows: files of another version are rebuilt.
-PROJECTION_VERSION = 6
+PROJECTION_VERSION = 7
 _NOTHING = Json("{}")
 
 
@@ -299,6 +299,7 @@ class EventRow(NamedTuple):
     replied: int
     recorded_at: Millis
     body: Json
+    logged_at: Millis | None = None  #: Kafka's timestamp of the record: what "as of a time" goes by
 
 
 class UnknownEventRow(NamedTuple):

@@ -106,4 +106,5 @@ def raw_row(logged: LoggedEvent) -> EventRow:
         replied=header.replied,
         recorded_at=Millis(header.recorded_at),
         body=body,
+        logged_at=None if logged.logged_at < 0 else Millis(logged.logged_at),
     )

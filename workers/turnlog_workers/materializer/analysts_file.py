@@ -28,10 +28,11 @@ _BLOCK_BYTES = 256 * 1024
 RequestPlace = tuple[int, int]  #: partition and offset of a request
 
 
-def analysts_kind(deployment: str, partitions: tuple[int, ...]) -> FileKind:
-    """The analysts' file of a deployment."""
+def analysts_kind(deployment: str, partitions: tuple[int, ...], *, until: str = "") -> FileKind:
+    """The analysts' file of a deployment; ``until``: one that ends at a moment of the past."""
     return FileKind(
         deployment=deployment,
+        until=until,
         rows=str(PROJECTION_VERSION),
         tables=TABLES,
         partitions=partitions,
@@ -43,20 +44,33 @@ def analysts_kind(deployment: str, partitions: tuple[int, ...]) -> FileKind:
 class AnalystsFile:
     """The file, open. One thread uses it; only the copying of a snapshot happens in another."""
 
-    def __init__(self, path: Path, kind: FileKind, *, memory_limit_mb: int = 2048) -> None:
-        """Open the file where it stands, or make it. Raises :class:`StoreError`."""
+    def __init__(
+        self,
+        path: Path,
+        kind: FileKind,
+        *,
+        memory_limit_mb: int = 2048,
+        temp: Path | None = None,
+        away: database_files.Away = database_files.move_aside,
+    ) -> None:
+        """Open the file where it stands, or make it. Raises :class:`StoreError`.
+
+        ``temp``: of this process alone, for what does not fit into memory. ``away``: what becomes of a file that cannot
+        be used.
+        """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"the folder {path.parent} cannot be made: {error}") from error
         self.path = path
         self.kind = kind
+        self._away = away
         self._instance = duckdb.connect(
             ":memory:",
             config={
                 "threads": 2,
                 "memory_limit": f"{memory_limit_mb}MB",
-                "temp_directory": str(path.parent / "temp"),
+                "temp_directory": str(temp or path.parent / "temp"),
                 # Only publishing checkpoints: a snapshot is a copy of a file that must not change meanwhile.
                 "wal_autocheckpoint": "100GB",
             },
@@ -77,7 +91,7 @@ class AnalystsFile:
             raise
 
     def _open(self) -> None:
-        database_files.attach(self._instance, self.path, _ALIAS, self.kind)
+        database_files.attach(self._instance, self.path, _ALIAS, self.kind, away=self._away)
         self._attached = True
         # Closed only when the database is detached: see turnlog_workers.materializer.snapshot.
         self._source = self.path.open("rb", buffering=0)
@@ -94,6 +108,13 @@ class AnalystsFile:
         """Commit rows and checkpoints of all partitions of a batch in one transaction. Raises :class:`StoreError`."""
         try:
             self._writer.commit(events, positions)
+        except duckdb.Error as error:
+            raise self._failed(error) from error
+
+    def checkpoint(self) -> None:
+        """Put what is committed into the file itself. Not while it is being published. Raises :class:`StoreError`."""
+        try:
+            self._cursor.execute(f"CHECKPOINT {_ALIAS}")
         except duckdb.Error as error:
             raise self._failed(error) from error
 
@@ -119,11 +140,11 @@ class AnalystsFile:
         )
 
     def start_anew(self, reason: str, *, tolerant: bool = False) -> None:
-        """Move the file aside and begin at the log's beginning. Raises :class:`StoreError`."""
-        log.warning("%s is moved aside and rebuilt from the log: %s", self.path, reason)
+        """Put the file away and begin at the log's beginning. Raises :class:`StoreError`."""
+        log.warning("%s is %s and rebuilt from the log: %s", self.path, database_files.what_is_done(self._away), reason)
         self._wait_for_copy()
         self._detach()
-        database_files.move_aside(self.path)
+        self._away(self.path)
         self._open()
         self._writer.tolerant = tolerant
 
@@ -144,10 +165,7 @@ class AnalystsFile:
         current = self._published == self.positions and not self._bytes_changed
         if current and is_untouched(target, self._mark):
             return False
-        try:
-            self._cursor.execute(f"CHECKPOINT {_ALIAS}")
-        except duckdb.Error as error:
-            raise self._failed(error) from error
+        self.checkpoint()
         self._published, self._bytes_changed = self.positions, False
         self._copy_target, self._copy_began = target, time.monotonic()
         self._copy = self._copying.submit(publish, self._source, target, self.positions)

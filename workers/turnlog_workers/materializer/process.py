@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 from kafka import KafkaConsumer, TopicPartition
@@ -30,6 +30,7 @@ from turnlog_workers.kafka.schema_topic import read_schemas
 from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_topics
 from turnlog_workers.materializer.analysts_file import AnalystsFile, RequestPlace, analysts_kind
 from turnlog_workers.materializer.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
+from turnlog_workers.materializer.rebuilt_file import open_live, published_positions, rebuilt_of
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.port import StoreError
 
@@ -61,6 +62,10 @@ def run_materializer(settings: Settings) -> int:
             signal.signal(number, handler)
 
 
+class _FileRebuiltError(Exception):
+    """A rebuilt file waits to take the place of ours."""
+
+
 class Materializer:
     """One run of the process. ``stop`` ends it after the batch at hand, with a last snapshot."""
 
@@ -74,6 +79,7 @@ class Materializer:
         self._refresh_schemas = refresh_schemas or (lambda: _read_schemas(settings))
         self._file: AnalystsFile | None = None
         self._ready = False
+        self._published: Mapping[int, int] = {}  #: of the snapshot that our file has to reach before it is published
         self._dead_letters = True  #: are their bytes followed?
         self._told_healthy = True
         self._waiting: OrderedDict[RequestPlace, bytes] = OrderedDict()  #: bytes whose event is not read yet
@@ -110,7 +116,7 @@ class Materializer:
             else:
                 failures = 0
         if self._file is not None:
-            self._file.publish_now(self._settings.snapshot)
+            self._publish(self._file, now=True)
         return 0
 
     def _connect_and_follow(self) -> None:
@@ -138,6 +144,9 @@ class Materializer:
             try:
                 follower.start(file.positions)
                 self._follow(follower, file)
+            except _FileRebuiltError:
+                file.close()  # whoever opens it next takes the rebuilt one: connect again
+                self._file = None
             except OtherLogError as error:
                 file.start_anew(str(error))  # and connect again
             except UnreadableBatchError as error:
@@ -165,15 +174,25 @@ class Materializer:
             self._file.close()
             self._file = None
         if self._file is None:
-            self._file = AnalystsFile(self._settings.data_dir / FILE_NAME, kind)
+            self._file = open_live(self._settings.data_dir / FILE_NAME, kind)
         return self._file
+
+    def _publish(self, file: AnalystsFile, *, now: bool = False) -> None:
+        """A snapshot, unless the published one says more: a file that is being made anew is behind it."""
+        if any(file.positions[p].next_offset < offset for p, offset in self._published.items() if p in file.positions):
+            return
+        self._published = {}
+        if now:
+            file.publish_now(self._settings.snapshot)
+        else:
+            file.publish(self._settings.snapshot)
 
     def _follow(self, follower: LogFollower, file: AnalystsFile) -> None:
         settings = self._settings
-        target = settings.snapshot
         ends = follower.ends()
         behind = True
-        file.publish_now(target)  # at once, so that there is something to query
+        self._published = published_positions(settings.snapshot, file.kind.deployment)
+        self._publish(file, now=True)  # at once, so that there is something to query
         commit_interval_s = min(settings.store_commit_interval_s, settings.publish_interval_s)
         committed_at = published_at = checked_at = time.monotonic()
         while not self._stop.is_set():
@@ -186,9 +205,11 @@ class Materializer:
                 self._commit(follower, file)
                 committed_at = now
             if now >= published_at + settings.publish_interval_s:
-                file.publish(target)
+                self._publish(file)
                 published_at = now
                 self._tell_health(file)
+                if rebuilt_of(file.path).exists():
+                    raise _FileRebuiltError
             if behind and follower.has_reached(ends):
                 behind = False
                 self._caught_up(follower, file)
@@ -200,8 +221,9 @@ class Materializer:
     def _caught_up(self, follower: LogFollower, file: AnalystsFile) -> None:
         self._commit(follower, file)
         follower.follow_dead_letters()
+        self._published = {}
         if not self._ready:
-            file.publish_now(self._settings.snapshot)
+            self._publish(file, now=True)
             self._ready = True
             mark_ready()
             log.info("caught up; the snapshot is %s", self._settings.snapshot)

@@ -5,11 +5,13 @@ back from the log. A file that another process holds is an error of its own: tha
 """
 
 import contextlib
+import errno
+import fcntl
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 ASIDE = "aside"
 KEPT_ASIDE = 3  #: files of one name
+Away = Callable[[Path], None]  #: what becomes of a file that cannot be used
 _open_files: set[Path] = set()  # file locks do not hold against one's own process
 _open_files_lock = threading.Lock()
 
@@ -45,19 +48,28 @@ class FileKind:
     partitions: tuple[int, ...]
     block_bytes: int  #: of its blocks, which a file keeps for life: one with another size does not open
     then: tuple[str, ...] = ()  #: statements once its tables are made
+    until: str = ""  #: it ends there, whatever the log has; empty: it goes on with the log
 
     @property
     def marks(self) -> dict[str, str]:
         """What the file says of itself in its table ``about``."""
-        return {"rows": self.rows, "deployment": self.deployment}
+        marks = {"rows": self.rows, "deployment": self.deployment}
+        return marks | {"until": self.until} if self.until else marks
 
 
-def attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind) -> None:
-    """Attach a file as ``alias``, with all tables; one that cannot be used is moved aside.
+def attach(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    alias: str,
+    kind: FileKind,
+    *,
+    away: Away | None = None,
+) -> None:
+    """Attach a file as ``alias``, with all tables; one that cannot be used is moved aside, or what ``away`` does.
 
     Raises :class:`FileLockedError`, or :class:`StoreError` when not even a new file can be made.
     """
-    path = path.resolve()
+    path, away = path.resolve(), away or move_aside
     with _open_files_lock:
         if path in _open_files:
             raise FileLockedError(f"{path} is open in this process already")
@@ -66,8 +78,8 @@ def attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: 
         try:
             _attach(connection, path, alias, kind)
         except _UnusableError as error:
-            log.warning("%s is moved aside and rebuilt from the log: %s", path, error)
-            move_aside(path)
+            log.warning("%s is %s and rebuilt from the log: %s", path, what_is_done(away), error)
+            away(path)
             _attach(connection, path, alias, kind)
     except BaseException as error:
         forget(path)
@@ -139,6 +151,21 @@ def detach(connection: duckdb.DuckDBPyConnection, alias: str) -> None:
     connection.execute(f"DETACH {alias}")
 
 
+def is_held(path: Path) -> bool:
+    """Does somebody have the file open? By the lock that DuckDB takes on it."""
+    with _open_files_lock:  # in this process it would say no, and closing a second descriptor would drop the lock
+        if path.resolve() in _open_files:
+            return True
+        try:
+            with path.open("r+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            return error.errno in (errno.EACCES, errno.EAGAIN)
+    return False
+
+
 def forget(path: Path) -> None:
     """The file is not open in this process any more."""
     with _open_files_lock:
@@ -166,8 +193,14 @@ def delete(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def what_is_done(away: Away) -> str:
+    """To a file that cannot be used, in words."""
+    return "moved aside" if away is move_aside else "removed"
+
+
 def _with_wal(path: Path) -> Iterable[Path]:
-    return path, wal_of(path)
+    """The write-ahead log first: alone, it would be taken for that of whatever comes to the file's place."""
+    return wal_of(path), path
 
 
 def wal_of(path: Path) -> Path:

@@ -13,6 +13,7 @@ from turnlog_streams.projection.rows import PROJECTION_VERSION, TABLES
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.materializer.analysts_tables import comments
 from turnlog_workers.materializer.batch_writer import BatchWriter
+from turnlog_workers.materializer.macros import MACROS
 from turnlog_workers.materializer.publications import Publications
 from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouched, publish
 from turnlog_workers.store import database_files
@@ -37,7 +38,7 @@ def analysts_kind(deployment: str, partitions: tuple[int, ...], *, until: str = 
         tables=TABLES,
         partitions=partitions,
         block_bytes=_BLOCK_BYTES,
-        then=tuple(comments()),
+        then=(*comments(), *MACROS),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.console_snapshot import make_snapshot, markers
 from turnlog.client.replies import ReplyFrame
-from turnlog.serve.console import charts, pages
+from turnlog.serve.console import pages
 from turnlog.serve.console.filters import Filters, read_filters
 from turnlog.serve.console.log_view import read_dead_letters, read_events, read_topology
 from turnlog.serve.console.markdown import MAX_CHARS, to_html
@@ -17,6 +17,7 @@ from turnlog.serve.console.records import LogRecord
 from turnlog.serve.console.sql_answer import Answer
 from turnlog.serve.console.transcripts import read_transcript
 from turnlog.serve.console.turn_events import TurnEvents
+from turnlog.snapshot import charts
 from turnlog.snapshot.listing import list_sessions
 from turnlog_schemas.frames import (
     FrameHeader,

@@ -14,6 +14,7 @@ from turnlog.cli.exits import explain
 from turnlog.cli.export import export
 from turnlog.cli.feed import feed
 from turnlog.cli.models import models_app
+from turnlog.cli.report import report
 from turnlog.cli.run_settings import settings_app
 from turnlog.cli.sessions import sessions_app
 from turnlog.cli.sql import sql
@@ -85,6 +86,7 @@ app.command(rich_help_panel=_ASK)(export)
 app.command(rich_help_panel=_ASK)(proof.verify)
 app.command(rich_help_panel=_ASK)(proof.rebuild)
 app.command(rich_help_panel=_ASK)(proof.diff)
+app.command(rich_help_panel=_ASK)(report)
 app.command(rich_help_panel=_RUN)(processes.worker)
 app.command(rich_help_panel=_RUN)(processes.materialize)
 app.command(rich_help_panel=_RUN)(processes.serve)

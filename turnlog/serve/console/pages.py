@@ -11,13 +11,13 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from turnlog.serve.console import charts
 from turnlog.serve.console.filters import Filters
 from turnlog.serve.console.log_view import DeadLetterPage, EventPage, Topology
 from turnlog.serve.console.markdown import to_html
 from turnlog.serve.console.records import LogRecord
 from turnlog.serve.console.sql_answer import BOUNDS, Answer
 from turnlog.serve.console.transcripts import MAX_SHOWN_CHARS, ShownMessage, ShownTurn, Transcript
+from turnlog.snapshot import charts
 from turnlog.snapshot.listing import STATES, ListedSession, SessionList
 
 FOLDER = Path(__file__).parent

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,7 +53,7 @@ from turnlog_streams.projection.rows import (
     TurnRow,
 )
 from turnlog_streams.table_types import MOMENT, Json, Millis, Table, columns_of
-from turnlog_workers.runners.recordings import Message
+from turnlog_workers.runners.recordings import Message, Recordings
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{ "at":1}'}}
@@ -125,27 +126,34 @@ def test_keys_that_no_history_keeps_are_told(tmp_path: Path) -> None:
     [
         ("{", "line 2: Invalid JSON"),
         ("[]", "line 2: Input should be an object"),
+        ({"id": "b", "messages": ["x"]}, r"line 2: messages\[0\]: Input should be an object"),
         (talk("b"), "line 2: the conversation has no user message"),
         (talk("b", {"role": "system", "content": "x"}), "no user message"),
-        ({"messages": [USER]}, "line 2: id: Field required"),
+        ({"id": 1.5, "messages": [USER]}, "line 2: its id is neither a text nor a whole number"),
+        ({"text": "x"}, "line 2: messages: Field required"),
         (talk("a", USER), "line 2: the id 'a' is that of line 1 too"),
         (talk("a b", USER), "line 2: the id 'a b' cannot be part of a session id"),
         (talk("x" * 124, USER), "cannot be part of a session id: at most 123 characters"),
-        (
-            talk("b", {"role": "assistant", "content": "x"}, USER),
-            r"messages\[0\]: a message of role 'assistant' stands before",
-        ),
-        (talk("b", USER, {"role": "system", "content": "x"}), r"messages\[1\]: a system message can only be the first"),
+        (talk("b", USER, {"role": "system", "content": "x"}), r"messages\[1\]: a system or developer message can only"),
         (talk("b", {"role": "user", "content": " \n"}), r"messages\[0\]: the user's message is empty"),
         (talk("b", {"role": "user", "content": None}), r"messages\[0\]: the user's message is empty"),
         (talk("b", USER, {"role": "tool", "content": "x"}), r"messages\[1\]: the tool message has no tool_call_id"),
         (talk("b", {**USER, "tool_calls": [CALL]}), r"messages\[0\]: a user message has no tool_calls"),
-        (talk("b", USER, {"role": "function", "content": "x"}), r"messages\[1\].role: Input should be 'system'"),
+        (talk("b", USER, {"role": "function", "content": "x"}), r"messages\[1\]: a function's answer without a call"),
         (
             talk("b", USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}),
             r"messages\[1\].tool_calls\[0\].function",
         ),
-        (talk("b", {"role": "user", "content": [{"type": "image_url"}]}), r"messages\[0\].content"),
+        (talk("b", {"role": "narrator", "content": "x"}), r"messages\[0\].role: Input should be 'system'"),
+        (
+            talk("b", {"role": "user", "content": [{"type": "image_url"}]}),
+            r"messages\[0\].content\[0\]: a part of type 'image_url' is neither",
+        ),
+        ({"conversations": [{"from": "ghost", "value": "x"}]}, r"conversations\[0\]: nobody is called 'ghost'"),
+        (
+            {"conversations": [{"from": "function_call", "value": "x"}]},
+            r"conversations\[0\]: the value of a function_call",
+        ),
         ('{"id": "b", "messages": [{"role": "user", "content": "\\ud800"}]}', "line 2: Invalid JSON: .*hex escape"),
     ],
 )
@@ -153,6 +161,72 @@ def test_odd_shapes_get_a_clear_sentence(tmp_path: Path, line: object, sentence:
     path = written(tmp_path, talk("a", USER), line)
     with pytest.raises(UsageError, match=sentence):
         read_conversations(path)
+
+
+OLD_CALL = {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": '{ "at":1}'}}
+MADE = ToolCall(call_id="call-2", name="look", arguments='{ "at":1}')
+LOOKED = (
+    Message(role="user", content=(ContentPart(text="Hi"),)),
+    Message(role="assistant", content=None, tool_calls=(MADE,)),
+    Message(role="tool", content=(ContentPart(text="two"),), tool_call_id="call-2", name="look"),
+    Message(role="assistant", content=(ContentPart(text="Two."),)),
+)
+ANSWER = {"role": "assistant", "content": "Two."}
+SHAREGPT = [
+    {"from": "human", "value": "Hi"},
+    {"from": "function_call", "value": '{"name": "look", "arguments": "{ \\"at\\":1}"}'},
+    {"from": "observation", "value": "two", "name": "look"},
+    {"from": "gpt", "value": "Two."},
+]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"messages": [{"role": "system", "content": "Be kind."}, USER, OLD_CALL]},
+        {"messages": [{"role": "developer", "content": [{"type": "input_text", "text": "Be kind."}]}, USER, OLD_CALL]},
+        {"system": "Be kind.", "conversations": SHAREGPT},
+        {"conversations": [{"from": "system", "value": "Be kind."}, *SHAREGPT]},
+        [{"role": "system", "content": "Be kind."}, USER, OLD_CALL],
+    ],
+)
+def test_other_forms_are_read_alike_here_and_by_the_model_that_replays_them(tmp_path: Path, line: Any) -> None:
+    for messages in (line, line.get("messages", ()) if isinstance(line, dict) else ()):
+        if isinstance(messages, list):
+            messages += [{"role": "function", "name": "look", "content": "two"}, ANSWER]
+    path = written(tmp_path, talk("a", USER), line)
+    _, found = read_conversations(path).conversations
+    assert (found.instructions, found.messages) == ("Be kind.", LOOKED)
+    assert re.fullmatch("line2-[0-9a-f]{12}", found.conversation_id)
+    replayed = Recordings().messages(str(path), found.conversation_id)
+    assert tuple(message for message in replayed if message.role != "system") == LOOKED
+
+
+def test_a_session_begins_with_what_stands_before_the_first_question(tmp_path: Path) -> None:
+    hello = {"role": "assistant", "content": "Hello!", "name": "Bo"}
+    begun = one(tmp_path, {"role": "system", "content": "A"}, {"role": "developer", "content": "B"}, hello, USER)
+    assert begun.instructions == "A\n\nB"
+    assert begun.opening == (Message(role="assistant", content=(ContentPart(text="Hello!"),), name="Bo"),)
+    assert [len(turn) for turn in begun.turns] == [1]
+
+
+def test_what_is_not_stored_is_said_by_line_and_bad_lines_are_left_out_when_asked(tmp_path: Path) -> None:
+    odd = {"messages": [{**USER, "name": "Ann"}, {**ANSWER, "weight": 0}], "tools": [], "parallel_tool_calls": False}
+    path = written(tmp_path, talk("a", USER), odd, talk("b"), "{")
+    with pytest.raises(UsageError, match=r"line 3: .*no user message; line 4: Invalid JSON.*--skip feeds the others"):
+        read_conversations(path)
+    file = read_conversations(path, skip=True)
+    assert [conversation.line for conversation in file.conversations] == [1, 2]
+    assert file.not_stored_lines == ("line 2: tools, parallel_tool_calls, messages[0].name, messages[1].weight",)
+    assert [line.partition(":")[0] for line in file.left_out] == ["line 3", "line 4"]
+    with pytest.raises(UsageError, match="one JSON array, make it lines: jq"):
+        read_conversations(written(tmp_path, [talk("a", USER), talk("b", USER)]))
+
+
+def test_a_title_of_the_file_is_compared(tmp_path: Path) -> None:
+    (titled,) = read_conversations(written(tmp_path, {**talk("a", USER), "title": "Order"})).conversations
+    assert compare(titled, None, titled.messages, title="Order") == []
+    assert [each.where for each in compare(titled, None, titled.messages, title="")] == ["title"]
 
 
 def test_files_that_are_not_there_or_empty(tmp_path: Path) -> None:

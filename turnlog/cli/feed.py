@@ -17,7 +17,7 @@ def feed(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help='One conversation per line: {"id": …, "messages": […]}, in the OpenAI chat format.'
+            metavar="FILE", help="Conversations, one per line: OpenAI's chat or fine-tuning format, or ShareGPT."
         ),
     ],
     model: Annotated[
@@ -43,6 +43,9 @@ def feed(
             show_default=False,
         ),
     ] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out conversations that cannot be stored.", show_default=False)
+    ] = False,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
     data_dir: DataDir = None,
@@ -52,7 +55,9 @@ def feed(
     """Send recorded conversations, each as a session feed-ID, and wait until all have ended.
 
     Sessions run side by side, the turns of each in order. Running it again changes nothing: request ids come from the
-    file.
+    file. A line without an id gets one made of it. What no history keeps is said by line.
+
+    Examples: `turnlog feed talks.jsonl --verify` · `turnlog feed tuning.jsonl --model echo:`
     """
     if verify:
         require("sql", "turnlog feed --verify")
@@ -62,13 +67,22 @@ def feed(
     from turnlog.feed.plan import FeedOptions, plan_feed
     from turnlog.terminal.feed_progress import progress_bar, report_line
 
-    plan = plan_feed(file, FeedOptions(model=model, delta_ms=delta_ms, verify=verify))
+    plan = plan_feed(file, FeedOptions(model=model, delta_ms=delta_ms, verify=verify, skip=skip))
     with progress_bar() as on_progress:
         report = asyncio.run(run_feed(plan, settings, on_progress))
     if json:
         output.print_json(report.as_json())
     else:
         output.print_text(report_line(report))
+    _say("not fed", report.left_out)
+    _say("not stored", report.not_stored_lines)
     for detail in report.details[:_MAX_DETAILS]:
         output.say(detail)
     raise typer.Exit(report.exit_code)
+
+
+def _say(what: str, lines: tuple[str, ...]) -> None:
+    for line in lines[:_MAX_DETAILS]:
+        output.say(f"{what}: {line}")
+    if len(lines) > _MAX_DETAILS:
+        output.say(f"{what}: and something of {len(lines) - _MAX_DETAILS} more lines")

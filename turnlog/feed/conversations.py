@@ -1,4 +1,5 @@
-"""Files of conversations in the OpenAI chat format (one a line), and whether a stored history equals one.
+"""Files of conversations, one a line (in the OpenAI chat format, or one that becomes it), and whether a stored history
+equals one.
 
 Real recordings are not tidy: content may be ``null`` or ``""`` (not the same), tool-call ids repeat, arguments need not
 be JSON, and a turn may have no assistant message. All of that must come back as it is.
@@ -7,21 +8,24 @@ be JSON, and a turn may have no assistant message. All of that must come back as
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import from_json
 
 from turnlog.errors import NotFoundError, UsageError
 from turnlog_schemas.commands import ID_PATTERN
 from turnlog_schemas.files import reference_text, shown_text, wrong_part
 from turnlog_schemas.parts import TEXT, ContentPart, ToolCall, content_text, is_plain_text
+from turnlog_workers.runners.conversation_forms import UnknownFormError, as_openai, conversation_id
 from turnlog_workers.runners.recordings import Message
 
 SESSION_PREFIX = "feed-"
 _SHOWN_CHARACTERS = 160
+_SHOWN_LINES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +35,19 @@ class Conversation:
     conversation_id: str
     line: int  #: in its file, from 1
     instructions: str | None
-    messages: tuple[Message, ...]  #: without the system message; the first is a user's
+    messages: tuple[Message, ...]  #: without the system messages at the start
+    title: str | None = None
 
     @property
     def session_id(self) -> str:
         """The session that it is fed to."""
         return SESSION_PREFIX + self.conversation_id
+
+    @property
+    def opening(self) -> tuple[Message, ...]:
+        """What stands before the first user message: the session begins with it."""
+        first = next(index for index, message in enumerate(self.messages) if message.role == "user")
+        return self.messages[:first]
 
     @property
     def turns(self) -> list[tuple[Message, ...]]:
@@ -58,7 +69,9 @@ class ConversationFile:
     path: Path  #: absolute
     digest: str  #: SHA-256 of its bytes, in hex
     conversations: tuple[Conversation, ...]
-    not_stored: tuple[str, ...] = ()  #: message keys with a value that no history keeps
+    not_stored: tuple[str, ...] = ()  #: keys with a value that no history keeps
+    not_stored_lines: tuple[str, ...] = ()  #: the same by line: ``line 3: messages[1].name, tools``
+    left_out: tuple[str, ...] = ()  #: lines that cannot be fed, and why; only if that was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,18 +88,22 @@ class Mismatch:
         return f"session {self.session_id}, {self.where}: recorded {self.recorded}, stored {self.stored}"
 
 
-class _Function(BaseModel):
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class _Function(_Model):
     name: str
     arguments: str
 
 
-class _Call(BaseModel):
+class _Call(_Model):
     id: str
     type: Literal["function"] = "function"
     function: _Function
 
 
-class _Part(BaseModel):
+class _Part(_Model):
     """A text, or a reference to a file: the fields of a :class:`ContentPart`."""
 
     type: Literal["text", "file_ref"]
@@ -110,9 +127,7 @@ class _Part(BaseModel):
         return ContentPart(kind=self.type, bytes=self.bytes, **named)
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
+class _Message(_Model):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | list[_Part] | None = None
     tool_calls: list[_Call] | None = None
@@ -120,17 +135,17 @@ class _Message(BaseModel):
     name: str | None = None
 
 
-class _Line(BaseModel):
-    id: str | int
+class _Line(_Model):
     messages: list[_Message]
+    title: str | None = None
 
 
 class _ShapeError(ValueError):
     """What is wrong with a conversation."""
 
 
-def read_conversations(path: Path) -> ConversationFile:
-    """Read and check a whole file. Blocks.
+def read_conversations(path: Path, *, skip: bool = False) -> ConversationFile:
+    """Read and check a whole file. Blocks. ``skip`` leaves out what cannot be fed.
 
     Raises :class:`NotFoundError` for a file that cannot be read, :class:`UsageError` with file, line and what is wrong.
     """
@@ -140,54 +155,104 @@ def read_conversations(path: Path) -> ConversationFile:
     except OSError as error:
         raise NotFoundError(f"cannot read {path}: {error.strerror or error}") from error
     conversations: dict[str, Conversation] = {}
-    not_stored: set[str] = set()
+    not_stored: dict[int, list[str]] = {}
+    wrong: list[str] = []
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            conversation = _conversation(line, number, not_stored)
+            conversation, dropped = _conversation(line, number)
             earlier = conversations.setdefault(conversation.conversation_id, conversation)
             if earlier is not conversation:
                 raise _ShapeError(f"the id {conversation.conversation_id!r} is that of line {earlier.line} too")
+            if dropped:
+                not_stored[number] = dropped
         except _ShapeError as error:
-            raise UsageError(f"{path}, line {number}: {error}") from error
+            wrong.append(f"line {number}: {error}")
+    if wrong and not skip:
+        raise UsageError(_all_wrong(path, data, wrong))
     if not conversations:
-        raise UsageError(f'{path} has no conversation: one a line is expected, {{"id": "…", "messages": […]}}')
+        reasons = f" that can be fed: {'; '.join(wrong[:_SHOWN_LINES])}" if wrong else ""
+        raise UsageError(f'{path} has no conversation{reasons}: one a line is expected, {{"messages": […]}}')
     return ConversationFile(
         path=path,
         digest=hashlib.sha256(data).hexdigest(),
         conversations=tuple(conversations.values()),
-        not_stored=tuple(sorted(not_stored)),
+        not_stored=tuple(sorted({place.rpartition(".")[2] for places in not_stored.values() for place in places})),
+        not_stored_lines=tuple(f"line {number}: {', '.join(places)}" for number, places in not_stored.items()),
+        left_out=tuple(wrong),
     )
 
 
-def _conversation(line: bytes, number: int, not_stored: set[str]) -> Conversation:
-    try:
-        parsed = _Line.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise _ShapeError(": ".join(filter(None, (_place(first["loc"]), first["msg"])))) from error
-    conversation_id = str(parsed.id)
-    if not re.fullmatch(ID_PATTERN, SESSION_PREFIX + conversation_id):
+def _all_wrong(path: Path, data: bytes, wrong: list[str]) -> str:
+    more = f"; and {len(wrong) - _SHOWN_LINES} more lines" if len(wrong) > _SHOWN_LINES else ""
+    hint = ""
+    if data.lstrip()[:1] == b"[" and wrong[0].startswith("line 1:"):
+        hint = ". If the file is one JSON array, make it lines: jq -c '.[]' FILE"
+    elif len(wrong) > 1:
+        hint = ". --skip feeds the others"
+    return f"{path}, {'; '.join(wrong[:_SHOWN_LINES])}{more}{hint}"
+
+
+def _conversation(line: bytes, number: int) -> tuple[Conversation, list[str]]:
+    """And the places of what no history keeps."""
+    parsed, found_id = _parsed(line, number)
+    if not re.fullmatch(ID_PATTERN, SESSION_PREFIX + found_id):
         raise _ShapeError(
-            f"the id {conversation_id!r} cannot be part of a session id: "
+            f"the id {found_id!r} cannot be part of a session id: "
             f"at most {128 - len(SESSION_PREFIX)} characters of A-Z a-z 0-9 . _ -"
         )
     messages = parsed.messages
-    instructions = None
-    if messages and messages[0].role == "system":
-        instructions = content_text(_content(messages[0]))
-        messages = messages[1:]
-    _check_order(messages, first=len(parsed.messages) - len(messages))
-    for message in messages:
-        not_stored |= {key for key, value in (message.model_extra or {}).items() if value is not None}
-        if message.role == "user" and message.name is not None:
-            not_stored.add("name")
-    return Conversation(
-        conversation_id=conversation_id,
+    first = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
+    said = [content_text(_content(message)) or "" for message in messages[:first]]
+    _check_order(messages[first:], first=first)
+    conversation = Conversation(
+        conversation_id=found_id,
         line=number,
-        instructions=instructions,
-        messages=tuple(_message(message) for message in messages),
+        instructions=said[0] if len(said) == 1 else "\n\n".join(filter(None, said)) or None,
+        messages=tuple(_message(message) for message in messages[first:]),
+        title=parsed.title or None,
+    )
+    return conversation, list(_dropped(parsed))
+
+
+def _parsed(line: bytes, number: int) -> tuple[_Line, str]:
+    try:
+        raw = from_json(line)
+    except ValueError as error:
+        raise _ShapeError(f"Invalid JSON: {error}") from error
+    try:
+        parsed = _Line.model_validate(as_openai(raw))
+    except UnknownFormError as error:
+        raise _ShapeError(str(error)) from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        said = "Input should be an object" if first["type"].startswith("model_") else first["msg"]
+        raise _ShapeError(": ".join(filter(None, (_place(first["loc"]), said)))) from error
+    found_id = conversation_id(raw, number, line)
+    if found_id is None:
+        raise _ShapeError("its id is neither a text nor a whole number")
+    return parsed, found_id
+
+
+def _dropped(line: _Line) -> Iterator[str]:
+    """What is said and cannot be stored."""
+    yield from _extra(line, "", but=("id",))
+    for at, message in enumerate(line.messages):
+        where = f"messages[{at}]."
+        yield from _extra(message, where)
+        if message.role in ("user", "system") and message.name is not None:
+            yield f"{where}name"
+        for number, call in enumerate(message.tool_calls or ()):
+            yield from _extra(call, f"{where}tool_calls[{number}].")
+            yield from _extra(call.function, f"{where}tool_calls[{number}].function.")
+        for number, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            yield from _extra(part, f"{where}content[{number}].")
+
+
+def _extra(model: BaseModel, where: str, but: tuple[str, ...] = ()) -> Iterator[str]:
+    yield from (
+        f"{where}{key}" for key, value in (model.model_extra or {}).items() if value is not None and key not in but
     )
 
 
@@ -195,11 +260,9 @@ def _check_order(messages: Sequence[_Message], first: int) -> None:
     """``first``: position of the first of them in the line, from 0."""
     for position, message in enumerate(messages, start=first):
         if message.role == "system":
-            raise _ShapeError(f"messages[{position}]: a system message can only be the first message")
-        if position == first and message.role != "user":
             raise _ShapeError(
-                f"messages[{position}]: a message of role {message.role!r} stands before the first user message; every "
-                "message belongs to the turn that a user's message begins"
+                f"messages[{position}]: a system or developer message can only stand at the start: a session has its "
+                "instructions from the beginning"
             )
         if message.role == "user" and not (shown_text(_content(message)) or "").strip():
             raise _ShapeError(f"messages[{position}]: the user's message is empty; a session refuses empty messages")
@@ -207,7 +270,7 @@ def _check_order(messages: Sequence[_Message], first: int) -> None:
             raise _ShapeError(f"messages[{position}]: the tool message has no tool_call_id")
         if message.role in ("user", "tool") and message.tool_calls:
             raise _ShapeError(f"messages[{position}]: a {message.role} message has no tool_calls")
-    if not messages:
+    if not any(message.role == "user" for message in messages):
         raise _ShapeError("the conversation has no user message")
 
 
@@ -248,10 +311,12 @@ def compare(
     history: Sequence[Message] | None,
     *,
     users_only: bool = False,
+    title: str | None = None,
 ) -> list[Mismatch]:
     """The differences of a stored history (``None``: no such session), in order; ``[]`` when it is the recording.
 
-    ``users_only`` looks at the user's messages alone: for a session whose model says something else.
+    ``users_only`` looks at the user's messages alone: for a session whose model says something else. ``title`` is the
+    stored one; it counts if the recording has one.
     """
     out: list[Mismatch] = []
 
@@ -271,6 +336,8 @@ def compare(
         return out
     if instructions != conversation.instructions:
         differ("instructions", _shown(conversation.instructions), _shown(instructions))
+    if conversation.title is not None and title != conversation.title:
+        differ("title", _shown(conversation.title), _shown(title))
     recorded, stored = list(conversation.messages), list(history)
     if users_only:
         recorded, stored = ([m for m in messages if m.role == "user"] for messages in (recorded, stored))

@@ -19,9 +19,10 @@ from turnlog.errors import (
 )
 from turnlog.feed.conversations import Conversation
 from turnlog.feed.plan import CONFLICT, EndedTurn, FeedPlan, FeedProgress, FeedReport, OnProgress
-from turnlog_schemas.parts import ContentPart, NewSession
+from turnlog_schemas.parts import ContentPart, InitialMessage, NewSession
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.extras import require
+from turnlog_workers.runners.recordings import Message
 
 log = logging.getLogger(__name__)
 _TURN_TIMEOUT_S = 86_400.0  #: the stall limit is what ends a feed; this is only a bound
@@ -57,6 +58,8 @@ class Feed:
             messages=sum(len(conversation.messages) for conversation in plan.file.conversations),
             verified=False,
             not_stored=plan.file.not_stored,
+            not_stored_lines=plan.file.not_stored_lines,
+            left_out=plan.file.left_out,
         )
         self._plan, self._client, self._on_progress = plan, client, on_progress
         self._failed: list[EndedTurn] = []
@@ -137,7 +140,12 @@ class Feed:
         request_id = self._plan.request_id(conversation, number)
         new_session = None
         if number == 1:
-            new_session = NewSession(instructions=conversation.instructions, model=self._plan.model(conversation))
+            new_session = NewSession(
+                title=conversation.title,
+                instructions=conversation.instructions,
+                model=self._plan.model(conversation),
+                messages=tuple(map(_opening, conversation.opening)),
+            )
         self._running[conversation.session_id] = f"turn {number}: nothing heard"
         while True:
             turn = self._client.chat(
@@ -172,6 +180,16 @@ class Feed:
                     reason=finished.reason,
                 )
             )
+
+
+def _opening(message: Message) -> InitialMessage:
+    return InitialMessage(
+        role=message.role,
+        content=message.content,
+        tool_calls=message.tool_calls,
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+    )
 
 
 def _refusal(conversation: Conversation, number: int, error: RequestRefusedError) -> EndedTurn:

@@ -22,6 +22,7 @@ class FeedOptions:
     )
     delta_ms: int | None = None  #: pace of a ``recorded:`` model, milliseconds a word
     verify: bool = False  #: compare the materialized histories with the file
+    skip: bool = False  #: leave out conversations that cannot be fed
     concurrency: int = 16  #: sessions side by side
     resend_after_s: float = 10.0
     stall_timeout_s: float = 120.0  #: without any progress
@@ -97,7 +98,9 @@ class FeedReport:
     refused: tuple[EndedTurn, ...] = ()  #: the rest of such a conversation was not sent
     fed_before: tuple[str, ...] = ()  #: sessions fed earlier with another model or pace, now found equal to the file
     turns_fed_before: int = 0  #: theirs that this run did not see end
-    not_stored: tuple[str, ...] = ()  #: message keys of the file that no history keeps
+    not_stored: tuple[str, ...] = ()  #: keys of the file that no history keeps
+    not_stored_lines: tuple[str, ...] = ()  #: the same by line
+    left_out: tuple[str, ...] = ()  #: lines that cannot be fed, and why
 
     @property
     def not_fed(self) -> int:
@@ -145,6 +148,8 @@ class FeedReport:
             "details": self.details,
             "fed_before": list(self.fed_before),
             "not_stored": list(self.not_stored),
+            "not_stored_lines": list(self.not_stored_lines),
+            "left_out": list(self.left_out),
         }
 
 
@@ -162,4 +167,4 @@ def plan_feed(path: Path, options: FeedOptions) -> FeedPlan:
         raise UsageError("--delta-ms: milliseconds, 0 or more")
     if options.concurrency < 1:
         raise UsageError("at least one session must be fed at a time")
-    return FeedPlan(file=read_conversations(path), options=options)
+    return FeedPlan(file=read_conversations(path, skip=options.skip), options=options)

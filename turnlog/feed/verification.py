@@ -84,5 +84,6 @@ def _compare_all(plan: FeedPlan, snapshot: Path, sessions: list[str]) -> list[Mi
         session_id = conversation.session_id
         instructions = histories.instructions.get(session_id)
         history = histories.messages(session_id)
-        out += compare(conversation, instructions, history, users_only=not plan.is_recorded)
+        title = histories.titles.get(session_id)
+        out += compare(conversation, instructions, history, users_only=not plan.is_recorded, title=title)
     return out

@@ -54,7 +54,8 @@ class Histories:
     def _read(self, connection: duckdb.DuckDBPyConnection, session_ids: Sequence[str], *, hidden: bool) -> None:
         wanted = [list(session_ids)]
         sessions = connection.execute(
-            "SELECT session_id, instructions FROM snapshot.main.sessions WHERE session_id IN (SELECT unnest(?))", wanted
+            "SELECT session_id, instructions, title FROM snapshot.main.sessions WHERE session_id IN (SELECT unnest(?))",
+            wanted,
         ).fetchall()
         messages = connection.execute(
             "SELECT session_id, message_seq, role, content, content_parts, tool_call_id, name "
@@ -71,7 +72,8 @@ class Histories:
         for session_id, seq, call_id, name, arguments in calls:
             call = ToolCall(call_id=call_id, name=name, arguments=arguments)
             calls_of.setdefault((session_id, seq), []).append(call)
-        self.instructions: dict[str, str | None] = dict(sessions)
+        self.instructions: dict[str, str | None] = {session_id: text for session_id, text, _ in sessions}
+        self.titles: dict[str, str] = {session_id: title for session_id, _, title in sessions}
         self._messages: dict[str, list[Message]] = {session_id: [] for session_id in self.instructions}
         for session_id, seq, role, content, parts, tool_call_id, name in messages:
             self._messages[session_id].append(

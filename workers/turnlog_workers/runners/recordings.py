@@ -15,6 +15,7 @@ from typing import Any
 
 from turnlog_schemas.files import wrong_part
 from turnlog_schemas.parts import FILE_REF, ContentPart, ToolCall
+from turnlog_workers.runners.conversation_forms import as_openai, conversation_id
 
 MAX_INDEXED_FILES = 16
 
@@ -43,7 +44,7 @@ class _Index:
     """Where the conversations of one version of a file are."""
 
     version: tuple[int, int, int, int]  #: device, inode, time of the last change (ns), size (bytes)
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)  #: by id: offset and length of the line
+    places: dict[str, tuple[int, int, int]] = field(default_factory=dict)  #: by id: the line's offset, length, number
     twice: set[str] = field(default_factory=set)  #: ids that several lines have
     unreadable: list[int] = field(default_factory=list)  #: line numbers, from 1; at most one is kept
 
@@ -58,16 +59,16 @@ class Recordings:
 
     def messages(self, path: str, conversation_id: str) -> tuple[Message, ...]:
         """The messages of a conversation. Raises :class:`UnreadableRecording`. Blocks."""
-        line = self._line(path, conversation_id)
-        if _id_of(line) != conversation_id:
+        line, number = self._line(path, conversation_id)
+        if _id_of(line, number) != conversation_id:
             raise UnreadableRecording("recording_not_found", f"{path} was changed while it was read")
         try:
-            return tuple(_message(raw) for raw in json.loads(line)["messages"])
+            return tuple(_message(raw) for raw in as_openai(json.loads(line))["messages"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"not in the OpenAI chat format ({type(error).__name__}: {error})"
             raise UnreadableRecording("recording_unsupported", reason) from error
 
-    def _line(self, path: str, conversation_id: str) -> bytes:
+    def _line(self, path: str, conversation_id: str) -> tuple[bytes, int]:
         full_path = os.path.abspath(path)
         try:
             version = _version(full_path)
@@ -81,7 +82,7 @@ class Recordings:
                 raise UnreadableRecording("recording_unsupported", f"several lines of {path} have this id")
             with Path(full_path).open("rb") as file:
                 file.seek(place[0])
-                return file.read(place[1])
+                return file.read(place[1]), place[2]
         except (OSError, ValueError) as error:  # ValueError: a null byte in the path
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise UnreadableRecording("recording_not_found", f"cannot read {path!r}: {why}") from error
@@ -110,24 +111,22 @@ def _scan(path: str, version: tuple[int, int, int, int]) -> _Index:
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                conversation_id = _id_of(line)
-                if conversation_id is None:
+                found = _id_of(line, number)
+                if found is None:
                     index.unreadable[:] = index.unreadable or [number]
-                elif conversation_id in index.places:
-                    index.twice.add(conversation_id)
+                elif found in index.places:
+                    index.twice.add(found)
                 else:
-                    index.places[conversation_id] = (offset, len(line))
+                    index.places[found] = (offset, len(line), number)
             offset += len(line)
     return index
 
 
-def _id_of(line: bytes) -> str | None:
+def _id_of(line: bytes, number: int) -> str | None:
     try:
-        raw = json.loads(line)
+        return conversation_id(json.loads(line), number, line)
     except (ValueError, RecursionError):
         return None
-    conversation_id = raw.get("id") if isinstance(raw, dict) else None
-    return str(conversation_id) if isinstance(conversation_id, str | int) else None
 
 
 def _message(raw: dict[str, Any]) -> Message:

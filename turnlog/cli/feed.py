@@ -13,6 +13,22 @@ from turnlog_workers.base.extras import require
 _MAX_DETAILS = 20
 
 
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="The model that answers: recorded:FILE (each session gets its own "
+        "#ID) or any other. Default: the file itself.",
+        show_default=False,
+    ),
+]
+Skip = Annotated[
+    bool, typer.Option("--skip", help="Leave out conversations that cannot be stored.", show_default=False)
+]
+
+
 def feed(
     file: Annotated[
         Path,
@@ -20,17 +36,7 @@ def feed(
             metavar="FILE", help="Conversations, one per line: OpenAI's chat or fine-tuning format, or ShareGPT."
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="The model that answers: recorded:FILE (each session gets its own "
-            "#ID) or any other. Default: the file itself.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Model = None,
     delta_ms: Annotated[
         int | None,
         typer.Option("--delta-ms", min=0, help="Pace of the recording in milliseconds per word.", show_default=False),
@@ -43,9 +49,7 @@ def feed(
             show_default=False,
         ),
     ] = False,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="Leave out conversations that cannot be stored.", show_default=False)
-    ] = False,
+    skip: Skip = False,
     json: Json = False,
     bootstrap_server: Bootstrap = None,
     data_dir: DataDir = None,

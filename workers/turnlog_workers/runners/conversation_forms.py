@@ -67,7 +67,7 @@ def _said(each: Any, at: int) -> Any:
     rest = {key: kept for key, kept in each.items() if key not in ("from", "value")}
     if speaker in _CALLS:
         try:
-            call = json.loads(value)
+            call = json.loads(str(value))
             arguments = call["arguments"]
             text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
             function = {"name": call["name"], "arguments": text}

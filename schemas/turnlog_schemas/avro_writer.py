@@ -18,7 +18,7 @@ _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 Writer = Callable[[Any], bytes]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)  # of the same moment and the next offsets; what is kept for long keeps whole arenas of memory
 def _any_long(value: int) -> bytes:
     """Zig-zag, then 7 bits a byte, the lowest first."""
     if not _LONG_MIN <= value <= _LONG_MAX:

@@ -159,9 +159,12 @@ async def test_what_goes_to_our_own_replies_is_tried_until_it_is_stored() -> Non
     await eventually(lambda: not piece.on_its_way(), "a piece of text is given up")
     await eventually(lambda: sender._lanes[REPLIES, 0]._tries > 2 * reply_lane.MAX_TRIES, "tried again and again")
     assert last.on_its_way()
+    replied.forget_sent()
     assert replied.upto(100) == 9
     down = False
     await eventually(last.stored, "it is stored")
+    replied.forget_sent()
+    assert not replied._waiting, "nothing is kept of what is out"
     assert replied.upto(100) == 99
 
 

@@ -14,7 +14,7 @@ from turnlog_streams.reader_rule import LogPosition
 from turnlog_streams.session.commands import ResumeTurn
 from turnlog_streams.session.state import Session
 from turnlog_workers.shard.residency import Resident
-from turnlog_workers.store.port import LoadedStream, StoreError
+from turnlog_workers.store.port import LoadedStream, Saved, StoreError
 
 IDLE_S = 10.0
 
@@ -98,6 +98,17 @@ async def test_what_the_store_has_not_stays_but_its_runner_goes() -> None:
     memory.shelf.position = LogPosition(next_offset=101)
     await memory.resident.reap()
     assert not memory.resident.sessions
+
+
+async def test_who_is_gone_leaves_nothing_behind() -> None:
+    memory = Memory()
+    await memory.with_a_turn()
+    memory.resident.saved({("session", "s"): Saved(0, 3, 2), ("channel", "gone"): Saved(1, 1, 0)})
+    await memory.resident.reap()
+    assert set(memory.resident._saved) == {("session", "s")}
+    memory.now = IDLE_S + 1
+    await memory.resident.reap()
+    assert memory.resident._saved == {}
 
 
 async def test_the_store_rests_once_nobody_is_left_and_again_after_somebody_came() -> None:

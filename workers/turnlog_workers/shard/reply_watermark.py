@@ -22,8 +22,12 @@ class Replied:
         They are stored, or given up: nobody can store them, and who asks again is answered. ``log_end``: where
         confirmed events end.
         """
-        while self._waiting and not self._waiting[0][1].on_its_way():
-            self._waiting.popleft()
+        self.forget_sent()
         upto = self._waiting[0][0] - 1 if self._waiting else log_end - 1
         self._upto = max(self._upto, upto)
         return self._upto
+
+    def forget_sent(self) -> None:
+        """Let go of the frames that are not on their way any more: with no event to come, nobody asks :meth:`upto`."""
+        while self._waiting and not self._waiting[0][1].on_its_way():
+            self._waiting.popleft()

@@ -371,6 +371,7 @@ class Serving:
         """What is to be done now and then: forwards that nobody received, streams that nobody uses."""
         if len(self._inbox) < _BACKLOG_REQUESTS:  # else what we wait for waits behind others, here or there
             self._forwarder.resend()
+        self._frames.replied.forget_sent()
         await self.resident.reap()
 
     async def close(self) -> None:

@@ -187,7 +187,7 @@ class Resident:
         for name, channel in list(self.channels.items()):
             if self._idle(channel) and channel.last_offset < self._store.position.next_offset:
                 self.channels.pop(name, None)
-        # Whoever is gone has no use for it; and what a partition at rest still holds keeps memory from being given back.
+        # Whoever is gone has no use for it, and what a partition at rest holds keeps memory from being given back.
         self._saved = {name: until for name, until in self._saved.items() if self._known(*name) is not None}
         if not (self.sessions or self.channels or self._resting):
             self._resting = True  # a stream that is loaded meanwhile takes it back

@@ -15,7 +15,20 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import channels, latency, long_sessions, memory, meter, report, scale, steady, takeover, throughput
+from benchmarks import (
+    channels,
+    http_first_delta,
+    http_streams,
+    latency,
+    long_sessions,
+    memory,
+    meter,
+    report,
+    scale,
+    steady,
+    takeover,
+    throughput,
+)
 from benchmarks.builds import Build, build_of, this_build
 from benchmarks.deployment import Deployment
 from turnlog_workers.devstack.broker import DevBroker
@@ -23,7 +36,10 @@ from turnlog_workers.devstack.broker import DevBroker
 _HERE = Path(__file__).parent
 _RESULT = _HERE / "results" / "latest.json"
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
-_SCALE = "scale"
+_SCALE, _HTTP = "scale", "http"
+#: Kinds of cases with bars: what each takes turns with is inside it, so each goes once.
+_BARS = {_SCALE: scale.BARS, _HTTP: http_streams.BARS}
+_CHARTS = {_SCALE: scale.CHARTS, _HTTP: http_streams.CHARTS}
 _CHANNELS = {"many": 200_000, "few": 200, "rounds": 5, "each_round": 20, "chats": 20}
 _LONG_SESSIONS = {"long_turns": 20_000, "short_turns": 20, "of_each": 3, "warm_chats": 150, "cold_chats": 20}
 
@@ -37,7 +53,7 @@ class Job:
     what: str
     run: Callable[[Deployment], Coroutine[Any, Any, dict[str, Any]]]
     partitions: int | None = None  #: absent: the default
-    sizes: Mapping[str, int] = field(default_factory=dict)  #: of a case of :mod:`benchmarks.scale`
+    sizes: Mapping[str, int] = field(default_factory=dict)  #: of a case with bars
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -47,7 +63,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, help="of a throughput run (default: 6000)")
     parser.add_argument("--seconds", type=float, help="of a latency run (default: 20)")
     parser.add_argument(
-        "--cases", help="comma-separated; the bare ones need a worker's; scale: those of streams of any size"
+        "--cases",
+        help="comma-separated; the bare ones need a worker's; scale: those of streams of any size; http: the gateway's",
     )
     parser.add_argument(
         "--against",
@@ -90,17 +107,19 @@ def _jobs(options: argparse.Namespace, sizes: Path) -> list[Job]:
         )
         for framing in ("avro", "json")
     ]
-    return _chosen(jobs + _scale_jobs(options.quick, options.against), options.cases)
+    return _chosen(jobs + _scale_jobs(options.quick, options.against) + _http_jobs(options.quick), options.cases)
 
 
 def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
     if cases:
         wanted = set(cases.split(","))
-        unknown = wanted - {job.name for job in jobs} - {_SCALE}
+        unknown = wanted - {job.name for job in jobs} - _BARS.keys()
         if unknown:
             names = ", ".join(job.name for job in jobs)
-            raise SystemExit(f"no such case: {', '.join(sorted(unknown))}; there are {names}; {_SCALE}: the last five")
-        jobs = [job for job in jobs if job.name in wanted or (job.kind == _SCALE and _SCALE in wanted)]
+            raise SystemExit(
+                f"no such case: {', '.join(sorted(unknown))}; there are {names}; or a kind: {', '.join(_BARS)}"
+            )
+        jobs = [job for job in jobs if job.name in wanted or (job.kind in _BARS and job.kind in wanted)]
     if jobs[0].name.startswith("bare"):
         raise SystemExit("a bare agent sends what a worker sent before it: put a worker's case first")
     return jobs
@@ -153,6 +172,27 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
     ]
 
 
+def _http_jobs(quick: bool) -> list[Job]:
+    load = http_streams.Streams(streams=20 if quick else 2_000, rate=10 if quick else 2, seconds=1 if quick else 30)
+    pairs = 3 if quick else 200
+    return [
+        Job(
+            kind=_HTTP,
+            name="http-streams",
+            what="open event streams on one gateway",
+            run=lambda to: http_streams.measure(load, to),
+            sizes=asdict(load),
+        ),
+        Job(
+            kind=_HTTP,
+            name="http-first-delta",
+            what="first delta over HTTP, beside the Kafka client",
+            run=lambda to: http_first_delta.measure(pairs, to),
+            sizes={"pairs": pairs},
+        ),
+    ]
+
+
 @contextlib.contextmanager
 def _broker(options: argparse.Namespace, directory: Path) -> Iterator[tuple[str, int | None]]:
     """Address and process id of the broker to measure on."""
@@ -170,13 +210,13 @@ def _say(line: str) -> None:
 def _measure(jobs: list[Job], runs: int, broker: tuple[str, int | None], directory: Path) -> list[dict[str, Any]]:
     """Every case once, then again: what changes on the machine meanwhile meets all of them.
 
-    Cases of streams of any size go once: what they compare takes turns inside them.
+    Cases with bars go once: what they compare takes turns inside them.
     """
     address, pid = broker
     found: dict[str, list[dict[str, Any]]] = {job.name: [] for job in jobs}
     for number in range(1, runs + 1):
         for job in jobs:
-            if job.kind == _SCALE and number > 1:
+            if job.kind in _BARS and number > 1:
                 continue
             deployment = Deployment(address, directory / f"{number}-{job.name}", pid, partitions=job.partitions)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -198,7 +238,7 @@ def _measure(jobs: list[Job], runs: int, broker: tuple[str, int | None], directo
 
 
 def main(argv: list[str]) -> int:
-    """Run the benchmark; the exit code: 1 when a bar of :mod:`benchmarks.scale` is missed."""
+    """Run the benchmark; the exit code: 1 when a bar is missed."""
     options = _arguments(argv)
     runs = options.runs or (1 if options.quick else 5)
     with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as temporary:
@@ -213,8 +253,12 @@ def main(argv: list[str]) -> int:
         "machine": meter.machine(),
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    missed = _report_scale(options, [case for case in cases if case["kind"] == _SCALE], measured)
-    others = [case for case in cases if case["kind"] != _SCALE]
+    missed = [
+        line
+        for kind in _BARS
+        for line in _report_bars(options, kind, [case for case in cases if case["kind"] == kind], measured)
+    ]
+    others = [case for case in cases if case["kind"] not in _BARS]
     if others:
         result = {**measured, "runs": runs, "cases": others}
         options.output.write_text(json.dumps(result, indent=1) + "\n")
@@ -233,19 +277,22 @@ def _again(case: Mapping[str, Any]) -> str:
     return f"python -m benchmarks --cases {case['name']}" + (f" --against {against}" if against else "")
 
 
-def _report_scale(options: argparse.Namespace, cases: list[dict[str, Any]], measured: dict[str, Any]) -> list[str]:
+def _report_bars(
+    options: argparse.Namespace, kind: str, cases: list[dict[str, Any]], measured: dict[str, Any]
+) -> list[str]:
     """Write each case's newest run, the table and the charts; the bars that are missed."""
     if not cases:
         return []
     for case in cases:
         about = {**measured, "command": _again(case), "sizes": case["sizes"]}
-        known = scale.keep(options.output.with_name("scale.json"), case, about)
-    figures = scale.table(known)
+        known = scale.keep(options.output.with_name(f"{kind}.json"), case, about)
+    figures = scale.table(known, _BARS[kind])
     print(figures)
-    drawn = scale.charts(known, _PAGE.parent / "results" if options.docs else options.output.parent)
+    folder = _PAGE.parent / "results" if options.docs else options.output.parent
+    drawn = scale.charts(known, folder, _CHARTS[kind])
     if options.docs:
-        report.write_into(_PAGE, figures + "\n" + "\n".join(drawn) + "\n", name=_SCALE)
-    return list(scale.missed(known, [case["name"] for case in cases]))
+        report.write_into(_PAGE, figures + "\n" + "\n".join(drawn) + "\n", name=kind)
+    return list(scale.missed(known, [case["name"] for case in cases], _BARS[kind]))
 
 
 if __name__ == "__main__":

@@ -88,9 +88,9 @@ class Deployment:
         """The output of one of its processes."""
         return self.directory / f"{name}.log"
 
-    def meter(self) -> Meter:
-        """Of the processes that run now."""
-        pids = {name: process.pid for name, process in self._processes.items()}
+    def meter(self, others: Mapping[str, int] | None = None) -> Meter:
+        """Of the processes that run now, and of ``others`` that belong to the measurement, by their process ids."""
+        pids = {name: process.pid for name, process in self._processes.items()} | dict(others or {})
         return Meter(pids if self._broker_pid is None else pids | {"broker": self._broker_pid})
 
     def not_delivered(self) -> int:

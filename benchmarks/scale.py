@@ -144,10 +144,10 @@ def keep(page: Path, case: Mapping[str, Any], measured: Mapping[str, Any]) -> di
     return known
 
 
-def table(known: Mapping[str, Any]) -> str:
+def table(known: Mapping[str, Any], bars: Sequence[Bar] = BARS) -> str:
     """Every bar with the figure of its newest run, as Markdown."""
     lines = ["| | bar | measured | holds | when, commit, load average |", "|---|---|---|---|---|"]
-    for bar in BARS:
+    for bar in bars:
         entry = known.get(bar.case)
         if entry is None:
             continue
@@ -176,18 +176,18 @@ class _Named(dict[str, Any]):
         return f"{value:,}" if isinstance(value, int) else value
 
 
-def missed(known: Mapping[str, Any], cases: Sequence[str]) -> Iterator[str]:
+def missed(known: Mapping[str, Any], cases: Sequence[str], bars: Sequence[Bar] = BARS) -> Iterator[str]:
     """The bars that the newest runs of these cases do not keep."""
-    for bar in BARS:
+    for bar in bars:
         value = known.get(bar.case, {}).get("result", {}).get(bar.figure) if bar.case in cases else None
         if value is not None and not bar.holds(value):
             yield f"{bar.case}: {bar.figure} is {value:.2f}, and must be {bar.text}"
 
 
-def charts(known: Mapping[str, Any], folder: Path) -> list[str]:
+def charts(known: Mapping[str, Any], folder: Path, drawn: Sequence[Chart] = CHARTS) -> list[str]:
     """Draw what the newest runs found into SVG files; their Markdown, by paths relative to the folder's parent."""
     shown = []
-    for chart in CHARTS:
+    for chart in drawn:
         result = known.get(chart.case, {}).get("result", {})
         bars = [(label, result[key]) for label, key in chart.bars if result.get(key) is not None]
         if bars:

@@ -110,6 +110,7 @@ def chat(
     usage: Usage = NO_USAGE,
     tools: tuple[ClientTool, ...] = (),
     outputs: tuple[ToolOutput, ...] = (),
+    after: str | None = None,
 ) -> AcceptChat:
     """A chat request, its ids made of ``name``: request ``r1``, turn ``t1``, command hash ``h1``."""
     command = Chat(
@@ -119,6 +120,7 @@ def chat(
         new_session=new_session,
         tools=tools,
         tool_outputs=outputs,
+        after_turn=after,
     )
     return AcceptChat(
         request_id=f"r{name}",

@@ -34,6 +34,7 @@ class Chat:
     params: GenerationParams | None = None  #: of this turn
     tools: tuple[ClientTool, ...] = ()  #: that the sender runs, beside those of the worker; of this turn
     tool_outputs: tuple[ToolOutput, ...] = ()  #: of all calls that the session waits for
+    after_turn: str | None = None  #: refused unless it comes directly behind this turn; empty: behind none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,10 @@ def too_long(header: RequestHeader, command: Any) -> str | None:
                 return f"content has {len(command.content)} parts; at most {MAX_CONTENT_PARTS} are accepted"
             if command.model is not None and (reason := _over(iter([_text("model", command.model, MAX_MODEL_BYTES)]))):
                 return reason
+            if command.after_turn is not None and (
+                reason := _over(iter([_text("after_turn", command.after_turn, MAX_TURN_ID_BYTES)]))
+            ):
+                return reason
             if (command.tools or command.tool_outputs) and (
                 reason := _over(_of_tools(command.tools)) or _over(_of_outputs(command.tool_outputs))
             ):

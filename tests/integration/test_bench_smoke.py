@@ -15,6 +15,7 @@ TIMEOUT_S = 240.0
 OF_LOAD = "worker,worker+materializer,bare-batched,bare-sent,bare-confirmed,latency-avro,latency-json"
 #: Not ``steady``: it is the latency case, and a build before is not at hand.
 OF_SCALE = ("channel", "long-session", "takeover", "idle")
+OF_HTTP = ("http-streams",)  # the other one is a worker and a gateway more
 
 
 @pytest.mark.timeout(TIMEOUT_S + 30)
@@ -24,7 +25,7 @@ def test_every_case_comes_to_a_figure(broker: DevBroker, tmp_path: Path) -> None
         [
             *(sys.executable, "-m", "benchmarks", "--quick", "--bootstrap-server", broker.bootstrap_server),
             *("--turns", "100", "--seconds", "1", "--output", str(output)),
-            *("--cases", f"{OF_LOAD},{','.join(OF_SCALE)}"),
+            *("--cases", f"{OF_LOAD},{','.join((*OF_SCALE, *OF_HTTP))}"),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -43,6 +44,10 @@ def test_every_case_comes_to_a_figure(broker: DevBroker, tmp_path: Path) -> None
     assert tuple(scale) == OF_SCALE
     assert scale["channel"]["chat_records_ratio"] == 1.0  # a count: it is the same for channels of any size
     assert all(scale[bar.case][bar.figure] > 0 for bar in BARS if bar.case in OF_SCALE and bar.figure != "speedup")
+    streams = json.loads((tmp_path / "http.json").read_text())["http-streams"]["result"]
+    assert streams["lost"] == 0
+    assert streams["frames"] == 200
+    assert streams["p99_ms"] >= streams["p50_ms"] > 0
     assert {path.stem for path in tmp_path.glob("bench-*.svg")} >= {"bench-channel-time", "bench-takeover"}
 
 

@@ -11,13 +11,14 @@ import openai
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from openai import AsyncOpenAI
+from openai.types.responses import Response
 
 from tests.deployment import START_S
 from tests.http_node import run_node
 from tests.http_stack import HttpStack, http_stack, start_gateway
 from tests.open_responses import check_events, check_response
 from tests.unit.test_serve_front import BOSS, SHOP, bearer, keys
-from tests.waiting import until
+from tests.waiting import tried, until
 from turnlog import Client
 from turnlog.serve.turn_ids import response_ref
 from turnlog_schemas.parts import content_text
@@ -270,10 +271,16 @@ async def test_what_was_sent_is_listed_page_by_page(ai: AsyncOpenAI) -> None:
 
 
 async def test_a_deleted_response_is_gone_for_everybody_and_its_session_goes_on(
-    ai: AsyncOpenAI, stack: HttpStack
+    ai: AsyncOpenAI, stack: HttpStack, other: str
 ) -> None:
     response = await ai.responses.create(model="echo:", input="Forget this")
     await ai.responses.delete(response.id)
+    async with httpx2.AsyncClient(base_url=other, headers=bearer("boss-key"), timeout=60.0) as elsewhere:
+
+        async def gone() -> bool | None:
+            return (await elsewhere.get(f"/v1/responses/{response.id}")).status_code == 404 or None
+
+        await tried(gone, "the other gateway knows")
     await ai.responses.delete(response.id)
     with pytest.raises(openai.NotFoundError):
         await ai.responses.retrieve(response.id)
@@ -298,9 +305,32 @@ async def test_a_response_goes_on_behind_the_newest_only(ai: AsyncOpenAI) -> Non
         await ai.responses.create(model="echo:", input="four", previous_response_id=running.id)
     assert caught.value.code == "response_in_progress"
     await ai.responses.cancel(running.id)
+    later = await ai.responses.create(model="echo:", input="four", previous_response_id=running.id)
+    assert later.output_text == "four"  # what was too early once is not for ever
     for missing in ("resp_0_999999_nobody", "nonsense", f"resp_0_999999_{first.conversation.id}"):  # type: ignore[union-attr]
         with pytest.raises(openai.NotFoundError):
             await ai.responses.create(model="echo:", input="x", previous_response_id=missing)
+
+
+async def test_of_those_that_go_on_from_one_response_at_the_same_time_one_does(ai: AsyncOpenAI) -> None:
+    first = await ai.responses.create(model="echo:", input="one")
+    answers = await asyncio.gather(
+        *(ai.responses.create(model="echo:", input=f"{number}", previous_response_id=first.id) for number in range(6)),
+        return_exceptions=True,
+    )
+    refused = [answer for answer in answers if isinstance(answer, openai.BadRequestError)]
+    assert [error.code for error in refused] == ["fork"] * 5, answers
+    assert len({answer.id for answer in answers if isinstance(answer, Response)}) == 1
+
+
+async def test_of_completions_behind_one_history_at_the_same_time_one_goes_on(http: httpx2.AsyncClient) -> None:
+    here = {"X-Turnlog-Session": "raced"}
+    await completed(http, [user("one")], here)
+    said = [user("one"), assistant("one")]
+    answers = await asyncio.gather(*(completed(http, [*said, user(f"{number}")], here) for number in range(3)))
+    sessions = [response.headers["x-turnlog-session"] for _, response in answers]
+    assert len(set(sessions)) == 3
+    assert sessions.count("raced") == 1
 
 
 async def test_conversations_are_sessions(ai: AsyncOpenAI) -> None:

@@ -450,6 +450,7 @@ PROVOKED: dict[tuple[str, str], tuple[Step, Step]] = {
         lambda scene: refused_chat(scene, new_session=NewSession(model="openai:gpt")),
     ),
     ("Chat", "conflict"): (nothing, chat_conflict),
+    ("Chat", "not_newest"): (chatted, lambda scene: refused_chat(scene, after_turn="t-0-99999")),
     ("Chat", "not_waiting"): (
         chatted,
         lambda scene: refused_chat(scene, text=(), tool_outputs=[ToolOutput(call_id="c", output="1")]),

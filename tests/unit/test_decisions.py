@@ -7,6 +7,7 @@ import pytest
 from tests.given import (
     USAGE,
     call,
+    cancel,
     chat,
     complete,
     fail,
@@ -484,3 +485,22 @@ def test_usage_is_zero_where_a_turn_was_given_up() -> None:
     failed = scenario.facts[0].event
     assert isinstance(failed, ev.TurnFailed)
     assert failed.usage == Usage()
+
+
+def test_a_chat_that_comes_behind_one_turn_only() -> None:
+    scenario = running()
+    scenario.when(chat("2", after="t0")).then_refused("not_newest")
+    scenario.when(chat("3", after="t1", on_busy="reject")).then_refused("busy")
+    scenario.when(complete()).when(chat("4", after="t1")).then_types(ev.TurnAccepted, *STARTED)
+    scenario.when(chat("5", after="t1")).then_refused("not_newest")  # as of the other one's decision, not of its end
+    scenario.when(chat("6", after="t4")).then_types(ev.TurnAccepted)
+    scenario.when(chat("7", after="t4")).then_refused("not_newest")
+    scenario.when(cancel("8", "6")).when(chat("9", after="t4")).then_types(ev.TurnAccepted)
+
+
+def test_a_chat_that_comes_first_only() -> None:
+    scenario = given().when(chat(after="t9")).then_refused("not_newest")
+    assert not scenario.session.exists
+    scenario.when(chat("2", after="")).then_types(*CREATED, ev.TurnAccepted, *STARTED)
+    scenario.when(chat("3", after="")).then_refused("not_newest")
+    scenario.when(chat("2", after="")).then_nothing()

@@ -206,8 +206,6 @@ def serve(
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix, as_the_stack=True)
     given = {"http_host": host, "http_port": port}
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
-    import asyncio
-
     from turnlog.serve import server
     from turnlog_workers.base import logs
 
@@ -215,7 +213,7 @@ def serve(
     say_unknown_variables(settings)
     listening = server.listen(settings)
     output.say(f"serving on {server.address_of(listening)}")
-    raise typer.Exit(asyncio.run(server.serve(settings, listening)))
+    raise typer.Exit(server.run(settings, listening))
 
 
 @topics_app.command("init")

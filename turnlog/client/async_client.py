@@ -113,13 +113,14 @@ class Client(SessionVerbs):
         params: GenerationParams | None = None,
         tools: Sequence[ClientTool] = (),
         tool_outputs: Sequence[ToolOutput] = (),
+        after_turn: str | None = None,
         reply_to: str | None = None,
         metadata: Mapping[str, str] | None = None,
         traceparent: str | None = None,
     ) -> SentRequest:
         """Send a user message and return as soon as the broker has it; nobody waits for the answer here.
 
-        ``tools`` and ``tool_outputs``: as for :meth:`chat`.
+        ``tools``, ``tool_outputs`` and ``after_turn``: as for :meth:`chat`.
 
         ``request_id`` is the idempotency key (absent: a new one): the same id and message again is the same turn.
         Raises :class:`UsageError` for an id that no request can have, :class:`RequestRefusedError` (too long) and
@@ -134,6 +135,7 @@ class Client(SessionVerbs):
                 params=params,
                 tools=tuple(tools),
                 tool_outputs=tuple(tool_outputs),
+                after_turn=after_turn,
             ),
             session_id=session_id,
             request_id=request_id,
@@ -161,6 +163,7 @@ class Client(SessionVerbs):
         params: GenerationParams | None = None,
         tools: Sequence[ClientTool] = (),
         tool_outputs: Sequence[ToolOutput] = (),
+        after_turn: str | None = None,
         metadata: Mapping[str, str] | None = None,
         traceparent: str | None = None,
         timeout_s: float = 900.0,
@@ -176,6 +179,8 @@ class Client(SessionVerbs):
 
         ``tools`` are run by you: a call of one ends the turn with status ``requires_action``. The outputs of all its
         ``pending_calls`` are the ``tool_outputs`` of the next chat, whose ``content`` may then be empty.
+
+        ``after_turn``: only directly behind this turn (empty: as the first one), else refused with ``not_newest``.
         """
         request = self._connection.prepare(
             Chat(
@@ -186,6 +191,7 @@ class Client(SessionVerbs):
                 params=params,
                 tools=tuple(tools),
                 tool_outputs=tuple(tool_outputs),
+                after_turn=after_turn,
             ),
             session_id=session_id,
             request_id=request_id,

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import UnionType
 from typing import Any
 
@@ -51,6 +51,7 @@ class Connection:
         self._envelope = Envelope("commands", client_id)
         self._waiting: dict[bytes, dict[str, list[Exchange]]] = {}  # by key of the record, then request id
         self.feed = SessionFeed(self.frames.decode, self.read_replies)
+        self._watching: list[tuple[Callable[[bytes], bool], Callable[[ReplyFrame], None]]] = []
         self._open: tuple[RequestSender, ReplyConsumer, asyncio.Task[None]] | None = None
 
     async def open(self) -> None:
@@ -221,6 +222,13 @@ class Connection:
             if not requests:
                 del self._waiting[key]
 
+    def watch(self, wanted: Callable[[bytes], bool], deliver: Callable[[ReplyFrame], None]) -> None:
+        """From now on, whatever session it is of, each frame whose record ``wanted`` picks is delivered.
+
+        ``wanted`` is asked of every record of the reply topic: it must cost next to nothing.
+        """
+        self._watching.append((wanted, deliver))
+
     async def log_end(self) -> dict[int, int] | None:
         """By partition of the event log: the offset of its next record. ``None``: the broker will not tell us."""
         return await self._opened()[1].end_offsets(self.settings.topics.events, self.partitions)
@@ -231,7 +239,12 @@ class Connection:
             async for records in consumer.batches():
                 for record in records:
                     requests, followed = self._waiting.get(record.key), self.feed.wants(record)
-                    reply = await self.frames.decode(record) if requests or followed else None  # others' are left
+                    watched = [deliver for wanted, deliver in self._watching if wanted(record.value or b"")]
+                    heard = requests or followed or watched
+                    reply = await self.frames.decode(record) if heard else None  # others' are left
+                    if reply is not None:
+                        for deliver in watched:
+                            deliver(reply)
                     if followed and reply is not None:
                         self.feed.deliver(record, reply)
                     if requests and reply is not None:

@@ -1,6 +1,6 @@
 """Any command through a client, for whoever follows its frames by other means than a :class:`ChatTurn`."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from types import UnionType
 
@@ -50,6 +50,11 @@ async def ask(
 def partitions(client: Client) -> int:
     """How many partitions the deployment has."""
     return len(client._connection.partitions)
+
+
+def watch_frames(client: Client, wanted: Callable[[bytes], bool], deliver: Callable[[ReplyFrame], None]) -> None:
+    """Each frame of the reply topic from now on whose record ``wanted`` picks. It is asked of every record."""
+    client._connection.watch(wanted, deliver)
 
 
 def follow_frames(client: Client, session_id: str, start: int | None) -> AsyncGenerator[ReplyFrame, None]:

@@ -7,14 +7,14 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from turnlog.client.async_client import Client
-from turnlog.client.raw_requests import partitions
+from turnlog.client.raw_requests import partitions, watch_frames
+from turnlog.serve.hidden_turns import HiddenTurns, may_hide
 from turnlog.serve.http_errors import unavailable
 from turnlog.serve.keys import KeyRing, read_keys
 from turnlog.serve.limits import RateLimit, StreamLimit
 from turnlog.serve.open_streams import OpenStreams
 from turnlog.serve.request_records import RequestRecords
 from turnlog.serve.retries import RecentRequests
-from turnlog.serve.turn_ids import HiddenTurns
 from turnlog.serve.turns import Turns
 from turnlog_workers.base.config import Settings
 
@@ -81,6 +81,7 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         client = Client(self.settings)
+        watch_frames(client, may_hide, self.hidden.hear)
         await client.__aenter__()
         self._client = client
         self._turns = Turns(client, RequestRecords(self.settings, "turnlog-serve-records", partitions(client)))

@@ -58,6 +58,7 @@ _REFUSED = {
     "exists": 409,
     "conflict": 409,
     "not_running": 409,
+    "not_newest": 409,
     "not_found": 404,
     "too_long": 413,
     "model_not_allowed": 404,
@@ -68,7 +69,7 @@ _REFUSED = {
     "answer_too_long": 500,
 }
 #: Nothing is won by sending these again; SDKs would, by their status alone.
-_FINAL = ("archived", "exists", "conflict", "not_running")
+_FINAL = ("archived", "exists", "conflict", "not_running", "not_newest")
 _RETRY_AFTER_S = 2
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-
-from starlette.types import Send
+from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 HEARTBEAT = b": ping\n\n"  #: a comment: every client passes over it
 _LOOK_EVERY_S = 1.0
+
+#: Gives the connection one whole event; returns when it has room for more.
+Put = Callable[[bytes], Awaitable[None]]
 
 
 class StreamCutError(Exception):
@@ -18,9 +19,9 @@ class StreamCutError(Exception):
 class OpenStream:
     """One of them. It is written to by one task at a time."""
 
-    def __init__(self, send: Send, cut: Callable[[], None], clock: Callable[[], float]) -> None:
+    def __init__(self, put: Put, cut: Callable[[], None], clock: Callable[[], float]) -> None:
         """``cut``: drops the connection, whatever waits in it."""
-        self._send = send
+        self._put = put
         self._clock = clock
         self.cut = cut
         self.sent_at = clock()  #: seconds of the clock; of the newest event, or when the one under way was begun
@@ -32,7 +33,7 @@ class OpenStream:
         self.sending = True
         self.sent_at = self._clock()
         try:
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self._put(chunk)
         finally:
             self.sending = False
 
@@ -52,11 +53,11 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, send: Send, cut: Callable[[], None]) -> OpenStream:
+    def open(self, put: Put, cut: Callable[[], None]) -> OpenStream:
         """A new one; ``cut`` drops its connection. Close it. Raises :class:`StreamCutError` at shutdown."""
         if self.stopping:
             raise StreamCutError
-        stream = OpenStream(send, cut, self._clock)
+        stream = OpenStream(put, cut, self._clock)
         stream.task = asyncio.current_task()
         self._open.add(stream)
         if self._ticker is None or self._ticker.done():

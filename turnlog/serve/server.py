@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -33,8 +35,18 @@ class _Protocol(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        state = {**app_state, "cut": self._cut, "hang_up": self._hang_up}
+        state = {**app_state, "cut": self._cut, "hang_up": self._hang_up, "write_chunk": self._write_chunk}
         super().__init__(config, server_state, state, _loop)
+
+    async def _write_chunk(self, chunk: bytes) -> None:
+        """A piece of a response in chunks that has begun: framed here, for a tenth of what the whole way costs.
+
+        Whoever tells the connection's parser of the end tells it nothing that it must know of the pieces.
+        """
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if not self.transport.is_closing():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
 
     def _cut(self) -> None:
         """Now, whatever waits to be sent: its reader does not read."""
@@ -52,6 +64,10 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # Open streams are many objects that live long and hold no cycles: to look through all of them takes longer than
+        # any frame should be under way.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         mark_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -89,6 +105,17 @@ def address_of(listening: socket.socket) -> str:
     """Where it is reached, as a URL."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(settings: Settings, listening: socket.socket) -> int:
+    """:func:`serve` on the fastest event loop that there is."""
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):  # it is not there on Windows
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(serve(settings, listening))
 
 
 async def serve(settings: Settings, listening: socket.socket) -> int:

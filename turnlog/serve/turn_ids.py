@@ -30,23 +30,6 @@ class TurnRef:
         return f"{kind}_{self.partition}_{self.offset}_{number}"
 
 
-class HiddenTurns:
-    """Turns that are known here to be hidden: the snapshot says it some seconds late."""
-
-    def __init__(self, most: int = 10_000) -> None:
-        self._most = most
-        self._turns: dict[TurnRef, None] = {}
-
-    def add(self, turn: TurnRef) -> None:
-        """It is hidden, for good."""
-        self._turns[turn] = None
-        if len(self._turns) > self._most:
-            del self._turns[next(iter(self._turns))]
-
-    def __contains__(self, turn: TurnRef) -> bool:
-        return turn in self._turns
-
-
 def turn_ref(session_id: str, turn_id: str) -> TurnRef | None:
     """The turn of this id; ``None`` for what is no id of a turn."""
     found = _TURN.fullmatch(turn_id)

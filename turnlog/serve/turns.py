@@ -16,7 +16,7 @@ from turnlog.client.async_client import Client
 from turnlog.client.raw_requests import send
 from turnlog.client.replies import FrameOrder, ReplyFrame
 from turnlog.client.request_sender import PreparedRequest
-from turnlog.errors import BrokerUnreachableError, RequestTimedOutError
+from turnlog.errors import RequestTimedOutError, TurnlogError
 from turnlog.serve.http_errors import refused
 from turnlog.serve.request_records import RequestRecords, TurnRequest
 from turnlog.serve.session_frames import session_frames
@@ -58,6 +58,11 @@ class Begun:
     def opened_session(self) -> bool:
         """Did this request make its session?"""
         return isinstance(self.first.frame, TurnAccepted) and self.first.frame.opened_session
+
+
+@dataclass(slots=True)
+class _LastHeard:
+    frames: int = 0  #: so far
 
 
 class Turns:
@@ -162,34 +167,41 @@ class Turns:
 
     async def _heard(self, frames: Frames, request: PreparedRequest, sent: set[str] | None) -> Frames:
         """The frames of the request; it is sent again while nothing is heard, with the same id."""
-        wait_s = _RESEND_AFTER_S
-        deadline = asyncio.get_running_loop().time() + TURN_TIMEOUT_S
-        upcoming: asyncio.Future[ReplyFrame] | None = None
+        heard = _LastHeard()
+        resending = asyncio.create_task(self._resend(request, set() if sent is None else sent, heard))
         try:
             while True:
-                upcoming = upcoming or asyncio.ensure_future(anext(frames))
-                await asyncio.wait((upcoming,), timeout=wait_s)
-                now = asyncio.get_running_loop().time()
-                if upcoming.done():
-                    reply, upcoming = upcoming.result(), None
-                    if reply.header.request_id == request.request_id:
-                        wait_s, deadline = _RESEND_AFTER_S, now + TURN_TIMEOUT_S
-                        yield reply
-                elif now >= deadline:
-                    raise RequestTimedOutError(f"{request.what}: nothing was heard of it for {TURN_TIMEOUT_S:g} s")
-                else:
-                    wait_s = min(2 * wait_s, _MAX_RESEND_AFTER_S)
-                    await self._again(request, sent if sent is not None else set())
+                try:
+                    async with asyncio.timeout(TURN_TIMEOUT_S):
+                        reply = await anext(frames)
+                        while reply.header.request_id != request.request_id:
+                            reply = await anext(frames)
+                except TimeoutError:
+                    raise RequestTimedOutError(
+                        f"{request.what}: nothing was heard of it for {TURN_TIMEOUT_S:g} s"
+                    ) from None
+                heard.frames += 1
+                yield reply
         finally:
-            if upcoming is not None:
-                upcoming.cancel()
-                await asyncio.gather(upcoming, return_exceptions=True)
+            resending.cancel()
+            await asyncio.gather(resending, return_exceptions=True)
+
+    async def _resend(self, request: PreparedRequest, sent: set[str], heard: "_LastHeard") -> None:
+        wait_s = _RESEND_AFTER_S
+        while True:
+            before = heard.frames
+            await asyncio.sleep(wait_s)
+            if heard.frames != before:
+                wait_s = _RESEND_AFTER_S
+            else:
+                wait_s = min(2 * wait_s, _MAX_RESEND_AFTER_S)
+                await self._again(request, sent)
 
     async def _again(self, request: PreparedRequest, sent: set[str]) -> None:
         log.info("nothing heard, sending again: %s", request.what)
         try:
             await self._send(request, sent)
-        except BrokerUnreachableError as error:
+        except TurnlogError as error:
             log.warning("%s cannot be sent: %s", request.what, error)
 
 

@@ -195,6 +195,8 @@ def _refusal(session: Session, opened: Session, command: AcceptChat, policy: Pol
     chat = command.chat
     if session.archived:
         return "archived", f"session {session.session_id} is archived"
+    if chat.after_turn is not None and chat.after_turn != (session.last_turn or ""):
+        return "not_newest", f"session {session.session_id}: {_gone_on(session, chat.after_turn)}"
     if not session.exists and (reason := too_long_messages(chat.new_session, policy)) is not None:
         return "too_long", reason
     if (wrong := wrong_outputs(opened, chat, policy)) is not None:
@@ -219,6 +221,12 @@ def _refusal(session: Session, opened: Session, command: AcceptChat, policy: Pol
     if chat.on_busy == "enqueue" and len(session.queue) >= policy.max_queued_turns:
         return "busy", f"session {session.session_id} has {len(session.queue)} queued turns, the most that may wait"
     return None
+
+
+def _gone_on(session: Session, turn_id: str) -> str:
+    last = "no turn has begun in it" if session.last_turn is None else f"its newest turn is {session.last_turn}"
+    wanted = f"directly behind turn {turn_id!r}" if turn_id else "before any other"
+    return f"this chat was to come {wanted}, and {last}"
 
 
 def _refuse(session: Session, command: Refuse, found: Found) -> list[Fact]:

@@ -67,6 +67,7 @@ class Session:
     question_seq: int = 0  #: of the newest question
     turn_count: int = 0  #: turns ever started
     running: str | None = None  #: turn id
+    last_started: str | None = None  #: turn id
     queue: tuple[str, ...] = ()  #: accepted, not started, in order
     turns: Map[str, Turn] = NO_TURNS  #: those without a terminal event
     answers: Answers = NO_ANSWERS
@@ -85,6 +86,11 @@ class Session:
     def history_policy(self, deployment: HistoryCompactionPolicy) -> HistoryCompactionPolicy:
         """The bounds of its history compaction."""
         return deployment.overridden(max_tokens=self.history_max_tokens, keep_tail=self.history_keep_tail)
+
+    @property
+    def last_turn(self) -> str | None:
+        """The turn that the next one comes behind; one that was cancelled before it started is none."""
+        return self.queue[-1] if self.queue else self.last_started
 
     @property
     def open_turns(self) -> int:
@@ -282,6 +288,7 @@ def _started(session: Session, turn_id: str, attempt: int, event: ev.TurnStarted
         version=session.version + 1,
         turns=session.turns.set(turn_id, turn),
         running=turn_id,
+        last_started=turn_id,
         queue=tuple(queued for queued in session.queue if queued != turn_id),
         turn_count=session.turn_count + (event.cause == "first"),
     )

@@ -22,23 +22,17 @@ from turnlog.serve.told import told
 from turnlog.serve.turns import Begun
 
 log = logging.getLogger(__name__)
+_MAX_LOOKS = 3
+
 Frames = AsyncGenerator[ReplyFrame, None]
 
 
 async def _create(call: Call) -> Response:
     body = await call.json()
     asked = read_chat_request(body)
-    goes = await chat_destination(call, asked, canonical(body))
-    request = goes.again or prepare(
-        call.gateway.client,
-        goes.chat,
-        session_id=goes.session_id,
-        request_id=goes.request_id,
-        traceparent=call.request.headers.get("traceparent"),
-    )
     release = call.gateway.stream_limit.take(call.caller.name)
     try:
-        begun = await call.gateway.turns.begin(request)
+        begun, goes = await _begun(call, asked, canonical(body))
         frames: Frames = begun.frames
         if begun.replayed:
             frames = (await told(call.gateway, begun.turn, await call.gateway.turns.records.request(begun.turn))).frames
@@ -53,6 +47,25 @@ async def _create(call: Call) -> Response:
         return json_response(chunks.completion(), headers=headers)
     finally:
         release()
+
+
+async def _begun(call: Call, asked: ChatRequest, content: bytes) -> tuple[Begun, ChatDestination]:
+    """The turn, and where it went. A session that went on while it was looked at is looked at again."""
+    for look in range(_MAX_LOOKS):
+        goes = await chat_destination(call, asked, content)
+        request = goes.again or prepare(
+            call.gateway.client,
+            goes.chat,
+            session_id=goes.session_id,
+            request_id=goes.request_id,
+            traceparent=call.request.headers.get("traceparent"),
+        )
+        try:
+            return await call.gateway.turns.begin(request), goes
+        except HttpError as error:
+            if error.code != "not_newest" or look == _MAX_LOOKS - 1:
+                raise
+    raise AssertionError("the last look raises")
 
 
 def _nothing() -> None:

@@ -53,7 +53,7 @@ async def chat_destination(call: Call, asked: ChatRequest, content: bytes) -> Ch
     if (again := await _again(call, named.session_id, history, request_id)) is not None:
         return again
     if _goes_on(asked, history, named):
-        return ChatDestination(session_id=named.session_id, request_id=request_id, chat=_next(asked))
+        return ChatDestination(session_id=named.session_id, request_id=request_id, chat=_next(asked, history, named))
     if named.resends_history and is_alone(asked):
         return _one_off(call, asked, request_id, side=True)  # the same rule for tasks that nothing gives away
     return await _fork(call, asked, named, request_id)
@@ -102,10 +102,9 @@ async def _again(
 
 
 def _goes_on(asked: ChatRequest, history: Sequence[HistoryEntry], named: _Named) -> bool:
-    said = asked.said
-    if not said.history and not named.resends_history:
+    if not _compares(asked, named):
         return True  # it sends what is new alone
-    return same_history(spoken(said.history), spoken(history))
+    return same_history(spoken(asked.said.history), spoken(history))
 
 
 async def _fork(call: Call, asked: ChatRequest, named: _Named, request_id: str) -> ChatDestination:
@@ -122,7 +121,10 @@ async def _fork(call: Call, asked: ChatRequest, named: _Named, request_id: str) 
                 break
             if _goes_on(asked, history, named):
                 return ChatDestination(
-                    session_id=session_id, request_id=request_id, chat=_next(asked), forked_from=named.session_id
+                    session_id=session_id,
+                    request_id=request_id,
+                    chat=_next(asked, history, named),
+                    forked_from=named.session_id,
                 )
     everything = (*asked.said.history, *asked.said.users)
     for number in range(_MAX_ALIKE):
@@ -151,6 +153,7 @@ def _fork_id(base: str, beginning: Sequence[InitialMessage], number: int) -> str
 
 
 def _opening(asked: ChatRequest, named: _Named | None) -> Chat:
+    """A chat that opens its session. Two at a time do not both: what the second one sent is no history of the first."""
     said = asked.said
     return Chat(
         content=said.opening_content,
@@ -159,14 +162,21 @@ def _opening(asked: ChatRequest, named: _Named | None) -> Chat:
         params=asked.params,
         tools=asked.tools,
         tool_outputs=said.outputs,
+        after_turn="" if named is not None and _compares(asked, named) else None,
     )
 
 
-def _next(asked: ChatRequest) -> Chat:
+def _compares(asked: ChatRequest, named: _Named) -> bool:
+    """Does it say what it goes on from? Else what is new comes behind whatever is there."""
+    return bool(asked.said.history) or named.resends_history
+
+
+def _next(asked: ChatRequest, history: Sequence[HistoryEntry], named: _Named) -> Chat:
     return Chat(
         content=asked.said.content,
         model=asked.model,
         params=asked.params,
         tools=asked.tools,
         tool_outputs=asked.said.outputs,
+        after_turn=(history[-1].turn_id if history else "") if _compares(asked, named) else None,
     )

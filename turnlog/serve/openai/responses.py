@@ -15,6 +15,7 @@ from turnlog.errors import RequestRefusedError, TurnlogError
 from turnlog.serve.endpoints import Call, Endpoint
 from turnlog.serve.event_stream import DONE, event
 from turnlog.serve.http_errors import HttpError, bad_request, error_fields, http_error_of, json_response, not_found
+from turnlog.serve.openai.continuing import begun_behind
 from turnlog.serve.openai.destination import owned_turn, response_destination
 from turnlog.serve.openai.input_items import input_items, page_of
 from turnlog.serve.openai.response_events import ResponseEvents
@@ -24,6 +25,7 @@ from turnlog.serve.request_records import TurnRequest
 from turnlog.serve.told import stored_or_404, told
 from turnlog.serve.turn_history import StoredTurn, is_hidden
 from turnlog.serve.turn_ids import TurnRef
+from turnlog.serve.turns import Begun
 
 log = logging.getLogger(__name__)
 _CANCEL_TIMEOUT_S = 30.0
@@ -37,17 +39,22 @@ async def _create(call: Call) -> Response:
     goes = await response_destination(call, asked, body)
     echo = {**asked.echo, "created_at": int(time.time())}
     packed = packed_echo(echo)
-    request = prepare(
-        call.gateway.client,
-        goes.chat,
-        session_id=goes.session_id,
-        request_id=goes.request_id,
-        metadata={ECHO: packed},
-        traceparent=call.request.headers.get("traceparent"),
-    )
+
+    async def begin(request_id: str) -> Begun:
+        request = prepare(
+            call.gateway.client,
+            goes.chat,
+            session_id=goes.session_id,
+            request_id=request_id,
+            metadata={ECHO: packed},
+            traceparent=call.request.headers.get("traceparent"),
+        )
+        return await call.gateway.turns.begin(request)
+
     release = call.gateway.stream_limit.take(call.caller.name)
     try:
-        begun = await call.gateway.turns.begin(request)
+        behind = goes.behind
+        begun = await (begin(goes.request_id) if behind is None else begun_behind(call, goes, behind, begin))
         if begun.replayed:
             known = await call.gateway.turns.records.request(begun.turn)
             again = await told(call.gateway, begun.turn, known)

@@ -89,6 +89,9 @@ class TurnBody(Body):
         None
     )
     request_id: RequestId = None
+    after_turn: Annotated[
+        str | None, Field(description="Only directly behind this turn, else 409 `not_newest`; empty: as the first one.")
+    ] = None
 
 
 async def _send(call: Call, query: NoQuery, body: TurnBody) -> TurnBegun:
@@ -99,6 +102,7 @@ async def _send(call: Call, query: NoQuery, body: TurnBody) -> TurnBegun:
         on_busy=body.on_busy,
         params=body.params.params() if body.params is not None else None,
         new_session=body.new_session.new_session(call.caller) if body.new_session is not None else None,
+        after_turn=body.after_turn,
     )
     key = call.request.headers.get("idempotency-key")
     request_id = body.request_id or (f"http-{digest(call.caller.name, key)}" if key else None)

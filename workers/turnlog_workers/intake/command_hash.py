@@ -7,6 +7,7 @@ from typing import Any
 from turnlog_schemas.mapping import to_dict
 
 _LATER_IN_PARTS = ("uri", "media_type", "sha256", "bytes")
+_LATER_VALUES = ("params", "after_turn")
 _LATER_LISTS = ("tools", "tool_outputs", "messages")
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
@@ -28,8 +29,9 @@ def _without_unsaid(plain: dict[str, Any]) -> None:
     for where in (plain, plain.get("new_session")):
         if where is None:
             continue
-        if where.get("params", ...) is None:
-            del where["params"]
+        for name in _LATER_VALUES:
+            if where.get(name, ...) is None:
+                del where[name]
         for name in _LATER_LISTS:
             if where.get(name, ...) == []:
                 del where[name]

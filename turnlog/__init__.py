@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from turnlog.snapshot.listing import ListedSession, SessionList
+    from turnlog.snapshot.live import LiveSnapshot, open_snapshot
     from turnlog_schemas.parts import (
         ClientTool,
         ContentPart,
@@ -71,6 +72,7 @@ _HOMES = {
         "UsageError",
     ),
     "turnlog.snapshot.listing": ("ListedSession", "SessionList"),
+    "turnlog.snapshot.live": ("LiveSnapshot", "open_snapshot"),
     "turnlog.client.replies": ("FinishedTurn", "Position", "ReplyFrame"),
     "turnlog.client.session_info": ("HistoryCompaction", "HistoryPage", "SessionInfo"),
     "turnlog.client.sync_client": ("SyncClient", "SyncTurn"),
@@ -92,6 +94,7 @@ __all__ = [
     "HistoryPage",
     "InitialMessage",
     "ListedSession",
+    "LiveSnapshot",
     "MissingExtraError",
     "NewSession",
     "NotFoundError",
@@ -122,6 +125,7 @@ __all__ = [
     "UsageError",
     "content_text",
     "file_part",
+    "open_snapshot",
 ]
 
 

@@ -42,7 +42,9 @@ def test_a_notebook_that_stays_open_sees_what_is_new(file: AnalystsFile, capsys:
     log = random_log(1, 100)
     first = write(file, log)
     file.publish_now(snapshot)
-    (snippet,) = code("python")
+    helper, snippet = code("python")
+    exec(helper, {})
+    assert "count_star()" in capsys.readouterr().out
     notebook: dict[str, Any] = {}
     exec(snippet, notebook)
     assert "count_star()" in capsys.readouterr().out

@@ -4,15 +4,19 @@ import json as json_module
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, snapshot_or_fail
 from turnlog.cli.proof import file_as_of
+from turnlog.cli.sql_prompt import Completer, Prompt, columns_of, line_editing, on_a_terminal
+from turnlog.errors import TurnlogError
 from turnlog.terminal import output
 from turnlog_workers.base.extras import require
 
@@ -69,11 +73,21 @@ AsOf = Annotated[
 ]
 
 
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.", show_default=False)]
+
+
 def sql(
-    statement: Annotated[str, typer.Argument(metavar="STATEMENT", help='For example "SELECT * FROM sessions".')],
+    statement: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STATEMENT]",
+            help='For example "SELECT * FROM sessions". Without one: a prompt, or what standard input says.',
+            show_default=False,
+        ),
+    ] = None,
     limit: Limit = None,
     json: Json = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.", show_default=False)] = False,
+    csv: Csv = False,
     null: Null = "",
     as_of: AsOf = None,
     timeout_s: TimeoutS = 30.0,
@@ -93,36 +107,75 @@ def sql(
         raise typer.BadParameter("Use --json or --csv, not both.")
     require("sql", "turnlog sql")
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    path = snapshot_or_fail(settings) if as_of is None else file_as_of(settings, as_of)
-    from turnlog.snapshot.query import Bounds, SnapshotQuery
+    past = file_as_of(settings, as_of) if as_of is not None else None
+    answer = _Answer(limit, null, timeout_s, memory_mb, batch_rows)
+    mode = "json" if json else "csv" if csv else "table"
+    if statement is None and on_a_terminal():
+        _prompt(lambda: past or snapshot_or_fail(settings), answer, mode)
+    else:
+        answer.print(past or snapshot_or_fail(settings), sys.stdin.read() if statement is None else statement, mode)
 
-    max_rows = limit if limit is not None else (0 if json or csv else _TABLE_ROWS)
-    explain = statement.lstrip()[:7].lower() == "explain"
-    query = SnapshotQuery(
-        path,
-        statement,
-        form="json" if json else "csv" if csv else "rows",
-        bounds=Bounds(timeout_s=timeout_s, memory_mb=memory_mb, batch_rows=batch_rows, max_rows=max_rows),
-        null=null,
-        max_cell=0 if explain else _LONGER_THAN_A_CELL,
-    )
-    try:
-        with _ended_by_sigterm(), query:
-            if json or csv:
-                _pass_on(query)
-            elif explain:
-                for row in islice(_lines(query), 1, None):
-                    output.print_text(str(row[-1]))
-            else:
-                _print_tables(_lines(query), batch_rows)
-    except BrokenPipeError:
-        # Whoever reads has enough. Python would complain of what is left in its buffer.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit from None
-    for note in query.notes:
-        output.say(f"note: {note}")
-    if query.more:
-        output.say(f"There are more than {max_rows} rows: --limit 0 shows all.")
+
+def _prompt(newest: Callable[[], Path], answer: "_Answer", mode: str) -> None:
+    """Ask for statements and answer them; each is asked of the newest snapshot."""
+    columns = columns_of(newest())
+    prompt = Prompt(columns, mode)
+    output.say("Statements end with ; and .help says more. Ctrl-D ends.")
+    with line_editing(Completer(columns)):
+        for statement in prompt.statements():
+            try:
+                answer.print(newest(), statement, prompt.mode)
+            except TurnlogError as error:
+                output.say(str(error))
+            except KeyboardInterrupt:
+                output.say("Stopped.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """How statements are answered."""
+
+    limit: int | None
+    null: str
+    timeout_s: float
+    memory_mb: int
+    batch_rows: int
+
+    def print(self, path: Path, statement: str, mode: str) -> None:
+        """Raises :class:`TurnlogError`, ``typer.Exit`` if nobody reads it to its end."""
+        from turnlog.snapshot.query import Bounds, Form, SnapshotQuery
+
+        whole = mode != "table"
+        max_rows = self.limit if self.limit is not None else (0 if whole else _TABLE_ROWS)
+        explain = statement.lstrip()[:7].lower() == "explain"
+        forms: dict[str, Form] = {"json": "json", "csv": "csv"}
+        query = SnapshotQuery(
+            path,
+            statement,
+            form=forms.get(mode, "rows"),
+            bounds=Bounds(
+                timeout_s=self.timeout_s, memory_mb=self.memory_mb, batch_rows=self.batch_rows, max_rows=max_rows
+            ),
+            null=self.null,
+            max_cell=0 if explain else _LONGER_THAN_A_CELL,
+        )
+        try:
+            with _ended_by_sigterm(), query:
+                if whole:
+                    _pass_on(query)
+                elif explain:
+                    for row in islice(_lines(query), 1, None):
+                        output.print_text(str(row[-1]))
+                else:
+                    _print_tables(_lines(query), self.batch_rows)
+        except BrokenPipeError:
+            # Whoever reads has enough. Python would complain of what is left in its buffer.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
+        for note in query.notes:
+            output.say(f"note: {note}")
+        if query.more:
+            output.say(f"There are more than {max_rows} rows: --limit 0 shows all.")
 
 
 @contextmanager

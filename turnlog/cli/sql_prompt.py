@@ -14,9 +14,9 @@ MODES = ("table", "json", "csv")
 _HISTORY_LINES = 1000
 _KEYWORDS = re.findall(
     r"\w+",
-    "SELECT FROM WHERE GROUP BY ORDER LIMIT JOIN LEFT USING ON AS AND OR NOT IN IS NULL LIKE ILIKE BETWEEN DISTINCT HAVING "
-    "WITH UNION ALL CASE WHEN THEN ELSE END DESC COUNT SUM MIN MAX AVG CAST INTERVAL FILTER OVER PARTITION DESCRIBE SHOW "
-    "TABLES SUMMARIZE EXPLAIN",
+    "SELECT FROM WHERE GROUP BY ORDER LIMIT JOIN LEFT USING ON AS AND OR NOT IN IS NULL LIKE ILIKE BETWEEN DISTINCT "
+    "HAVING WITH UNION ALL CASE WHEN THEN ELSE END DESC COUNT SUM MIN MAX AVG CAST INTERVAL FILTER OVER PARTITION "
+    "DESCRIBE SHOW TABLES SUMMARIZE EXPLAIN",
 )
 _HELP = """A statement ends with ; and may have several lines. Tab completes tables, columns and SQL.
 .tables          the tables
@@ -45,8 +45,8 @@ class Completer:
         if dot:
             names = self._columns.get(table, [name for names in self._columns.values() for name in names])
             return sorted({f"{table}.{name}" for name in names if name.startswith(begun)})
-        names = {*self._columns, *(name for names in self._columns.values() for name in names)}
-        found = sorted(name for name in names if name.startswith(text.lower()))
+        known = {*self._columns, *(name for names in self._columns.values() for name in names)}
+        found = sorted(name for name in known if name.startswith(text.lower()))
         found += [self._like(word, text) for word in _KEYWORDS if text and word.startswith(text.upper())]
         return found
 

@@ -23,6 +23,7 @@ from benchmarks import (
     long_sessions,
     memory,
     meter,
+    rebuild,
     report,
     scale,
     steady,
@@ -107,7 +108,10 @@ def _jobs(options: argparse.Namespace, sizes: Path) -> list[Job]:
         )
         for framing in ("avro", "json")
     ]
-    return _chosen(jobs + _scale_jobs(options.quick, options.against) + _http_jobs(options.quick), options.cases)
+    return _chosen(
+        jobs + _scale_jobs(options.quick, options.against) + [_rebuild_job(options.quick)] + _http_jobs(options.quick),
+        options.cases,
+    )
 
 
 def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
@@ -123,6 +127,18 @@ def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
     if jobs[0].name.startswith("bare"):
         raise SystemExit("a bare agent sends what a worker sent before it: put a worker's case first")
     return jobs
+
+
+def _rebuild_job(quick: bool) -> Job:
+    events = 600 if quick else 300_000
+    return Job(
+        kind=_SCALE,
+        name="rebuild",
+        what="the analysts' file made anew",
+        run=lambda to: rebuild.measure(events, to, rounds=1 if quick else 2, say=_say),
+        partitions=3 if quick else 12,
+        sizes={"events": events},
+    )
 
 
 def _scale_jobs(quick: bool, against: str | None) -> list[Job]:

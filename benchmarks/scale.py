@@ -68,6 +68,13 @@ BARS = (
         most=1.5,
     ),
     Bar(case="takeover", figure="speedup", what="the same: how much faster than {against}", least=2.0),
+    Bar(
+        case="rebuild",
+        figure="decode_ratio",
+        what="records a second of `turnlog rebuild`, {events} events in 12 partitions, against reading and "
+        "decoding them alone (one process)",
+        least=0.7,
+    ),
     Bar(case="idle", figure="rss_mb", what="worker memory with {sessions} idle sessions", most=300.0, unit="MB"),
     Bar(
         case="steady",

@@ -145,13 +145,15 @@ def channel_session(channel: str, number: int) -> str:
     return f"{channel}-{number:08x}"
 
 
-def old_sessions(count: int, requests_topic_id: str) -> Iterator[Record]:
+def old_sessions(
+    count: int, requests_topic_id: str, *, name: str = "old", partition_count: int = 1
+) -> Iterator[Record]:
     """So many events of sessions of ten turns each, behind a claim."""
-    log = PartitionLog(requests_topic_id)
+    log = PartitionLog(requests_topic_id, partition_count)
     yield log.claim()
     events = session = 0
     while events < count:
-        for record in log.session(f"old-{session:08x}", TURNS_OF_OLD_SESSIONS):
+        for record in log.session(f"{name}-{session:08x}", TURNS_OF_OLD_SESSIONS):
             yield record
             events += 1
         session += 1

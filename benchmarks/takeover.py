@@ -1,7 +1,7 @@
 """A worker without any files takes over a partition with a long log: beside reading it alone, and a build before.
 
-Run as a process, ``python -m benchmarks.takeover``, it reads and decodes the log of partition 0 as a worker does, and
-nothing else, and prints how many seconds that took.
+Run as a process, ``python -m benchmarks.takeover``, it reads and decodes the log of the first partitions as a worker
+does, and nothing else, and prints how many seconds that took.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ async def measure(
     records = await write(settings, old_sessions(events, requests_id))
     load_before, alone, taken, foreign = load_average(), [], [], []
     for number in range(rounds):
-        alone.append(await asyncio.to_thread(_read_alone, settings))
+        alone.append(await asyncio.to_thread(read_alone, settings))
         data = folder / f"data-{number}"
         with deployment.process("worker", WORKER, {"TURNLOG_DATA_DIR": str(data)}):
             meter = deployment.meter()
@@ -75,8 +75,9 @@ async def _seen(deployment: Deployment, text: str) -> float:
     return time.monotonic()
 
 
-def _read_alone(settings: Settings) -> float:
-    argv = [sys.executable, "-m", "benchmarks.takeover", settings.bootstrap_server, settings.prefix]
+def read_alone(settings: Settings, partitions: int = 1) -> float:
+    """Reading and decoding the first partitions, one after the other, in a process of its own: seconds."""
+    argv = [sys.executable, "-m", "benchmarks.takeover", settings.bootstrap_server, settings.prefix, str(partitions)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_LIMIT_S)
     if done.returncode != 0:
         raise RuntimeError(f"reading alone failed:\n{done.stderr}")
@@ -90,23 +91,24 @@ def _taken_by(build: Build, events: int, folder: Path) -> float:
     return float(json.loads(result.read_text())["never_owned"]["assigned_to_serving_s"])
 
 
-async def _decode_all(settings: Settings) -> float:
+async def _decode_all(settings: Settings, partitions: int) -> float:
     async def look() -> None:
         pass  # this build wrote it all
 
     reader, producer = TopicReader(settings), LogProducer(settings)
     schemas: SharedLook[bytes] = SharedLook(look, known=lambda _: False, now=time.monotonic)
     log = KafkaEventLog(settings, producer, reader, source="benchmark", schemas=schemas)
-    _, end = await log.bounds(0)
+    ends = [(await log.bounds(partition))[1] for partition in range(partitions)]
     began = time.monotonic()
-    async for _ in log.read(0, 0, end):
-        pass
+    for partition, end in enumerate(ends):
+        async for _ in log.read(partition, 0, end):
+            pass
     seconds = time.monotonic() - began
     await reader.close()
     return seconds
 
 
 if __name__ == "__main__":
-    address, prefix = sys.argv[1:]
+    address, prefix, count = sys.argv[1:]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(runner.run(_decode_all(Settings(bootstrap_server=address, prefix=prefix))))
+        print(runner.run(_decode_all(Settings(bootstrap_server=address, prefix=prefix), int(count))))

@@ -225,7 +225,15 @@ class KafkaEventLog:
                     header, payload = await self._decode(partition, record.offset, record.value)
                 if payload.__class__ is PartitionClaimed:
                     self._check_format(payload, partition, record.offset)
-                batch.append(LoggedEvent(partition=partition, offset=record.offset, header=header, payload=payload))
+                batch.append(
+                    LoggedEvent(
+                        partition=partition,
+                        offset=record.offset,
+                        header=header,
+                        payload=payload,
+                        logged_at=record.timestamp,
+                    )
+                )
             yield batch
         if expected < end:
             raise LogBrokenError(f"{self._topic}[{partition}]: offsets {expected} to {end - 1} are missing")

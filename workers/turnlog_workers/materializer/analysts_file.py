@@ -19,6 +19,7 @@ from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouc
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
 from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.tables import quoted, transaction
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,20 @@ class AnalystsFile:
         """Commit rows and checkpoints of all partitions of a batch in one transaction. Raises :class:`StoreError`."""
         try:
             self._writer.commit(events, positions)
+        except duckdb.Error as error:
+            raise self._failed(error) from error
+
+    def take_from(self, part: Path) -> None:
+        """Add the rows of a file that has other partitions only, all or none. Raises :class:`StoreError`."""
+        try:
+            self._cursor.execute(f"ATTACH '{quoted(part)}' AS part (READ_ONLY)")
+            with transaction(self._cursor):
+                self._cursor.execute(
+                    "DELETE FROM partitions WHERE partition IN (SELECT partition FROM part.partitions)"
+                )
+                for table in self.kind.tables:
+                    self._cursor.execute(f"INSERT INTO {table.name} FROM part.{table.name}")
+            self._cursor.execute("DETACH part")
         except duckdb.Error as error:
             raise self._failed(error) from error
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.crash_points import crash_point
+from turnlog_workers.materializer.parallel_rebuild import rebuild
 from turnlog_workers.materializer.process import FILE_NAME
-from turnlog_workers.materializer.rebuilding import Progress, event_topic, kind_of, rebuild
+from turnlog_workers.materializer.rebuilding import Progress, event_topic, kind_of
 from turnlog_workers.materializer.rebuilt_file import open_live, rebuilt_of, unfinished_of
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.port import StoreError
@@ -25,7 +26,7 @@ class LiveRebuild:
 
 
 def rebuild_live(settings: Settings, report: Callable[[Progress], None] = lambda progress: None) -> LiveRebuild:
-    """Rebuild and swap. Raises what :func:`rebuilding.rebuild` raises; the next call goes on."""
+    """Rebuild and swap. Raises what :func:`parallel_rebuild.rebuild` raises; the next call goes on."""
     live = settings.data_dir / FILE_NAME
     unfinished, rebuilt = unfinished_of(live), rebuilt_of(live)
     done = rebuild(settings, unfinished, report=report)

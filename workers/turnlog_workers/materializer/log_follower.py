@@ -1,8 +1,6 @@
 """Following the whole event log with kafka-python: explicit positions, no group, no silent reset, no gap."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -42,16 +40,6 @@ OPTIONS: Mapping[str, Any] = {
 DeadLetter = tuple[int, int, bytes]  #: partition and offset of the request, and its bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
-    """Where to stop reading. A partition ends at its offset, or before what comes later than its moment."""
-
-    ends: Mapping[int, int]  #: by partition: the first offset that is not read
-    #: By partition, milliseconds since 1970: it ends before its first accepted event with a later Kafka timestamp.
-    moments: Mapping[int, int] = field(default_factory=dict)
-    records: int | None = None  #: that will be read, as far as can be told; absent: all below the ends
-
-
 class OtherLogError(Exception):
     """The checkpoints do not belong to this log; the text says how we know."""
 
@@ -83,8 +71,6 @@ class LogFollower:
         self._timeout_s = timeout_s
         self.positions: dict[int, LogPosition] = {}
         self._unverified: set[int] = set()
-        self._bound: Bound | None = None
-        self.stopped: set[int] = set()  #: partitions in which an event came that is later than the bound's moment
         consumer.assign([*self._events, *self._dead_letters])
 
     def ends(self) -> dict[int, int]:
@@ -99,44 +85,14 @@ class LogFollower:
                 )
         return {tp.partition: ends[tp] for tp in self._events}
 
-    def log_ends(self) -> dict[int, int]:
-        """Where the log ends now, by partition."""
-        return {tp.partition: end for tp, end in self._ends().items()}
-
     def _ends(self) -> Mapping[TopicPartition, int]:
         ends: Mapping[TopicPartition, int] = self._consumer.end_offsets(
             self._events, timeout_ms=int(self._timeout_s * 1000)
         )
         return ends
 
-    def ends_before(self, moment: int) -> dict[int, int]:
-        """Everything below these offsets is as old as the moment (milliseconds since 1970) or older."""
-        asked = dict.fromkeys(self._events, moment + 1)
-        found = self._consumer.offsets_for_times(asked)
-        ends = self._ends()
-        return {tp.partition: found[tp].offset if found.get(tp) else ends[tp] for tp in self._events}
-
-    def moment_of(self, partition: int, offset: int) -> int:
-        """Kafka's timestamp of a record (milliseconds since 1970), before :meth:`start`.
-
-        Raises :class:`LogBrokenError`.
-        """
-        tp = self._events[partition]
-        self._consumer.assign([tp])
-        try:
-            self._consumer.seek(tp, offset)
-            deadline = time.monotonic() + self._timeout_s
-            while time.monotonic() < deadline:
-                for record in self._consumer.poll(timeout_ms=1000, max_records=1).get(tp, ()):
-                    return int(record.timestamp)
-        finally:
-            self._consumer.assign([*self._events, *self._dead_letters])
-        raise LogBrokenError(f"{tp.topic}[{partition}]@{offset} does not come: is the broker well?")
-
-    def start(self, positions: Mapping[int, LogPosition], bound: Bound | None = None) -> None:
+    def start(self, positions: Mapping[int, LogPosition]) -> None:
         """Go on from these checkpoints. Reading begins one record earlier: it must be the one that it was."""
-        self._bound = bound
-        self.stopped = set()
         self.positions = {tp.partition: positions[tp.partition] for tp in self._events}
         self._unverified = {partition for partition, position in self.positions.items() if position.next_offset > 0}
         ends = self._ends()
@@ -152,15 +108,6 @@ class LogFollower:
     def has_reached(self, ends: Mapping[int, int]) -> bool:
         """Is everything up to these offsets read, and is it the log that the checkpoints are of?"""
         return not self._unverified and all(self.positions[p].next_offset >= end for p, end in ends.items())
-
-    @property
-    def is_done(self) -> bool:
-        """Is everything read that the bound allows?"""
-        assert self._bound is not None
-        return not self._unverified and all(
-            partition in self.stopped or self.positions[partition].next_offset >= end
-            for partition, end in self._bound.ends.items()
-        )
 
     def follow_dead_letters(self) -> None:
         """Read the parked requests too, from the oldest on: once the events that tell of them are read."""
@@ -211,8 +158,6 @@ class LogFollower:
             if tp.partition in self._unverified:
                 self._verify(tp, record)
                 continue
-            if self._ends_at(tp, record.offset):
-                break
             if record.offset != position.next_offset:
                 raise LogBrokenError(
                     f"{tp.topic}[{tp.partition}]: after offset {position.next_offset - 1} comes {record.offset}. The "
@@ -224,8 +169,6 @@ class LogFollower:
             except LogFormatError as error:
                 raise LogBrokenError(str(error)) from error
             if is_accepted(position, header, payload):
-                if self._is_later(tp, record.timestamp):
-                    break
                 accepted.append(
                     LoggedEvent(
                         partition=tp.partition,
@@ -238,22 +181,6 @@ class LogFollower:
             position = advance(position, record.offset, header, payload)
         self.positions[tp.partition] = position
         return accepted
-
-    def _ends_at(self, tp: TopicPartition, offset: int) -> bool:
-        """Is this partition at its end? Then it is read no more."""
-        if self._bound is None or (tp.partition not in self.stopped and offset < self._bound.ends[tp.partition]):
-            return False
-        self._consumer.pause(tp)
-        return True
-
-    def _is_later(self, tp: TopicPartition, timestamp: int) -> bool:
-        """Is an accepted event later than the bound's moment? Then its partition ends before it."""
-        moment = self._bound.moments.get(tp.partition) if self._bound is not None else None
-        if moment is None or timestamp <= moment:
-            return False
-        self.stopped.add(tp.partition)
-        self._consumer.pause(tp)
-        return True
 
     def _verify(self, tp: TopicPartition, record: Any) -> None:
         """The first record is the one before the checkpoint."""

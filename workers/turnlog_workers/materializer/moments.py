@@ -11,8 +11,9 @@ from pathlib import Path
 
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import UsageError
-from turnlog_workers.materializer.log_follower import Bound, LogFollower
-from turnlog_workers.materializer.rebuilding import Progress, event_topic, kind_of, rebuild
+from turnlog_workers.materializer.bulk_reader import Bound, BulkReader
+from turnlog_workers.materializer.parallel_rebuild import rebuild
+from turnlog_workers.materializer.rebuilding import Progress, event_topic, kind_of
 from turnlog_workers.store import database_files
 from turnlog_workers.store.port import StoreError
 
@@ -40,9 +41,9 @@ class Until:
             return datetime.fromtimestamp(self.moment / 1000, UTC).isoformat(timespec="milliseconds")
         return ",".join(f"{partition}:{offset}" for partition, offset in sorted(self.offsets.items()))
 
-    def choose(self, follower: LogFollower) -> Bound:
+    def choose(self, reader: BulkReader, partitions: Sequence[int]) -> Bound:
         """Where the log ends then. Raises :class:`UsageError` for an event that is not there."""
-        ends = follower.log_ends()
+        ends = reader.log_ends(partitions)
         for partition, offset in self.offsets.items():
             if partition not in ends:
                 raise UsageError(f"{partition}:{offset}: the event log has {len(ends)} partitions, from 0")
@@ -50,9 +51,9 @@ class Until:
                 raise UsageError(f"{partition}:{offset}: the log of partition {partition} ends at {ends[partition]}")
         moment = self.moment
         if moment is None:
-            moment = max(follower.moment_of(partition, offset) for partition, offset in self.offsets.items())
+            moment = max(reader.moment_of(partition, offset) for partition, offset in self.offsets.items())
         behind = {partition: offset + 1 for partition, offset in self.offsets.items()}
-        likely = {**follower.ends_before(moment), **behind}
+        likely = {**reader.ends_before(moment, ends), **behind}
         return Bound(
             ends={**ends, **behind},
             moments={partition: moment for partition in ends if partition not in behind},
@@ -92,7 +93,7 @@ def _time(text: str, now: datetime) -> datetime:
 def file_as_of(settings: Settings, until: Until, report: Callable[[Progress], None] = lambda progress: None) -> Path:
     """The file of a moment, from the data directory if it was asked for before; the newest few are kept.
 
-    Raises what :func:`rebuilding.rebuild` raises.
+    Raises what :func:`parallel_rebuild.rebuild` raises.
     """
     deployment = kind_of(event_topic(settings)).marks
     name = sha256(repr((sorted(deployment.items()), until.mark)).encode()).hexdigest()[:16]
@@ -133,7 +134,7 @@ def make_file(
     """Make a file of a moment (``None``: of the whole log) at ``path``, whole or not at all; is it final?
 
     What is unfinished stays beside it under another name, for the next call. Raises what
-    :func:`rebuilding.rebuild` raises.
+    :func:`parallel_rebuild.rebuild` raises.
     """
     unfinished = _unfinished(path)
     if until is None:

@@ -1,37 +1,31 @@
-"""Making an analysts' file from the log alone: the whole of it or up to a moment, in one go or in several.
+"""Making an analysts' file, or some partitions of one, from the log alone: in this process, in one go or in several.
 
-The same follower and the same writer as the materializer's, so there is one way from the log to rows. Killed anywhere,
-it goes on from the file's checkpoints when it is called again.
+The same rule and the same writer as the materializer's, so there is one way from the log to rows. Killed anywhere, it
+goes on from the file's checkpoints when it is called again.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kafka import KafkaConsumer
-
-from turnlog_schemas.codec import Codec
-from turnlog_schemas.registry import EVENTS, packaged
 from turnlog_streams.projection.state import ProjectionError
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.crash_points import crash_point
-from turnlog_workers.kafka.kafka_python import connected
-from turnlog_workers.kafka.schema_topic import read_schemas
 from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_topics
 from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
-from turnlog_workers.materializer.log_follower import OPTIONS, Bound, LogFollower, OtherLogError
+from turnlog_workers.materializer.bulk_reader import Bound, BulkReader, bulk_reader
+from turnlog_workers.materializer.log_follower import OtherLogError
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
 
-_POLL_S = 0.25
 _BATCHES = 4  #: of the materializer's in one commit: rows of a session that goes on in one are written once
 _MEMORY_MB = 1024
 _CHECKPOINT_EVENTS = 1_000_000  #: what a process that comes back may have to replay
 _REPORT_S = 2.0
 
-ChooseBound = Callable[[LogFollower], Bound]
+ChooseBound = Callable[[BulkReader, Sequence[int]], Bound]  #: of these partitions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,56 +67,34 @@ def kind_of(events: TopicFound, until: str = "") -> FileKind:
     return analysts_kind(f"{events.name} {events.topic_id}", tuple(range(events.partitions)), until=until)
 
 
-def whole_log(follower: LogFollower) -> Bound:
+def whole_log(reader: BulkReader, partitions: Sequence[int]) -> Bound:
     """All that is in it now."""
-    return Bound(ends=follower.log_ends())
+    return Bound(ends=reader.log_ends(partitions))
 
 
 def up_to(positions: Mapping[int, int]) -> ChooseBound:
     """Up to these offsets, by partition."""
 
-    def choose(follower: LogFollower) -> Bound:
-        return Bound(ends={partition: positions.get(partition, 0) for partition in follower.log_ends()})
+    def choose(_: BulkReader, partitions: Sequence[int]) -> Bound:
+        return Bound(ends={partition: positions.get(partition, 0) for partition in partitions})
 
     return choose
 
 
-def rebuild(
-    settings: Settings,
-    path: Path,
-    *,
-    bound: ChooseBound = whole_log,
-    until: str = "",
-    report: Callable[[Progress], None] = lambda progress: None,
+def rebuild_partitions(
+    settings: Settings, path: Path, kind: FileKind, bound: Bound, report: Callable[[Progress], None]
 ) -> Rebuilt:
-    """Make the file at ``path``, or go on with it where it stands; it is closed and whole when this returns.
-
-    ``until`` marks the file, so that one with another end is never gone on with. Raises :class:`StoreError`,
-    :class:`LogError`, :class:`NotFoundError` or :class:`BrokerUnreachableError`; the file stays, for the next call.
-    """
-    events = event_topic(settings)
-    batch = _BATCHES * settings.store_batch_events
-    options = {**OPTIONS, "max_poll_records": batch}
-    with connected(KafkaConsumer, settings, "turnlog-rebuild", settings.startup_timeout_s, **options) as consumer:
-        follower = LogFollower(
-            consumer,
-            events=events.name,
-            partitions=events.partitions,
-            dead_letters=[],
-            codec=Codec(EVENTS, packaged()),
-            refresh_schemas=lambda: _read_schemas(settings),
-            timeout_s=settings.append_timeout_s,
-        )
+    """The file of a kind's partitions, in this process."""
+    with bulk_reader(settings) as reader:
         file = AnalystsFile(
             path,
-            kind_of(events, until),
+            kind,
             memory_limit_mb=_MEMORY_MB,
             temp=path.with_name(f".{path.name}.temp"),
             away=database_files.delete,
         )
         try:
-            chosen = bound(follower)
-            return _Run(follower, file, chosen, batch, report).run()
+            return _Run(reader, file, bound, _BATCHES * settings.store_batch_events, report).run()
         finally:
             file.close()
 
@@ -132,13 +104,13 @@ class _Run:
 
     def __init__(
         self,
-        follower: LogFollower,
+        reader: BulkReader,
         file: AnalystsFile,
         bound: Bound,
         batch: int,
         report: Callable[[Progress], None],
     ) -> None:
-        self._follower = follower
+        self._reader = reader
         self._file = file
         self._bound = bound
         self._batch = batch
@@ -153,7 +125,7 @@ class _Run:
         while True:
             try:
                 self._from = self._done()
-                self._follower.start(self._file.positions, self._bound)
+                self._reader.start(self._file.positions, self._bound)
                 self._follow()
                 break
             except OtherLogError as error:  # what stands there is of another log
@@ -164,7 +136,7 @@ class _Run:
                 tolerant = True  # as the materializer does: only the stream that is odd is left out
                 self._file.start_anew(str(error), tolerant=True)
         self._file.checkpoint()
-        final = self._follower.stopped >= self._bound.moments.keys()
+        final = self._reader.stopped >= self._bound.moments.keys()
         return Rebuilt(positions=self._file.positions, progress=self._progress(), final=final)
 
     def _done(self) -> int:
@@ -172,9 +144,9 @@ class _Run:
 
     def _follow(self) -> None:
         checkpointed = self._done()
-        while not self._follower.is_done:
-            events, _ = self._follower.poll(_POLL_S, self._batch)
-            self._file.write(events, self._follower.positions)
+        while not self._reader.is_done:
+            events = self._reader.read(self._batch)
+            self._file.write(events, self._reader.positions)
             crash_point("rebuild.after_commit")
             if self._done() >= checkpointed + _CHECKPOINT_EVENTS:
                 self._file.checkpoint()
@@ -191,10 +163,6 @@ class _Run:
             read=done - self._from,
             seconds=time.monotonic() - self._began,
         )
-
-
-def _read_schemas(settings: Settings) -> None:
-    read_schemas(settings, packaged())
 
 
 def _duration(seconds: float) -> str:

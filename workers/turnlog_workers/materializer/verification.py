@@ -10,7 +10,8 @@ from turnlog_streams.projection.rows import PROJECTION_VERSION, TABLES
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import NotFoundError, TurnlogError
 from turnlog_workers.materializer.comparison import Difference, TableHash, compare
-from turnlog_workers.materializer.rebuilding import Progress, event_topic, kind_of, rebuild, up_to
+from turnlog_workers.materializer.parallel_rebuild import rebuild
+from turnlog_workers.materializer.rebuilding import Progress, event_topic, kind_of, up_to
 from turnlog_workers.store.tables import quoted, read_positions
 from turnlog_workers.store.temp_directory import ScratchFolder
 
@@ -42,7 +43,7 @@ def verify(
     """Rebuild into a scratch file, up to where the snapshot is, and compare. The snapshot is opened once, to read.
 
     Raises :class:`TurnlogError` when they cannot be compared (another version, another log), and what
-    :func:`rebuilding.rebuild` raises.
+    :func:`parallel_rebuild.rebuild` raises.
     """
     events = event_topic(settings)
     scratch = ScratchFolder(settings.data_dir / "scratch", prefix="verify-")

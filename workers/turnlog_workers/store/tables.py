@@ -4,7 +4,7 @@ Every function works on the connection's current database. Only built-in DuckDB 
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
@@ -58,19 +58,8 @@ def _definition(column: Column) -> str:
 def arrow_table(columns: Iterable[Column], rows: Collection[Any]) -> Any:
     """Rows (objects with the columns as attributes) as an Arrow table."""
     columns = tuple(columns)
-    values = zip(*map(_getter(tuple(column.name for column in columns)), rows), strict=True)
-    arrays = [
-        pa.array(column_values, _ARROW_TYPES[column.sql_type])
-        for column, column_values in zip(columns, values, strict=True)
-    ]
+    arrays = [pa.array(list(map(attrgetter(column.name), rows)), _ARROW_TYPES[column.sql_type]) for column in columns]
     return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
-
-
-def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
-    if len(names) == 1:
-        only = attrgetter(names[0])
-        return lambda row: (only(row),)
-    return attrgetter(*names)
 
 
 def insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: Collection[Any]) -> None:

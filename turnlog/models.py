@@ -44,6 +44,8 @@ class Provider:
             lacks.append(f"not installed: {', '.join(self.availability.missing_packages)}")
         if self.availability.missing_keys:
             lacks.append(f"no key: {', '.join(self.availability.missing_keys)}")
+        if self.availability.missing_settings:
+            lacks.append(f"not set: {', '.join(self.availability.missing_settings)}")
         return "; ".join(lacks) or "ready"
 
 

@@ -63,10 +63,13 @@ def test_providers_with_what_is_allowed_and_which_is_the_default(monkeypatch: py
     assert provider("echo")["allowed"] == ["echo:*"]
     assert provider("script")["allowed"] == ["script:1*"]
     assert provider("recorded")["allowed"] == []
+    assert provider("http")["missing_settings"] == ["TURNLOG_HTTP_SERVERS"]
+    assert not provider("http")["ready"]
     assert told()["allow_list_known"]
     result = run("models")
     assert "echo:" in result.stdout
     assert "not allowed" in result.stdout
+    assert "not set: TURNLOG_HTTP_SERVERS" in result.stdout
     assert "default model: echo:" in result.output
 
 

@@ -132,6 +132,15 @@ def test_a_planted_secret_stands_in_no_line(log_format: str) -> None:
     assert "wo\\rd" not in out
 
 
+def test_what_the_environment_holds_under_a_secrets_name_stands_in_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "planted-for-a-plug-in")
+    stream = io.StringIO()
+    logs.set_up(Settings(), stream)
+    logging.getLogger("a_plug_in").warning("asked with planted-for-a-plug-in")
+    assert "asked with [secret]" in stream.getvalue()
+    assert logs.without_known_secrets("refused planted-for-a-plug-in, password=x") == "refused [secret], password=x"
+
+
 @pytest.mark.parametrize(
     ("line", "clean"),
     [

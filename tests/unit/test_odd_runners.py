@@ -18,7 +18,8 @@ from turnlog_schemas.codec import Codec
 from turnlog_schemas.parts import content_text
 from turnlog_schemas.registry import EVENTS
 from turnlog_streams.session.commands import SessionCommand
-from turnlog_workers.runners.base import RunnerOutput, TextDelta, TurnInput
+from turnlog_workers.base.logs import keep_secret
+from turnlog_workers.runners.base import RunnerError, RunnerOutput, TextDelta, TurnInput
 from turnlog_workers.sessions.history_compactor import UnrecordableError
 
 KINDS = [name for name, odd in ODD.items() if not odd.slow]
@@ -192,6 +193,18 @@ async def test_the_log_says_type_message_and_place_and_no_text(caplog: pytest.Lo
     for secret in ("1234", "nobody may know", "answer of the model", "abcdefghijklmnop"):
         assert secret not in everything
     assert all(record.session == "s" for record in caplog.records if "a runner raised" in record.getMessage())
+
+
+async def test_a_reason_holds_no_key_that_the_worker_knows() -> None:
+    async def fails(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        keep_secret("planted-in-a-reason")
+        raise RunnerError("refused", "the server takes no planted-in-a-reason: use another", retryable=False)
+        yield
+
+    session = OneSession(main=fails)
+    await session.say("Hello")
+    (failed,) = session.of(ev.TurnFailed)
+    assert failed.reason == "the server takes no [secret]: use another"
 
 
 async def test_a_runner_that_does_not_end_is_named(

@@ -20,6 +20,7 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.parts import ToolCall, Usage, content_text, text_content
 from turnlog_streams.session.commands import ResumeTurn
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.logs import keep_secret
 from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.base.tool_rules import ToolRule, read_rules
 from turnlog_workers.runners.models.http import HttpRunners
@@ -466,7 +467,7 @@ async def test_tools_that_are_not_allowed_are_neither_offered_nor_run() -> None:
     assert [tool.name for tool in one.given[0].tools.definitions] == ["calculator"]
     (result,) = (event for event in one.of(ev.MessageStored) if event.role == "tool")
     assert result.outcome == "error"
-    assert "no tool 'clock' here. There is calculator" in (content_text(result.content) or "")
+    assert "no tool 'clock' here. There are: calculator" in (content_text(result.content) or "")
 
 
 def test_no_tool_is_offered_unless_the_settings_say_so() -> None:
@@ -515,6 +516,28 @@ def _one_over_http(server: ModelServer, box: Toolbox) -> OneSession:
             return runners(model)  # type: ignore[return-value]
 
     return Over(toolbox=box)
+
+
+async def test_a_failure_holds_no_key_and_the_log_names_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    keep_secret("planted-of-the-shop")
+
+    @tool
+    async def says_why() -> str:
+        raise ToolError("the shop at planted-of-the-shop is closed")
+
+    @tool
+    async def raises() -> str:
+        raise ValueError("no answer to planted-of-the-shop")
+
+    with caplog.at_level(logging.WARNING):
+        results = await results_of(toolbox(says_why, raises), call("says_why"), call("raises"))
+    assert results == [
+        ("error", "Error: the shop at [secret] is closed"),
+        ("error", "Error: the tool failed (ValueError)."),
+    ]
+    assert "ValueError: no answer to [secret]" in caplog.text
+    assert f"({__file__}:" in caplog.text
+    assert "in raises" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def _print(settings: "Settings", *, json: bool) -> None:
                         "ready": provider.availability.ready and not provider.broken,
                         "missing_packages": list(provider.availability.missing_packages),
                         "missing_keys": list(provider.availability.missing_keys),
+                        "missing_settings": list(provider.availability.missing_settings),
                         "broken": provider.broken,
                         "allowed": list(provider.allowed),
                         "default": provider.default,

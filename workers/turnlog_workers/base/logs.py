@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.model_servers import secrets_in_environment
 
 _REDACTED = "[secret]"
 _FIELDS = ("session", "turn", "topic", "partition", "offset")
@@ -69,10 +70,15 @@ class SecretFilter(logging.Filter):
         forms = {form for s in secrets if s for form in (s, repr(s)[1:-1], json.dumps(s)[1:-1])}
         self._secrets = sorted({*self._secrets, *forms}, key=len, reverse=True)
 
-    def redact(self, text: str) -> str:
-        """The text without secrets."""
+    def without_known(self, text: str) -> str:
+        """The text without the values that are known to be secret."""
         for secret in self._secrets:
             text = text.replace(secret, _REDACTED)
+        return text
+
+    def redact(self, text: str) -> str:
+        """The text without secrets."""
+        text = self.without_known(text)
         text = _NAMED_SECRET.sub(rf"\g<1>{_REDACTED}", text)
         text = _URL_CREDENTIALS.sub(rf"\g<1>{_REDACTED}@", text)
         text = _BEARER.sub(rf"\g<1>{_REDACTED}", text)
@@ -112,6 +118,11 @@ def keep_secret(secret: str) -> None:
 def redacted(text: str) -> str:
     """A text without the secrets that the log knows of: to be called before a text is cut, else half a secret stays."""
     return _in_force.redact(text)
+
+
+def without_known_secrets(text: str) -> str:
+    """A text that goes to users and models: without the values that are known to be secret, and else as it is."""
+    return _in_force.without_known(text)
 
 
 class HumanFormatter(logging.Formatter):
@@ -249,6 +260,8 @@ def set_up(settings: Settings, stream: TextIO | None = None) -> None:
     colours = on_terminal and not os.environ.get("NO_COLOR")
     handler.setFormatter(HumanFormatter(colours=colours) if human else JsonFormatter())
     _in_force = SecretFilter((*secrets_of(settings), *_kept_secrets))
+    for secret in secrets_in_environment():  # a plug-in's, and a tool's: what they raise may quote them
+        keep_secret(secret)
     handler.addFilter(_in_force)
     handler.addFilter(SeldomFilter(_TALKATIVE))
     levels = logging.getLevelNamesMapping()

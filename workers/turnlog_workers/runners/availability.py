@@ -10,13 +10,14 @@ class Availability:
 
     missing_packages: tuple[str, ...] = ()
     missing_keys: tuple[str, ...] = ()  #: names of variables, never a value
+    missing_settings: tuple[str, ...] = ()  #: names of variables
     advice: str = ""  #: what to run or set
     note: str = ""  #: what else there is to know
 
     @property
     def ready(self) -> bool:
         """Could it answer from here?"""
-        return not self.missing_packages and not self.missing_keys
+        return not (self.missing_packages or self.missing_keys or self.missing_settings)
 
 
 @runtime_checkable

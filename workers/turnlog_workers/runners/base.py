@@ -78,7 +78,7 @@ class NoTools:
 
 def no_such_tool(call: ToolCall, known: Sequence[str] = ()) -> ToolResult:
     """What a model is told that calls what it was not offered."""
-    instead = f"There is {', '.join(known)}." if known else "Answer without it."
+    instead = f"There are: {', '.join(known)}." if known else "Answer without it."
     text = f"Error: there is no tool {call.name[:100]!r} here. {instead}"
     return ToolResult(call_id=call.call_id, content=text_content(text), name=call.name, outcome="error")
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, TypeVar, cast
 
-from turnlog_workers.base.logs import at
+from turnlog_workers.base.logs import at, without_known_secrets
 from turnlog_workers.base.tasks import was_cancelled
 from turnlog_workers.runners.base import Runner, RunnerError, RunnerOutput, TurnInput
 from turnlog_workers.runners.checked import OutputError, described, one_line, type_name
@@ -56,12 +56,19 @@ def _cleaned(error: RunnerError) -> RunnerError:
     code = str.__str__(code) if issubclass(type(code), str) else ""
     return RunnerError(
         code if _CODE.fullmatch(code) else "runner_error",
-        one_line(reason, MAX_REASON_CHARACTERS) or "the runner gave no reason",
+        one_line(_without_secrets(reason), MAX_REASON_CHARACTERS) or "the runner gave no reason",
         retryable=retryable is not False,
         retry_after_s=_number(retry_after_s),
         prompt_tokens=None if (prompt := _number(prompt_tokens)) is None else int(prompt),
         window_tokens=None if (window := _number(window_tokens)) is None else int(window),
     )
+
+
+def _without_secrets(reason: object) -> object:
+    """Of a text as much as a reason can hold, cut after its secrets are out."""
+    if not issubclass(type(reason), str):
+        return reason
+    return without_known_secrets(str.__str__(cast(str, reason))[: 8 * MAX_REASON_CHARACTERS])
 
 
 def _number(value: object) -> float | None:

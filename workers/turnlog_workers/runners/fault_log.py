@@ -31,6 +31,7 @@ _OURS = {
         "turnlog_workers.sessions.history_compactor",
     ),
     *("turnlog_workers.runners.contained", "turnlog_workers.runners.checked"),
+    *("turnlog_workers.tools.toolbox", "turnlog_workers.tools.function_tool"),
 }
 
 

@@ -278,7 +278,9 @@ class SessionActor:
         if wait_s <= most_s:
             self._retry_after_s = wait_s
             return RunnerError(error.code, f"{error.reason}; it asks to wait {wait_s:.0f} s", retryable=True)
-        reason = f"{error.reason}; it asks to wait {wait_s:.0f} s, and a turn waits at most {most_s:g}: try again then"
+        reason = (
+            f"{error.reason}; it asks to wait {wait_s:.0f} s, and a turn waits at most {most_s:g} s: try again then"
+        )
         return RunnerError(error.code, reason, retryable=False)
 
     def _tell_of(self, attempt: TurnAttempt, error: RunnerError) -> None:

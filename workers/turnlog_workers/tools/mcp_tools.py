@@ -16,7 +16,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
-from turnlog_workers.base.logs import keep_secret
+from turnlog_workers.base.logs import keep_secret, without_known_secrets
 from turnlog_workers.base.mcp_settings import McpServer
 from turnlog_workers.base.model_servers import KeyUnavailableError
 from turnlog_workers.base.tasks import was_cancelled
@@ -91,7 +91,8 @@ class McpConnection:
                 raise
             self._failed_at = time.monotonic()
             await self._drop()
-            log.warning("the tools of the server %s cannot be listed: %s", self.name, _why(error))
+            hint = "; run its command by hand to see what it says" if self._server.command else ""
+            log.warning("the tools of the server %s cannot be listed: %s%s", self.name, _why(error), hint)
         return self._tools
 
     async def call(self, tool: str, arguments: dict[str, Any], context: ToolContext) -> str:
@@ -118,7 +119,7 @@ class McpConnection:
             from mcp_types import CONNECTION_CLOSED
 
             if isinstance(error, MCPError) and error.error.code != CONNECTION_CLOSED and not self._is_gone(client):
-                raise ToolError(f"the server {self.name} refuses the call: {one_line(str(error), 500)}") from error
+                raise ToolError(f"the server {self.name} refuses the call: {_said(error, 500)}") from error
             self._listed_at = -float("inf")
             await self._drop()
             log.warning("the server %s failed in a call of %s: %s", self.name, tool, _why(error))
@@ -279,10 +280,15 @@ def _text_of(result: Any) -> str:
     return "\n".join(pieces)
 
 
+def _said(error: BaseException, characters: int) -> str:
+    """Its words, cut after its secrets are out."""
+    return one_line(without_known_secrets(str(error)[: 8 * characters]), characters)
+
+
 def _why(error: BaseException) -> str:
     """What happened, for the operator's log; of a group of errors the first."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, TimeoutError):
         return "it took too long"
-    return f"{type_name(error)}: {one_line(str(error), 200)}"
+    return f"{type_name(error)}: {_said(error, 200)}"

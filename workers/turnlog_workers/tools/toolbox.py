@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, cast
 from pydantic_core import PydanticSerializationError, to_json
 
 from turnlog_schemas.parts import ToolCall, cut_text, text_content
-from turnlog_workers.base.logs import at
+from turnlog_workers.base.logs import at, without_known_secrets
 from turnlog_workers.base.tasks import was_cancelled
 from turnlog_workers.base.tool_rules import ToolRule
 from turnlog_workers.runners.base import RunnerError, ToolDefinition, ToolResult, TurnInput, no_such_tool
@@ -143,7 +143,8 @@ class Toolbox:
             value = await self._in_its_place(tool, bound, timeout_s)
             return _Ended("ok", _as_text(value))
         except ToolError as error:
-            return _Ended("error", f"Error: {str(error)[:_MAX_MESSAGE_CHARACTERS]}")
+            said = without_known_secrets(str(error)[: 8 * _MAX_MESSAGE_CHARACTERS])  # it goes into the log of events
+            return _Ended("error", f"Error: {said[:_MAX_MESSAGE_CHARACTERS]}")
         except TookTooLongError:
             return _timed_out(timeout_s)
         except BaseException as error:

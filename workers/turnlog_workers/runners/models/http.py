@@ -305,8 +305,9 @@ class HttpFactory:
         servers = Settings().http_servers
         missing = [server.key_env for server in servers.values() if server.key_env and not server.has_key()]
         missing += [str(server.key_file) for server in servers.values() if server.key_file and not server.has_key()]
-        named = ", ".join(sorted(servers)) or "none yet (TURNLOG_HTTP_SERVERS)"
-        return Availability(missing_keys=tuple(missing), note=f"servers: {named}")
+        if not servers:
+            return Availability(missing_settings=("TURNLOG_HTTP_SERVERS",))
+        return Availability(missing_keys=tuple(missing), note=f"servers: {', '.join(sorted(servers))}")
 
 
 factory = HttpFactory()

@@ -10,10 +10,12 @@ import duckdb
 import pyarrow.dataset
 import pyarrow.parquet
 import pytest
+from typer.testing import CliRunner
 
 from tests.console_snapshot import make_snapshot
 from tests.exported import ODD, GrowingSnapshot, folder_problems, lake_problems
-from turnlog.errors import UsageError
+from turnlog.cli.app import app
+from turnlog.errors import MissingExtraError, UsageError
 from turnlog.export.files import Format, export_files
 from turnlog.export.lake import export_to_lake
 from turnlog.export.source import SnapshotIsOlderError
@@ -104,7 +106,7 @@ def test_only_a_folder_and_a_snapshot_that_fit_are_written(snapshot: GrowingSnap
         export_files(snapshot.path, folder, "parquet")
 
 
-@pytest.mark.parametrize("where", ["export.written:2", "export.renamed:3", "export.renamed:7", "export.manifest"])
+@pytest.mark.parametrize("where", ["export.written:2", "export.renamed:7", "export.manifest"])
 def test_a_killed_export_leaves_nothing_twice_and_nothing_half(
     snapshot: GrowingSnapshot, tmp_path: Path, where: str
 ) -> None:
@@ -156,3 +158,25 @@ def test_conversations_are_what_feed_reads(tmp_path: Path) -> None:
         connection.execute("UPDATE turns SET hidden = true WHERE turn_id = 't-0-8'")
     assert export_files(snapshot, tmp_path / "out", "openai").files == 1
     assert "Again" not in path.read_text()
+
+
+def _command(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["export", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_says_what_it_did_and_what_it_cannot(
+    snapshot: GrowingSnapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = ("--data-dir", str(tmp_path))
+    code, out, _ = _command(str(tmp_path / "out"), *here, "--json")
+    assert (code, json.loads(out)["positions"]) == (0, {"0": 60, "1": 60})
+    assert _command(str(tmp_path / "out"), *here) == (0, "Nothing is new.\n", "")
+    code, out, _ = _command(str(tmp_path / "chats"), *here, "--format", "openai")
+    assert (code, out) == (0, "60 lines in 2 files.\n")
+    assert _command(*here)[0] == _command("out", "--into", "ducklake:x", *here)[0] == 2
+    assert "write ducklake:FILE" in _command("--into", "x", *here)[2]
+    assert "letters, digits" in _command("--into", "ducklake:x", "--schema", "a-b", *here)[2]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'turnlog\[lake\]'"):
+        export_to_lake(snapshot.path, "ducklake:x")

@@ -9,7 +9,10 @@ from turnlog.snapshot.sql import open_snapshot, run
 
 _RECENT = "{} > (SELECT max(last_active_at) FROM sessions) - to_days(CAST(? AS INTEGER))"
 _WHOLE_S = "(epoch_ms(ended_at) - epoch_ms(accepted_at)) / 1000.0"
+#: Each recorded conversation is a model of its own; together they say more.
+_MODEL = "CASE WHEN model LIKE 'recorded:%' THEN 'recorded:' ELSE coalesce(model, 'none') END"
 _MAX_ROWS = 60
+_LEAST_OF_A_LINE = 3  #: points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +55,9 @@ QUESTIONS = (
     Question(
         title="Latency by model",
         about="The same for each model.",
-        sql=f"SELECT coalesce(model, 'none') AS model, round(quantile_cont({_WHOLE_S}, 0.5), 3) AS p50_s, "
-        f"round(quantile_cont({_WHOLE_S}, 0.95), 3) AS p95_s, count(*) AS turns FROM turns WHERE ended_at IS NOT NULL "
-        f"AND {_RECENT.format('accepted_at')} GROUP BY 1 ORDER BY turns DESC, 1 LIMIT 20",
+        sql=f"SELECT {_MODEL} AS model, round(quantile_cont({_WHOLE_S}, 0.5), 3) AS p50_s, "
+        f"round(quantile_cont({_WHOLE_S}, 0.95), 3) AS p95_s FROM turns WHERE ended_at IS NOT NULL "
+        f"AND {_RECENT.format('accepted_at')} GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 20",
     ),
     Question(
         title="Cost by day",
@@ -67,7 +70,7 @@ QUESTIONS = (
     Question(
         title="Cost by model",
         about="The same for each model.",
-        sql=f"SELECT coalesce(model, 'none') AS model, CAST(sum(input_tokens) AS BIGINT) AS input_tokens, "
+        sql=f"SELECT {_MODEL} AS model, CAST(sum(input_tokens) AS BIGINT) AS input_tokens, "
         f"CAST(sum(output_tokens) AS BIGINT) AS output_tokens FROM usage WHERE {_RECENT.format('recorded_at')} "
         "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20",
     ),
@@ -125,7 +128,8 @@ def figures_of(snapshot: Path, days: int) -> Figures:
             numeric = [_is_numeric(answer.rows, index) for index in range(len(answer.columns))]
             chart: Chart | str = ""
             if question.chart is not None:
-                chart = chart_of(answer.columns, numeric, rows, kind=question.chart)
+                kind: Kind = question.chart if len(rows) >= _LEAST_OF_A_LINE else "bar"
+                chart = chart_of(answer.columns, numeric, rows, kind=kind)
             figures.append(Figure(question=question, columns=answer.columns, rows=rows, chart=chart))
     shown = tuple((name, _cell(value) or "none") for name, value in zip(names, totals, strict=True))
     return Figures(totals=shown, figures=tuple(figures))

@@ -159,6 +159,7 @@ class TurnCompleted:
     usage: Usage  #: of the whole turn: all its attempts, as far as they told
     duration_ms: int = 0
     requires_action: bool = False  #: the session waits for the outputs of the calls that its sender runs
+    first_delta_ms: int | None = None  #: from the start of the attempt that ended it to its first delta; absent: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +170,7 @@ class TurnFailed:
     reason: str
     usage: Usage
     duration_ms: int = 0
+    first_delta_ms: int | None = None  #: from the start of the attempt that ended it to its first delta; absent: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +181,7 @@ class TurnCancelled:
     usage: Usage
     duration_ms: int = 0
     by: CancelRequest | None = None  #: absent: no request asked for it (a newer message, an archived session)
+    first_delta_ms: int | None = None  #: from the start of the attempt that ended it to its first delta; absent: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

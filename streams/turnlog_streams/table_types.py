@@ -10,6 +10,9 @@ Millis = NewType("Millis", int)  #: milliseconds since 1970; a moment in tables,
 Json = NewType("Json", str)  #: JSON text
 Blob = NewType("Blob", bytes)
 
+#: The schema of the projection's own tables in the analysts' file: its readers get views of them.
+INTERNAL = "internal"
+
 #: The SQL type of :data:`Millis`. A plain TIMESTAMP would compare with now() as if it were the reader's local time.
 MOMENT = "TIMESTAMPTZ"
 
@@ -33,6 +36,12 @@ class Table:
     updated: tuple[str, ...] = ()
     rarely_updated: tuple[str, ...] = ()  #: apart, since an update costs by the column
     not_of_the_log: tuple[str, ...] = ()  #: columns that are no function of the event log
+    schema: str = ""  #: where it stands in a file; empty: the main one
+
+    @property
+    def place(self) -> str:
+        """Its name in statements."""
+        return f"{self.schema}.{self.name}" if self.schema else self.name
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from turnlog_streams.table_types import Millis, Table
+from turnlog_streams.table_types import INTERNAL, Millis, Table
 
 
 class CompactionRequestRow(NamedTuple):
@@ -52,5 +52,7 @@ class CompactionRow(NamedTuple):
     request_id: str | None = None  #: of the request that it answered
 
 
-COMPACTION_REQUESTS = Table(name="compaction_requests", row=CompactionRequestRow, key=("partition", "log_offset"))
-COMPACTIONS = Table(name="compactions", row=CompactionRow, key=("partition", "log_offset"))
+COMPACTION_REQUESTS = Table(
+    name="compaction_requests", schema=INTERNAL, row=CompactionRequestRow, key=("partition", "log_offset")
+)
+COMPACTIONS = Table(name="compactions", schema=INTERNAL, row=CompactionRow, key=("partition", "log_offset"))

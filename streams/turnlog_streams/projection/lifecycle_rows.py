@@ -11,7 +11,8 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.mapping import to_dict
 from turnlog_schemas.parts import NewSession
 from turnlog_streams.forwarding import source_key
-from turnlog_streams.projection.rows import ChannelEventRow, ChannelRow, DeliveryRow, ForwardRow, SessionRow, UsageRow
+from turnlog_streams.projection.row_updates import DeliveryRow
+from turnlog_streams.projection.rows import ChannelEventRow, ChannelRow, ForwardRow, SessionRow, UsageRow
 from turnlog_streams.projection.state import (
     Changes,
     ChannelState,

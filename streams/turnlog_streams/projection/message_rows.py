@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import added
-from turnlog_streams.projection.rows import CallResultRow, MessageRow, SessionRow, ToolCallRow
+from turnlog_streams.projection.row_updates import CallResultRow
+from turnlog_streams.projection.rows import MessageRow, SessionRow, ToolCallRow
 from turnlog_streams.projection.state import (
     Changes,
     OpenCall,
@@ -52,7 +53,7 @@ def stored(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev.M
         )
     turn = state.turns.get(turn_id)
     if state.awaited and event.role == "tool":
-        _pair(key[0], state.awaited, event, changes)
+        _pair(key[0], state.awaited, event, at, changes)
         await_outputs(state, session)
         return
     if state.awaited:  # what closes them was left out by an owner of an older version
@@ -81,7 +82,7 @@ def _stored_in_turn(turn: OpenTurn, logged: LoggedEvent, event: ev.MessageStored
     """The same steps as ``session.state`` takes: pairing of calls and results, and the count of takeovers."""
     row = turn.row
     if event.role == "tool":
-        _pair(row.partition, turn.calls, event, changes)
+        _pair(row.partition, turn.calls, event, Millis(logged.header.recorded_at), changes)
     elif event.role == "assistant":
         row.answer_seq = event.message_seq
         turn.calls = _open_calls(event, logged)
@@ -94,7 +95,7 @@ def _stored_in_turn(turn: OpenTurn, logged: LoggedEvent, event: ev.MessageStored
         turn_changes(row, changes)
 
 
-def _pair(partition: int, calls: list[OpenCall], event: ev.MessageStored, changes: Changes) -> None:
+def _pair(partition: int, calls: list[OpenCall], event: ev.MessageStored, at: Millis, changes: Changes) -> None:
     """The first open call with the result's id is answered, else the first of all (``turn.without_result``)."""
     if not calls:
         return
@@ -102,8 +103,8 @@ def _pair(partition: int, calls: list[OpenCall], event: ev.MessageStored, change
     call = calls.pop(found)
     new = changes.new_calls.get((partition, call.log_offset, call.position))
     if new is not None:
-        new.result_message_seq, new.outcome = event.message_seq, event.outcome
+        new.result_message_seq, new.outcome, new.result_at = event.message_seq, event.outcome, at
     else:
         changes.call_results.append(
-            CallResultRow(partition, call.log_offset, call.position, event.message_seq, event.outcome)
+            CallResultRow(partition, call.log_offset, call.position, event.message_seq, event.outcome, at)
         )

@@ -16,9 +16,10 @@ from turnlog_schemas.parts import Usage, added
 from turnlog_streams.projection.history_rows import HISTORY_COMPACTION
 from turnlog_streams.projection.lifecycle_rows import SESSION_LIFECYCLE, project_channel
 from turnlog_streams.projection.message_rows import await_outputs, stored
+from turnlog_streams.projection.row_updates import HiddenTurnRow
 from turnlog_streams.projection.rows import (
+    AttemptRow,
     DeadLetterRow,
-    HiddenTurnRow,
     RefusalRow,
     SessionRow,
     TurnRow,
@@ -197,6 +198,13 @@ def _started(key: StreamKey, state: SessionState, logged: LoggedEvent, event: ev
     row.status = "started"
     row.attempt = header.attempt
     row.model = event.model
+    row.attempt_started_at = Millis(header.recorded_at)
+    changes.attempts.append(
+        AttemptRow(
+            *(key[2], key[0], session.session_offset, row.turn_id, header.attempt, event.cause, event.model),
+            *(event.error, logged.offset, row.attempt_started_at),
+        )
+    )
     if row.started_offset is None:
         row.started_offset = logged.offset
         row.started_at = Millis(header.recorded_at)
@@ -264,7 +272,7 @@ def _ended(
     row.attempt = header.attempt
     row.ended_offset = logged.offset
     row.ended_at = Millis(header.recorded_at)
-    row.duration_ms = logged.payload.duration_ms
+    row.duration_ms, row.first_delta_ms = logged.payload.duration_ms, logged.payload.first_delta_ms
     row.usage = usage
     if session.running_turn_id == row.turn_id:
         session.running_turn_id = None

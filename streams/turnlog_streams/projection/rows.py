@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from turnlog_schemas.parts import Usage
 from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, COMPACTIONS
-from turnlog_streams.table_types import PARTITIONS, Blob, Json, Millis, Table
+from turnlog_streams.table_types import INTERNAL, PARTITIONS, Blob, Json, Millis, Table
 
 #: Raised whenever the same log leads to other rows: files of another version are rebuilt.
 PROJECTION_VERSION = 7
@@ -94,8 +94,10 @@ class TurnRow:
     ended_offset: int | None = None
     accepted_at: Millis
     started_at: Millis | None = None
+    attempt_started_at: Millis | None = None  #: the newest attempt
     ended_at: Millis | None = None
-    duration_ms: int | None = None
+    duration_ms: int | None = None  #: of the attempt that ended it
+    first_delta_ms: int | None = None  #: from the start of that attempt to its first delta; NULL: none, or not said
     input_tokens: int | None = None  #: of all attempts, as far as they told; these four are there once one of them did
     output_tokens: int | None = None
     model_calls: int | None = None
@@ -181,6 +183,22 @@ class ToolCallRow:
     )
     log_offset: int
     recorded_at: Millis
+    result_at: Millis | None = None  #: when the result was stored
+
+
+class AttemptRow(NamedTuple):
+    """An attempt at a turn, as it began. It ended when the next one began, or with the turn."""
+
+    session_id: str
+    partition: int
+    session_offset: int
+    turn_id: str
+    attempt: int  #: from 1
+    cause: str  #: ``first``, ``retry`` or ``takeover``
+    model: str
+    error: str | None  #: why the attempt before it ended, for ``retry``
+    log_offset: int
+    recorded_at: Millis
 
 
 class MessageRow(NamedTuple):
@@ -202,35 +220,6 @@ class MessageRow(NamedTuple):
     imported: bool  #: said elsewhere, in no turn: the session was opened with it
     log_offset: int
     recorded_at: Millis
-
-
-class CallResultRow(NamedTuple):
-    """The result of a call that was stored by an earlier batch: an update of its ``tool_calls`` row."""
-
-    partition: int
-    log_offset: int
-    position: int
-    result_message_seq: int
-    outcome: str | None
-
-
-class HiddenTurnRow(NamedTuple):
-    """A turn that is not to be shown any more: an update of its ``turns`` row."""
-
-    partition: int
-    session_offset: int
-    turn_id: str
-    hidden: bool
-
-
-class DeliveryRow(NamedTuple):
-    """The delivery of a forward that was stored by an earlier batch: an update of its ``forwards`` row."""
-
-    partition: int
-    source_kind: str
-    source_id: str
-    seq: int
-    delivered_offset: int
 
 
 class ChannelEventRow(NamedTuple):
@@ -336,6 +325,7 @@ def _names(row: type, start: str) -> tuple[str, ...]:
 
 SESSIONS = Table(
     name="sessions",
+    schema=INTERNAL,
     row=SessionRow,
     key=("partition", "session_offset"),
     updated=_names(SessionRow, "last_active_at"),
@@ -346,11 +336,13 @@ SESSIONS = Table(
 )
 TURNS = Table(
     name="turns",
+    schema=INTERNAL,
     row=TurnRow,
     key=("partition", "accepted_offset"),
     updated=(
         *("status", "model", "attempt", "runner_failures", "takeovers_in_a_row", "answer_seq"),
         *("started_offset", "ended_offset", "started_at", "ended_at", "duration_ms"),
+        *("attempt_started_at", "first_delta_ms"),
         *("input_tokens", "output_tokens", "model_calls", "last_input_tokens", "code", "reason"),
     ),
     rarely_updated=(
@@ -358,38 +350,55 @@ TURNS = Table(
     ),
 )
 HIDDEN_TURNS = replace(TURNS, key=("partition", "session_offset", "turn_id"), updated=("hidden",))  #: found otherwise
-MESSAGES = Table(name="messages", row=MessageRow, key=("partition", "log_offset"))
+MESSAGES = Table(name="messages", schema=INTERNAL, row=MessageRow, key=("partition", "log_offset"))
 TOOL_CALLS = Table(
     name="tool_calls",
+    schema=INTERNAL,
     row=ToolCallRow,
     key=("partition", "log_offset", "position"),
-    updated=("result_message_seq", "outcome"),
+    updated=("result_message_seq", "outcome", "result_at"),
 )
-USAGE = Table(name="usage", row=UsageRow, key=("partition", "log_offset"))
-REFUSALS = Table(name="refusals", row=RefusalRow, key=("partition", "log_offset"))
-UNKNOWN_EVENTS = Table(name="unknown_events", row=UnknownEventRow, key=("partition", "log_offset"))
+ATTEMPTS = Table(name="attempts", schema=INTERNAL, row=AttemptRow, key=("partition", "log_offset"))
+USAGE = Table(name="usage", schema=INTERNAL, row=UsageRow, key=("partition", "log_offset"))
+REFUSALS = Table(name="refusals", schema=INTERNAL, row=RefusalRow, key=("partition", "log_offset"))
+UNKNOWN_EVENTS = Table(name="unknown_events", schema=INTERNAL, row=UnknownEventRow, key=("partition", "log_offset"))
 DEAD_LETTERS = Table(
     name="dead_letters",
+    schema=INTERNAL,
     row=DeadLetterRow,
     key=("partition", "log_offset"),
     not_of_the_log=("bytes",),  # of a topic that forgets
 )
-EVENTS = Table(name="events", row=EventRow, key=("partition", "log_offset"))
+EVENTS = Table(name="events", schema=INTERNAL, row=EventRow, key=("partition", "log_offset"))
 FORWARDS = Table(
     name="forwards",
+    schema=INTERNAL,
     row=ForwardRow,
     key=("partition", "source_kind", "source_id", "seq"),
     updated=("delivered_offset",),
 )
-CHANNEL_EVENTS = Table(name="channel_events", row=ChannelEventRow, key=("partition", "log_offset"))
+CHANNEL_EVENTS = Table(name="channel_events", schema=INTERNAL, row=ChannelEventRow, key=("partition", "log_offset"))
 CHANNELS = Table(
     name="channels",
+    schema=INTERNAL,
     row=ChannelRow,
     key=("partition", "channel"),
     updated=_names(ChannelRow, "active_session_id"),
 )
 
 TABLES: tuple[Table, ...] = (
-    *(SESSIONS, TURNS, MESSAGES, TOOL_CALLS, USAGE, REFUSALS, UNKNOWN_EVENTS, DEAD_LETTERS, EVENTS, PARTITIONS),
+    *(
+        SESSIONS,
+        TURNS,
+        ATTEMPTS,
+        MESSAGES,
+        TOOL_CALLS,
+        USAGE,
+        REFUSALS,
+        UNKNOWN_EVENTS,
+        DEAD_LETTERS,
+        EVENTS,
+        PARTITIONS,
+    ),
     *(FORWARDS, CHANNEL_EVENTS, CHANNELS, COMPACTION_REQUESTS, COMPACTIONS),
 )

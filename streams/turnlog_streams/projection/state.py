@@ -4,15 +4,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from turnlog_streams.projection.history_row_types import CompactionRequestRow, CompactionRow
+from turnlog_streams.projection.row_updates import CallResultRow, DeliveryRow, HiddenTurnRow
 from turnlog_streams.projection.rows import (
-    CallResultRow,
+    AttemptRow,
     ChannelEventRow,
     ChannelRow,
     DeadLetterRow,
-    DeliveryRow,
     EventRow,
     ForwardRow,
-    HiddenTurnRow,
     MessageRow,
     RefusalRow,
     SessionRow,
@@ -100,6 +99,7 @@ class Changes:
     channel_events: list[ChannelEventRow] = field(default_factory=list)
     new_calls: dict[tuple[int, int, int], ToolCallRow] = field(default_factory=dict)
     call_results: list[CallResultRow] = field(default_factory=list)
+    attempts: list[AttemptRow] = field(default_factory=list)
     messages: list[MessageRow] = field(default_factory=list)
     history_compaction_requests: list[CompactionRequestRow] = field(default_factory=list)
     history_compactions: list[CompactionRow] = field(default_factory=list)

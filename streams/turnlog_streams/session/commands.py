@@ -20,6 +20,7 @@ class AcceptChat:
     reply: ReplyAddress
     partial: str = ""  #: what the running turn has said since its last message: kept, if this chat interrupts it
     usage: Usage = NO_USAGE  #: what it has cost and the log does not have yet
+    first_delta_ms: int | None = None  #: from its attempt's start; ``None``: it has streamed nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class Cancel:
     reply: ReplyAddress
     partial: str = ""
     usage: Usage = NO_USAGE
+    first_delta_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,7 @@ class CompleteTurn:
     attempt: int
     usage: Usage
     duration_ms: int = 0
+    first_delta_ms: int | None = None  #: of the attempt; ``None``: it has streamed nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ class FailAttempt:
     retryable: bool
     usage: Usage
     duration_ms: int = 0
+    first_delta_ms: int | None = None  #: of the attempt; ``None``: it has streamed nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

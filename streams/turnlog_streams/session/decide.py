@@ -380,6 +380,7 @@ def _complete(session: Session, command: CompleteTurn, policy: Policy) -> list[F
     completed = ev.TurnCompleted(
         usage=turn.cost(command.usage),
         duration_ms=command.duration_ms,
+        first_delta_ms=command.first_delta_ms,
         requires_action=any(call.client for call in turn.open_calls),
     )
     return _end(session, Fact(event=completed, turn_id=command.turn_id, attempt=command.attempt), policy)
@@ -393,6 +394,10 @@ def _fail(session: Session, command: FailAttempt, policy: Policy) -> list[Fact]:
         error, usage = f"{command.code}: {command.reason}", command.usage if command.usage != NO_USAGE else None
         return _next_attempt(session, turn, cause="retry", error=error, usage=usage)
     failed = ev.TurnFailed(
-        code=command.code, reason=command.reason, usage=turn.cost(command.usage), duration_ms=command.duration_ms
+        code=command.code,
+        reason=command.reason,
+        usage=turn.cost(command.usage),
+        duration_ms=command.duration_ms,
+        first_delta_ms=command.first_delta_ms,
     )
     return _end_failed(session, turn, failed, policy)

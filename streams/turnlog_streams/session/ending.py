@@ -41,9 +41,9 @@ def cancellation(
     ``running``: what tells of the running one; its text is cut like that of any message.
     """
     facts: list[Fact] = []
-    usage = NO_USAGE
+    usage, first_delta_ms = NO_USAGE, None
     if session.running == turn.turn_id and running is not None:
-        usage = turn.cost(running.usage)
+        usage, first_delta_ms = turn.cost(running.usage), running.first_delta_ms
         partial, truncated = cut_content(text_content(running.partial), max_text_bytes)
         facts += closed_calls(session, turn, turn.open_calls, turn.attempt)
         if running.partial:
@@ -59,6 +59,7 @@ def cancellation(
         reason=reason,
         usage=usage,
         by=CancelRequest(request_id=by.request_id, command_hash=by.command_hash, reply=by.reply) if by else None,
+        first_delta_ms=first_delta_ms,
     )
     return [*facts, Fact(event=cancelled, turn_id=turn.turn_id, attempt=turn.attempt)]
 

@@ -228,13 +228,13 @@ class AnalystsFile:
 def _fill(cursor: duckdb.DuckDBPyConnection, batch: pa.Table) -> tuple[set[RequestPlace], bool]:
     """DuckDB finds ``batch`` by its name, as in ``store.tables``."""
     known = cursor.execute(
-        "SELECT partition, request_offset FROM dead_letters SEMI JOIN batch USING (partition, request_offset)"
+        "SELECT partition, request_offset FROM internal.dead_letters SEMI JOIN batch USING (partition, request_offset)"
     )
     places = {(partition, offset) for partition, offset in known.fetchall()}
     if not places:
         return places, False
     changed = cursor.execute(
-        "UPDATE dead_letters SET bytes = batch.bytes FROM batch WHERE dead_letters.partition = batch.partition "
-        "AND dead_letters.request_offset = batch.request_offset AND dead_letters.bytes IS NULL"
+        "UPDATE internal.dead_letters AS known SET bytes = batch.bytes FROM batch WHERE known.partition = batch.partition "
+        "AND known.request_offset = batch.request_offset AND known.bytes IS NULL"
     ).fetchone()
     return places, bool(changed and changed[0])

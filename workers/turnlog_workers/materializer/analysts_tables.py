@@ -6,6 +6,7 @@ import duckdb
 
 from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, COMPACTIONS
 from turnlog_streams.projection.rows import (
+    ATTEMPTS,
     CHANNEL_EVENTS,
     CHANNELS,
     DEAD_LETTERS,
@@ -61,6 +62,7 @@ def write_changes(connection: duckdb.DuckDBPyConnection, changes: Changes) -> No
     update(connection, TURNS, TURNS.updated, changes.changed_turns.values())
     update(connection, TURNS, TURNS.rarely_updated, changes.cancelled_turns.values())
     update(connection, HIDDEN_TURNS, HIDDEN_TURNS.updated, changes.hidden_turns)
+    insert(connection, ATTEMPTS, changes.attempts)
     insert(connection, MESSAGES, changes.messages)
     insert(connection, TOOL_CALLS, changes.new_calls.values())
     update(connection, TOOL_CALLS, TOOL_CALLS.updated, changes.call_results)

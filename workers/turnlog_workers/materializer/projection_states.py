@@ -164,7 +164,7 @@ def _select(
     columns = ", ".join(
         f"epoch_ms(t.{column.name})" if column.sql_type == MOMENT else f"t.{column.name}" for column in table.columns
     )
-    select = f"SELECT {columns} FROM {table.name} t"
+    select = f"SELECT {columns} FROM {table.place} t"
     if wanted.lifetime is not None:
         condition = f"{condition} AND t.{table.key[1]} BETWEEN {wanted.lifetime[0]} AND {wanted.lifetime[1]}"
     if len(wanted.keys) == 1:  # a comparison with a constant can use the index and the zone maps

@@ -87,6 +87,11 @@ class SessionActor:
         return self._attempt.unrecorded_usage if self._turn_runs and self._attempt is not None else Usage()
 
     @property
+    def first_delta_ms(self) -> int | None:
+        """From the running attempt's beginning to the first piece that it sent."""
+        return self._attempt.first_delta_ms if self._turn_runs and self._attempt is not None else None
+
+    @property
     def _turn_runs(self) -> bool:
         return self._turn_task is not None and not self._turn_task.done()
 
@@ -248,7 +253,7 @@ class SessionActor:
     async def _ending(self, attempt: TurnAttempt) -> CompleteTurn | FailAttempt:
         """Run the attempt; the command that ends it."""
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = attempt.began = loop.time()
         try:
             await self._steps(attempt)
             return CompleteTurn(
@@ -256,6 +261,7 @@ class SessionActor:
                 attempt=attempt.attempt,
                 usage=attempt.unrecorded_usage,
                 duration_ms=int((loop.time() - started) * 1000),
+                first_delta_ms=attempt.first_delta_ms,
             )
         except RunnerError as error:
             self._tell_of(attempt, error)

@@ -33,6 +33,7 @@ class DeltaBuffer:
         self._reasoning = False
         self._timer: asyncio.TimerHandle | None = None
         self._next_at = 0.0
+        self.first_at: float | None = None  #: when the first piece went out, by the event loop's clock
 
     def begin(self, turn: TurnInput) -> None:
         """What comes from here on is said in this turn."""
@@ -60,7 +61,10 @@ class DeltaBuffer:
             self._timer = None
         if self._text and self._turn is not None:
             text, self._text = self._text, ""
-            self._next_at = asyncio.get_running_loop().time() + self._interval_s
+            now = asyncio.get_running_loop().time()
+            self._next_at = now + self._interval_s
+            if self.first_at is None:
+                self.first_at = now
             for start in range(0, len(text), _MAX_FRAME_CHARACTERS):
                 piece = text[start : start + _MAX_FRAME_CHARACTERS]
                 frame = fr.ReasoningDelta(text=piece) if self._reasoning else fr.TextDelta(text=piece)

@@ -98,6 +98,7 @@ class TurnAttempt:
     ) -> None:
         self.turn_id = turn_id
         self.attempt = attempt
+        self.began = 0.0  #: by the event loop's clock
         self.ended = False  #: the log has confirmed its end
         self.stopped = False  #: nothing more is taken from its runner, whatever that still yields
         self._handed_over = False  #: only calls that the client runs are open: the turn ends with them
@@ -133,6 +134,12 @@ class TurnAttempt:
         return beyond(self.usage, self._recorded)
 
     @property
+    def first_delta_ms(self) -> int | None:
+        """From its beginning to the first piece that it sent; ``None``: it has sent none."""
+        first = self.deltas.first_at
+        return None if first is None else int((first - self.began) * 1000)
+
+    @property
     def may_be_asked_again(self) -> bool:
         """May the model be asked once more in this attempt, because its prompt was too long? Nothing was said yet."""
         return not self.shortened and not self.partial_text and self._held is None and not self._open_calls
@@ -153,6 +160,7 @@ class TurnAttempt:
             retryable=error.retryable,
             usage=self.unrecorded_usage,
             duration_ms=int(seconds * 1000),
+            first_delta_ms=self.first_delta_ms,
         )
 
     def take_held(self) -> list[RecordMessage]:

@@ -214,7 +214,8 @@ class ServedRequests:
             return
         if isinstance(stream, SessionInMemory) and isinstance(command, AcceptChat | Cancel):
             text = stream.partial_text() if with_partial else ""
-            command = replace(command, partial=text, usage=stream.unrecorded_usage())
+            told = stream.unrecorded_usage(), stream.first_delta_ms()
+            command = replace(command, partial=text, usage=told[0], first_delta_ms=told[1])
         self._run_ahead.request(offset, stream, command, found)
         done = self._run_ahead.groups[-1].done
         if isinstance(command, ReceiveForward):

@@ -222,6 +222,10 @@ class SessionInMemory(Stream[Session]):
         """What the running turn has said since its last message."""
         return self.actor.partial_text if self.actor is not None else ""
 
+    def first_delta_ms(self) -> int | None:
+        """How long the running attempt took to its first delta; ``None``: it has streamed nothing."""
+        return self.actor.first_delta_ms if self.actor is not None else None
+
     def unrecorded_usage(self) -> Usage:
         """What the running turn has cost and the log does not have."""
         return self.actor.unrecorded_usage if self.actor is not None else NO_USAGE

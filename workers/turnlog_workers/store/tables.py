@@ -43,7 +43,9 @@ def create_tables(connection: duckdb.DuckDBPyConnection, tables: Iterable[Table]
     """All of them, empty."""
     for table in tables:
         columns = ", ".join(_definition(column) for column in table.columns)
-        connection.execute(f"CREATE TABLE {table.name} ({columns})")
+        if table.schema:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {table.schema}")
+        connection.execute(f"CREATE TABLE {table.place} ({columns})")
 
 
 def quoted(text: object) -> str:
@@ -65,7 +67,7 @@ def arrow_table(columns: Iterable[Column], rows: Collection[Any]) -> Any:
 def insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: Collection[Any]) -> None:
     """Insert rows in bulk."""
     if rows:
-        with_batch(connection, arrow_table(table.columns, rows), f"INSERT INTO {table.name} SELECT * FROM batch")
+        with_batch(connection, arrow_table(table.columns, rows), f"INSERT INTO {table.place} SELECT * FROM batch")
 
 
 def update(connection: duckdb.DuckDBPyConnection, table: Table, names: Sequence[str], rows: Collection[Any]) -> None:
@@ -75,7 +77,7 @@ def update(connection: duckdb.DuckDBPyConnection, table: Table, names: Sequence[
         batch = arrow_table((column for column in table.columns if column.name in wanted), rows)
         settings = ", ".join(f"{name} = batch.{name}" for name in names)
         found = " AND ".join(f"{table.name}.{name} = batch.{name}" for name in table.key)
-        with_batch(connection, batch, f"UPDATE {table.name} SET {settings} FROM batch WHERE {found}")
+        with_batch(connection, batch, f"UPDATE {table.place} SET {settings} FROM batch WHERE {found}")
 
 
 def replace(connection: duckdb.DuckDBPyConnection, table: Table, rows: Collection[Any]) -> None:
@@ -83,8 +85,8 @@ def replace(connection: duckdb.DuckDBPyConnection, table: Table, rows: Collectio
     if rows:
         batch = arrow_table(table.columns, rows)
         found = " AND ".join(f"{table.name}.{name} = batch.{name}" for name in table.key)
-        with_batch(connection, batch, f"DELETE FROM {table.name} USING batch WHERE {found}")
-        with_batch(connection, batch, f"INSERT INTO {table.name} SELECT * FROM batch")
+        with_batch(connection, batch, f"DELETE FROM {table.place} USING batch WHERE {found}")
+        with_batch(connection, batch, f"INSERT INTO {table.place} SELECT * FROM batch")
 
 
 def with_batch(connection: duckdb.DuckDBPyConnection, rows: Any, statement: str) -> duckdb.DuckDBPyConnection:
@@ -135,7 +137,7 @@ def _table_hash(connection: duckdb.DuckDBPyConnection, table: Table) -> str:
     # JSON text tells NULL from the empty text, and one column from the next.
     row = connection.execute(
         f"SELECT count(*), md5(coalesce(string_agg(md5(to_json(r)::VARCHAR), '' ORDER BY {key}), '')) "
-        f"FROM (SELECT {columns} FROM {table.name}) r"
+        f"FROM (SELECT {columns} FROM {table.place}) r"
     ).fetchone()
     assert row is not None
     return f"{row[0]}:{row[1]}"

@@ -96,6 +96,7 @@ def expected_tables(partition: int, log: Sequence[LoggedEvent]) -> Tables:
         "unknown_events": changes.unknown_events,
         "dead_letters": changes.dead_letters,
         "events": changes.events,
+        "attempts": changes.attempts,
         "forwards": changes.new_forwards.values(),
         "channel_events": changes.channel_events,
         "channels": changes.new_channels.values(),

@@ -195,9 +195,9 @@ def store_content(path: Path) -> StoreContent:
     """All tables of a file."""
     tables: dict[str, list[dict[str, Any]]] = {}
     with duckdb.connect(str(path), read_only=True) as connection:
-        names = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
-        for (name,) in names:
-            found = connection.execute(f"SELECT * FROM {name}")
+        names = connection.execute("SELECT schema_name, table_name FROM duckdb_tables()").fetchall()
+        for schema, name in names:
+            found = connection.execute(f"SELECT * FROM {schema}.{name}")
             columns = [column[0] for column in found.description or ()]
             tables[name] = [dict(zip(columns, row, strict=True)) for row in found.fetchall()]
     return StoreContent(name=path.name, tables=tables)

@@ -309,7 +309,7 @@ def test_the_checkpoint_must_be_the_same_record(settings: Settings, start: Calla
     live = hashes(settings)
     connection = duckdb.connect(str(settings.data_dir / "analytics.duckdb"))
     connection.execute("UPDATE partitions SET last_event_id = 'another' WHERE partition = 1")
-    connection.execute("DELETE FROM messages")
+    connection.execute("DELETE FROM internal.messages")
     connection.close()
     again = start(settings)
     again.wait_ready()
@@ -405,7 +405,7 @@ def test_an_event_of_a_newer_version_is_kept_raw(settings: Settings, start: Call
         assert connection.execute(
             "SELECT unknown_events FROM sessions WHERE session_id = $1", [session_id]
         ).fetchone() == (1,)
-        assert connection.execute("SELECT type, body FROM unknown_events").fetchall() == [
+        assert connection.execute("SELECT type, body FROM internal.unknown_events").fetchall() == [
             ("SessionDreamt", '{"from_offset":4,"to_offset":5,"reason":null}')
         ]
     assert process.stop() == 0

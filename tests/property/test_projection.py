@@ -54,7 +54,9 @@ class Tables:
             call = self.rows["tool_calls"][result.partition, result.log_offset, result.position]
             assert call.result_message_seq is None
             call.result_message_seq, call.outcome = result.result_message_seq, result.outcome
-        for name in ("messages", "usage", "refusals", "unknown_events", "dead_letters", "events", "channel_events"):
+            call.result_at = result.result_at
+        written_once = "messages", "attempts", "usage", "refusals", "unknown_events", "dead_letters", "events"
+        for name in (*written_once, "channel_events"):
             self._insert(name, getattr(changes, name))
         self._insert("compaction_requests", changes.history_compaction_requests)
         self._insert("compactions", changes.history_compactions)

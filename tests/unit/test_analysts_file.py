@@ -331,6 +331,6 @@ def test_a_log_in_which_one_stream_does_not_fit_is_kept_for_the_others(file: Ana
         file.write(with_a_hole, {log.partition: end})
     file.start_anew("rows are missing", tolerant=True)
     file.write(with_a_hole, {log.partition: end})
-    marked = file._cursor.execute("SELECT DISTINCT stream_id FROM unknown_events").fetchall()
+    marked = file._cursor.execute("SELECT DISTINCT stream_id FROM internal.unknown_events").fetchall()
     assert marked == [(lost.header.stream_id,)]
     assert file.positions[log.partition] == end

@@ -24,7 +24,7 @@ def insert(connection: duckdb.DuckDBPyConnection, table: Table, **values: Any) -
     )
     row = [values.get(c.name, defaults.get(c.name, None if c.nullable else fillers[c.sql_type])) for c in table.columns]
     assert not set(values) - {column.name for column in table.columns}
-    connection.execute(f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(row))})", row)
+    connection.execute(f"INSERT INTO {table.place} VALUES ({', '.join('?' * len(row))})", row)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def data_dir(tmp_path: Path) -> Path:
 def compacted(data_dir: Path) -> Path:
     """Session web-1 with three of its five messages covered, after runs that came to less."""
     connection = duckdb.connect(str(data_dir / "snapshot.duckdb"))
-    connection.execute("UPDATE sessions SET covered_to = 3, history_keep_tail = 2 WHERE session_id = 'web-1'")
+    connection.execute("UPDATE internal.sessions SET covered_to = 3, history_keep_tail = 2 WHERE session_id = 'web-1'")
     (table,) = (table for table in TABLES if table.name == "compactions")
     outcomes: tuple[tuple[str, int | None, str | None, str | None], ...] = (
         ("compacted", 3, "model", "They look\x1b for it."),

@@ -45,9 +45,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for path in both:
         with duckdb.connect(str(path)) as connection:
             for table in TABLES:
-                if connection.execute(f"SELECT count(*) FROM {table.name}").fetchone() == (0,):
+                if connection.execute(f"SELECT count(*) FROM {table.place}").fetchone() == (0,):
                     values = ", ".join(_OTHER.get(column.sql_type, "true") for column in table.columns)
-                    connection.execute(f"INSERT INTO {table.name} VALUES ({values})")
+                    connection.execute(f"INSERT INTO {table.place} VALUES ({values})")
     return both
 
 
@@ -83,8 +83,8 @@ def test_equal_logs_make_equal_files_whatever_the_batches(both: duckdb.DuckDBPyC
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_a_planted_difference_in_each_table_is_found(both: duckdb.DuckDBPyConnection, table: Table) -> None:
     key = ", ".join(table.key)
-    first = both.execute(f"SELECT {key} FROM live.{table.name} ORDER BY {key} LIMIT 1").fetchone()
-    last = both.execute(f"SELECT {key} FROM live.{table.name} ORDER BY {key} DESC LIMIT 1").fetchone()
+    first = both.execute(f"SELECT {key} FROM live.{table.place} ORDER BY {key} LIMIT 1").fetchone()
+    last = both.execute(f"SELECT {key} FROM live.{table.place} ORDER BY {key} DESC LIMIT 1").fetchone()
     assert first is not None
     assert last is not None
     where = " AND ".join(f"{name} = ${number}" for number, name in enumerate(table.key, start=1))
@@ -98,25 +98,25 @@ def test_a_planted_difference_in_each_table_is_found(both: duckdb.DuckDBPyConnec
         assert (found.table, tuple(found.key.values())) == (table.name, place)
         return found
 
-    gone = planted(f"DELETE FROM live.{table.name} WHERE {where}", last)
+    gone = planted(f"DELETE FROM live.{table.place} WHERE {where}", last)
     assert (len(gone.left), len(gone.right)) == (0, 1)
-    twice = planted(f"INSERT INTO live.{table.name} FROM live.{table.name} WHERE {where}", first)
+    twice = planted(f"INSERT INTO live.{table.place} FROM live.{table.place} WHERE {where}", first)
     assert (len(twice.left), len(twice.right)) == (2, 1)
     compared = [c for c in table.columns if c.name not in table.key and c.name not in table.not_of_the_log]
-    found = planted(f"UPDATE live.{table.name} SET {', '.join(map(_changed, compared))} WHERE {where}", last)
+    found = planted(f"UPDATE live.{table.place} SET {', '.join(map(_changed, compared))} WHERE {where}", last)
     assert found.columns == [column.name for column in compared]
 
 
 def test_the_bytes_of_dead_letters_are_not_of_the_log(both: duckdb.DuckDBPyConnection) -> None:
     both.execute("BEGIN")
-    both.execute("UPDATE live.dead_letters SET bytes = 'other'::BLOB")
+    both.execute("UPDATE live.internal.dead_letters SET bytes = 'other'::BLOB")
     assert difference(both) is None
     both.execute("ROLLBACK")
 
 
 def test_empty_text_and_null_differ(both: duckdb.DuckDBPyConnection) -> None:
     both.execute("BEGIN")
-    both.execute("UPDATE live.messages SET name = '' WHERE name IS NULL")
+    both.execute("UPDATE live.internal.messages SET name = '' WHERE name IS NULL")
     found = difference(both)
     assert found is not None
     assert (found.table, found.columns) == ("messages", ["name"])

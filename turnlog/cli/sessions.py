@@ -58,7 +58,7 @@ _CALLS = """
 # What models see: a range's newest summary by a model, else its newest without one.
 _SUMMARY = """
     SELECT history_compaction_id, from_seq, to_seq, summary, method, model, trigger, recorded_at
-    FROM compactions WHERE session_id = ? AND to_seq = ? AND status = 'compacted'
+    FROM history_compactions WHERE session_id = ? AND to_seq = ? AND status = 'compacted'
     ORDER BY method = 'model' DESC, stream_version DESC LIMIT 1
 """
 

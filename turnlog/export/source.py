@@ -58,7 +58,7 @@ class Source:
 
 def name_of(table: Table) -> str:
     """The table's whole name, whatever else is attached."""
-    return f"snapshot.main.{table.name}"
+    return f"snapshot.{table.place}" if table.schema else f"snapshot.main.{table.name}"
 
 
 def of_the_log(table: Table) -> bool:

@@ -85,7 +85,7 @@ QUESTIONS = (
         about="Histories that were compacted a day, and the tokens that models are spared at each later call.",
         sql=f"SELECT CAST(recorded_at AS DATE) AS day, count(*) FILTER (status = 'compacted') AS compacted, "
         "CAST(coalesce(sum(tokens_before - tokens_after) FILTER (status = 'compacted'), 0) AS BIGINT) AS tokens_saved "
-        f"FROM compactions WHERE {_RECENT.format('recorded_at')} GROUP BY day ORDER BY day",
+        f"FROM history_compactions WHERE {_RECENT.format('recorded_at')} GROUP BY day ORDER BY day",
     ),
     Question(
         title="Failures",

@@ -20,8 +20,8 @@ _COLUMNS = (
 State = Literal["running", "waiting", "idle", "failed", "archived"]
 STATES: tuple[State, ...] = get_args(State)
 _NEWEST_ENDED = (
-    "(SELECT arg_max(status, accepted_offset) FROM turns WHERE turns.partition = sessions.partition "
-    "AND turns.session_offset = sessions.session_offset AND ended_offset IS NOT NULL)"
+    "(SELECT arg_max(status, accepted_offset) FROM internal.turns t WHERE t.partition = sessions.partition "
+    "AND t.session_offset = sessions.session_offset AND ended_offset IS NOT NULL)"
 )
 _TEXT = (
     "(contains(lower(session_id), ?) OR contains(lower(title), ?) OR EXISTS (SELECT 1 FROM messages WHERE "

@@ -17,7 +17,7 @@ from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, CO
 from turnlog_streams.table_types import INTERNAL, PARTITIONS, Blob, Json, Millis, Table
 
 #: Raised whenever the same log leads to other rows: files of another version are rebuilt.
-PROJECTION_VERSION = 7
+PROJECTION_VERSION = 8
 _NOTHING = Json("{}")
 
 

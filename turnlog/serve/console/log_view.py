@@ -63,11 +63,11 @@ def read_events(path: Path, session_id: str, *, after: int = -1, kind: str | Non
         if kind:
             where += " AND type = ?"
             values.append(kind)
-        total = run(connection, f"SELECT count(*) FROM events WHERE {where}", values).rows[0][0]
+        total = run(connection, f"SELECT count(*) FROM internal.events WHERE {where}", values).rows[0][0]
         found = run(
             connection,
             "SELECT partition, log_offset, epoch, n, stream_version, type, turn_id, attempt, accepted, replied, "
-            f"recorded_at, left(CAST(body AS VARCHAR), {MAX_BODY_CHARS + 1}) AS body FROM events "
+            f"recorded_at, left(CAST(body AS VARCHAR), {MAX_BODY_CHARS + 1}) AS body FROM internal.events "
             f"WHERE {where} AND log_offset > ? ORDER BY log_offset",
             [*values, after],
             max_rows=EVENTS_PER_PAGE,
@@ -131,7 +131,7 @@ def read_topology(
                       e.body->>'$.owner' AS owner, e.recorded_at AS claimed_at,
                       coalesce(s.sessions, 0) AS sessions, coalesce(s.open_turns, 0) AS open_turns
                FROM partitions p
-               LEFT JOIN events e ON e.partition = p.partition AND e.log_offset = p.epoch
+               LEFT JOIN internal.events e ON e.partition = p.partition AND e.log_offset = p.epoch
                LEFT JOIN (SELECT partition, count(*) AS sessions,
                                  sum(turns - completed_turns - failed_turns - cancelled_turns) AS open_turns
                           FROM sessions GROUP BY partition) s ON s.partition = p.partition

@@ -64,7 +64,8 @@ def tables(path: Path) -> list[str]:
     """The names of the snapshot's tables."""
     with open_snapshot(snapshot_file(path)) as connection:
         rows = run(
-            connection, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'snapshot' ORDER BY 1"
+            connection,
+            "SELECT view_name FROM duckdb_views() WHERE database_name = 'snapshot' AND NOT internal ORDER BY 1",
         ).rows
     return [name for (name,) in rows]
 

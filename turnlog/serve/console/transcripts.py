@@ -178,8 +178,8 @@ def _turns(
     connection: duckdb.DuckDBPyConnection, session: Mapping[str, Any], before: int | None
 ) -> list[dict[str, Any]]:
     statement = (
-        f"SELECT {_TURN_COLUMNS} FROM turns WHERE partition = ? AND session_offset = ? AND accepted_offset < ? "
-        "ORDER BY accepted_offset DESC"
+        f"SELECT {_TURN_COLUMNS} FROM internal.turns WHERE partition = ? AND session_offset = ? "
+        "AND accepted_offset < ? ORDER BY accepted_offset DESC"
     )
     values = [session["partition"], session["session_offset"], 2**62 if before is None else before]
     return run(connection, statement, values, max_rows=TURNS_PER_PAGE + 1).records()
@@ -208,7 +208,7 @@ def _of_no_turn(connection: duckdb.DuckDBPyConnection, session: Mapping[str, Any
     """What the history has from before the first turn: messages that came with the session."""
     statement = (
         f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE partition = ? AND session_offset = ? AND turn_id NOT IN "
-        "(SELECT turn_id FROM turns WHERE partition = ? AND session_offset = ?) ORDER BY message_seq"
+        "(SELECT turn_id FROM internal.turns WHERE partition = ? AND session_offset = ?) ORDER BY message_seq"
     )
     place = [session["partition"], session["session_offset"]]
     return run(connection, statement, [MAX_SHOWN_CHARS, *place, *place], max_rows=_MAX_MESSAGES).records()
@@ -232,7 +232,7 @@ def _calls(connection: duckdb.DuckDBPyConnection, session: Mapping[str, Any]) ->
 def _summaries(connection: duckdb.DuckDBPyConnection, session: Mapping[str, Any]) -> list[Summary]:
     statement = (
         "SELECT status, trigger, recorded_at AS at, from_seq, to_seq, summary, model, reason, tokens_before, "
-        "tokens_after, input_tokens, output_tokens, duration_ms FROM compactions "
+        "tokens_after, input_tokens, output_tokens, duration_ms FROM history_compactions "
         "WHERE partition = ? AND session_offset = ? AND status <> 'skipped' ORDER BY log_offset DESC"
     )
     rows = run(connection, statement, [session["partition"], session["session_offset"]], max_rows=50).records()

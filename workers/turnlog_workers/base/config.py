@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     group: str = Field(default="", max_length=200)  #: consumer group of the workers; empty: ``<prefix>.workers``
     data_dir: Path = Path("turnlog-data")
     snapshot_path: Path | None = None  #: published analysts' file; absent: ``<data_dir>/snapshot.duckdb``
+    prices: Path | None = None  #: CSV file with what models cost, for the analysts' tables
+    user_metadata_key: str = Field(default="user_id", pattern=r"^[A-Za-z0-9_.:-]{1,100}$")  #: where it has a user's id
     worker_name: str = Field(default="", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]{0,199})?$")  #: empty: from the host's
 
     # ---- connection security, the same for every client

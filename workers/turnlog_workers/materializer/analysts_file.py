@@ -11,9 +11,8 @@ import pyarrow as pa
 
 from turnlog_streams.projection.rows import PROJECTION_VERSION, TABLES
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_workers.materializer.analysts_tables import comments
+from turnlog_workers.materializer.analysts_tables import PLAIN, ForReaders, bring_up_to_date, table_statements
 from turnlog_workers.materializer.batch_writer import BatchWriter
-from turnlog_workers.materializer.macros import MACROS
 from turnlog_workers.materializer.publications import Publications
 from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouched, publish
 from turnlog_workers.store import database_files
@@ -39,7 +38,7 @@ def analysts_kind(deployment: str, partitions: tuple[int, ...], *, until: str = 
         tables=TABLES,
         partitions=partitions,
         block_bytes=_BLOCK_BYTES,
-        then=(*comments(), *MACROS),
+        then=tuple(table_statements()),
     )
 
 
@@ -54,6 +53,7 @@ class AnalystsFile:
         memory_limit_mb: int = 2048,
         temp: Path | None = None,
         away: database_files.Away = database_files.move_aside,
+        readers: ForReaders = PLAIN,
     ) -> None:
         """Open the file where it stands, or make it. Raises :class:`StoreError`.
 
@@ -66,6 +66,7 @@ class AnalystsFile:
             raise StoreError(f"the folder {path.parent} cannot be made: {error}") from error
         self.path = path
         self.kind = kind
+        self._readers = readers
         self._away = away
         self._instance = duckdb.connect(
             ":memory:",
@@ -99,6 +100,10 @@ class AnalystsFile:
         self._source = self.path.open("rb", buffering=0)
         self._cursor = self._instance.cursor()
         self._cursor.execute(f"USE {_ALIAS}")
+        try:
+            bring_up_to_date(self._cursor, self._readers)
+        except duckdb.Error as error:
+            raise self._failed(error) from error
         self._writer = BatchWriter(self._cursor, max_cached_sessions=_MAX_CACHED_SESSIONS)
 
     @property
@@ -122,7 +127,7 @@ class AnalystsFile:
                     "DELETE FROM partitions WHERE partition IN (SELECT partition FROM part.partitions)"
                 )
                 for table in self.kind.tables:
-                    self._cursor.execute(f"INSERT INTO {table.name} FROM part.{table.name}")
+                    self._cursor.execute(f"INSERT INTO {table.place} FROM part.{table.place}")
             self._cursor.execute("DETACH part")
         except duckdb.Error as error:
             raise self._failed(error) from error
@@ -234,7 +239,8 @@ def _fill(cursor: duckdb.DuckDBPyConnection, batch: pa.Table) -> tuple[set[Reque
     if not places:
         return places, False
     changed = cursor.execute(
-        "UPDATE internal.dead_letters AS known SET bytes = batch.bytes FROM batch WHERE known.partition = batch.partition "
-        "AND known.request_offset = batch.request_offset AND known.bytes IS NULL"
+        "UPDATE internal.dead_letters AS known SET bytes = batch.bytes FROM batch "
+        "WHERE known.partition = batch.partition AND known.request_offset = batch.request_offset "
+        "AND known.bytes IS NULL"
     ).fetchone()
     return places, bool(changed and changed[0])

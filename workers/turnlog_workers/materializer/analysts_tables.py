@@ -1,6 +1,7 @@
 """The analysts' tables: made with comments, and written as the projection says."""
 
 import inspect
+from dataclasses import dataclass
 
 import duckdb
 
@@ -24,6 +25,12 @@ from turnlog_streams.projection.rows import (
 )
 from turnlog_streams.projection.state import Changes
 from turnlog_streams.table_types import MOMENT
+from turnlog_workers.base.config import Settings
+from turnlog_workers.materializer.macros import MACROS
+from turnlog_workers.materializer.prices import PRICES_TABLE, Price, read_prices, store_prices
+from turnlog_workers.materializer.question_views import QUESTION_VIEWS, SEARCH
+from turnlog_workers.materializer.row_views import DEFAULT_USER_KEY, row_views
+from turnlog_workers.materializer.views import View, ensure_views
 from turnlog_workers.store.tables import create_tables, insert, quoted, update
 
 _MOMENT_COMMENT = (
@@ -32,21 +39,53 @@ _MOMENT_COMMENT = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForReaders:
+    """What a file has for its readers beside the log's rows."""
+
+    prices: tuple[Price, ...] = ()
+    user_key: str = DEFAULT_USER_KEY  #: of sessions' metadata: where it has the user's id
+
+
+PLAIN = ForReaders()  #: no prices, and the usual key
+
+
+def for_readers(settings: Settings) -> ForReaders:
+    """As the settings say. Raises ``SettingsError``."""
+    return ForReaders(prices=read_prices(settings.prices), user_key=settings.user_metadata_key)
+
+
 def create_analysts_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """All of them, empty, with their comments."""
     create_tables(connection, TABLES)
-    for statement in comments():
+    for statement in (*table_statements(), *view_statements()):
         connection.execute(statement)
 
 
-def comments() -> list[str]:
-    """Statements for what analysts find with ``SELECT comment FROM duckdb_columns()``, in any tool."""
-    statements = []
+def view_statements(user_key: str = DEFAULT_USER_KEY) -> list[str]:
+    """All that makes the views, their comments and the search."""
+    return [*(statement for view in all_views(user_key) for statement in view.statements()), SEARCH, *MACROS]
+
+
+def all_views(user_key: str = DEFAULT_USER_KEY) -> tuple[View, ...]:
+    """The public tables."""
+    return (*row_views(user_key), *QUESTION_VIEWS)
+
+
+def bring_up_to_date(connection: duckdb.DuckDBPyConnection, readers: ForReaders) -> None:
+    """Views and prices of a file that ``connection`` uses, where they are others. Raises ``duckdb.Error``."""
+    ensure_views(connection, view_statements(readers.user_key))
+    store_prices(connection, readers.prices)
+
+
+def table_statements() -> list[str]:
+    """What there is beside the projection's tables, and comments on those: most readers want the views of them."""
+    statements = [PRICES_TABLE]
     for table in TABLES:
         about = inspect.cleandoc(table.row.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("``", "")
-        statements.append(f"COMMENT ON TABLE {table.name} IS '{quoted(about)}'")
+        statements.append(f"COMMENT ON TABLE {table.place} IS '{quoted(about)}'")
         statements += [
-            f"COMMENT ON COLUMN {table.name}.{column.name} IS '{quoted(_MOMENT_COMMENT)}'"
+            f"COMMENT ON COLUMN {table.place}.{column.name} IS '{quoted(_MOMENT_COMMENT)}'"
             for column in table.columns
             if column.sql_type == MOMENT
         ]

@@ -68,7 +68,7 @@ def compare(
 def _blocks(connection: duckdb.DuckDBPyConnection, database: str, table: Table) -> list[tuple[str, int, str]]:
     """Of each block of keys: its name (in order), how many rows it has, and their hash."""
     key = ", ".join(table.key)
-    hashed = f"SELECT {_columns(table)} FROM {database}.{table.name}"
+    hashed = f"SELECT {_columns(table)} FROM {database}.{table.place}"
     hashed = f"SELECT {_block(table)} AS block, {key}, md5(to_json(r)::VARCHAR) AS hash FROM ({hashed}) r"
     rows = connection.execute(
         f"SELECT block, count(*), md5(string_agg(hash, '' ORDER BY {key}, hash)) FROM ({hashed}) "
@@ -103,7 +103,7 @@ def _first(connection: duckdb.DuckDBPyConnection, left: str, right: str, table: 
     key = ", ".join(table.key)
 
     def rows(database: str) -> str:
-        return f"SELECT {_columns(table)} FROM {database}.{table.name} WHERE {_block(table)} = $1"
+        return f"SELECT {_columns(table)} FROM {database}.{table.place} WHERE {_block(table)} = $1"
 
     ours, theirs = rows(left), rows(right)
     found = connection.execute(
@@ -124,7 +124,7 @@ def _first(connection: duckdb.DuckDBPyConnection, left: str, right: str, table: 
 def _rows_of(connection: duckdb.DuckDBPyConnection, database: str, table: Table, place: Row) -> tuple[Row, ...]:
     where = " AND ".join(f"{name} IS NOT DISTINCT FROM ${number}" for number, name in enumerate(place, start=1))
     cursor = connection.execute(
-        f"SELECT {_columns(table)} FROM {database}.{table.name} WHERE {where} ORDER BY ALL", list(place.values())
+        f"SELECT {_columns(table)} FROM {database}.{table.place} WHERE {where} ORDER BY ALL", list(place.values())
     )
     names = [column[0] for column in cursor.description or ()]
     return tuple(dict(zip(names, row, strict=True)) for row in cursor.fetchall())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.crash_points import crash_point
+from turnlog_workers.materializer.analysts_tables import for_readers
 from turnlog_workers.materializer.parallel_rebuild import rebuild
 from turnlog_workers.materializer.process import FILE_NAME
 from turnlog_workers.materializer.rebuilding import Progress, event_topic, kind_of
@@ -36,7 +37,7 @@ def rebuild_live(settings: Settings, report: Callable[[Progress], None] = lambda
         raise StoreError(f"{rebuilt} cannot be made: {error}. Check the rights of its folder") from error
     crash_point("rebuild.in_swap")
     try:
-        file = open_live(live, kind_of(event_topic(settings)))
+        file = open_live(live, kind_of(event_topic(settings)), for_readers(settings))
     except FileLockedError:
         return LiveRebuild(progress=done.progress, outcome=_wait_until_taken(settings))
     try:

@@ -5,10 +5,10 @@ _END = 2**63 - 1
 #: Where the session is, and the log offset before which its events are: that of the first event of its partition that
 #: is later than the moment (by Kafka's timestamp, as ``turnlog sql --as-of`` has it), or behind the position.
 _CUT = f"""place AS (
-    SELECT session_id, partition, session_offset, last_offset FROM sessions WHERE session_id = session
+    SELECT session_id, partition, session_offset, last_offset FROM internal.sessions WHERE session_id = session
 ), cut AS (
     SELECT place.*, coalesce((
-        SELECT min(e.log_offset) FROM events e WHERE e.partition = place.partition AND CASE
+        SELECT min(e.log_offset) FROM internal.events e WHERE e.partition = place.partition AND CASE
             WHEN at_offset IS NOT NULL THEN e.log_offset > at_offset
             ELSE e.logged_at > CAST(moment AS TIMESTAMPTZ) END
     ), {_END}) AS before FROM place
@@ -20,9 +20,9 @@ _ACTIVE = (
 )
 
 #: Each column as the projection makes it of the events before the cut; a test compares it with a rebuild.
-SESSION_AS_OF = f"""CREATE MACRO session_as_of(session, moment := NULL, at_offset := NULL) AS TABLE
+SESSION_AS_OF = f"""CREATE OR REPLACE MACRO session_as_of(session, moment := NULL, at_offset := NULL) AS TABLE
 WITH {_CUT}, own AS (
-    SELECT e.* FROM events e JOIN cut ON e.partition = cut.partition AND e.stream_id = cut.session_id
+    SELECT e.* FROM internal.events e JOIN cut ON e.partition = cut.partition AND e.stream_id = cut.session_id
     WHERE e.stream_kind = 'session' AND e.log_offset < cut.before
     AND e.log_offset BETWEEN cut.session_offset AND cut.last_offset
 ), told AS (
@@ -48,14 +48,14 @@ WITH {_CUT}, own AS (
         count(*) FILTER (ended_offset < before AND status = 'cancelled') AS cancelled_turns,
         any_value(turn_id) FILTER (turn_id = (SELECT started FROM told)
             AND (ended_offset IS NULL OR ended_offset >= before)) AS running_turn_id
-    FROM turns JOIN cut USING (partition, session_offset) WHERE accepted_offset < before
+    FROM internal.turns JOIN cut USING (partition, session_offset) WHERE accepted_offset < before
 ), spent AS (
     SELECT coalesce(sum(input_tokens), 0)::BIGINT AS input_tokens,
         coalesce(sum(output_tokens), 0)::BIGINT AS output_tokens
-    FROM usage JOIN cut ON usage.partition = cut.partition AND usage.session_id = cut.session_id
+    FROM internal.usage usage JOIN cut ON usage.partition = cut.partition AND usage.session_id = cut.session_id
     WHERE usage.turn_id IS NOT NULL AND usage.log_offset < before
 ), said AS (
-    SELECT coalesce(max(message_seq), 0) AS messages FROM messages JOIN cut USING (partition, session_offset)
+    SELECT coalesce(max(message_seq), 0) AS messages FROM internal.messages JOIN cut USING (partition, session_offset)
     WHERE log_offset < before
 )
 SELECT
@@ -67,9 +67,9 @@ SELECT
     covered_to, input_tokens, output_tokens, cut.partition, told.last_offset
 FROM cut, told, counted, spent, said WHERE told.last_offset IS NOT NULL"""
 
-HISTORY_AS_OF = f"""CREATE MACRO history_as_of(session, moment := NULL, at_offset := NULL) AS TABLE
+HISTORY_AS_OF = f"""CREATE OR REPLACE MACRO history_as_of(session, moment := NULL, at_offset := NULL) AS TABLE
 WITH {_CUT}
-SELECT m.* FROM messages m JOIN cut USING (partition, session_offset) WHERE m.log_offset < cut.before
+SELECT m.* FROM internal.messages m JOIN cut USING (partition, session_offset) WHERE m.log_offset < cut.before
 ORDER BY m.message_seq"""
 
 MACROS = (SESSION_AS_OF, HISTORY_AS_OF)

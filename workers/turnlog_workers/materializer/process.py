@@ -29,6 +29,7 @@ from turnlog_workers.kafka.kafka_python import connected
 from turnlog_workers.kafka.schema_topic import read_schemas
 from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_topics
 from turnlog_workers.materializer.analysts_file import AnalystsFile, RequestPlace, analysts_kind
+from turnlog_workers.materializer.analysts_tables import for_readers
 from turnlog_workers.materializer.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
 from turnlog_workers.materializer.rebuilt_file import open_live, published_positions, rebuilt_of
 from turnlog_workers.store.database_files import FileLockedError
@@ -78,6 +79,7 @@ class Materializer:
         self._codec = Codec(EVENTS, registry)
         self._refresh_schemas = refresh_schemas or (lambda: _read_schemas(settings))
         self._file: AnalystsFile | None = None
+        self._readers = for_readers(settings)
         self._ready = False
         self._published: Mapping[int, int] = {}  #: of the snapshot that our file has to reach before it is published
         self._dead_letters = True  #: are their bytes followed?
@@ -174,7 +176,7 @@ class Materializer:
             self._file.close()
             self._file = None
         if self._file is None:
-            self._file = open_live(self._settings.data_dir / FILE_NAME, kind)
+            self._file = open_live(self._settings.data_dir / FILE_NAME, kind, self._readers)
         return self._file
 
     def _publish(self, file: AnalystsFile, *, now: bool = False) -> None:

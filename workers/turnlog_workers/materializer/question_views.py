@@ -162,6 +162,7 @@ SEARCH = (
     "CREATE OR REPLACE MACRO search(wanted) AS TABLE "
     "SELECT session_id, message_seq, turn_id, role, content AS text, recorded_at, partition, log_offset "
     "FROM internal.messages WHERE regexp_matches(content, '(?i)' || regexp_escape(nfc_normalize(wanted))) UNION ALL "
-    "SELECT session_id, message_seq, turn_id, 'tool_call', name || ' ' || arguments, recorded_at, partition, log_offset "
-    "FROM internal.tool_calls WHERE regexp_matches(arguments, '(?i)' || regexp_escape(nfc_normalize(wanted)))"
+    "SELECT session_id, message_seq, turn_id, 'tool_call', name || ' ' || arguments, recorded_at, partition, "
+    "log_offset FROM internal.tool_calls "
+    "WHERE regexp_matches(arguments, '(?i)' || regexp_escape(nfc_normalize(wanted)))"
 )

@@ -15,6 +15,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_topics
 from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
+from turnlog_workers.materializer.analysts_tables import for_readers
 from turnlog_workers.materializer.bulk_reader import Bound, BulkReader, bulk_reader
 from turnlog_workers.materializer.log_follower import OtherLogError
 from turnlog_workers.store import database_files
@@ -92,6 +93,7 @@ def rebuild_partitions(
             memory_limit_mb=_MEMORY_MB,
             temp=path.with_name(f".{path.name}.temp"),
             away=database_files.delete,
+            readers=for_readers(settings),
         )
         try:
             return _Run(reader, file, bound, _BATCHES * settings.store_batch_events, report).run()

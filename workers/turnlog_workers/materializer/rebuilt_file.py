@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 from turnlog_workers.materializer.analysts_file import AnalystsFile
+from turnlog_workers.materializer.analysts_tables import PLAIN, ForReaders
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind, FileLockedError
 from turnlog_workers.store.port import StoreError
@@ -71,11 +72,11 @@ def take_over(live: Path, kind: FileKind) -> bool:
     return True
 
 
-def open_live(live: Path, kind: FileKind) -> AnalystsFile:
+def open_live(live: Path, kind: FileKind, readers: ForReaders = PLAIN) -> AnalystsFile:
     """The live file, the rebuilt one if there is one that is whole. Raises :class:`StoreError`."""
     with swapping(live):
         take_over(live, kind)
-        return AnalystsFile(live, kind)
+        return AnalystsFile(live, kind, readers=readers)
 
 
 def marks_of(path: Path) -> dict[str, str]:

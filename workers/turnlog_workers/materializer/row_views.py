@@ -2,6 +2,7 @@
 
 from turnlog_workers.materializer.views import View, column, moment, of
 
+DEFAULT_USER_KEY = "user_id"
 TURN_END = "TurnCompleted, TurnFailed or TurnCancelled"
 ACCEPTED = "TurnAccepted or ToolOutputsAccepted"
 _PLACE = (
@@ -265,7 +266,7 @@ def _usage(user: str) -> View:
 _RUN = "HistoryCompacted, HistoryCompactionFailed or HistoryCompactionSkipped"
 _HISTORY_COMPACTIONS = View(
     name="history_compactions",
-    about="One row for each run of history compaction: a summary that stands for messages, a failure, or nothing to do.",
+    about="One row for each run of history compaction: a summary of messages, a failure, or nothing to do.",
     columns=(
         column("session_id", "its session", _RUN),
         column("status", "compacted, failed or skipped", _RUN),
@@ -324,6 +325,7 @@ _EVENTS = View(
         column("attempt", "its attempt; 0: of none", "any"),
         column("body", "its own fields (JSON)", "any"),
         moment("recorded_at", "when its writer made it", "any"),
+        moment("logged_at", "Kafka's time of the record; NULL: not known", "the record"),
         column("partition", "partition of the log", "the record's place"),
         _LOG_OFFSET,
     ),

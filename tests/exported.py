@@ -19,24 +19,24 @@ START = datetime(2026, 11, 26, 23, 15, tzinfo=UTC)  #: so that an hour or two la
 #: Ids and texts that readers take for something else.
 ODD = ("007", "NULL", "..", "__HIVE_DEFAULT_PARTITION__", "1e5", "true", "2026-11-28", "a=b", "x", "-5")
 _GROWTH = """
-INSERT INTO sessions BY NAME
+INSERT INTO internal.sessions BY NAME
 SELECT 's-' || i AS session_id, i % 2 AS partition, i AS session_offset, $odd[1 + i % 10] AS channel, '' AS title,
   '{"customer": "007"}'::JSON AS metadata, false AS archived, '{}'::JSON AS marks, 0 AS forward_seq,
   $at + INTERVAL (i) MINUTE AS created_at, $at + INTERVAL (i) MINUTE AS last_active_at, 1 AS turns, 1 AS started_turns,
   1 AS completed_turns, 0 AS failed_turns, 0 AS cancelled_turns, 2 AS messages, 0 AS covered_to, 0 AS awaited_seq,
   1 AS input_tokens, 2 AS output_tokens, 0 AS unknown_events, 3 AS stream_version, i AS last_offset
 FROM range($first, $end) t(i);
-INSERT INTO turns BY NAME
+INSERT INTO internal.turns BY NAME
 SELECT 't-' || i AS turn_id, 's-' || i AS session_id, i % 2 AS partition, i AS session_offset, 'r' AS request_id,
   'h' AS command_hash, 'completed' AS status, 1 AS attempt, 0 AS runner_failures, 0 AS takeovers_in_a_row,
   $odd[1 + i % 10] AS text, false AS hidden, 'json' AS framing, i AS accepted_offset, i AS ended_offset,
   $at + INTERVAL (i) MINUTE AS accepted_at, 17 AS duration_ms FROM range($first, $end) t(i);
-INSERT INTO messages BY NAME
+INSERT INTO internal.messages BY NAME
 SELECT 's-' || i AS session_id, i % 2 AS partition, i AS session_offset, seq AS message_seq, 't-' || i AS turn_id,
   ['user', 'assistant'][seq] AS role, [NULL, $odd[1 + i % 10], '', 'two' || chr(10) || 'lines'][1 + i % 4] AS content,
   false AS interrupted, false AS truncated, false AS imported, i AS log_offset,
   $at + INTERVAL (i) MINUTE AS recorded_at FROM range($first, $end) t(i), range(1, 3) u(seq);
-INSERT INTO events BY NAME
+INSERT INTO internal.events BY NAME
 SELECT i % 2 AS partition, i AS log_offset, 1 AS epoch, i AS n, 'session' AS stream_kind, 's-' || i AS stream_id,
   1 AS stream_version, 'TurnCompleted' AS type, 1 AS attempt, i AS accepted, i AS replied,
   $at + INTERVAL (i) MINUTE AS recorded_at,
@@ -69,10 +69,10 @@ class GrowingSnapshot:
             letter = {"partition": 0, "log_offset": first, "request_offset": first, "recorded_at": START}
             insert(connection, DEAD_LETTERS, **letter, code="undecodable", bytes=b"\xff\x00=")
             connection.execute(
-                "UPDATE sessions SET messages = messages + 1, last_offset = ? WHERE session_offset = 0",
+                "UPDATE internal.sessions SET messages = messages + 1, last_offset = ? WHERE session_offset = 0",
                 [self.sessions - 2],
             )
-            connection.execute("UPDATE turns SET hidden = NOT hidden WHERE session_offset = 0")
+            connection.execute("UPDATE internal.turns SET hidden = NOT hidden WHERE session_offset = 0")
             connection.execute("UPDATE partitions SET next_offset = ?", [self.sessions])
             connection.execute("COMMIT")
 

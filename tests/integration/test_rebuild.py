@@ -97,7 +97,8 @@ def test_killed_at_any_place_it_goes_on_and_verify_finds_nothing(
     settings.snapshot.chmod(0o644)
     with duckdb.connect(str(settings.snapshot)) as connection:
         connection.execute(
-            "UPDATE messages SET content = 'planted' WHERE log_offset = (SELECT max(log_offset) FROM messages)"
+            "UPDATE internal.messages SET content = 'planted' "
+            "WHERE log_offset = (SELECT max(log_offset) FROM internal.messages)"
         )
     found = turnlog(settings, "verify")
     assert found.returncode == 1

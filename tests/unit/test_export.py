@@ -141,8 +141,8 @@ def test_conversations_are_what_feed_reads(tmp_path: Path) -> None:
     snapshot = make_snapshot(tmp_path / "snapshot.duckdb", marked=False)
     with duckdb.connect(str(snapshot)) as connection:
         parts = [{"kind": "text", "text": "a"}, {"kind": "text", "text": "b"}]
-        connection.execute("UPDATE messages SET content_parts = ? WHERE message_seq = 4", [json.dumps(parts)])
-        connection.execute("UPDATE messages SET tool_call_id = 'call-1', name = 'lookup' WHERE role = 'tool'")
+        connection.execute("UPDATE internal.messages SET content_parts = ? WHERE message_seq = 4", [json.dumps(parts)])
+        connection.execute("UPDATE internal.messages SET tool_call_id = 'call-1', name = 'lookup' WHERE role = 'tool'")
     export_files(snapshot, tmp_path / "out", "openai")
     (path,) = tmp_path.glob("out/conversations/*/current.jsonl")
     fed = read_conversations(path)
@@ -152,7 +152,7 @@ def test_conversations_are_what_feed_reads(tmp_path: Path) -> None:
     line = json.loads(path.read_text())
     assert line["history_compactions"][0]["summary"] == "They ask for *order 17*."
     with duckdb.connect(str(snapshot)) as connection:
-        connection.execute("UPDATE turns SET hidden = true WHERE turn_id = 't-0-8'")
+        connection.execute("UPDATE internal.turns SET hidden = true WHERE turn_id = 't-0-8'")
     assert export_files(snapshot, tmp_path / "out", "openai").files == 1
     assert "Again" not in path.read_text()
 

@@ -83,7 +83,7 @@ NEW_READER = "new reader, released writer"
             lambda raw: add(raw, {"name": "hint", "type": "string"}),
             NEW_READER,
             "reader_field_missing_default_value: hint",
-            "/fields/14",
+            "/fields/15",
             id="new field without default",
         ),
         pytest.param(

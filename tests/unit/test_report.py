@@ -35,7 +35,7 @@ def snapshot(tmp_path: Path) -> Path:
             times = {name: at[name] for name in ("accepted_at", "ended_at")}
             insert(connection, TURNS, turn_id=f"m-{number}", accepted_offset=1000 + number, **failed, **times)
             insert(connection, USAGE, model=text, log_offset=number, input_tokens=7, output_tokens=1, recorded_at=NOW)
-        connection.execute("UPDATE tool_calls SET recorded_at = ?", [NOW])
+        connection.execute("UPDATE internal.tool_calls SET recorded_at = ?", [NOW])
     return path
 
 
@@ -65,7 +65,7 @@ def test_the_command_writes_it_and_an_empty_snapshot_has_a_page_too(tmp_path: Pa
     path = make_snapshot(tmp_path / "snapshot.duckdb", marked=False)
     with duckdb.connect(str(path)) as connection:
         for table in ("sessions", "turns", "messages", "usage", "tool_calls", "compactions"):
-            connection.execute(f"DELETE FROM {table}")
+            connection.execute(f"DELETE FROM internal.{table}")
     out = tmp_path / "report.html"
     result = CliRunner().invoke(app, ["report", str(out), "--data-dir", str(tmp_path)])
     assert result.exit_code == 0, result.output

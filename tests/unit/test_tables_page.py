@@ -11,8 +11,9 @@ import pytest
 from tests.event_logs import accepted_batches, random_log
 from tests.unit.test_cli_sessions import insert
 from turnlog.snapshot.sql import open_snapshot, run
+from turnlog_streams.projection.attempt_row_type import ATTEMPTS
 from turnlog_streams.projection.history_row_types import COMPACTIONS
-from turnlog_streams.projection.rows import ATTEMPTS, MESSAGES, SESSIONS, TABLES, TOOL_CALLS, TURNS, USAGE
+from turnlog_streams.projection.rows import MESSAGES, SESSIONS, TABLES, TOOL_CALLS, TURNS, USAGE
 from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
 from turnlog_workers.materializer.analysts_tables import ForReaders, all_views, create_analysts_tables

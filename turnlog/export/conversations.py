@@ -95,7 +95,7 @@ def _part(part: ContentPart) -> dict[str, Any]:
 
 def _summaries(connection: duckdb.DuckDBPyConnection, session_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
     rows = connection.execute(
-        "SELECT session_id, from_seq, to_seq, method, summary FROM snapshot.main.compactions "
+        "SELECT session_id, from_seq, to_seq, method, summary FROM snapshot.main.history_compactions "
         "WHERE status = 'compacted' AND session_id IN (SELECT unnest(?)) ORDER BY partition, log_offset",
         [session_ids],
     ).fetchall()

@@ -13,12 +13,12 @@ from typing import Any
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import Usage, added
+from turnlog_streams.projection.attempt_row_type import AttemptRow
 from turnlog_streams.projection.history_rows import HISTORY_COMPACTION
 from turnlog_streams.projection.lifecycle_rows import SESSION_LIFECYCLE, project_channel
 from turnlog_streams.projection.message_rows import await_outputs, stored
 from turnlog_streams.projection.row_updates import HiddenTurnRow
 from turnlog_streams.projection.rows import (
-    AttemptRow,
     DeadLetterRow,
     RefusalRow,
     SessionRow,

@@ -13,6 +13,7 @@ from dataclasses import fields as dataclass_fields
 from typing import NamedTuple
 
 from turnlog_schemas.parts import Usage
+from turnlog_streams.projection.attempt_row_type import ATTEMPTS
 from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, COMPACTIONS
 from turnlog_streams.table_types import INTERNAL, PARTITIONS, Blob, Json, Millis, Table
 
@@ -186,21 +187,6 @@ class ToolCallRow:
     result_at: Millis | None = None  #: when the result was stored
 
 
-class AttemptRow(NamedTuple):
-    """An attempt at a turn, as it began. It ended when the next one began, or with the turn."""
-
-    session_id: str
-    partition: int
-    session_offset: int
-    turn_id: str
-    attempt: int  #: from 1
-    cause: str  #: ``first``, ``retry`` or ``takeover``
-    model: str
-    error: str | None  #: why the attempt before it ended, for ``retry``
-    log_offset: int
-    recorded_at: Millis
-
-
 class MessageRow(NamedTuple):
     """A message of the history. ``content`` NULL and the empty text differ."""
 
@@ -358,7 +344,6 @@ TOOL_CALLS = Table(
     key=("partition", "log_offset", "position"),
     updated=("result_message_seq", "outcome", "result_at"),
 )
-ATTEMPTS = Table(name="attempts", schema=INTERNAL, row=AttemptRow, key=("partition", "log_offset"))
 USAGE = Table(name="usage", schema=INTERNAL, row=UsageRow, key=("partition", "log_offset"))
 REFUSALS = Table(name="refusals", schema=INTERNAL, row=RefusalRow, key=("partition", "log_offset"))
 UNKNOWN_EVENTS = Table(name="unknown_events", schema=INTERNAL, row=UnknownEventRow, key=("partition", "log_offset"))

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from turnlog_streams.projection.attempt_row_type import AttemptRow
 from turnlog_streams.projection.history_row_types import CompactionRequestRow, CompactionRow
 from turnlog_streams.projection.row_updates import CallResultRow, DeliveryRow, HiddenTurnRow
 from turnlog_streams.projection.rows import (
-    AttemptRow,
     ChannelEventRow,
     ChannelRow,
     DeadLetterRow,

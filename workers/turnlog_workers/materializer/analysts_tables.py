@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import duckdb
 
+from turnlog_streams.projection.attempt_row_type import ATTEMPTS
 from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, COMPACTIONS
 from turnlog_streams.projection.rows import (
-    ATTEMPTS,
     CHANNEL_EVENTS,
     CHANNELS,
     DEAD_LETTERS,

@@ -75,6 +75,13 @@ def _sessions(user: str) -> View:
     )
 
 
+_OF_TURNS = (
+    f"FROM internal.turns t LEFT JOIN internal.sessions s ON {_SESSION_OF.format('t')} "
+    "LEFT JOIN internal.messages m ON m.partition = t.partition AND m.session_offset = t.session_offset "
+    f"AND m.message_seq = t.answer_seq {PRICED.format('t', 'accepted_at')}"
+)
+
+
 def _turns(user: str) -> View:
     return View(
         name="turns",
@@ -132,9 +139,7 @@ def _turns(user: str) -> View:
                 *_PLACE,
             ),
         ),
-        rest=f"FROM internal.turns t LEFT JOIN internal.sessions s ON {_SESSION_OF.format('t')} "
-        "LEFT JOIN internal.messages m ON m.partition = t.partition AND m.session_offset = t.session_offset "
-        f"AND m.message_seq = t.answer_seq {PRICED.format('t', 'accepted_at')}",
+        rest=_OF_TURNS,
     )
 
 

@@ -393,11 +393,8 @@ def _fail(session: Session, command: FailAttempt, policy: Policy) -> list[Fact]:
     if command.retryable and turn.runner_failures + 1 < policy.max_runner_attempts:
         error, usage = f"{command.code}: {command.reason}", command.usage if command.usage != NO_USAGE else None
         return _next_attempt(session, turn, cause="retry", error=error, usage=usage)
+    cost, ms, first_ms = turn.cost(command.usage), command.duration_ms, command.first_delta_ms
     failed = ev.TurnFailed(
-        code=command.code,
-        reason=command.reason,
-        usage=turn.cost(command.usage),
-        duration_ms=command.duration_ms,
-        first_delta_ms=command.first_delta_ms,
+        code=command.code, reason=command.reason, usage=cost, duration_ms=ms, first_delta_ms=first_ms
     )
     return _end_failed(session, turn, failed, policy)

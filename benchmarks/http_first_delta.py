@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.deployment import WORKER, Deployment
 from benchmarks.http_streams import GATEWAY, HOST, gateway_variables
 from benchmarks.load import MODEL
-from benchmarks.meter import foreign_cores, load_average
+from benchmarks.meter import foreign_cores, load_average, used
 from turnlog.client.async_client import Client
 from turnlog_schemas.frames import TextDelta
 from turnlog_workers.devstack.broker_ports import free_port
@@ -43,6 +43,7 @@ async def measure(pairs: int, deployment: Deployment) -> dict[str, Any]:
         "pairs": pairs,
         **_figures("new", *new),
         **_figures("next", *following),
+        "gateway_cpu_ms_per_turn": 1000 * used(before, after)["gateway"] / (2 * (pairs + _WARM_UP)),
         "foreign_cores": foreign_cores(before, after),
         "load_average": [round(load_before, 2), round(load_average(), 2)],
     }

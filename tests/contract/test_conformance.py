@@ -16,7 +16,7 @@ from turnlog.runner import (
     TurnInput,
 )
 from turnlog.testing import RunnerConformance
-from turnlog.testing.turns import ordinary_turn, with_history
+from turnlog.testing.turns import CLIENT_OUTPUT, ordinary_turn, with_history
 from turnlog_workers.base.config import Settings
 from turnlog_workers.runners.models.http import HttpRunners
 from turnlog_workers.runners.models.providers import ProviderRunners
@@ -32,6 +32,7 @@ class TestEcho(RunnerConformance):
 
 class TestScript(RunnerConformance):
     model = "script:7?tools=3&calls_per_message=2&words=9&reasoning=1"
+    client_calls = "script:7?tools=1&client_calls=2&words=5"
     failing: ClassVar = {
         "script:7?fatal=1&fail_at=start": "scripted_failure",
         "script:7?fatal=1": "scripted_failure",
@@ -84,6 +85,7 @@ class OfServer(RunnerConformance):
     """A runner that asks a server: the model calls a tool that it was not offered, then answers."""
 
     secrets = (KEY,)
+    client_calls = "asks"
     failing: ClassVar = {"limited": "rate_limited", "unknown": "authentication", "cut": "stream_cut"}
     base = ""  #: of its model names
 
@@ -121,7 +123,7 @@ class OfServer(RunnerConformance):
             await stream.send(*stream.dialect(Good())[:2])
             stream.abort()
             return None
-        if "there is no tool" not in str(stream.received.body):
+        if not any(text in str(stream.received.body) for text in ("there is no tool", CLIENT_OUTPUT)):
             call = Call(call_id="c1", name="look", arguments=('{"city":', ' "Paris"}'))
             return await says(pieces=("Wait. ",), reasoning=("Hm.",), calls=(call,))(stream)
         return await says()(stream)

@@ -171,6 +171,8 @@ BROKEN: list[tuple[Play, str, dict[str, Any]]] = [
     (speaks_after_the_end, "test_streaming_order", {}),
     (wrong_type, "test_streaming_order", {}),
     (raises, "test_odd_input", {}),
+    (starts_again, "test_tools_of_the_client", {"client_calls": "played:"}),
+    (no_result, "test_tools_of_the_client", {"client_calls": "played:"}),
     (says_less_each_time, "test_usage_is_a_growing_total", {}),
     (says_nothing_of_its_cost, "test_usage_is_a_growing_total", {}),
     (swallows, "test_cancelled_at_every_await", {}),
@@ -194,6 +196,10 @@ BROKEN: list[tuple[Play, str, dict[str, Any]]] = [
 @pytest.mark.parametrize("name", names_of(suite(good)))
 def test_a_good_runner_passes(name: str) -> None:
     getattr(suite(good), name)()
+
+
+def test_a_good_runner_goes_on_behind_the_outputs_of_its_client() -> None:
+    suite(good, client_calls="played:").test_tools_of_the_client()
 
 
 def test_one_without_reports_says_so() -> None:

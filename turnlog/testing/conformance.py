@@ -31,8 +31,25 @@ from turnlog.runner import (
     content_text,
     openai_messages,
 )
-from turnlog.testing.driving import cancelled_at, ended, nothing_left, outputs_of, outputs_or_error
-from turnlog.testing.turns import closed, odd_turns, open_calls, ordinary_turn, resumed, stored_of
+from turnlog.testing.driving import (
+    cancelled_at,
+    ended,
+    nothing_left,
+    outputs_of,
+    outputs_or_error,
+    until_client_calls,
+)
+from turnlog.testing.turns import (
+    CLIENT_TOOL,
+    behind_outputs,
+    closed,
+    odd_turns,
+    open_calls,
+    ordinary_turn,
+    resumed,
+    stored_of,
+    with_client_tool,
+)
 from turnlog_streams.history.openai_format import validate_openai
 from turnlog_streams.history.view import assemble
 from turnlog_workers.runners.registry import RunnerRegistry
@@ -45,6 +62,8 @@ class RunnerConformance:
 
     model: ClassVar[str]  #: a full model name that answers
     failing: ClassVar[Mapping[str, str]] = {}  #: model names whose turns fail, and the code that they fail with
+    #: A model that calls the tool ``look`` where its request brings it, and answers with the output; empty: none.
+    client_calls: ClassVar[str] = ""
     deterministic: ClassVar[bool] = False  #: does the same turn have the same outputs, also when it is resumed?
     reports_usage: ClassVar[bool] = True
     secrets: ClassVar[tuple[str, ...]] = ()  #: keys that were planted: nothing may say them
@@ -170,6 +189,29 @@ class RunnerConformance:
         validate_openai(openai_messages(turn.instructions, shown))
         if self.deterministic:
             assert more == stored_of(turn, _behind(whole, len(kept))), f"{where}: another continuation"
+
+    # ---- tools of the client
+
+    def test_tools_of_the_client(self) -> None:
+        """A call of one ends the turn, and nobody asks for more; the next turn begins with its output, and answers."""
+
+        async def check() -> None:
+            if not self.client_calls:
+                return
+            before = asyncio.all_tasks()
+            runner = self.make_runner(self.client_calls)
+            turn = with_client_tool(self.turn(self.client_calls))
+            stored = stored_of(turn, await until_client_calls(runner, turn, CLIENT_TOOL))
+            later = behind_outputs(turn, stored)
+            found = await outputs_of(runner, later)
+            self._check_order(found)
+            more = stored_of(later, found)
+            assert more, "outputs came, and nothing is answered"
+            validate_openai(openai_messages(later.instructions, assemble([*later.history, *more]).messages))
+            await runner.aclose()
+            await nothing_left(before)
+
+        self._run(check)
 
     # ---- stopping
 

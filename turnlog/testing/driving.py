@@ -4,7 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any
 
-from turnlog.runner import Runner, RunnerError, RunnerOutput, TurnInput
+from turnlog.runner import (
+    AssistantMessage,
+    Runner,
+    RunnerError,
+    RunnerOutput,
+    ToolCall,
+    ToolResult,
+    TurnInput,
+)
 from turnlog_workers.runners.checked import checked
 from turnlog_workers.runners.contained import CLOSE_TIMEOUT_S
 
@@ -35,6 +43,23 @@ async def outputs_or_error(runner: Runner, turn: TurnInput) -> tuple[list[Runner
             f"the runner raised {type(error).__name__}: a runner raises RunnerError, with a code and a reason"
         ) from error
     return found, None
+
+
+async def until_client_calls(runner: Runner, turn: TurnInput, client_tool: str) -> list[RunnerOutput]:
+    """The outputs of a turn until nothing but calls of its client's tool is open: that is its end."""
+    found: list[RunnerOutput] = []
+    running = runner.run(turn)
+    waiting: list[ToolCall] = []
+    async for output in running:
+        found.append(checked(output))
+        if isinstance(output, AssistantMessage):
+            waiting = list(output.tool_calls)
+        elif isinstance(output, ToolResult):
+            waiting = [call for call in waiting if call.call_id != output.call_id]
+        if waiting and all(call.name == client_tool for call in waiting):
+            await ended(running)
+            return found
+    raise AssertionError(f"the turn ended without a call of {client_tool!r}, which its request brought")
 
 
 class Suspended:

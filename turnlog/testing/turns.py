@@ -1,6 +1,6 @@
 """Turns to try a runner with: an ordinary one, resumed ones, and odd ones; and what a session stores of its outputs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from turnlog.runner import (
@@ -8,6 +8,7 @@ from turnlog.runner import (
     HistoryMessage,
     RunnerOutput,
     ToolCall,
+    ToolDefinition,
     ToolResult,
     TurnInput,
     text_content,
@@ -15,6 +16,8 @@ from turnlog.runner import (
 from turnlog_streams.history.view import SUMMARY_ROLE, assemble
 from turnlog_streams.turn import INTERRUPTED_TEXT, without_result
 
+CLIENT_TOOL = "look"
+CLIENT_OUTPUT = "It was found."
 QUESTION = "What  about\n the  second flight? 日本 🙂 "
 
 
@@ -91,6 +94,52 @@ def closed(messages: Sequence[HistoryMessage]) -> list[HistoryMessage]:
         if not call.idempotent
     ]
     return [*messages, *more]
+
+
+class ClientTools:
+    """One tool, which whoever sent the request runs: here nobody does."""
+
+    definitions: Sequence[ToolDefinition] = (
+        ToolDefinition(
+            name=CLIENT_TOOL,
+            description="Looks something up.",
+            parameters={"type": "object", "properties": {"what": {"type": "string"}}},
+            client=True,
+        ),
+    )
+
+    async def run(self, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolResult]:
+        """Results for what else is called."""
+        for call in calls:
+            if call.name != CLIENT_TOOL:
+                text = f"Error: there is no tool {call.name!r} here."
+                yield ToolResult(call_id=call.call_id, content=text_content(text), name=call.name, outcome="error")
+
+
+def with_client_tool(turn: TurnInput) -> TurnInput:
+    """The turn, whose request brings a tool of its own."""
+    tools = ClientTools()
+    return replace(turn, tools=tools, client_tools=tools.definitions)
+
+
+def behind_outputs(turn: TurnInput, stored: Sequence[HistoryMessage]) -> TurnInput:
+    """The turn that follows one that ended in calls of its client: it begins with their outputs, without a question."""
+    asked = HistoryMessage(message_seq=0, turn_id=turn.turn_id, role="user", content=turn.user_content)
+    result = replace(_message("tool", CLIENT_OUTPUT), turn_id="turn-3", outcome="ok")
+    results = [replace(result, tool_call_id=call.call_id, name=call.name) for call in open_calls(stored)]
+    everything = [
+        replace(message, message_seq=number)
+        for number, message in enumerate([*turn.history, asked, *stored, *results], start=1)
+    ]
+    return replace(
+        turn,
+        turn_id="turn-3",
+        turn_number=turn.turn_number + 1,
+        user_content=(),
+        history=tuple(everything),
+        tool_outputs=tuple(everything[-len(results) :]),
+        assembled=assemble(everything, keep_open_calls=True).messages,
+    )
 
 
 def odd_turns(model: str) -> Iterator[tuple[str, TurnInput]]:

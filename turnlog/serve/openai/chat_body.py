@@ -7,7 +7,16 @@ from typing import Any
 from turnlog.serve.http_errors import bad_request
 from turnlog.serve.openai.generation import params_of
 from turnlog.serve.openai.responses_body import model_of
-from turnlog.serve.openai.said import Said, chosen, client_call, divided, function_tool, text_of, text_parts
+from turnlog.serve.openai.said import (
+    Said,
+    chosen,
+    client_call,
+    divided,
+    function_tool,
+    parallel_calls,
+    text_of,
+    text_parts,
+)
 from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import ClientTool, InitialMessage, ToolCall
 
@@ -36,7 +45,11 @@ def read_chat_request(body: Mapping[str, Any]) -> ChatRequest:
     messages = tuple(_messages(body.get("messages")))
     options = body.get("stream_options")
     limit = body.get("max_completion_tokens")
-    settings = {"response_format": _response_format(body), "reasoning_effort": body.get("reasoning_effort")}
+    settings = {
+        "response_format": _response_format(body),
+        "reasoning_effort": body.get("reasoning_effort"),
+        "parallel_tool_calls": parallel_calls(body),
+    }
     metadata = body.get("metadata")
     model = body.get("model")
     return ChatRequest(

@@ -8,7 +8,16 @@ from typing import Any
 from turnlog.serve.http_errors import bad_request
 from turnlog.serve.openai.generation import params_of
 from turnlog.serve.openai.response_object import UNKNOWN_MODEL
-from turnlog.serve.openai.said import Said, chosen, client_call, divided, function_tool, text_of, text_parts
+from turnlog.serve.openai.said import (
+    Said,
+    chosen,
+    client_call,
+    divided,
+    function_tool,
+    parallel_calls,
+    text_of,
+    text_parts,
+)
 from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import ClientTool, ContentPart, InitialMessage
 
@@ -48,9 +57,11 @@ def read_response_request(body: Mapping[str, Any]) -> ResponseRequest:
     said = divided(read_items(body.get("input")), where="input")
     text = body.get("text") if isinstance(body.get("text"), dict) else None
     reasoning = body.get("reasoning") if isinstance(body.get("reasoning"), dict) else None
-    settings = {"response_format": _response_format(text), "reasoning_effort": (reasoning or {}).get("effort")}
-    if body.get("parallel_tool_calls") is False:
-        settings["parallel_tool_calls"] = False
+    settings = {
+        "response_format": _response_format(text),
+        "reasoning_effort": (reasoning or {}).get("effort"),
+        "parallel_tool_calls": parallel_calls(body),
+    }
     return ResponseRequest(
         said=said,
         model=model_of(body),

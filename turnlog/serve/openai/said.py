@@ -2,12 +2,12 @@
 
 import json
 import mimetypes
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from turnlog.serve.http_errors import bad_request
+from turnlog.serve.http_errors import HttpError, bad_request
 from turnlog_schemas.parts import FILE_REF, ClientTool, ContentPart, InitialMessage, ToolCall, ToolOutput
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -57,6 +57,11 @@ def joined(messages: Sequence[InitialMessage]) -> tuple[ContentPart, ...]:
 
 def divided(messages: Sequence[InitialMessage], *, where: str) -> Said:
     """Where the turn begins: with the last words of the user, and the outputs of calls just before. Raises 400."""
+    for message in messages:
+        if message.role in (*_SYSTEM, "tool") and any(part.uri for part in message.content or ()):
+            raise bad_request(
+                "unsupported_content", "files are the user's: instructions and outputs of calls are text", where
+            )
     system = tuple(text for message in messages if message.role in _SYSTEM and (text := _text(message)))
     rest = [message for message in messages if message.role not in _SYSTEM]
     end = len(rest)
@@ -145,12 +150,42 @@ def function_tool(function: Any, where: str) -> ClientTool:
     )
 
 
-def chosen(tools: Iterable[ClientTool], choice: Any) -> tuple[ClientTool, ...]:
-    """The tools that a ``tool_choice`` leaves: none, one, or all. That one must be called cannot be promised."""
-    name = None
-    if isinstance(choice, dict):
-        function = choice.get("function")
-        name = choice.get("name") or (function.get("name") if isinstance(function, dict) else None)
-    if choice == "none":
-        return ()
-    return tuple(tool for tool in tools if name is None or tool.name == name)
+def chosen(tools: Sequence[ClientTool], choice: Any) -> tuple[ClientTool, ...]:
+    """The tools that a ``tool_choice`` leaves. That one must be called cannot be promised. Raises 400."""
+    match choice:
+        case None | "auto" | "required":
+            return tuple(tools)
+        case "none":
+            return ()
+        case {"type": "function"}:
+            names = [_function_name(choice)]
+        case {"type": "allowed_tools"}:
+            allowed = choice.get("allowed_tools", choice)  # completions have them one level deeper
+            listed = allowed.get("tools") if isinstance(allowed, dict) else None
+            names = [_function_name(each) for each in listed] if isinstance(listed, list) else []
+        case _:
+            raise _no_such_choice("tool_choice is none, auto, required, or names functions")
+    known = {tool.name for tool in tools}
+    if not names or not all(name in known for name in names):
+        raise _no_such_choice("tool_choice names a function that is not among the tools")
+    return tuple(tool for tool in tools if tool.name in names)
+
+
+def _function_name(choice: Any) -> Any:
+    """Of a function as either protocol refers to it; ``None``: it refers to none."""
+    if not isinstance(choice, dict) or choice.get("type") != "function":
+        return None
+    function = choice.get("function")
+    return choice.get("name") or (function.get("name") if isinstance(function, dict) else None)
+
+
+def _no_such_choice(message: str) -> HttpError:
+    return bad_request("unsupported_tool_choice", message, "tool_choice")
+
+
+def parallel_calls(body: Mapping[str, Any]) -> bool | None:
+    """``False`` where the model's server is to be told; ``None``: nothing is said. Raises 400."""
+    value = body.get("parallel_tool_calls")
+    if value is not None and not isinstance(value, bool):
+        raise bad_request("invalid_type", "parallel_tool_calls is true or false", "parallel_tool_calls")
+    return False if value is False else None

@@ -97,6 +97,10 @@ def says(text: Any) -> AssistantMessage:
     return AssistantMessage(content=(ContentPart(text=text),))
 
 
+def says_with(**fields: Any) -> AssistantMessage:
+    return AssistantMessage(content=(ContentPart(text="fine", **fields),))
+
+
 def reports(**changes: Any) -> UsageReport:
     return UsageReport(usage=Usage(**changes))
 
@@ -120,10 +124,27 @@ class Sly(str):
     def isascii(self) -> bool:
         raise SystemExit("isascii")
 
+    def __getitem__(self, key: Any) -> str:
+        raise SystemExit("getitem")
+
 
 class Mute(Exception):
     def __str__(self) -> str:
         raise SystemExit("str")
+
+
+class SlyMessage(Exception):
+    """One whose message is no plain text."""
+
+    def __str__(self) -> str:
+        return Sly("sly")
+
+
+class NoPlace(Exception):
+    """One that does not say where it was raised, nor of what."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(name)
 
 
 class Unreadable(TextDelta):
@@ -217,6 +238,19 @@ async def cancels_itself(turn: TurnInput) -> AsyncIterator[Any]:
     assert task is not None
     task.cancel()
     await asyncio.Event().wait()
+
+
+async def writes_into_its_turn(turn: TurnInput) -> AsyncIterator[Any]:
+    for name in ("turn_messages", "assembled", "user_content", "instructions", "spent", "tools"):
+        object.__setattr__(turn, name, 5)
+    raise ValueError("my turn")
+    yield
+
+
+async def changes_what_it_said(turn: TurnInput) -> AsyncIterator[Any]:
+    part = ContentPart(text="fine")
+    yield AssistantMessage(content=(part,))
+    object.__setattr__(part, "text", 5)
 
 
 async def well(turn: TurnInput) -> AsyncIterator[Any]:
@@ -366,6 +400,9 @@ _KINDS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("a part that is a dict", plays(AssistantMessage(content=({"text": "x"},))), INVALID),  # type: ignore[arg-type]
     ("a part whose text is an int", plays(says(5)), INVALID),
     ("a part that is a file", plays(AssistantMessage(content=(ContentPart(kind="file", uri="f"),))), INVALID),
+    ("a text that has a media type", plays(says_with(media_type=5)), INVALID),
+    ("a text of so many bytes", plays(says_with(bytes="many")), INVALID),
+    ("a text with a hash", plays(calls(call()), result(content=says_with(sha256="\ud800").content)), INVALID),
     ("2000 parts", plays(AssistantMessage(content=text_content("x") * 2000)), INVALID),
     ("messages without end", runs(endless_messages), "too_many_steps"),
     ("steps without end", runs(endless_steps), "too_many_steps"),
@@ -410,6 +447,9 @@ _KINDS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("raises ValueError", raising(lambda: ValueError("no")), "runner_error"),
     ("raises with half a character", raising(lambda: ValueError("\ud83d")), "runner_error"),
     ("raises what cannot be shown", raising(Mute), "runner_error"),
+    ("raises what has a sly message", raising(SlyMessage), "runner_error"),
+    ("raises what says nothing of itself", raising(NoPlace), "runner_error"),
+    ("raises after it wrote into its turn", runs(writes_into_its_turn), "runner_error"),
     ("raises a RunnerError with odd fields", raising(strange_error), "runner_error"),
     ("raises a RunnerError without fields", raising(bare_error), "runner_error"),
     ("raises CancelledError", raising(asyncio.CancelledError), "runner_error"),
@@ -472,6 +512,7 @@ _HARMLESS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("half characters in a result", plays(calls(call()), result(content=says("\ud800").content), says("ok")), "ok"),
     ("5 MB in a result", plays(calls(call()), result(content=text_content("é" * BIG)), says("ok")), "ok"),
     ("a text of a subclass", plays(TextDelta(text=Sly("fine")), says(Sly("fine"))), "fine"),
+    ("a part that is changed after it was yielded", runs(changes_what_it_said), "fine"),
     ("a list for a tuple", plays(AssistantMessage(content=[ContentPart(text="ok")])), "ok"),  # type: ignore[arg-type]
     ("a part without text", plays(AssistantMessage(content=(ContentPart(text=None),))), ""),
     ("nothing at all", plays(), ""),

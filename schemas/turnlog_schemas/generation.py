@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MAX_TEMPERATURE = 2.0
 MAX_TOKENS = 1_000_000
@@ -34,6 +34,11 @@ class GenerationParams:
 
 
 NO_PARAMS = GenerationParams()
+
+
+def copied(params: GenerationParams | None) -> GenerationParams:
+    """The same for somebody who may write into the settings."""
+    return GenerationParams() if params is None else replace(params, settings=dict(params.settings))
 
 
 def wrong_params(params: GenerationParams) -> str | None:

@@ -67,9 +67,12 @@ def _whole(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    if value.__class__ not in (int, float) or not math.isfinite(value):
-        raise MisfitError("Input should be a valid number")
-    return float(value)
+    try:
+        if value.__class__ in (int, float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number of more digits than a float can say
+        pass
+    raise MisfitError("Input should be a valid number")
 
 
 def _boolean(value: Any) -> bool:

@@ -419,6 +419,10 @@ WRONG_TYPES = [
     (in_json(HISTORY, metadata=[["a", "b"]]), "metadata: Input should be a valid dictionary"),
     (in_json(HISTORY, metadata=None), "metadata: Input should be a valid dictionary"),
     (in_json({"type": "chat", "text": "x", "on_busy": 1}), "on_busy: Input should be a valid string"),
+    (
+        in_json({"type": "chat", "text": "x", "params": {"temperature": 10**400}}),
+        r"params\.temperature: Input should be a valid number",
+    ),
     (in_json({"type": "chat", "text": "x", "model": 1.5}), "model: Input should be a valid string"),
     (in_json({"type": "chat", "content": {"text": "x"}}), "content: Input should be a valid tuple"),
     (in_json({"type": "chat", "content": ["x"]}), r"content\.0: Input should be a dictionary"),

@@ -15,7 +15,9 @@ from faust.types import TP
 
 from tests import raw_batches
 from tests.raw_batches import Raw
-from turnlog_workers.intake.faust_consumer import IntakeThread
+from turnlog_workers.base.ports import LogError
+from turnlog_workers.intake import faust_consumer
+from turnlog_workers.intake.faust_consumer import IntakeConsumer, IntakeThread
 from turnlog_workers.kafka import raw_fetch
 
 GOOD = [Raw(key=b"k", value=b"%d" % n) for n in range(4)]
@@ -134,3 +136,35 @@ def test_a_partition_with_much_to_deliver_does_not_keep_the_others_waiting() -> 
     turns = [drain(consumer, max_records=4)[0] for _ in range(5)]
     assert [list(found) for found in turns] == [[A], [B], [C], [A], [A]]
     assert turns[3] == {A: [4, 5, 6, 7]}
+
+
+async def test_a_partition_set_aside_goes_on_whatever_fails_on_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(faust_consumer, "_RETRY_S", 0.0)
+    failures = [LogError("not yet"), ValueError("a defect"), asyncio.CancelledError(), None]
+    went_on: list[tuple[TP, int]] = []
+
+    async def read_past(partition: int, position: int) -> int | None:
+        failure = failures.pop(0)
+        if failure is not None:
+            raise failure
+        return position + 7
+
+    async def call_thread(function: Any, tp: TP, offset: int) -> None:
+        if not went_on:
+            went_on.append((tp, -1))
+            failures.append(None)
+            raise RuntimeError("the thread is not there yet")
+        went_on.append((tp, offset))
+
+    consumer = SimpleNamespace(
+        app=SimpleNamespace(consumer_generation_id=1),
+        should_stop=False,
+        read_past=read_past,
+        _read_offset={},
+        _thread=SimpleNamespace(call_thread=call_thread, go_on=None),
+    )
+    await IntakeConsumer._pass_by(cast(IntakeConsumer, consumer), TP("requests", 1), 5)
+    assert (went_on[-1], consumer._read_offset) == ((TP("requests", 1), 12), {TP("requests", 1): 12})
+    assert failures == []

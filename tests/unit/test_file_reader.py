@@ -6,7 +6,8 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -309,14 +310,60 @@ async def test_echo_says_what_it_got(folder: Path) -> None:
 
 
 def test_who_takes_which_files() -> None:
-    registry = RunnerRegistry({"broken": Broken()})
+    registry = RunnerRegistry({"broken": Broken(), **{name: Answering(odd) for name, odd in ODD_ANSWERS.items()}})
     assert registry.media_types("echo:") == ("*/*",)
     assert registry.media_types("script:7") == ()
     assert registry.media_types("nobody:") == ()
     assert registry.media_types("broken:") == ()
+    assert len(registry.media_types("endless:")) == 1_000
     assert "image/png" in registry.media_types("anthropic:claude-m")
     assert "image/gif" not in registry.media_types("pydantic-ai:google:gemini-m")
     assert registry.media_types("pydantic-ai:nobody:m") == ()
+
+
+def raises(error: type[BaseException]) -> Callable[[], Any]:
+    def answer() -> Any:
+        raise error
+
+    return answer
+
+
+def cancels_whoever_asks() -> Any:
+    task = asyncio.current_task()
+    if task is not None:
+        task.cancel()
+    return ("image/png",)
+
+
+ODD_ANSWERS: dict[str, Callable[[], Any]] = {
+    "exits": raises(SystemExit),
+    "interrupts": raises(KeyboardInterrupt),
+    "closes": raises(GeneratorExit),
+    "gives-up": raises(asyncio.CancelledError),
+    "none": lambda: None,
+    "number": lambda: (5,),
+    "endless": lambda: repeat("image/png"),
+}
+
+
+@dataclass
+class Answering:
+    answer: Callable[[], Any]
+
+    def __call__(self, model: str) -> Any:
+        raise AssertionError
+
+    def media_types(self, model: str) -> Any:
+        return self.answer()
+
+
+@pytest.mark.parametrize("name", sorted(ODD_ANSWERS.keys() - {"endless"}))
+async def test_a_plug_in_that_is_asked_what_it_takes_harms_nobody(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    registry = RunnerRegistry({name: Answering(ODD_ANSWERS[name]), "cancels": Answering(cancels_whoever_asks)})
+    assert registry.media_types(f"{name}:") == ()
+    assert "does not say which files it takes" in caplog.text
+    assert registry.media_types("cancels:") == ("image/png",)
+    assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
 
 
 class Broken:

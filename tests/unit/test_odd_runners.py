@@ -12,9 +12,10 @@ import turnlog_streams.session.commands
 import turnlog_workers.runners.contained
 import turnlog_workers.sessions.turn_attempt
 from tests.odd_runners import CODES, COMPLETED, ODD, end_the_stubborn, factory, plays, says
-from tests.one_session import LIMITS, OneSession
+from tests.one_session import LIMITS, SMALL, OneSession
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import Codec
+from turnlog_schemas.generation import NO_PARAMS, GenerationParams
 from turnlog_schemas.parts import content_text
 from turnlog_schemas.registry import EVENTS
 from turnlog_streams.session.commands import SessionCommand
@@ -126,6 +127,24 @@ async def test_a_text_a_little_too_long_is_cut_and_one_far_too_long_fails() -> N
         if ends == "TurnCompleted":
             message = session.live.history[-1]
             assert (len(content_text(message.content) or ""), message.truncated) == (min(size, 10_000), size > 10_000)
+
+
+async def test_what_a_runner_writes_into_its_turn_reaches_no_other_one() -> None:
+    async def writes(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        for given in (turn.params.settings, turn.metadata):
+            given["mine"] = "1"  # type: ignore[index]
+        with pytest.raises(AttributeError):
+            turn.tools.definitions = ()  # type: ignore[misc]
+        yield says("fine")
+
+    for params in (None, GenerationParams(settings={"top_k": "5"})):
+        session = OneSession(policy=replace(SMALL, params=params))
+        session.main = writes
+        await session.say("Write!")
+        assert session.kinds[-1] == "TurnCompleted"
+        (start,) = session.of(ev.TurnStarted)
+        assert start.params == params
+    assert GenerationParams() == NO_PARAMS
 
 
 # ---- an outcome that cannot be recorded

@@ -52,7 +52,7 @@ class World:
         self.told: list[tuple[int, str]] = []
         self.acks: list[int] = []
         self.fatal: list[str] = []
-        self.failures: list[Exception] = []  #: of the next forwards
+        self.failures: list[BaseException] = []  #: of the next forwards
         self.context = cast(
             WorkerContext,
             SimpleNamespace(
@@ -197,7 +197,7 @@ async def test_one_that_fails_is_tried_until_it_is_stored_and_none_is_acknowledg
 
 
 async def test_any_other_failure_is_tried_again_too(world: World) -> None:
-    world.failures = [LogError("x"), ValueError("a defect"), OSError("y")]
+    world.failures = [LogError("x"), ValueError("a defect"), OSError("y"), asyncio.CancelledError()]
     await world.surplus.assigned([PARTITION])
     world.deliver(*range(20))
     await eventually(lambda: world.acks == list(range(20)), "all are acknowledged in the end")

@@ -235,7 +235,7 @@ class Settings(BaseSettings):
     def _addresses(cls, value: str) -> str:
         for address in value.split(","):
             if not _ADDRESS.fullmatch(address.strip()):
-                raise ValueError(f"{address.strip()!r} is no host:port (several with commas, without a scheme)")
+                raise ValueError(f"{address.strip()[:100]!r} is no host:port (several with commas, without a scheme)")
         return value
 
     @model_validator(mode="after")

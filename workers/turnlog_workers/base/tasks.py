@@ -4,6 +4,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Coroutine
+from types import TracebackType
 from typing import Any
 
 from turnlog_workers.base.backoff import Backoff
@@ -11,6 +12,7 @@ from turnlog_workers.base.backoff import Backoff
 log = logging.getLogger(__name__)
 _AGAIN = Backoff(0.5, 30.0)
 _STEADY_S = 60.0  #: of running: ends a row of deaths
+_NAME, _TRACEBACK = type.__dict__["__name__"], BaseException.__dict__["__traceback__"]
 MAX_DEATHS = 8  #: in a row: about two minutes of trying
 
 
@@ -79,16 +81,22 @@ def was_cancelled(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """Type and place of an error. Not its text: that may hold anything."""
     place = ""
-    trace = error.__traceback__
+    trace = traceback_of(error)
     while trace is not None:
         place = f" at {trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return f"{type(error).__name__}{place}"
+    return f"{_NAME.__get__(type(error))}{place}"
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Where it was raised. Not asked of the error itself: a plug-in's may answer anything, or raise."""
+    found: TracebackType | None = _TRACEBACK.__get__(error)
+    return found
 
 
 def frames(error: BaseException) -> str:
     """The lines of its traceback, each below the other, for a log; without its text, as above."""
-    return "".join("\n" + line.rstrip() for line in traceback.format_tb(error.__traceback__))
+    return "".join("\n" + line.rstrip() for line in traceback.format_tb(traceback_of(error)))
 
 
 async def end(task: "asyncio.Task[Any] | None") -> None:

@@ -26,7 +26,7 @@ from faust.types import TP
 
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogError
-from turnlog_workers.base.tasks import watched
+from turnlog_workers.base.tasks import describe, was_cancelled, watched
 from turnlog_workers.kafka.raw_fetch import fetched_records, what_is_wrong
 from turnlog_workers.membership.group_member import GroupConsumer, GroupMember
 
@@ -152,15 +152,17 @@ class IntakeConsumer(Consumer):
         while not self.should_stop and generation == self.app.consumer_generation_id:
             try:
                 end = await self.read_past(tp.partition, position)
-            except LogError as error:
+                if end is not None:
+                    self._read_offset[tp] = end  # what was fetched before and comes late is not wanted
+                    thread = cast(IntakeThread, self._thread)
+                    await thread.call_thread(thread.go_on, tp, end)
+                    return
+            except BaseException as error:  # whatever it is, nobody else lets the partition go on
+                if was_cancelled(error):
+                    raise
                 place = at(topic=tp.topic, partition=tp.partition, offset=position)
-                log.warning("cannot read past an unreadable batch yet: %s", error, extra=place)
-                end = None
-            if end is not None:
-                self._read_offset[tp] = end  # what was fetched before and comes late is not wanted
-                thread = cast(IntakeThread, self._thread)
-                await thread.call_thread(thread.go_on, tp, end)
-                return
+                why = error if isinstance(error, LogError) else describe(error)
+                log.warning("cannot read past an unreadable batch yet: %s", why, extra=place)
             await asyncio.sleep(_RETRY_S)
 
 

@@ -29,7 +29,7 @@ from turnlog_workers.base.ports import (
     RequestRecord,
     UnreadableRange,
 )
-from turnlog_workers.base.tasks import end, watched
+from turnlog_workers.base.tasks import describe, end, frames, was_cancelled, watched
 from turnlog_workers.intake.bounded_retry import patiently
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted, Unreadable
@@ -84,8 +84,10 @@ class SurplusPartition:
                 return
             except (LogError, BrokerUnreachableError) as error:
                 log.warning("requests are not sent on: %s", error, extra=self._place())
-            except Exception as error:
-                log.exception("requests are not sent on: %s", type(error).__name__, extra=self._place())
+            except (Exception, asyncio.CancelledError) as error:
+                if was_cancelled(error):
+                    raise
+                log.error("requests are not sent on: %s%s", describe(error), frames(error), extra=self._place())
             failures = 1 if self.inbox.covered > before else failures + 1
             await asyncio.sleep(_AGAIN.next_delay(failures))
 

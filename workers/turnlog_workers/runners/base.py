@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from turnlog_schemas.files import file_name
-from turnlog_schemas.generation import NO_PARAMS, GenerationParams
+from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import NO_USAGE, ContentPart, ToolCall, Usage, text_content
 from turnlog_streams.history.messages import HistoryMessage
 
@@ -68,6 +68,7 @@ class TurnTools(Protocol):
 class NoTools:
     """No tool at all: what is called all the same gets a result that says so."""
 
+    __slots__ = ()  # there is one for all turns
     definitions: Sequence[ToolDefinition] = ()
 
     async def run(self, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolResult]:
@@ -105,6 +106,7 @@ class TurnFiles(Protocol):
 class NoFiles:
     """No file may be read."""
 
+    __slots__ = ()
     max_turn_bytes = 0
 
     async def read(self, part: ContentPart) -> bytes:
@@ -136,7 +138,7 @@ class TurnInput:
     allow_tools: bool = True  #: false: the model must write, it is not told of any tool
     tools: TurnTools = NO_TOOLS
     files: TurnFiles = NO_FILES
-    params: GenerationParams = NO_PARAMS  #: how the model is asked to generate; within the bounds of the worker
+    params: GenerationParams = field(default_factory=GenerationParams)  #: how to generate; within the worker's bounds
     channel: str = ""
     spent: Usage = NO_USAGE  #: what the turn has cost until now, as far as the log has it
     client_tools: Sequence[ToolDefinition] = ()  #: that its request brought; ``tools`` has them, too

@@ -167,9 +167,9 @@ def _part(part: object, what: str) -> ContentPart:
         raise OutputError("invalid_output", f"a part of {what} is {described(part)}, not a ContentPart")
     if part.kind != TEXT or part.uri is not None:
         raise OutputError("invalid_output", f"a part of {what} is no text: only parts of the kind 'text' are stored")
-    text = part.text
-    if type(part) is ContentPart and (text is None or type(text) is str) and type(part.kind) is str:
-        return part
+    if part.media_type is not None or part.sha256 is not None or part.bytes is not None:
+        raise OutputError("invalid_output", f"a part of {what} has a text and nothing else: no media_type, no sha256")
+    text = part.text  # into a part of ours: what the runner does with its own later is nothing to us
     return ContentPart(text=None if text is None else plain_text(text, f"the text of a part of {what}"))
 
 

@@ -5,9 +5,10 @@ cancelled, or hang where it is to be closed. None of that may reach further than
 """
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, TypeVar, cast
 
@@ -108,15 +109,9 @@ def new_runner(make_runner: Callable[[str], Runner], model: str) -> Runner:
 
 def is_alive(runner: Runner, session_id: str, *, say: bool) -> bool:
     """Does it take another turn? One that does not answer is replaced; ``say``: and told of in the log."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     try:
-        if task is not None:
-            asyncio.tasks._leave_task(loop, task)  # ours, perhaps the partition's: not for a plug-in to cancel
-        try:
+        with outside_of_task():
             alive = runner.alive
-        finally:
-            if task is not None:
-                asyncio.tasks._enter_task(loop, task)
     except BaseException as error:
         if say:
             log.warning("'alive' of a runner raised %s", type_name(error), extra=at(session=session_id))
@@ -124,6 +119,21 @@ def is_alive(runner: Runner, session_id: str, *, say: bool) -> bool:
     if say and type(alive) is not bool:
         log.warning("'alive' of a runner is %s, not a bool", described(alive), extra=at(session=session_id))
     return alive is True
+
+
+@contextlib.contextmanager
+def outside_of_task() -> Iterator[None]:
+    """In here a plug-in that is asked something finds no task to cancel: it were ours, perhaps the partition's."""
+    loop = asyncio._get_running_loop()
+    task = asyncio.current_task(loop) if loop is not None else None
+    if loop is None or task is None:
+        yield
+        return
+    asyncio.tasks._leave_task(loop, task)
+    try:
+        yield
+    finally:
+        asyncio.tasks._enter_task(loop, task)
 
 
 async def close_runner(runner: Runner, session_id: str) -> None:

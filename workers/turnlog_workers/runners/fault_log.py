@@ -12,6 +12,7 @@ from types import FrameType
 
 from turnlog_schemas.parts import content_text
 from turnlog_workers.base.logs import at, redacted
+from turnlog_workers.base.tasks import traceback_of
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.runners.checked import one_line, type_name
 from turnlog_workers.runners.contained import UnexpectedError
@@ -24,6 +25,7 @@ _QUOTE_CHARACTERS = 12  #: as many in a row are a quotation
 _SHORT_CHARACTERS = 4  #: a whole text of so many is one, too
 _MAX_FRAMES = 30
 _MAX_CHAIN = 5
+_CAUSE, _CONTEXT = (BaseException.__dict__[name] for name in ("__cause__", "__context__"))
 _OURS = {
     *(
         "turnlog_workers.sessions.session_actor",
@@ -60,10 +62,9 @@ def texts_of(turn: TurnInput, *more: str) -> Iterator[str]:
 def message_of(error: BaseException, texts: Iterable[str] = ()) -> str:
     """The message of an exception, as a log may hold it."""
     try:
-        said = str(error)
-    except BaseException as failed:  # it is a plug-in's method
+        return as_logged(str.__str__(str(error)), texts) or "[no message]"
+    except BaseException as failed:  # it is a plug-in's method, and may be a plug-in's text
         return f"[its message raised {type_name(failed)}]"
-    return as_logged(said, texts) or "[no message]"
 
 
 def as_logged(said: str, texts: Iterable[str] = ()) -> str:
@@ -104,7 +105,7 @@ def _without_quotations(line: str, texts: Iterable[str]) -> str:
 
 def place_of(error: BaseException) -> str:
     """``FILE:LINE in FUNCTION``: the innermost frame of the plug-in, whatever library it called from there."""
-    frames = list(traceback.walk_tb(error.__traceback__))
+    frames = list(traceback.walk_tb(traceback_of(error)))
     theirs = [pair for pair in frames if _module(pair[0]) not in _OURS] or frames
     if not theirs:
         return "place unknown"
@@ -124,5 +125,5 @@ def _code_of(error: BaseException) -> Iterator[str]:
         if cause is None:
             return
         yield f"{type_name(cause)}, most recent call last:"
-        yield "".join(traceback.format_tb(cause.__traceback__)[-_MAX_FRAMES:]).rstrip()
-        cause = cause.__cause__ or cause.__context__
+        yield "".join(traceback.format_tb(traceback_of(cause))[-_MAX_FRAMES:]).rstrip()
+        cause = _CAUSE.__get__(cause) or _CONTEXT.__get__(cause)

@@ -3,14 +3,17 @@
 import logging
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from itertools import islice
 
 from turnlog_workers.base.tasks import describe
 from turnlog_workers.runners.availability import Availability, SaysAvailability
 from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory, TakesFiles
 from turnlog_workers.runners.checked import type_name
+from turnlog_workers.runners.contained import outside_of_task
 
 log = logging.getLogger(__name__)
 GROUP = "turnlog.runners"
+_MAX_PATTERNS = 1_000  #: of the files that a runner takes; it may say them without end
 
 
 class RunnerRegistry:
@@ -38,11 +41,12 @@ class RunnerRegistry:
         provider = model.partition(":")[0]
         try:
             factory = self._factory((chosen or {}).get(provider, provider), model)
-            said = factory.media_types(model) if isinstance(factory, TakesFiles) else ()
-            return tuple(str(pattern) for pattern in said)
-        except RunnerError:
-            return ()
-        except Exception as error:
+            with outside_of_task():
+                said = factory.media_types(model) if isinstance(factory, TakesFiles) else ()
+                return tuple(str.__str__(pattern) for pattern in islice(said, _MAX_PATTERNS))
+        except BaseException as error:  # a plug-in's: a partition asks, and must not fail of what it hears
+            if issubclass(type(error), RunnerError):
+                return ()
             log.error("the runner %.100s does not say which files it takes: %s", provider, describe(error))
             return ()
 

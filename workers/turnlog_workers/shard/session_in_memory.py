@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import frames as fr
 from turnlog_schemas.events import SESSION, MessageStored, TurnHidden
-from turnlog_schemas.generation import NO_PARAMS, merged
+from turnlog_schemas.generation import copied, merged
 from turnlog_schemas.parts import NO_USAGE, ReplyAddress, Usage
 from turnlog_streams.channel.commands import ChangeChannel
 from turnlog_streams.facts import Fact
@@ -274,7 +274,7 @@ class SessionInMemory(Stream[Session]):
             metadata=dict(self.state.metadata),  # a runner's own: it may write into it
             channel=self.state.channel or "",
             spent=turn.spent,
-            params=turn.params or NO_PARAMS,
+            params=copied(turn.params),  # as the metadata
             client_tools=client_tools(turn.tools),
         )
 

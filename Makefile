@@ -17,7 +17,7 @@ PROCESSES ?= 4
 # our modules and the tests' again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test pictures clients check format bench faults http-faults export-faults fuzz fuzz-runners model lock clean
+.PHONY: help setup demo test pictures clients check format bench faults http-faults export-faults rebuild-faults fuzz fuzz-runners model lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ http-faults: $(READY) ## Kill gateways and workers under 200 streams of events, 
 
 export-faults: $(READY) ## Kill exports to files and into a lake, 50 times each
 	@$(BIN)/python -m tests.export_kills $(ARGS)
+
+rebuild-faults: $(READY) ## Kill the materializer and rebuilds, 50 times each, then verify
+	@$(BIN)/python -m tests.rebuild_kills $(ARGS)
 
 model: $(READY) ## Search the ownership protocol for what must not be, in larger cases than the tests do
 	@$(BIN)/python -m tests.model $(ARGS)

@@ -51,6 +51,7 @@ class AnalystsFile:
         kind: FileKind,
         *,
         memory_limit_mb: int = 2048,
+        threads: int = 2,
         temp: Path | None = None,
         away: database_files.Away = database_files.move_aside,
         readers: ForReaders = PLAIN,
@@ -71,7 +72,7 @@ class AnalystsFile:
         self._instance = duckdb.connect(
             ":memory:",
             config={
-                "threads": 2,
+                "threads": threads,
                 "memory_limit": f"{memory_limit_mb}MB",
                 "temp_directory": str(temp or path.parent / "temp"),
                 # Only publishing checkpoints: a snapshot is a copy of a file that must not change meanwhile.

@@ -257,7 +257,7 @@ def _make_part(settings: Settings, order: dict[str, Any]) -> None:
     deadline = time.monotonic() + _RELEASED_WITHIN_S
     while True:
         try:
-            done = rebuild_partitions(settings, Path(order["path"]), kind, bound, _say_progress)
+            done = rebuild_partitions(settings, Path(order["path"]), kind, bound, _say_progress, threads=1)
             break
         except FileLockedError:
             if time.monotonic() > deadline:

@@ -83,14 +83,21 @@ def up_to(positions: Mapping[int, int]) -> ChooseBound:
 
 
 def rebuild_partitions(
-    settings: Settings, path: Path, kind: FileKind, bound: Bound, report: Callable[[Progress], None]
+    settings: Settings,
+    path: Path,
+    kind: FileKind,
+    bound: Bound,
+    report: Callable[[Progress], None],
+    *,
+    threads: int = 2,
 ) -> Rebuilt:
-    """The file of a kind's partitions, in this process."""
+    """The file of a kind's partitions, in this process; ``threads`` are DuckDB's."""
     with bulk_reader(settings) as reader:
         file = AnalystsFile(
             path,
             kind,
             memory_limit_mb=_MEMORY_MB,
+            threads=threads,
             temp=path.with_name(f".{path.name}.temp"),
             away=database_files.delete,
             readers=for_readers(settings),

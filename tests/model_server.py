@@ -135,6 +135,7 @@ def anthropic_events(answer: Good) -> list[str]:
 
     if answer.reasoning:
         thoughts = [{"type": "thinking_delta", "thinking": piece} for piece in answer.reasoning]
+        thoughts += [{"type": "signature_delta", "signature": piece} for piece in ("signed-", "1")]
         block({"type": "thinking", "thinking": "", "signature": ""}, thoughts)
     if answer.pieces:
         block({"type": "text", "text": ""}, [{"type": "text_delta", "text": piece} for piece in answer.pieces])

@@ -36,6 +36,7 @@ VERSION = "2023-06-01"
 #: Stop reasons that are an end. Anything else that comes is one, too.
 _LENGTH = ("max_tokens", "model_context_window_exceeded")
 _FILTERED = ("refusal",)
+_MAX_THOUGHT_CHARACTERS = 4 * 1024 * 1024  #: of one answer, with what signs them
 
 
 class AnthropicServer(HttpServer):
@@ -59,26 +60,32 @@ class AnthropicRunner(HttpRunner):
 
     def __init__(self, model: str, limits: ModelLimits) -> None:
         super().__init__(anthropic_server(), model, limits)
+        self._answers: list[AnthropicAnswer] = []  # of this run, one for each assistant message of it
 
     def _new_answer(self) -> ChatAnswer:
-        return AnthropicAnswer()
+        answer = AnthropicAnswer()
+        self._answers.append(answer)
+        return answer
 
     def _is_ping(self, name: str) -> bool:
         return name == "ping"
 
     async def _messages(self, turn: TurnInput, since: Sequence[HistoryMessage]) -> list[dict[str, Any]]:
+        asked = sum(message.role == "assistant" for message in since)
+        self._answers = self._answers[-asked:] if asked else []
         messages = openai_request_messages(turn, since, escape_control_tokens=False, files=True)
         await show_files(turn, messages, self._server.media_types, file_block, text_block)
         return messages
 
     async def _post(self, turn: TurnInput, messages: list[dict[str, Any]]) -> aiohttp.ClientResponse:
         params = turn.params
+        settings = with_thoughts(messages, [answer.thoughts() for answer in self._answers], settings_of(params))
         body: dict[str, Any] = {
             "model": self._model,
             "max_tokens": self._limits.answer_tokens(params),
             **request_parts(messages),
             "stream": True,
-            **settings_of(params),
+            **settings,
         }
         if params.temperature is not None:
             body["temperature"] = params.temperature
@@ -112,6 +119,28 @@ def file_block(part: ContentPart, data: bytes) -> dict[str, Any]:
     return {"type": "image" if kind.startswith("image/") else "document", "source": source}
 
 
+def with_thoughts(
+    messages: Sequence[dict[str, Any]], thoughts: Sequence[list[dict[str, Any]]], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Put the thoughts of this run's answers before their calls. The settings, without ``thinking`` if it must rest.
+
+    A model that thinks by a budget must find the thoughts that led to the calls whose results it gets; else the request
+    is refused. They are not stored, so an attempt that goes on with the calls of another one is made without thinking.
+    Source: Anthropic's page "Extended thinking", on tools.
+    """
+    thinking = settings.get("thinking")
+    if not isinstance(thinking, dict):
+        return settings
+    places = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    loop = [message for message in messages[places[-1] + 1 if places else 0 :] if message["role"] == "assistant"]
+    known = list(zip(reversed(loop), reversed(thoughts), strict=False))
+    if loop and thinking.get("type") == "enabled" and not (known and known[0][1]):
+        return {name: value for name, value in settings.items() if name != "thinking"}
+    for message, blocks in known:
+        message["thoughts"] = blocks
+    return settings
+
+
 def request_parts(messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """``system`` and ``messages`` of a request, for messages in the OpenAI chat format.
 
@@ -136,11 +165,11 @@ def _blocks(message: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
     if message["role"] == "tool":
         result: dict[str, Any] = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
         return "user", [{**result, "content": content} if content else result]
-    blocks: list[dict[str, Any]] = []
+    blocks: list[dict[str, Any]] = list(message.get("thoughts", ()))
     if isinstance(content, list):
-        blocks = [block for block in content if block.get("text", "x").strip()]  # a block of blanks is refused
+        blocks += [block for block in content if block.get("text", "x").strip()]  # a block of blanks is refused
     elif content and content.strip():
-        blocks = [text_block(content)]
+        blocks.append(text_block(content))
     for call in message.get("tool_calls", ()):
         function = call["function"]
         made = {"type": "tool_use", "id": call["id"], "name": function["name"]}
@@ -184,6 +213,8 @@ class AnthropicAnswer(ChatAnswer):
         super().__init__()
         self._said: list[str] = []
         self._uses: dict[int, tuple[str, str, list[str]]] = {}  # by index of its block: id, name, pieces of its input
+        self._thoughts: dict[int, dict[str, str]] = {}  # by index of its block
+        self._thought_characters = 0
         self._input_tokens = self._output_tokens = 0
 
     def take(self, chunk: object) -> list[TextDelta | ReasoningDelta]:
@@ -223,15 +254,33 @@ class AnthropicAnswer(ChatAnswer):
             last_input_tokens=self._input_tokens,
         )
 
-    def _begins(self, index: object, block: object) -> list[TextDelta | ReasoningDelta]:
+    def _begins(self, chunk_index: object, block: object) -> list[TextDelta | ReasoningDelta]:
         if not isinstance(block, dict):
             raise invalid_response("a block that is no object")
         if block.get("type") == "tool_use":
             whole = block.get("input")
             begun = [json.dumps(whole, ensure_ascii=False)] if isinstance(whole, dict) and whole else []
-            self._open_call(index, _text(block.get("id")), _text(block.get("name")), begun)
+            self._open_call(chunk_index, _text(block.get("id")), _text(block.get("name")), begun)
             return []
+        index = chunk_index if isinstance(chunk_index, int) else -1
+        if block.get("type") == "redacted_thinking":
+            self._think(index, "data", _text(block.get("data")), "redacted_thinking")
+            return []
+        if block.get("type") == "thinking":
+            self._think(index, "thinking", _text(block.get("thinking")))
+            self._think(index, "signature", _text(block.get("signature")))
         return self._words(_text(block.get("text")), _text(block.get("thinking")))
+
+    def thoughts(self) -> list[dict[str, Any]]:
+        """Its thoughts as they are sent back, and must be, to the letter."""
+        return [dict(self._thoughts[index]) for index in sorted(self._thoughts)]
+
+    def _think(self, index: int, field: str, piece: str, kind: str = "thinking") -> None:
+        self._thought_characters += len(piece)
+        if self._thought_characters > _MAX_THOUGHT_CHARACTERS:
+            raise invalid_response(f"thoughts of more than {_MAX_THOUGHT_CHARACTERS} characters")
+        block = self._thoughts.setdefault(index, {"type": kind})
+        block[field] = block.get(field, "") + piece
 
     def _open_call(self, index: object, call_id: str, name: str, pieces: list[str]) -> None:
         if not isinstance(index, int):
@@ -248,6 +297,9 @@ class AnthropicAnswer(ChatAnswer):
                 raise invalid_response("a piece of a tool call that did not begin")
             use[2].append(self.counted(_text(delta.get("partial_json"))))
             return []
+        if isinstance(index, int) and self._thoughts.get(index, {}).get("type") == "thinking":
+            for field in ("thinking", "signature"):
+                self._think(index, field, _text(delta.get(field)))
         return self._words(_text(delta.get("text")), _text(delta.get("thinking")))
 
     def _words(self, text: str, thought: str) -> list[TextDelta | ReasoningDelta]:

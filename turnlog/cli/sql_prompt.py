@@ -146,7 +146,8 @@ def columns_of(path: Path) -> dict[str, list[str]]:
         rows = run(
             connection,
             "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
-            "WHERE database_name = 'snapshot' AND NOT internal GROUP BY table_name ORDER BY table_name",
+            "WHERE database_name = 'snapshot' AND schema_name = 'main' AND NOT internal "
+            "GROUP BY table_name ORDER BY table_name",
         ).rows
     return {str(table): [str(column) for column in columns] for table, columns in rows}
 

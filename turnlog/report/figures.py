@@ -53,6 +53,14 @@ QUESTIONS = (
         chart="line",
     ),
     Question(
+        title="First text by day",
+        about="Seconds from a turn's acceptance to the first piece of its answer.",
+        sql="SELECT CAST(accepted_at AS DATE) AS day, round(quantile_cont(first_delta_ms / 1000, 0.5), 3) AS p50_s, "
+        "round(quantile_cont(first_delta_ms / 1000, 0.95), 3) AS p95_s FROM turns WHERE first_delta_ms IS NOT NULL "
+        f"AND {_RECENT.format('accepted_at')} GROUP BY day ORDER BY day",
+        chart="line",
+    ),
+    Question(
         title="Latency by model",
         about="The same for each model.",
         sql=f"SELECT {_MODEL} AS model, round(quantile_cont({_WHOLE_S}, 0.5), 3) AS p50_s, "
@@ -66,6 +74,13 @@ QUESTIONS = (
         f"CAST(sum(output_tokens) AS BIGINT) AS output_tokens FROM usage WHERE {_RECENT.format('recorded_at')} "
         "GROUP BY day ORDER BY day",
         chart="line",
+    ),
+    Question(
+        title="Money by day",
+        about="What that cost by the prices that the materializer was given, in the currency of most of them.",
+        sql="SELECT day, CAST(sum(cost) AS DOUBLE) AS cost, any_value(currency) AS currency FROM costs "
+        "WHERE cost IS NOT NULL AND currency = (SELECT mode(currency) FROM costs) "
+        f"AND {_RECENT.format('day')} GROUP BY day ORDER BY day",
     ),
     Question(
         title="Cost by model",

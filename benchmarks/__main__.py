@@ -16,6 +16,7 @@ from typing import Any
 import uvloop
 
 from benchmarks import (
+    analysts,
     channels,
     http_first_delta,
     http_streams,
@@ -109,7 +110,7 @@ def _jobs(options: argparse.Namespace, sizes: Path) -> list[Job]:
         for framing in ("avro", "json")
     ]
     return _chosen(
-        jobs + _scale_jobs(options.quick, options.against) + [_rebuild_job(options.quick)] + _http_jobs(options.quick),
+        jobs + _scale_jobs(options.quick, options.against) + [*_table_jobs(options.quick)] + _http_jobs(options.quick),
         options.cases,
     )
 
@@ -129,16 +130,26 @@ def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
     return jobs
 
 
-def _rebuild_job(quick: bool) -> Job:
-    events = 600 if quick else 300_000
-    return Job(
-        kind=_SCALE,
-        name="rebuild",
-        what="the analysts' file made anew",
-        run=lambda to: rebuild.measure(events, to, rounds=1 if quick else 2, say=_say),
-        partitions=3 if quick else 12,
-        sizes={"events": events},
-    )
+def _table_jobs(quick: bool) -> list[Job]:
+    events, messages = (600, 2_000) if quick else (300_000, 1_000_000)
+    return [
+        Job(
+            kind=_SCALE,
+            name="rebuild",
+            what="the analysts' file made anew",
+            run=lambda to: rebuild.measure(events, to, rounds=1 if quick else 2, say=_say),
+            partitions=3 if quick else 12,
+            sizes={"events": events},
+        ),
+        Job(
+            kind=_SCALE,
+            name="analysts",
+            what="questions to the analysts' file, and its snapshots",
+            run=lambda to: analysts.measure(messages, to, commits=2 if quick else 40, say=_say),
+            partitions=1,
+            sizes={"messages": messages},
+        ),
+    ]
 
 
 def _scale_jobs(quick: bool, against: str | None) -> list[Job]:

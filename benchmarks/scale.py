@@ -75,6 +75,15 @@ BARS = (
         "decoding them alone (one process)",
         least=0.7,
     ),
+    Bar(
+        case="analysts",
+        figure="top_50_p50_ms",
+        what="the newest 50 sessions of a channel, of {messages} messages",
+        most=30.0,
+        unit="ms",
+    ),
+    Bar(case="analysts", figure="history_p50_ms", what="the same: 200 messages of a session", most=10.0, unit="ms"),
+    Bar(case="analysts", figure="search_p50_ms", what="the same: `search` for a word", most=300.0, unit="ms"),
     Bar(case="idle", figure="rss_mb", what="worker memory with {sessions} idle sessions", most=300.0, unit="MB"),
     Bar(
         case="steady",

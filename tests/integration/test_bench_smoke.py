@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 240.0
 OF_LOAD = "worker,worker+materializer,bare-batched,bare-sent,bare-confirmed,latency-avro,latency-json"
 #: Not ``steady``: it is the latency case, and a build before is not at hand.
-OF_SCALE = ("channel", "long-session", "takeover", "idle", "rebuild")
+OF_SCALE = ("channel", "long-session", "takeover", "idle", "rebuild", "analysts")
 OF_HTTP = ("http-streams",)  # the other one is a worker and a gateway more
 
 

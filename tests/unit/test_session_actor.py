@@ -73,7 +73,8 @@ async def test_a_turn_is_compacted_between_its_tool_steps_in_the_same_attempt() 
     await session.say("a question for tools")
     assert session.of(ev.HistoryCompacted), "in the middle of the turn"
     assert len(session.of(ev.TurnStarted)) == 1, "one attempt, no takeover"
-    assert session.of(ev.TurnCompleted)
+    (done,) = session.of(ev.TurnCompleted)
+    assert 0 <= done.first_delta_ms <= done.duration_ms, "of the attempt, whatever was compacted in it"
     results = [m for m in session.live.history if m.role == "tool"]
     assert [(content_text(m.content) or "")[:8] for m in results] == [f"result {n}" for n in range(8)]
     assert session.deltas == [f"{number} " for number in range(8)], "nothing is said twice"
@@ -299,6 +300,7 @@ async def test_usage_of_all_runners_of_an_attempt_counts() -> None:
     assert session.of(ev.HistoryCompacted)
     (done,) = session.of(ev.TurnCompleted)
     assert (done.usage.model_calls, done.usage.input_tokens) == (5, 50)
+    assert done.first_delta_ms is None, "it streamed nothing"
 
 
 async def test_a_measured_prompt_decides_before_any_estimate() -> None:

@@ -145,6 +145,11 @@ def test_the_views_that_answer(ask: Any) -> None:
     assert tuple(latency.values()) == ("m", 1, 7_300, 9_000)
 
 
+def test_a_history_is_in_order(ask: Any) -> None:
+    assert [row["message_seq"] for row in ask("FROM history('web-1')")] == [1, 2, 3, 4]
+    assert ask("FROM history('web-2')") == []
+
+
 @pytest.mark.parametrize(
     ("wanted", "seqs"),
     [

@@ -28,7 +28,7 @@ from turnlog_streams.table_types import MOMENT
 from turnlog_workers.base.config import Settings
 from turnlog_workers.materializer.macros import MACROS
 from turnlog_workers.materializer.prices import PRICES_TABLE, Price, read_prices, store_prices
-from turnlog_workers.materializer.question_views import QUESTION_VIEWS, SEARCH
+from turnlog_workers.materializer.question_views import HISTORY, QUESTION_VIEWS, SEARCH
 from turnlog_workers.materializer.row_views import DEFAULT_USER_KEY, row_views
 from turnlog_workers.materializer.views import View, ensure_views
 from turnlog_workers.store.tables import create_tables, insert, quoted, update
@@ -64,7 +64,7 @@ def create_analysts_tables(connection: duckdb.DuckDBPyConnection) -> None:
 
 def view_statements(user_key: str = DEFAULT_USER_KEY) -> list[str]:
     """All that makes the views, their comments and the search."""
-    return [*(statement for view in all_views(user_key) for statement in view.statements()), SEARCH, *MACROS]
+    return [*(statement for view in all_views(user_key) for statement in view.statements()), SEARCH, HISTORY, *MACROS]
 
 
 def all_views(user_key: str = DEFAULT_USER_KEY) -> tuple[View, ...]:

@@ -166,3 +166,12 @@ SEARCH = (
     "log_offset FROM internal.tool_calls "
     "WHERE regexp_matches(arguments, '(?i)' || regexp_escape(nfc_normalize(wanted)))"
 )
+
+#: Found by the session's number: the log's order keeps the messages of a session near each other, its id does not.
+HISTORY = (
+    "CREATE OR REPLACE MACRO history(session) AS TABLE "
+    "SELECT m.message_seq, m.turn_id, m.role, m.content, m.content_parts, m.tool_call_id, m.name, m.interrupted, "
+    "m.truncated, m.outcome, m.recorded_at, m.log_offset FROM internal.sessions s JOIN internal.messages m "
+    "ON m.partition = s.partition AND m.session_offset = s.session_offset WHERE s.session_id = session "
+    "ORDER BY m.message_seq"
+)

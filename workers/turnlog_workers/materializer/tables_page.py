@@ -70,6 +70,10 @@ dates and any script, whatever the case of letters. Text that writes accents as 
 is written so. In a connection that has the file attached, say `USE chats` first: a macro looks for its tables in the
 database in use.
 
+## A session's messages
+
+`history('…')` is the messages of one session, in order. It finds them faster than a condition on `messages.session_id`.
+
 ## A moment of the past
 
 `session_as_of('…', moment)` and `history_as_of('…', moment)` are one session's row and its messages as they were

@@ -1,4 +1,7 @@
-"""What a model of Anthropic thought before a call goes back to it with the result, to the letter, and is not stored."""
+"""What a model of Anthropic thought before a call goes back to it with the result, to the letter, and is not stored.
+
+And what its server would refuse is not sent.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -54,6 +57,14 @@ async def test_thoughts_go_back_with_the_result_and_only_there(monkeypatch: pyte
         assert body["thinking"]["budget_tokens"] == 1024
     assert "signed" not in str(other["messages"])
     assert other["thinking"]["budget_tokens"] == 1024
+
+
+async def test_what_only_openai_knows_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    openai = dict.fromkeys(("presence_penalty", "frequency_penalty", "seed"), "0") | {"parallel_tool_calls": "false"}
+    said = replace(turn(""), params=GenerationParams(settings={"top_p": "0.5", **openai}))
+    body, _ = await asked(said, monkeypatch, says())
+    assert body["top_p"] == 0.5
+    assert set(openai).isdisjoint(body)
 
 
 async def test_redacted_thoughts_go_back_as_they_came(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,8 @@ VERSION = "2023-06-01"
 #: Stop reasons that are an end. Anything else that comes is one, too.
 _LENGTH = ("max_tokens", "model_context_window_exceeded")
 _FILTERED = ("refusal",)
+#: Of the OpenAI format, and refused here; clients of that format say them whatever the model is.
+_OF_OPENAI = ("presence_penalty", "frequency_penalty", "seed", "logit_bias", "parallel_tool_calls")
 _MAX_THOUGHT_CHARACTERS = 4 * 1024 * 1024  #: of one answer, with what signs them
 
 
@@ -79,7 +81,9 @@ class AnthropicRunner(HttpRunner):
 
     async def _post(self, turn: TurnInput, messages: list[dict[str, Any]]) -> aiohttp.ClientResponse:
         params = turn.params
-        settings = with_thoughts(messages, [answer.thoughts() for answer in self._answers], settings_of(params))
+        said = settings_of(params)
+        own = {name: value for name, value in said.items() if name not in _OF_OPENAI}
+        settings = with_thoughts(messages, [answer.thoughts() for answer in self._answers], own)
         body: dict[str, Any] = {
             "model": self._model,
             "max_tokens": self._limits.answer_tokens(params),
@@ -96,6 +100,8 @@ class AnthropicRunner(HttpRunner):
             body["tools"] = tools
             if not offered:
                 body["tool_choice"] = {"type": "none"}
+            elif said.get("parallel_tool_calls") is False:
+                body["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
         return await self._send(f"{self._server.url}/v1/messages", body, {"anthropic-version": VERSION})
 
     def _authorization(self) -> dict[str, str]:

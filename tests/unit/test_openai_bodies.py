@@ -72,6 +72,7 @@ def test_calls_one_by_one_are_the_servers_to_see(read: Callable[..., Any]) -> No
     assert read(parallel_tool_calls=False).params.settings == {"parallel_tool_calls": "false"}
     assert read(parallel_tool_calls=True).params is None
     refused(lambda: read(parallel_tool_calls="no"), "invalid_type")
+    refused(lambda: read(temperature=10**400), "invalid_value")
 
 
 @pytest.mark.parametrize(

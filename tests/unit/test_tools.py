@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytest
 from pydantic import BaseModel, Field
@@ -468,6 +468,21 @@ async def test_tools_that_are_not_allowed_are_neither_offered_nor_run() -> None:
     (result,) = (event for event in one.of(ev.MessageStored) if event.role == "tool")
     assert result.outcome == "error"
     assert "no tool 'clock' here. There are: calculator" in (content_text(result.content) or "")
+
+
+async def test_a_runner_that_rewrites_a_schema_rewrites_its_own() -> None:
+    tools = toolbox(clock)
+    one, other = (
+        OneSession(main=calls_then_answers(), toolbox=tools),
+        OneSession(main=calls_then_answers(), toolbox=tools),
+    )
+    await one.say("Go.")
+    definition = one.given[0].tools.definitions[0]
+    before = dict(definition.parameters)
+    cast(dict[str, Any], definition.parameters)["additionalProperties"] = "rewritten"
+    await other.say("Go.")
+    untouched = other.given[0].tools.definitions[0]
+    assert untouched.parameters == before
 
 
 def test_no_tool_is_offered_unless_the_settings_say_so() -> None:

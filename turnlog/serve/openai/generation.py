@@ -35,7 +35,10 @@ def _number(value: Any, name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise bad_request("invalid_type", f"{name} must be a number", name)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise bad_request("invalid_value", f"{name} is too large", name) from None
 
 
 def _whole(value: Any, name: str) -> int | None:

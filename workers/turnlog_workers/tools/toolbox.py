@@ -6,6 +6,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
@@ -213,7 +214,10 @@ class TurnToolbox:
     def definitions(self) -> Sequence[ToolDefinition]:
         """What to tell the model."""
         own = (tool.definition for name, tool in self._tools.items() if name not in self._client)
-        return (*own, *self._client.values())
+        # A copy: a runner may rewrite a schema for its provider, and the tool is every turn's.
+        return tuple(
+            replace(each, parameters=deepcopy(dict(each.parameters))) for each in (*own, *self._client.values())
+        )
 
     def declared(self, calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
         """The calls, those of our tools as idempotent as these are declared, those of the client marked as its own."""

@@ -67,7 +67,8 @@ def test_a_bar_is_told_and_judged() -> None:
     assert NEEDS_BUILD in lines[3]
     assert list(missed(known, ["takeover", "idle"])) == ["takeover: decode_ratio is 1.51, and must be ≤ 1.5 ×"]
     assert not list(missed(known, ["idle"]))
-    assert {bar.case for bar in BARS} == {"channel", "long-session", "takeover", "rebuild", "idle", "steady"}
+    cases = {"analysts", "channel", "long-session", "takeover", "rebuild", "idle", "steady"}
+    assert {bar.case for bar in BARS} == cases
 
 
 def test_a_chart_has_a_bar_for_each_figure() -> None:

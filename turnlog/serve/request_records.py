@@ -51,15 +51,19 @@ class ReplyBounds:
 
 
 class RequestRecords:
-    """Reads single records. One consumer, used by one at a time: a look-up is a round trip or two."""
+    """Reads single records, and asks where they are.
+
+    One consumer reads, for one at a time, as it has one assignment. Another one asks, for any number at once: when a
+    gateway dies all of its streams come to another one, and each has to be looked up before it goes on.
+    """
 
     def __init__(self, settings: Settings, client_id: str, partitions: int) -> None:
         self._partitions = partitions
         self._settings = settings
-        self._client_id = client_id
         self._codec = RequestCodec()
-        self._lock = asyncio.Lock()
-        self._consumer: AIOKafkaConsumer | None = None
+        self._reading = asyncio.Lock()
+        self._reader = _Consumer(settings, client_id, shared=False)
+        self._asker = _Consumer(settings, f"{client_id}-bounds", shared=True)
 
     async def request(self, turn: TurnRef) -> TurnRequest | None:
         """The request of a turn; ``None`` where there is no chat request of that session (any more)."""
@@ -92,17 +96,16 @@ class RequestRecords:
         tp = TopicPartition(self._settings.topics.replies, partition)
 
         async def look(consumer: AIOKafkaConsumer) -> ReplyBounds:
-            first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
-            found = (await consumer.offsets_for_times({tp: max(0, at_ms)})).get(tp)
+            (first, end), times = await asyncio.gather(
+                _bounds(consumer, tp), consumer.offsets_for_times({tp: max(0, at_ms)})
+            )
+            found = times.get(tp)
             return ReplyBounds(first=first, end=end, start=end if found is None else found.offset)
 
-        return await self._with_consumer(look)
+        return await self._asker.use(look)
 
     async def _record(self, tp: TopicPartition, offset: int) -> Any:
         async def look(consumer: AIOKafkaConsumer) -> Any:
-            first, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
-            if not first <= offset < end:
-                return None
             consumer.assign([tp])
             consumer.seek(tp, offset)
             try:
@@ -112,41 +115,75 @@ class RequestRecords:
             records = found.get(tp) or []
             return records[0] if records and records[0].offset == offset else None
 
-        return await self._with_consumer(look)
-
-    async def _with_consumer(self, look: Callable[[AIOKafkaConsumer], Awaitable[T]]) -> T:
-        async with self._lock:
-            try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    consumer = self._consumer or await self._connect()
-                    return await look(consumer)
-            except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
-                await self._forget()
-                log.warning("a request cannot be looked up: %s", type(error).__name__)
-                raise unavailable("Kafka does not answer; try again") from error
-            except BaseException:
-                await self._forget()  # in the middle of something: its assignment is not ours
-                raise
-
-    async def _connect(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            **client_options(self._settings, self._client_id),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            max_partition_fetch_bytes=64 * 1024,  # a larger record comes all the same
-        )
-        self._consumer = consumer
-        await consumer.start()
-        return consumer
-
-    async def _forget(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await stop_quietly(consumer)
+        first, end = await self._asker.use(lambda consumer: _bounds(consumer, tp))
+        if not first <= offset < end:
+            return None
+        async with self._reading:
+            return await self._reader.use(look)
 
     async def aclose(self) -> None:
         """Disconnect."""
-        async with self._lock:
-            await self._forget()
+        await self._reader.aclose()
+        await self._asker.aclose()
+
+
+async def _bounds(consumer: AIOKafkaConsumer, tp: TopicPartition) -> tuple[int, int]:
+    first, end = await asyncio.gather(consumer.beginning_offsets([tp]), consumer.end_offsets([tp]))
+    return first[tp], end[tp]
+
+
+class _Consumer:
+    """A consumer that is connected when it is first used, and anew after whatever went wrong."""
+
+    def __init__(self, settings: Settings, client_id: str, *, shared: bool) -> None:
+        """``shared``: it is used by many at a time, so who gives up leaves it to the others."""
+        self._settings = settings
+        self._client_id = client_id
+        self._shared = shared
+        self._connecting = asyncio.Lock()
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def use(self, look: Callable[[AIOKafkaConsumer], Awaitable[T]]) -> T:
+        """What ``look`` finds with it. Raises 503."""
+        used: AIOKafkaConsumer | None = None
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                used = await self._connected()
+                return await look(used)
+        except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
+            await self._forget(used)
+            log.warning("a request cannot be looked up: %s", type(error).__name__)
+            raise unavailable("Kafka does not answer; try again") from error
+        except BaseException:
+            if not self._shared:
+                await self._forget(used)  # in the middle of something: its assignment is not ours
+            raise
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        async with self._connecting:
+            if self._consumer is None:
+                consumer = AIOKafkaConsumer(
+                    **client_options(self._settings, self._client_id),
+                    group_id=None,
+                    enable_auto_commit=False,
+                    auto_offset_reset="none",
+                    max_partition_fetch_bytes=64 * 1024,  # a larger record comes all the same
+                )
+                try:
+                    await consumer.start()
+                except BaseException:
+                    await stop_quietly(consumer)
+                    raise
+                self._consumer = consumer
+            return self._consumer
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        await self._forget(self._consumer)
+
+    async def _forget(self, consumer: AIOKafkaConsumer | None) -> None:
+        """It is connected anew when it is used again. Somebody else may have done so."""
+        if consumer is not None and consumer is self._consumer:
+            self._consumer = None
+            with contextlib.suppress(asyncio.CancelledError):
+                await stop_quietly(consumer)

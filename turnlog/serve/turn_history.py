@@ -157,7 +157,6 @@ def _end(row: Mapping[str, Any], stored: Sequence[fr.MessageStored]) -> fr.Frame
         input_tokens=row["input_tokens"] or 0,
         output_tokens=row["output_tokens"] or 0,
         model_calls=row["model_calls"] or 0,
-        last_input_tokens=row["last_input_tokens"] or 0,
     )
     text = _last_text(stored)
     match row["status"]:

@@ -20,8 +20,9 @@ from turnlog_streams.lookups import NOTHING, Found, RowsInMemory
 from turnlog_streams.policy import Policy
 from turnlog_streams.reply import Reply
 from turnlog_streams.reply_frames import replies_to
-from turnlog_streams.session.decide import decide, session_needs
+from turnlog_streams.session.decide import decide
 from turnlog_streams.session.membership import refuses
+from turnlog_streams.session.needs import session_needs
 from turnlog_streams.session.state import Session, evolve
 
 Stream = tuple[str, str]  #: kind and id

@@ -35,6 +35,7 @@ class Chat:
     tools: tuple[ClientTool, ...] = ()  #: that the sender runs, beside those of the worker; of this turn
     tool_outputs: tuple[ToolOutput, ...] = ()  #: of all calls that the session waits for
     after_turn: str | None = None  #: refused unless it comes directly behind this turn; empty: behind none
+    name: str | None = None  #: of who says it, where several people speak: 1-64 of A-Z a-z 0-9 _ -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +74,14 @@ class GetHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactHistory:
-    """Summarise the messages before the kept tail; they stay readable. Answered with the summary."""
+    """Summarise the messages before the kept tail; they stay readable. Answered with the summary.
+
+    Whoever has a summary brings it, both fields together: then no model is asked.
+    """
 
     instructions: str | None = None  #: what the summary must take care of
+    summary: str | None = None  #: that is brought
+    to_seq: int | None = None  #: the last message (its message_seq) that it stands for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

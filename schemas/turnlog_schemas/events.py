@@ -99,6 +99,7 @@ class TurnAccepted:
     params: GenerationParams | None = None  #: as the request asked
     tools: tuple[ClientTool, ...] = ()  #: that the sender runs
     opened: bool = False  #: it made the session
+    name: str | None = None  #: of who says it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,7 @@ class ToolOutputsAccepted:
     params: GenerationParams | None = None
     tools: tuple[ClientTool, ...] = ()
     opened: bool = False
+    name: str | None = None  #: of who says what is beside them
 
 
 @direct_init
@@ -306,7 +308,7 @@ class HistoryCompacted:
     to_seq: int  #: both ends inclusive
     summary: str
     history_seq: int  #: the session's highest message_seq when the run read it
-    method: str  #: ``model`` or ``truncation`` (no model read the messages)
+    method: str  #: ``model``, ``truncation`` (no model read the messages) or ``given`` (the request brought it)
     trigger: str  #: ``automatic`` or ``manual``
     model: str | None = None  #: that wrote it
     tokens_before: int = 0  #: of the prompt that the history makes (estimated)

@@ -12,6 +12,7 @@ from turnlog_schemas.commands import (
     SESSION_COMMANDS,
     ArchiveSession,
     Chat,
+    CompactHistory,
     Forwarded,
     ForwardReceipt,
     HideTurn,
@@ -26,8 +27,8 @@ from turnlog_schemas.parts import INITIAL_ROLES, ClientTool, ContentPart, Initia
 from turnlog_schemas.type_names import snake
 
 _ID = re.compile(ID_PATTERN)
-#: What every provider takes as a tool's name.
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: What every provider takes as a tool's name, or as that of who speaks.
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def check_ids(header: RequestHeader) -> None:
@@ -65,6 +66,8 @@ def check_command(header: RequestHeader, command: Any) -> None:
         raise InvalidCommandError("invalid_command", f"{name}: channel is missing", header)
     if isinstance(command, Chat):
         _check_chat(header, command)
+    if isinstance(command, CompactHistory) and (wrong := _wrong_summary(command)) is not None:
+        raise InvalidCommandError("invalid_command", f"compact_history: {wrong}", header)
     if isinstance(command, HideTurn) and (command.turn_id is None) == (command.of_request is None):
         raise InvalidCommandError("invalid_command", "hide_turn: either turn_id or of_request", header)
     if isinstance(command, Forwarded | ForwardReceipt) and not _ID.fullmatch(command.source_id):
@@ -86,11 +89,36 @@ def _check_chat(header: RequestHeader, chat: Chat) -> None:
         raise InvalidCommandError("invalid_command", f"chat: on_busy is one of {', '.join(ON_BUSY)}", header)
     if (chat.content or not chat.tool_outputs) and (found := wrong_content(chat.content)) is not None:
         raise InvalidCommandError(found[0], f"chat: {found[1]}", header)
+    if chat.name is not None and (wrong := _wrong_name(chat)) is not None:
+        raise InvalidCommandError("invalid_command", f"chat: {wrong}", header)
     channel = chat.new_session.channel if chat.new_session else None
     if channel is not None and not _ID.fullmatch(channel):
         raise InvalidCommandError("invalid_command", "chat: new_session.channel is not a valid id", header)
     if chat.tools and (wrong := _wrong_tools(chat.tools)) is not None:
         raise InvalidCommandError("invalid_command", f"chat: {wrong}", header)
+
+
+def is_name(text: str) -> bool:
+    """Can a user message have it as its ``name``?"""
+    return _NAME.fullmatch(text) is not None
+
+
+def _wrong_name(chat: Chat) -> str | None:
+    if not is_name(chat.name or ""):
+        return f"name: {(chat.name or '')[:64]!r} is no name (1 to 64 of A-Z a-z 0-9 _ -)"
+    return None if chat.content else "name: there is no message of the user that could have it"
+
+
+def _wrong_summary(command: CompactHistory) -> str | None:
+    if command.summary is None and command.to_seq is None:
+        return None
+    if command.summary is None or command.to_seq is None:
+        return "summary and to_seq go together"
+    if command.instructions is not None:
+        return "instructions are for a model, which is not asked for a summary that is there"
+    if not command.summary.strip():
+        return "summary: the text is empty"
+    return None if command.to_seq >= 1 else "to_seq: messages are counted from 1"
 
 
 def _wrong_parts(content: Sequence[ContentPart]) -> str | None:
@@ -100,7 +128,7 @@ def _wrong_parts(content: Sequence[ContentPart]) -> str | None:
 def _wrong_tools(tools: Sequence[ClientTool]) -> str | None:
     names: set[str] = set()
     for tool in tools:
-        if not _TOOL_NAME.fullmatch(tool.name):
+        if not _NAME.fullmatch(tool.name):
             return f"tools: {tool.name[:64]!r} is no name of a tool (1 to 64 of A-Z a-z 0-9 _ -)"
         if tool.name in names:
             return f"tools: {tool.name!r} is there twice"

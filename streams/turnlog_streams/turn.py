@@ -57,6 +57,7 @@ class Turn:
     spent: Usage = NO_USAGE  #: what its attempts have cost, as far as the log has it
     tools: tuple[ClientTool, ...] = ()  #: that its sender runs
     outputs: tuple[ToolOutput, ...] = ()  #: that it begins with; none any more once it has started
+    name: str | None = None  #: of who says it
     results_first: int = 0  #: messages of tools at its beginning: those outputs, or what closed the calls before it
 
     def inputs_in(self, messages: Sequence[_Message]) -> int:

@@ -18,7 +18,7 @@ from turnlog_streams.facts import Fact
 from turnlog_streams.folding.fold import FoldError, StreamName, StreamState, evolve_stream, waits
 from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_streams.session.decide import answer_needs, known_answer
+from turnlog_streams.session.needs import answer_needs, known_answer
 from turnlog_streams.session.state import Session
 from turnlog_workers.store.memory_store import MemoryStores
 from turnlog_workers.store.partition_store import StoreDirectory

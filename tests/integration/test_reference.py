@@ -295,6 +295,9 @@ OPERATIONS: dict[str, Operation] = {
     "compact the history": COMPACT,
     "compact a history whose summary says it all": Operation(before=compacted, verb=COMPACT.verb),
     "compact a short history": Operation(before=chatted, verb=COMPACT.verb),
+    "bring a summary of the history": Operation(
+        before=chatted, verb=lambda scene: scene.client.compact(scene.session_id, summary="They met.", to_seq=1)
+    ),
     "compact the history when the model fails": Operation(before=to_be_compacted, verb=compact_in_vain),
     "create": CREATE,
     "create beside an active session": Operation(before=created, verb=CREATE.verb),
@@ -316,7 +319,7 @@ FAILS = {"HistoryCompactionFailed"}  #: terminal frames whose commands end with 
 
 def on_the_command_line(row: Row, scene: Scene, stack: Deployment) -> None:
     """Run the row's command line, its capitals filled in."""
-    values = {"SESSION": scene.session_id, "CHANNEL": scene.name, "TURN": scene.turn_id, "TEXT": "Hi"}
+    values = {"SESSION": scene.session_id, "CHANNEL": scene.name, "TURN": scene.turn_id, "TEXT": "Hi", "NUMBER": "1"}
     values["CALL=TEXT"] = f"{scene.call_id}=42"
     words = [values.get(word, word) for word in shlex.split(row.command_line)]
     assert words.pop(0) == "turnlog"
@@ -470,6 +473,10 @@ PROVOKED: dict[tuple[str, str], tuple[Step, Step]] = {
     ("CompactHistory", "not_found"): (nothing, lambda scene: scene.client.compact(scene.session_id)),
     ("CompactHistory", "archived"): (archived, lambda scene: scene.client.compact(scene.session_id)),
     ("CompactHistory", "busy"): (nothing, compact_busy),
+    ("CompactHistory", "wrong_range"): (
+        chatted,
+        lambda scene: scene.client.compact(scene.session_id, summary="They met.", to_seq=2),
+    ),
     ("CompactHistory", "conflict"): (nothing, compact_conflict),
     ("CreateSession", "exists"): (
         created,

@@ -37,8 +37,8 @@ from turnlog_streams.session.commands import (
     RequestHistoryCompaction,
     SkipHistoryCompaction,
 )
-from turnlog_streams.session.decide import known_answer
 from turnlog_streams.session.history_compactions import MAX_OWED_RUNS
+from turnlog_streams.session.needs import known_answer
 
 POLICY = Policy(max_queued_turns=2)
 CHANNELS = st.sampled_from(["a", "a", "b"])

@@ -31,8 +31,9 @@ from turnlog_streams.session.commands import (
     SessionCommand,
     SkipHistoryCompaction,
 )
-from turnlog_streams.session.decide import decide, known_answer, session_needs
+from turnlog_streams.session.decide import decide
 from turnlog_streams.session.history_compactions import MAX_OWED_RUNS
+from turnlog_streams.session.needs import known_answer, session_needs
 from turnlog_streams.session.state import Session, evolve
 from turnlog_streams.turn import Answer
 

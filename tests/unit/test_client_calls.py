@@ -22,7 +22,8 @@ from turnlog_streams.lookups import Found, Lookup
 from turnlog_streams.policy import Policy
 from turnlog_streams.reply_frames import replies_to, reply_again
 from turnlog_streams.session.commands import Hide
-from turnlog_streams.session.decide import decide, session_needs
+from turnlog_streams.session.decide import decide
+from turnlog_streams.session.needs import session_needs
 from turnlog_streams.session.state import KEPT_ANSWERS, Session, evolve
 from turnlog_streams.turn import INTERRUPTED_TEXT, AwaitedCall
 

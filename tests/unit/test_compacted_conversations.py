@@ -7,7 +7,8 @@ import pytest
 
 from tests.histories import SAMPLE
 from tests.one_session import LIMITS, SMALL, OneSession
-from turnlog.feed.conversations import Conversation, compare, read_conversations
+from turnlog.feed.comparison import compare
+from turnlog.feed.conversations import Conversation, read_conversations
 from turnlog_schemas import events as ev
 from turnlog_schemas.parts import NewSession, content_text
 from turnlog_streams.history.compaction import HistoryCompactionPolicy

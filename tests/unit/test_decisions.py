@@ -22,7 +22,7 @@ from turnlog_schemas.parts import ContentPart, NewSession, ReplyAddress, ToolCal
 from turnlog_streams.answers import conflict_key
 from turnlog_streams.facts import Fact
 from turnlog_streams.policy import Policy
-from turnlog_streams.session.decide import known_answer
+from turnlog_streams.session.needs import known_answer
 from turnlog_streams.session.title import auto_title
 from turnlog_streams.turn import INTERRUPTED_TEXT, Answer, without_result
 

@@ -19,7 +19,8 @@ from turnlog.errors import MissingExtraError, UsageError
 from turnlog.export.files import Format, export_files
 from turnlog.export.lake import export_to_lake
 from turnlog.export.source import SnapshotIsOlderError
-from turnlog.feed.conversations import compare, read_conversations
+from turnlog.feed.comparison import compare
+from turnlog.feed.conversations import read_conversations
 from turnlog.snapshot.history import Histories
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,7 +27,8 @@ from turnlog.errors import (
     TurnTimedOutError,
     UsageError,
 )
-from turnlog.feed.conversations import Conversation, compare, read_conversations
+from turnlog.feed.comparison import compare
+from turnlog.feed.conversations import Conversation, read_conversations
 from turnlog.feed.feeding import Feed
 from turnlog.feed.plan import FeedOptions, FeedPlan, FeedProgress, plan_feed
 from turnlog.feed.verification import verify
@@ -116,7 +117,7 @@ def test_ids_may_be_numbers_lines_may_be_empty_and_the_digest_is_of_the_bytes(tm
 
 
 def test_keys_that_no_history_keeps_are_told(tmp_path: Path) -> None:
-    user = {**USER, "name": "Ann", "refusal": None}
+    user = {**USER, "name": "Ann B.", "refusal": None}
     answer = {"role": "assistant", "content": "x", "refusal": None, "audio": {"id": "1"}}
     assert read_conversations(written(tmp_path, talk("a", user, answer))).not_stored == ("audio", "name")
 
@@ -211,7 +212,7 @@ def test_a_session_begins_with_what_stands_before_the_first_question(tmp_path: P
 
 
 def test_what_is_not_stored_is_said_by_line_and_bad_lines_are_left_out_when_asked(tmp_path: Path) -> None:
-    odd = {"messages": [{**USER, "name": "Ann"}, {**ANSWER, "weight": 0}], "tools": [], "parallel_tool_calls": False}
+    odd = {"messages": [{**USER, "name": "Ann B."}, {**ANSWER, "weight": 0}], "tools": [], "parallel_tool_calls": False}
     path = written(tmp_path, talk("a", USER), odd, talk("b"), "{")
     with pytest.raises(UsageError, match=r"line 3: .*no user message; line 4: Invalid JSON.*--skip feeds the others"):
         read_conversations(path)
@@ -358,6 +359,7 @@ class Responder:
         *,
         request_id: str,
         new_session: NewSession | None,
+        name: str | None,
         timeout_s: float,
         resend_after_s: float,
     ) -> ChatTurn:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.files import ALLOWED, FILE, TAKES_FILES
 from tests.given import chat, given
-from turnlog.feed.conversations import compare, read_conversations
+from turnlog.feed.comparison import compare
+from turnlog.feed.conversations import read_conversations
 from turnlog.terminal.transcript import in_words
 from turnlog_schemas import events as ev
 from turnlog_schemas.files import file_name, reference_text, shown_text, wrong_content, wrong_part

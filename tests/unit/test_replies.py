@@ -14,7 +14,7 @@ from turnlog_streams.history.messages import HistoryMessage, final_text, history
 from turnlog_streams.policy import Policy
 from turnlog_streams.reply import Reply
 from turnlog_streams.reply_frames import replies_to, reply_again, shortened
-from turnlog_streams.session.decide import known_answer
+from turnlog_streams.session.needs import known_answer
 from turnlog_streams.session.state import Session, evolve
 from turnlog_streams.turn import Answer
 

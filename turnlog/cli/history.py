@@ -110,6 +110,18 @@ def compact(
             "--instructions", metavar="TEXT", help="What the summary must pay attention to.", show_default=False
         ),
     ] = None,
+    summary: Annotated[
+        str | None,
+        typer.Option(
+            "--summary", metavar="TEXT", help="A summary that you have: no model is asked.", show_default=False
+        ),
+    ] = None,
+    to_seq: Annotated[
+        int | None,
+        typer.Option(
+            "--to-seq", metavar="NUMBER", min=1, help="The last message that --summary covers.", show_default=False
+        ),
+    ] = None,
     request_id: RequestId = None,
     timeout_s: TimeoutS = 900.0,
     json: Json = False,
@@ -127,7 +139,12 @@ def compact(
     done = ask_once(
         settings,
         lambda client: client.compact(
-            session_id, instructions=instructions, request_id=request_id, timeout_s=timeout_s
+            session_id,
+            instructions=instructions,
+            summary=summary,
+            to_seq=to_seq,
+            request_id=request_id,
+            timeout_s=timeout_s,
         ),
     )
     if json:

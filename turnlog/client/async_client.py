@@ -114,13 +114,14 @@ class Client(SessionVerbs):
         tools: Sequence[ClientTool] = (),
         tool_outputs: Sequence[ToolOutput] = (),
         after_turn: str | None = None,
+        name: str | None = None,
         reply_to: str | None = None,
         metadata: Mapping[str, str] | None = None,
         traceparent: str | None = None,
     ) -> SentRequest:
         """Send a user message and return as soon as the broker has it; nobody waits for the answer here.
 
-        ``tools``, ``tool_outputs`` and ``after_turn``: as for :meth:`chat`.
+        ``tools``, ``tool_outputs``, ``after_turn`` and ``name``: as for :meth:`chat`.
 
         ``request_id`` is the idempotency key (absent: a new one): the same id and message again is the same turn.
         Raises :class:`UsageError` for an id that no request can have, :class:`RequestRefusedError` (too long) and
@@ -136,6 +137,7 @@ class Client(SessionVerbs):
                 tools=tuple(tools),
                 tool_outputs=tuple(tool_outputs),
                 after_turn=after_turn,
+                name=name,
             ),
             session_id=session_id,
             request_id=request_id,
@@ -164,6 +166,7 @@ class Client(SessionVerbs):
         tools: Sequence[ClientTool] = (),
         tool_outputs: Sequence[ToolOutput] = (),
         after_turn: str | None = None,
+        name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         traceparent: str | None = None,
         timeout_s: float = 900.0,
@@ -181,6 +184,7 @@ class Client(SessionVerbs):
         ``pending_calls`` are the ``tool_outputs`` of the next chat, whose ``content`` may then be empty.
 
         ``after_turn``: only directly behind this turn (empty: as the first one), else refused with ``not_newest``.
+        ``name``: of who says it, where several people speak (1 to 64 of ``A-Z a-z 0-9 _ -``): models are told.
         """
         request = self._connection.prepare(
             Chat(
@@ -192,6 +196,7 @@ class Client(SessionVerbs):
                 tools=tuple(tools),
                 tool_outputs=tuple(tool_outputs),
                 after_turn=after_turn,
+                name=name,
             ),
             session_id=session_id,
             request_id=request_id,

@@ -168,6 +168,8 @@ class SessionVerbs:
         session_id: str,
         *,
         instructions: str | None = None,
+        summary: str | None = None,
+        to_seq: int | None = None,
         request_id: str | None = None,
         timeout_s: float = COMPACT_TIMEOUT_S,
         resend_after_s: float = 15.0,
@@ -175,12 +177,16 @@ class SessionVerbs:
         """Have a model summarise the messages before the kept tail. They stay readable; models see the summary.
 
         ``instructions``: what the summary must take care of. It begins when the running turn has ended, and may then
-        take two minutes. Where the newest summary says it all, that one is returned, not ``changed``. Raises
+        take two minutes. Where the newest summary says it all, that one is returned, not ``changed``.
+
+        ``summary`` and ``to_seq``: you have a summary, of the messages up to that number. No model is asked then, and
+        nothing waited for: :class:`SessionBusyError` while a turn is open, code ``wrong_range`` where it cannot end
+        there. Raises
         :class:`HistoryCompactionFailedError` when no summary can be had, :class:`SessionNotFoundError`,
         :class:`SessionArchivedError`, and :class:`SessionBusyError` when too many such requests wait.
         """
         reply = await self._connection.ask(
-            cmd.CompactHistory(instructions=instructions),
+            cmd.CompactHistory(instructions=instructions, summary=summary, to_seq=to_seq),
             fr.HistoryCompacted | fr.HistoryCompactionFailed,
             session_id=session_id,
             request_id=request_id,

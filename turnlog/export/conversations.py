@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from turnlog.snapshot.history import shown_histories
+from turnlog.snapshot.history import Histories, shown_histories
 from turnlog_schemas.parts import FILE_REF, ContentPart, is_plain_text
 from turnlog_workers.runners.recordings import Message
 
@@ -28,7 +28,7 @@ def write_conversations(connection: duckdb.DuckDBPyConnection, day: str, path: P
     with path.open("wb") as file:
         while some := list(islice(waiting, _SESSIONS_AT_A_TIME)):
             histories = shown_histories(connection, some)
-            summaries = _summaries(connection, some)
+            summaries = _summaries(connection, some, histories)
             for session_id in some:
                 messages = histories.messages(session_id)
                 if not messages:
@@ -93,7 +93,10 @@ def _part(part: ContentPart) -> dict[str, Any]:
     return {"type": FILE_REF, **{name: value for name, value in named.items() if value is not None}}
 
 
-def _summaries(connection: duckdb.DuckDBPyConnection, session_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
+def _summaries(
+    connection: duckdb.DuckDBPyConnection, session_ids: list[str], histories: Histories
+) -> dict[str, list[dict[str, Any]]]:
+    """What each stands for is counted among the messages that are exported: hidden ones are not."""
     rows = connection.execute(
         "SELECT session_id, from_seq, to_seq, method, summary FROM snapshot.main.history_compactions "
         "WHERE status = 'compacted' AND session_id IN (SELECT unnest(?)) ORDER BY partition, log_offset",
@@ -101,6 +104,10 @@ def _summaries(connection: duckdb.DuckDBPyConnection, session_ids: list[str]) ->
     ).fetchall()
     out: dict[str, list[dict[str, Any]]] = {}
     for session_id, from_seq, to_seq, method, summary in rows:
-        found = {"from_seq": from_seq, "to_seq": to_seq, "method": method, "summary": summary}
+        last = histories.position(session_id, to_seq)
+        if not last:
+            continue
+        first = histories.position(session_id, from_seq - 1) + 1
+        found = {"from_seq": first, "to_seq": last, "method": method, "summary": summary}
         out.setdefault(session_id, []).append(found)
     return out

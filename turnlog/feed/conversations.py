@@ -1,31 +1,38 @@
-"""Files of conversations, one a line (in the OpenAI chat format, or one that becomes it), and whether a stored history
-equals one.
+"""Files of conversations, one a line: in the OpenAI chat format, or one that becomes it.
 
 Real recordings are not tidy: content may be ``null`` or ``""`` (not the same), tool-call ids repeat, arguments need not
 be JSON, and a turn may have no assistant message. All of that must come back as it is.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import from_json
 
 from turnlog.errors import NotFoundError, UsageError
 from turnlog_schemas.commands import ID_PATTERN
-from turnlog_schemas.files import reference_text, shown_text, wrong_part
-from turnlog_schemas.parts import TEXT, ContentPart, ToolCall, content_text, is_plain_text
+from turnlog_schemas.files import shown_text, wrong_part
+from turnlog_schemas.parts import TEXT, ContentPart, ToolCall, content_text
+from turnlog_schemas.request_checks import is_name
 from turnlog_workers.runners.conversation_forms import UnknownFormError, as_openai, conversation_id
 from turnlog_workers.runners.recordings import Message
 
 SESSION_PREFIX = "feed-"
-_SHOWN_CHARACTERS = 160
 _SHOWN_LINES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Of the messages up to one, which are all there; messages count from 1, without the system message."""
+
+    from_seq: int
+    to_seq: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +44,7 @@ class Conversation:
     instructions: str | None
     messages: tuple[Message, ...]  #: without the system messages at the start
     title: str | None = None
+    summaries: tuple[Summary, ...] = ()  #: each reaches further than the one before
 
     @property
     def session_id(self) -> str:
@@ -72,20 +80,6 @@ class ConversationFile:
     not_stored: tuple[str, ...] = ()  #: keys with a value that no history keeps
     not_stored_lines: tuple[str, ...] = ()  #: the same by line: ``line 3: messages[1].name, tools``
     left_out: tuple[str, ...] = ()  #: lines that cannot be fed, and why; only if that was asked for
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mismatch:
-    """One difference between a recording and a stored history."""
-
-    conversation_id: str
-    session_id: str
-    where: str  #: ``message 3, tool_calls[0].arguments``; messages count from 1, without the system message
-    recorded: str
-    stored: str
-
-    def __str__(self) -> str:
-        return f"session {self.session_id}, {self.where}: recorded {self.recorded}, stored {self.stored}"
 
 
 class _Model(BaseModel):
@@ -135,17 +129,25 @@ class _Message(_Model):
     name: str | None = None
 
 
+class _HistoryCompaction(_Model):
+    from_seq: int = 1
+    to_seq: int
+    method: str | None = None
+    summary: str
+
+
 class _Line(_Model):
     messages: list[_Message]
     title: str | None = None
+    history_compactions: list[_HistoryCompaction] | None = None
 
 
 class _ShapeError(ValueError):
     """What is wrong with a conversation."""
 
 
-def read_conversations(path: Path, *, skip: bool = False) -> ConversationFile:
-    """Read and check a whole file. Blocks. ``skip`` leaves out what cannot be fed.
+def read_conversations(path: Path, *, skip: bool = False, summaries: bool = True) -> ConversationFile:
+    """Read and check a whole file. Blocks. ``skip`` leaves out what cannot be fed, no ``summaries`` those of histories.
 
     Raises :class:`NotFoundError` for a file that cannot be read, :class:`UsageError` with file, line and what is wrong.
     """
@@ -161,7 +163,7 @@ def read_conversations(path: Path, *, skip: bool = False) -> ConversationFile:
         if not line.strip():
             continue
         try:
-            conversation, dropped = _conversation(line, number)
+            conversation, dropped = _conversation(line, number, summaries=summaries)
             earlier = conversations.setdefault(conversation.conversation_id, conversation)
             if earlier is not conversation:
                 raise _ShapeError(f"the id {conversation.conversation_id!r} is that of line {earlier.line} too")
@@ -194,7 +196,7 @@ def _all_wrong(path: Path, data: bytes, wrong: list[str]) -> str:
     return f"{path}, {'; '.join(wrong[:_SHOWN_LINES])}{more}{hint}"
 
 
-def _conversation(line: bytes, number: int) -> tuple[Conversation, list[str]]:
+def _conversation(line: bytes, number: int, *, summaries: bool) -> tuple[Conversation, list[str]]:
     """And the places of what no history keeps."""
     parsed, found_id = _parsed(line, number)
     if not re.fullmatch(ID_PATTERN, SESSION_PREFIX + found_id):
@@ -206,14 +208,37 @@ def _conversation(line: bytes, number: int) -> tuple[Conversation, list[str]]:
     first = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
     said = [content_text(_content(message)) or "" for message in messages[:first]]
     _check_order(messages[first:], first=first)
+    said_messages = tuple(_message(message) for message in messages[first:])
+    kept, left = _summaries(parsed.history_compactions or () if summaries else (), said_messages)
+    if not summaries and parsed.history_compactions:
+        left = ["history_compactions"]
     conversation = Conversation(
         conversation_id=found_id,
         line=number,
         instructions=said[0] if len(said) == 1 else "\n\n".join(filter(None, said)) or None,
-        messages=tuple(_message(message) for message in messages[first:]),
+        messages=said_messages,
         title=parsed.title or None,
+        summaries=kept,
     )
-    return conversation, list(_dropped(parsed))
+    return conversation, [*_dropped(parsed), *left]
+
+
+def _summaries(
+    found: Sequence[_HistoryCompaction], messages: Sequence[Message]
+) -> tuple[tuple[Summary, ...], list[str]]:
+    """Those that a session can take, one for each end, and the places of the others."""
+    kept: dict[int, Summary] = {}
+    left: list[str] = []
+    for at, made in enumerate(found):
+        place = f"history_compactions[{at}]"
+        fits = made.from_seq == 1 <= made.to_seq < len(messages) and messages[made.to_seq].role != "tool"
+        newer = [other.to_seq for other in found[at + 1 :] if other.to_seq <= made.to_seq]
+        if not fits or newer or not made.summary.strip():
+            left.append(place)
+            continue
+        left += _extra(made, f"{place}.")
+        kept[made.to_seq] = Summary(from_seq=1, to_seq=made.to_seq, text=made.summary)
+    return tuple(kept.values()), left
 
 
 def _parsed(line: bytes, number: int) -> tuple[_Line, str]:
@@ -241,13 +266,18 @@ def _dropped(line: _Line) -> Iterator[str]:
     for at, message in enumerate(line.messages):
         where = f"messages[{at}]."
         yield from _extra(message, where)
-        if message.role in ("user", "system") and message.name is not None:
+        if message.name is not None and not _keeps_name(message):
             yield f"{where}name"
         for number, call in enumerate(message.tool_calls or ()):
             yield from _extra(call, f"{where}tool_calls[{number}].")
             yield from _extra(call.function, f"{where}tool_calls[{number}].function.")
         for number, part in enumerate(message.content if isinstance(message.content, list) else ()):
             yield from _extra(part, f"{where}content[{number}].")
+
+
+def _keeps_name(message: _Message) -> bool:
+    """A user's is part of a request, which takes it only in its form; instructions have none."""
+    return message.role != "system" and (message.role != "user" or is_name(message.name or ""))
 
 
 def _extra(model: BaseModel, where: str, but: tuple[str, ...] = ()) -> Iterator[str]:
@@ -298,85 +328,5 @@ def _message(message: _Message) -> Message:
             ToolCall(call_id=call.id, name=call.function.name, arguments=call.function.arguments) for call in calls
         ),
         tool_call_id=message.tool_call_id,
-        name=None if message.role == "user" else message.name,
+        name=message.name if _keeps_name(message) else None,
     )
-
-
-# ---- comparison
-
-
-def compare(
-    conversation: Conversation,
-    instructions: str | None,
-    history: Sequence[Message] | None,
-    *,
-    users_only: bool = False,
-    title: str | None = None,
-) -> list[Mismatch]:
-    """The differences of a stored history (``None``: no such session), in order; ``[]`` when it is the recording.
-
-    ``users_only`` looks at the user's messages alone: for a session whose model says something else. ``title`` is the
-    stored one; it counts if the recording has one.
-    """
-    out: list[Mismatch] = []
-
-    def differ(where: str, recorded: Any, stored: Any) -> None:
-        out.append(
-            Mismatch(
-                conversation_id=conversation.conversation_id,
-                session_id=conversation.session_id,
-                where=where,
-                recorded=recorded,
-                stored=stored,
-            )
-        )
-
-    if history is None:
-        differ("the session", "it is", "no such session")
-        return out
-    if instructions != conversation.instructions:
-        differ("instructions", _shown(conversation.instructions), _shown(instructions))
-    if conversation.title is not None and title != conversation.title:
-        differ("title", _shown(conversation.title), _shown(title))
-    recorded, stored = list(conversation.messages), list(history)
-    if users_only:
-        recorded, stored = ([m for m in messages if m.role == "user"] for messages in (recorded, stored))
-    for number, (expected, found) in enumerate(zip(recorded, stored, strict=False), start=1):
-        for field, left, right in _differences(expected, found):
-            differ(f"message {number}, {field}", _shown(left), _shown(right))
-    for number in range(len(stored) + 1, len(recorded) + 1):
-        differ(f"message {number}", f"a message of role {recorded[number - 1].role!r}", "nothing")
-    for number in range(len(recorded) + 1, len(stored) + 1):
-        differ(f"message {number}", "nothing", f"a message of role {stored[number - 1].role!r}")
-    return out
-
-
-def _differences(recorded: Message, stored: Message) -> list[tuple[str, Any, Any]]:
-    pairs: list[tuple[str, Any, Any]] = [
-        ("role", recorded.role, stored.role),
-        ("content", _comparable(recorded.content), _comparable(stored.content)),
-        ("tool_call_id", recorded.tool_call_id, stored.tool_call_id),
-        ("name", recorded.name, stored.name),
-        ("number of tool_calls", len(recorded.tool_calls), len(stored.tool_calls)),
-    ]
-    for position, (left, right) in enumerate(zip(recorded.tool_calls, stored.tool_calls, strict=False)):
-        pairs += [
-            (f"tool_calls[{position}].id", left.call_id, right.call_id),
-            (f"tool_calls[{position}].name", left.name, right.name),
-            (f"tool_calls[{position}].arguments", left.arguments, right.arguments),
-        ]
-    return [pair for pair in pairs if pair[1] != pair[2]]
-
-
-def _comparable(content: tuple[ContentPart, ...] | None) -> str | list[str | None] | None:
-    """A plain text as such, several parts as a list; ``null`` is neither."""
-    if content is None:
-        return None
-    if len(content) == 1 and is_plain_text(content[0]):
-        return content[0].text
-    return [part.text if is_plain_text(part) else f"{reference_text(part)} {part}" for part in content]
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"

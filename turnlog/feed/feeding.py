@@ -19,7 +19,7 @@ from turnlog.errors import (
 )
 from turnlog.feed.conversations import Conversation
 from turnlog.feed.plan import CONFLICT, EndedTurn, FeedPlan, FeedProgress, FeedReport, OnProgress
-from turnlog_schemas.parts import ContentPart, InitialMessage, NewSession
+from turnlog_schemas.parts import InitialMessage, NewSession
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.extras import require
 from turnlog_workers.runners.recordings import Message
@@ -52,6 +52,7 @@ class Feed:
 
     def __init__(self, plan: FeedPlan, client: Client, on_progress: OnProgress) -> None:
         self.ended: set[tuple[str, str]] = set()  #: (session id, request id) of turns seen to their end
+        self.summarised: set[tuple[str, str]] = set()  #: the same of summaries that were taken
         self.report = FeedReport(
             conversations=len(plan.file.conversations),
             turns=sum(len(conversation.user_messages) for conversation in plan.file.conversations),
@@ -127,7 +128,8 @@ class Feed:
     async def _conversation(self, conversation: Conversation) -> None:
         for number, user in enumerate(conversation.user_messages, start=1):
             try:
-                await self._turn(conversation, number, user.content or ())
+                await self._turn(conversation, number, user)
+                await self._summaries(conversation, number)
             except RequestRefusedError as error:
                 self._refused.append(_refusal(conversation, number, error))
                 return  # what follows would not be the recording
@@ -135,7 +137,7 @@ class Feed:
                 self._progress_at = time.monotonic()
             self.tell("feeding")
 
-    async def _turn(self, conversation: Conversation, number: int, content: tuple[ContentPart, ...]) -> None:
+    async def _turn(self, conversation: Conversation, number: int, user: Message) -> None:
         """One turn to its terminal frame. A broker that went away is waited for, up to the stall limit."""
         request_id = self._plan.request_id(conversation, number)
         new_session = None
@@ -144,13 +146,15 @@ class Feed:
                 title=conversation.title,
                 instructions=conversation.instructions,
                 model=self._plan.model(conversation),
+                history_max_tokens=-1 if conversation.summaries else None,  # it has its own
                 messages=tuple(map(_opening, conversation.opening)),
             )
         self._running[conversation.session_id] = f"turn {number}: nothing heard"
         while True:
             turn = self._client.chat(
                 conversation.session_id,
-                content,
+                user.content or (),
+                name=user.name,
                 request_id=request_id,
                 new_session=new_session,
                 timeout_s=_TURN_TIMEOUT_S,
@@ -180,6 +184,33 @@ class Feed:
                     reason=finished.reason,
                 )
             )
+
+    async def _summaries(self, conversation: Conversation, number: int) -> None:
+        """Those that stand for messages before the last one of a turn, once it has ended."""
+        stored = len(conversation.opening) + sum(map(len, conversation.turns[:number]))
+        before = stored - len(conversation.turns[number - 1]) if number > 1 else 0
+        for summary in conversation.summaries:
+            if not before <= summary.to_seq < stored:
+                continue
+            request_id = self._plan.summary_id(conversation, summary.to_seq)
+            self._running[conversation.session_id] = f"summary up to message {summary.to_seq}: nothing heard"
+            while True:
+                try:
+                    await self._client.compact(
+                        conversation.session_id,
+                        summary=summary.text,
+                        to_seq=summary.to_seq,
+                        request_id=request_id,
+                        timeout_s=_TURN_TIMEOUT_S,
+                        resend_after_s=self._plan.options.resend_after_s,
+                    )
+                    break
+                except BrokerUnreachableError as error:
+                    if self._client.failure is not None:
+                        raise
+                    log.warning("session %s, a summary: %s", conversation.session_id, error)
+                    await asyncio.sleep(_RECONNECT_PAUSE_S)
+            self.summarised.add((conversation.session_id, request_id))
 
 
 def _opening(message: Message) -> InitialMessage:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from turnlog.errors import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, UsageError
-from turnlog.feed.conversations import Conversation, ConversationFile, Mismatch, read_conversations
+from turnlog.feed.comparison import Mismatch
+from turnlog.feed.conversations import Conversation, ConversationFile, read_conversations
 
 _RECORDED = "recorded:"
 CONFLICT = "conflict"  #: code of a refusal: this request was made before, in another way
@@ -53,6 +54,10 @@ class FeedPlan:
     def request_id(self, conversation: Conversation, number: int) -> str:
         """The id of the request with the conversation's user message ``number`` (from 1)."""
         return f"feed-{self.file.digest[:32]}-{conversation.conversation_id}-{number}"
+
+    def summary_id(self, conversation: Conversation, to_seq: int) -> str:
+        """The id of the request with the conversation's summary up to a message."""
+        return f"feed-{self.file.digest[:32]}-{conversation.conversation_id}-summary-{to_seq}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,4 +172,5 @@ def plan_feed(path: Path, options: FeedOptions) -> FeedPlan:
         raise UsageError("--delta-ms: milliseconds, 0 or more")
     if options.concurrency < 1:
         raise UsageError("at least one session must be fed at a time")
-    return FeedPlan(file=read_conversations(path, skip=options.skip), options=options)
+    recorded = model is None or model.startswith(_RECORDED)  # else a summary would be of what another model said
+    return FeedPlan(file=read_conversations(path, skip=options.skip, summaries=recorded), options=options)

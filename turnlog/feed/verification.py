@@ -8,10 +8,11 @@ from pathlib import Path
 import duckdb
 
 from turnlog.errors import SnapshotBehindError
-from turnlog.feed.conversations import Mismatch, compare
+from turnlog.feed.comparison import Mismatch, compare
+from turnlog.feed.conversations import Summary
 from turnlog.feed.feeding import Feed
 from turnlog.feed.plan import CONFLICT, FeedPlan, FeedReport
-from turnlog.snapshot.history import Histories, ended_turns
+from turnlog.snapshot.history import Histories, ended_turns, stored_summaries
 
 _SNAPSHOT_POLL_S = 0.25
 _SHOWN_DETAILS = 3
@@ -44,17 +45,21 @@ async def verify(plan: FeedPlan, feed: Feed, snapshot: Path) -> FeedReport:
 
 async def _until_published(snapshot: Path, sessions: list[str], feed: Feed, timeout_s: float) -> None:
     """``timeout_s`` is for a snapshot that stands still: many turns may be on their way into it."""
-    wanted, least = feed.ended, len(feed.ended) + 1
+    wanted = feed.ended | feed.summarised
+    least = len(wanted) + 1
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             missing = wanted - await asyncio.to_thread(ended_turns, snapshot, sessions)
+            if missing & feed.summarised:
+                missing -= {tuple(row[:2]) for row in await asyncio.to_thread(stored_summaries, snapshot, sessions)}
             if not missing:
                 return
             if len(missing) < least:
                 least, deadline = len(missing), time.monotonic() + timeout_s
             example = " ".join(min(missing))
-            state = f"{len(missing)} of the {len(wanted)} turns that ended are not in it yet, such as {example}"
+            what = "turns that ended and summaries" if feed.summarised else "turns that ended"
+            state = f"{len(missing)} of the {len(wanted)} {what} are not in it yet, such as {example}"
         except duckdb.Error as error:  # not published yet, or it has no tables yet
             state = str(error)
         if time.monotonic() >= deadline:
@@ -80,10 +85,22 @@ def _what_was_fed(report: FeedReport) -> str:
 def _compare_all(plan: FeedPlan, snapshot: Path, sessions: list[str]) -> list[Mismatch]:
     histories = Histories(snapshot, sessions)
     out: list[Mismatch] = []
+    summaries: dict[str, list[Summary]] = {}
+    if any(conversation.summaries for conversation in plan.file.conversations):
+        for session_id, _, from_seq, to_seq, text in stored_summaries(snapshot, sessions):
+            made = Summary(from_seq=from_seq, to_seq=to_seq, text=text)
+            summaries.setdefault(session_id, []).append(made)
     for conversation in plan.file.conversations:
         session_id = conversation.session_id
         instructions = histories.instructions.get(session_id)
         history = histories.messages(session_id)
         title = histories.titles.get(session_id)
-        out += compare(conversation, instructions, history, users_only=not plan.is_recorded, title=title)
+        out += compare(
+            conversation,
+            instructions,
+            history,
+            users_only=not plan.is_recorded,
+            title=title,
+            summaries=summaries.get(session_id, ()),
+        )
     return out

@@ -1,6 +1,7 @@
 """What the published snapshot says of turns and histories. All of it blocks: call it in a thread."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,16 @@ def ended_turns(path: Path, session_ids: Sequence[str]) -> set[tuple[str, str]]:
     return {(session_id, request_id) for session_id, request_id in rows}
 
 
+def stored_summaries(path: Path, session_ids: Sequence[str]) -> list[tuple[str, str | None, int, int, str]]:
+    """Session id, request id, from_seq, to_seq and text, in order. Raises ``duckdb.Error``."""
+    with _opened(path) as connection:
+        return connection.execute(
+            "SELECT session_id, request_id, from_seq, to_seq, summary FROM history_compactions "
+            "WHERE status = 'compacted' AND session_id IN (SELECT unnest(?)) ORDER BY partition, log_offset",
+            [list(session_ids)],
+        ).fetchall()
+
+
 class Histories:
     """Instructions and messages of some sessions, as one state of the snapshot has them."""
 
@@ -75,7 +86,9 @@ class Histories:
         self.instructions: dict[str, str | None] = {session_id: text for session_id, text, _ in sessions}
         self.titles: dict[str, str] = {session_id: title for session_id, _, title in sessions}
         self._messages: dict[str, list[Message]] = {session_id: [] for session_id in self.instructions}
+        self._seqs: dict[str, list[int]] = {session_id: [] for session_id in self.instructions}
         for session_id, seq, role, content, parts, tool_call_id, name in messages:
+            self._seqs[session_id].append(seq)
             self._messages[session_id].append(
                 Message(
                     role=role,
@@ -89,6 +102,10 @@ class Histories:
     def messages(self, session_id: str) -> list[Message] | None:
         """The session's messages in order; ``None``: the snapshot does not have the session."""
         return self._messages.get(session_id)
+
+    def position(self, session_id: str, message_seq: int) -> int:
+        """How many of these messages come up to that one of the session."""
+        return bisect_right(self._seqs.get(session_id, ()), message_seq)
 
 
 def shown_histories(connection: duckdb.DuckDBPyConnection, session_ids: Sequence[str]) -> Histories:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from turnlog_schemas import events as ev
 from turnlog_streams.history.tokens import PromptMeasure
-from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, HistorySummary
+from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, GIVEN, HistorySummary
 from turnlog_streams.turn import CompactedAnswer
 
 DEFAULT_MAX_TOKENS = 80_000
@@ -82,7 +82,7 @@ class HistoryCompactionState:
     """What decisions know of the runs of a session."""
 
     summary: HistorySummary | None = None  #: the newest: what views show
-    base: HistorySummary | None = None  #: the newest that a model made: what the next one builds on
+    base: HistorySummary | None = None  #: the newest by somebody who read the messages: what the next one builds on
     attempted_seq: int = 0  #: the session's highest message_seq when the last run ended, well or not
     failures: int = 0  #: automatic runs in a row without a model's summary
 
@@ -106,12 +106,12 @@ class HistoryCompactionState:
         """A recorded summary takes the place of the one that it contains."""
         if not self.takes(summary):
             return self
-        by_model = summary.method == BY_MODEL
+        read = summary.method != BY_TRUNCATION
         return HistoryCompactionState(
             summary=summary,
-            base=summary if by_model else self.base,
+            base=summary if read else self.base,
             attempted_seq=max(self.attempted_seq, summary.history_seq),
-            failures=0 if by_model else self.failures,
+            failures=0 if read else self.failures,
         )
 
     def after_failure(self, history_seq: int, trigger: str) -> "HistoryCompactionState":
@@ -146,14 +146,15 @@ def history_compaction_id(session_id: str, from_seq: int, to_seq: int, settings:
 
 
 def compacted_answer(event: ev.HistoryCompacted) -> CompactedAnswer:
-    """What whoever asked for it is told."""
+    """What whoever asked for it is told. The sizes of the prompt are nobody's who brought the summary."""
+    is_given = event.method == GIVEN
     return CompactedAnswer(
         summary=event.summary,
         from_seq=event.from_seq,
         to_seq=event.to_seq,
         changed=True,
-        tokens_before=event.tokens_before,
-        tokens_after=event.tokens_after,
+        tokens_before=None if is_given else event.tokens_before,
+        tokens_after=None if is_given else event.tokens_after,
         usage=event.usage,
     )
 

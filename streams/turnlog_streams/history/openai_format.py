@@ -23,6 +23,7 @@ def openai_messages(
     The summary goes as a ``system`` message with a frame around it, so that nobody takes it for words of the user. A
     missing content is the empty text where the format has no null. A question that no answer followed (its turn failed)
     and the next one become one message, with a blank line in between: some providers refuse two of the user in a row.
+    The name of who said a question goes with it, unless it joins one of somebody else.
 
     A file is a line of text. With ``files`` the content of a message with files is a list: ``{"type": "text", …}``, and
     ``{"type": "file_ref", "part": …, "turn_id": …}`` for whoever puts in what the format has for a file.
@@ -36,6 +37,8 @@ def openai_messages(
             shown["content"] = _parts(message)
         if rendered and shown["role"] == rendered[-1]["role"] == "user":
             rendered[-1]["content"] = _joined(rendered[-1]["content"], shown["content"])
+            if rendered[-1].get("name") != shown.get("name"):
+                rendered[-1].pop("name", None)  # what two people said is nobody's
         else:
             rendered.append(shown)
     return rendered
@@ -65,7 +68,8 @@ def _rendered(message: HistoryMessage) -> dict[str, Any]:
     if message.role == "tool":
         return {"role": "tool", "tool_call_id": message.tool_call_id or "", "content": text or ""}
     if not message.tool_calls:
-        return {"role": message.role, "content": text or ""}
+        named = {"name": message.name} if message.role == "user" and message.name else {}
+        return {"role": message.role, "content": text or "", **named}
     calls = [
         {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in message.tool_calls

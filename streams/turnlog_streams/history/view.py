@@ -16,6 +16,7 @@ from turnlog_streams.turn import INTERRUPTED_TEXT
 SUMMARY_ROLE = "summary"
 BY_MODEL = "model"
 BY_TRUNCATION = "truncation"
+GIVEN = "given"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class HistorySummary:
     to_seq: int  #: both ends inclusive
     text: str
     history_seq: int  #: the highest message_seq of the session when it was recorded
-    method: str = BY_MODEL  #: or ``truncation``: no model read the messages
+    method: str = BY_MODEL  #: or ``truncation``: no model read the messages; or ``given``: its request brought it
 
     def covers(self, message_seq: int) -> bool:
         """Does it stand for this message?"""

@@ -38,7 +38,7 @@ class CompactionRow(NamedTuple):
     to_seq: int | None = None  #: both ends inclusive
     summary: str | None = None
     history_seq: int | None = None  #: the session's highest message_seq when the run read it
-    method: str | None = None  #: ``model`` or ``truncation``
+    method: str | None = None  #: ``model``, ``truncation`` or ``given``
     model: str | None = None
     code: str | None = None
     reason: str | None = None

@@ -108,12 +108,14 @@ class FailAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHistoryCompaction:
-    """Somebody wants the history summarised."""
+    """Somebody wants the history summarised, or brings a summary: up to the message ``to_seq``."""
 
     request_id: str
     command_hash: str
     instructions: str | None
     reply: ReplyAddress
+    summary: str | None = None
+    to_seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

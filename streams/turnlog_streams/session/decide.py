@@ -13,8 +13,8 @@ from turnlog_schemas.generation import GenerationParams, merged
 from turnlog_schemas.limits import utf8_bytes
 from turnlog_schemas.parts import NO_USAGE, Usage, files_of
 from turnlog_streams.facts import Fact
-from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt, source_key
-from turnlog_streams.lookups import NOTHING, Found, Lookup
+from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
+from turnlog_streams.lookups import NOTHING, Found
 from turnlog_streams.policy import Policy
 from turnlog_streams.refusals import Refuse, conflict, refusal
 from turnlog_streams.session.client_calls import results_first, wrong_outputs
@@ -35,7 +35,7 @@ from turnlog_streams.session.commands import (
     TitleSession,
 )
 from turnlog_streams.session.ending import cancel_all, cancellation, closed_calls
-from turnlog_streams.session.hiding import hide, hiding_needs
+from turnlog_streams.session.hiding import hide
 from turnlog_streams.session.history_compactions import (
     fail_history_compaction,
     record_history_compaction,
@@ -50,12 +50,13 @@ from turnlog_streams.session.membership import (
     receive_forward,
     receive_receipt,
 )
+from turnlog_streams.session.needs import is_used, known_answer
 from turnlog_streams.session.state import Session, evolve
-from turnlog_streams.turn import Answer, Turn
+from turnlog_streams.turn import Turn
 
 
 def decide(session: Session, command: SessionCommand, policy: Policy, found: Found = NOTHING) -> list[Fact]:
-    """The events that a command leads to. ``found`` must have all that :func:`session_needs` asks for."""
+    """The events that a command leads to. ``found`` must have all that ``needs.session_needs`` asks for."""
     match command:
         case AcceptChat():
             return _accept_chat(session, command, policy, found)
@@ -82,7 +83,7 @@ def decide(session: Session, command: SessionCommand, policy: Policy, found: Fou
         case RequestHistoryCompaction():
             known = known_answer(session, command.request_id, command.command_hash, found)
             used = is_used(session, command.request_id, found)
-            return [] if known is not None else request_history_compaction(session, command, policy, used=used)
+            return [] if known is not None else request_history_compaction(session, command, policy, found, used=used)
         case RecordHistoryCompaction():
             return record_history_compaction(session, command)
         case FailHistoryCompaction():
@@ -95,43 +96,6 @@ def decide(session: Session, command: SessionCommand, policy: Policy, found: Fou
             return [Fact(event=ev.SessionTitled(title=command.title, model=command.model, usage=command.usage))]
         case _:
             assert_never(command)
-
-
-def session_needs(session: Session, command: SessionCommand, found: Found = NOTHING) -> Lookup | None:
-    """The rows that deciding a command, and answering it, depends on; ``None``: everything is known."""
-    match command:
-        case AcceptChat() | Refuse() | Cancel() | Archive() | RequestHistoryCompaction():
-            return answer_needs(session, command.request_id, command.command_hash, found)
-        case Hide():
-            needs = answer_needs(session, command.request_id, command.command_hash, found)
-            return needs or hiding_needs(session, command, found)
-        case ReceiveForward():
-            marks = session.marks.unknown(source_key(command.source_kind, command.source_id), found.marks)
-            return Lookup(marks=marks) if marks else None
-        case _:
-            return None
-
-
-def answer_needs(session: Session, request_id: str, command_hash: str, found: Found = NOTHING) -> Lookup | None:
-    """The rows that giving the answer of a request again depends on."""
-    keys = session.answers.unknown(request_id, command_hash, found.answers)
-    if keys:
-        return Lookup(answers=keys)
-    answer = known_answer(session, request_id, command_hash, found)
-    if answer is None or not 0 < answer.answer_seq <= session.history_compaction.covered_to:
-        return None
-    text = (answer.answer_seq - 1, 1)  # it may not be held any more
-    return None if text in found.messages else Lookup(messages=text)
-
-
-def known_answer(session: Session, request_id: str, command_hash: str, found: Found = NOTHING) -> Answer | None:
-    """What became of this very request before; ``None`` when it is new, or conflicts for the first time."""
-    return session.answers.of_request(request_id, command_hash, found.answers)
-
-
-def is_used(session: Session, request_id: str, found: Found) -> bool:
-    """Has a request of this id been answered, or has its turn been accepted, whatever it was?"""
-    return session.answers.find(request_id, found.answers) is not None
 
 
 def _accept_chat(session: Session, command: AcceptChat, policy: Policy, found: Found) -> list[Fact]:
@@ -172,6 +136,7 @@ def _accepted(command: AcceptChat, *, opened: bool) -> ev.TurnAccepted | ev.Tool
             params=chat.params,
             tools=chat.tools,
             opened=opened,
+            name=chat.name,
         )
     return ev.ToolOutputsAccepted(
         request_id=command.request_id,
@@ -183,6 +148,7 @@ def _accepted(command: AcceptChat, *, opened: bool) -> ev.TurnAccepted | ev.Tool
         params=chat.params,
         tools=chat.tools,
         opened=opened,
+        name=chat.name,
     )
 
 
@@ -252,7 +218,7 @@ def _start(
     entering = results_first(session, outputs) if session.awaited else []
     if said.content:
         seq = session.messages + len(entering) + 1
-        entering.append(ev.MessageStored(message_seq=seq, role="user", content=said.content))
+        entering.append(ev.MessageStored(message_seq=seq, role="user", content=said.content, name=said.name))
     started = ev.TurnStarted(model=model, cause="first", params=params)
     return [
         Fact(event=started, turn_id=turn_id, attempt=1),

@@ -257,6 +257,7 @@ def _accepted(session: Session, turn_id: str, event: ev.TurnAccepted | ev.ToolOu
         reply=reply,
         tools=event.tools,
         outputs=event.outputs if isinstance(event, ev.ToolOutputsAccepted) else (),
+        name=event.name,
     )
     return changed(
         session,

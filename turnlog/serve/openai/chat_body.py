@@ -19,6 +19,7 @@ from turnlog.serve.openai.said import (
 )
 from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import ClientTool, InitialMessage, ToolCall
+from turnlog_schemas.request_checks import is_name
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
@@ -90,7 +91,13 @@ def _message(message: Any, where: str) -> InitialMessage:
         content=parts or (None if role == "assistant" else ()),
         tool_calls=tuple(_calls(message.get("tool_calls"), where)) if role == "assistant" else (),
         tool_call_id=call_id,
+        name=_name(message.get("name")) if role == "user" else None,
     )
+
+
+def _name(value: Any) -> str | None:
+    """Of who speaks, where it is one; the field was never said to matter, so any other is passed over."""
+    return value if isinstance(value, str) and is_name(value) else None
 
 
 def _calls(value: Any, where: str) -> list[ToolCall]:

@@ -162,6 +162,7 @@ def _opening(asked: ChatRequest, named: _Named | None) -> Chat:
         params=asked.params,
         tools=asked.tools,
         tool_outputs=said.outputs,
+        name=said.opening_name,
         after_turn="" if named is not None and _compares(asked, named) else None,
     )
 
@@ -178,5 +179,6 @@ def _next(asked: ChatRequest, history: Sequence[HistoryEntry], named: _Named) ->
         params=asked.params,
         tools=asked.tools,
         tool_outputs=asked.said.outputs,
+        name=asked.said.name,
         after_turn=(history[-1].turn_id if history else "") if _compares(asked, named) else None,
     )

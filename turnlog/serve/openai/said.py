@@ -40,9 +40,25 @@ class Said:
         return self.content if self.outputs else joined(self.users[-1:])
 
     @property
+    def opening_name(self) -> str | None:
+        """Who says :attr:`opening_content`."""
+        return self.name if self.outputs else one_name(self.users[-1:])
+
+    @property
+    def name(self) -> str | None:
+        """Who says :attr:`content`, if it is one."""
+        return one_name(self.users)
+
+    @property
     def content(self) -> tuple[ContentPart, ...]:
         """The turn's message in a session that is there: all that the user said since the model did."""
         return joined(self.users)
+
+
+def one_name(messages: Sequence[InitialMessage]) -> str | None:
+    """The name that all of them have."""
+    names = {message.name for message in messages}
+    return names.pop() if len(names) == 1 else None
 
 
 def joined(messages: Sequence[InitialMessage]) -> tuple[ContentPart, ...]:

@@ -92,6 +92,7 @@ class TurnBody(Body):
     after_turn: Annotated[
         str | None, Field(description="Only directly behind this turn, else 409 `not_newest`; empty: as the first one.")
     ] = None
+    name: Annotated[str | None, Field(description="Of who says it, where several people speak.")] = None
 
 
 async def _send(call: Call, query: NoQuery, body: TurnBody) -> TurnBegun:
@@ -103,6 +104,7 @@ async def _send(call: Call, query: NoQuery, body: TurnBody) -> TurnBegun:
         params=body.params.params() if body.params is not None else None,
         new_session=body.new_session.new_session(call.caller) if body.new_session is not None else None,
         after_turn=body.after_turn,
+        name=body.name,
     )
     key = call.request.headers.get("idempotency-key")
     request_id = body.request_id or (f"http-{digest(call.caller.name, key)}" if key else None)
@@ -143,11 +145,19 @@ class CompactBody(Body):
     """How."""
 
     instructions: Annotated[str | None, Field(description="What the summary must take care of.")] = None
+    summary: Annotated[str | None, Field(description="One that you have, with `to_seq`: no model is asked.")] = None
+    to_seq: Annotated[int | None, Field(description="The last message that `summary` covers.")] = None
     request_id: RequestId = None
 
 
 async def _compact(call: Call, query: NoQuery, body: CompactBody) -> HistoryCompaction:
-    compacting = call.gateway.client.compact(call.session(), instructions=body.instructions, request_id=body.request_id)
+    compacting = call.gateway.client.compact(
+        call.session(),
+        instructions=body.instructions,
+        summary=body.summary,
+        to_seq=body.to_seq,
+        request_id=body.request_id,
+    )
     return await call.unless_gone(compacting)
 
 

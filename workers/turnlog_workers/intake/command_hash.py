@@ -7,7 +7,7 @@ from typing import Any
 from turnlog_schemas.mapping import to_dict
 
 _LATER_IN_PARTS = ("uri", "media_type", "sha256", "bytes")
-_LATER_VALUES = ("params", "after_turn")
+_LATER_VALUES = ("params", "after_turn", "name", "summary", "to_seq")
 _LATER_LISTS = ("tools", "tool_outputs", "messages")
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 

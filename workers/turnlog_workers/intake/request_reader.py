@@ -275,12 +275,7 @@ class RequestReader:
                     reply=address,
                 )
             case CompactHistory():
-                return RequestHistoryCompaction(
-                    request_id=request_id,
-                    command_hash=command_hash(command),
-                    instructions=command.instructions,
-                    reply=address,
-                )
+                return _compacting(command, request_id, address)
             case ArchiveSession() if header.channel is None:
                 return Archive(request_id=request_id, command_hash=command_hash(command), reply=address)
             case CreateSession() | ResolveSession() | RotateSession() | ArchiveSession():
@@ -313,6 +308,17 @@ class RequestReader:
                 raise UnknownReplyTopicError(wanted)
             return None, f"reply topic {wanted[:200]!r} does not exist"
         return wanted, None
+
+
+def _compacting(command: CompactHistory, request_id: str, address: ReplyAddress) -> RequestHistoryCompaction:
+    return RequestHistoryCompaction(
+        request_id=request_id,
+        command_hash=command_hash(command),
+        instructions=command.instructions,
+        reply=address,
+        summary=command.summary,
+        to_seq=command.to_seq,
+    )
 
 
 def _forward(command: Forwarded) -> ReceiveForward:

@@ -281,7 +281,7 @@ _HISTORY_COMPACTIONS = View(
         column("to_seq", "last message that it stands for", _RUN),
         column("summary", "the summary", _RUN),
         column("history_seq", "newest message when the run read the history", _RUN),
-        column("method", "model or truncation", _RUN),
+        column("method", "model, truncation, or given: its request brought it", _RUN),
         column("model", "model that wrote it; NULL: none", _RUN),
         column("code", "why it failed, a word", _RUN),
         column("reason", "the same for people", _RUN),

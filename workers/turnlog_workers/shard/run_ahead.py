@@ -12,6 +12,7 @@ from turnlog_schemas.direct_init import direct_init
 from turnlog_schemas.events import (
     PARTITION,
     EventHeader,
+    HistoryCompacted,
     HistoryCompactionRequested,
     RequestDeadLettered,
     RequestsLost,
@@ -22,6 +23,7 @@ from turnlog_schemas.parts import ReplyAddress
 from turnlog_streams.facts import Fact
 from turnlog_streams.folding.fold import StreamState
 from turnlog_streams.forwarding import Forward
+from turnlog_streams.history.view import GIVEN
 from turnlog_streams.lookups import NOTHING, Found, Written
 from turnlog_streams.policy import Policy
 from turnlog_streams.records import changed
@@ -51,6 +53,7 @@ class Effect:
     start: str | None = None  #: turn id
     cancel: str | None = None  #: turn id
     compact: OwedRun | None = None
+    reset: bool = False  #: a runner that knows the history as it was is of no use any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +299,8 @@ def _work(stream: SessionInMemory, facts: Sequence[Fact]) -> list[Effect]:
     started = [fact.turn_id for fact in facts if isinstance(fact.event, TurnStarted)]
     if started and session.running == started[-1]:
         effects.append(Effect(index=last, stream=stream, start=session.running))
+    if any(isinstance(fact.event, HistoryCompacted) and fact.event.method == GIVEN for fact in facts):
+        effects.append(Effect(index=last, stream=stream, reset=True))
     if facts and isinstance(facts[-1].event, HistoryCompactionRequested):
         effects.append(Effect(index=last, stream=stream, compact=session.owed_runs[-1]))
     return effects

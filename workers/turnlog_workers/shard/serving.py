@@ -324,6 +324,8 @@ class Serving:
             self._frames.send(effect.stream, effect.reply, offset=base + effect.index if effect.index >= 0 else None)
         if effect.start is not None and isinstance(effect.stream, SessionInMemory):
             self._start(effect.stream, effect.start)
+        if effect.reset and isinstance(effect.stream, SessionInMemory):
+            effect.stream.reset_runner()
         if effect.compact is not None and isinstance(effect.stream, SessionInMemory):
             self._actor(effect.stream).compact(effect.compact)
 

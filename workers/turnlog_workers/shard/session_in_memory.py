@@ -31,7 +31,8 @@ from turnlog_streams.session.commands import (
     RequestHistoryCompaction,
     SessionCommand,
 )
-from turnlog_streams.session.decide import answer_needs, decide, known_answer, session_needs
+from turnlog_streams.session.decide import decide
+from turnlog_streams.session.needs import answer_needs, known_answer, session_needs
 from turnlog_streams.session.state import Session, evolve
 from turnlog_streams.session.title import TitleTask, title_task
 from turnlog_workers.intake.request_reader import Query, StreamCommand

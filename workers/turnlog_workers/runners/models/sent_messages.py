@@ -54,6 +54,8 @@ def openai_request_messages(
             for part in message["content"]:
                 if part["type"] == TEXT:
                     part["text"] = clean(part["text"])
+        if "name" in message:  # of a history that came from elsewhere
+            message["name"] = _NOT_IN_NAMES.sub("_", message["name"])[:_MAX_NAME_CHARACTERS]
         for call in message.get("tool_calls", ()):
             function = call["function"]
             function["arguments"] = sendable_arguments(function["arguments"])

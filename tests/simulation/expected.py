@@ -13,7 +13,7 @@ from tests.simulation.worker import script_of
 from turnlog_schemas import events as ev
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.history.tokens import prompt_tokens, with_margin
-from turnlog_streams.history.view import BY_MODEL
+from turnlog_streams.history.view import BY_MODEL, GIVEN
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_workers.runners.playback import role_of
 from turnlog_workers.runners.script import plan_turn, with_client_calls
@@ -121,7 +121,8 @@ def check_history_compactions(history: History, deployment: HistoryCompactionPol
                     yield Anomaly(kind="summary of somebody else", where=where, text=text)
                 if payload.trigger == "automatic" and not bounds.automatic:
                     yield Anomaly(kind="unwanted history compaction", where=where, text=f"{bounds}")
-                yield from _still_too_long(where, payload, events[:index], bounds, instructions)
+                if payload.method != GIVEN:
+                    yield from _still_too_long(where, payload, events[:index], bounds, instructions)
 
 
 def _still_too_long(

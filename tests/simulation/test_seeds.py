@@ -40,6 +40,7 @@ def test_no_seed_leaves_an_anomaly() -> None:
     assert turns > 5 * len(SEEDS)
     assert fenced > len(SEEDS)
     assert min(runs["automatic"], runs["manual"], runs["truncation"], runs["skipped"]) > len(SEEDS) // 10, runs
+    assert runs["given"] > len(SEEDS) // 50, runs
     assert set(runs) >= SUMMARY_FAILURES, "the summary model failed in every way"
 
 

@@ -247,12 +247,14 @@ class Workload:
         return bounds
 
     def _add_compact(self, number: int, at_s: float, session_id: str) -> None:
-        """Somebody wants a history compacted, and asks again: the same, or something else under the same id."""
+        """Somebody wants a history compacted, or has a summary; asks again, or for something else under the same id."""
         rng = self._rng
         request_id = f"h{number}" if rng.random() < 0.8 else f"r{rng.randrange(number + 1)}"  # perhaps that of a chat
         commands: list[dict[str, object]] = [{"type": "compact_history"}]
         if rng.random() < 0.3:
             commands[0]["instructions"] = rng.choice(("Keep the numbers.", "Keep the names. " * 400))
+        elif int(at_s * 1000) % 3 == 0:
+            commands[0] |= {"summary": f"What was said before {number}.", "to_seq": 1 + number % 2}
         commands += [commands[0]] * rng.choice((0, 0, 1, 2))
         if rng.random() < 0.15:
             commands.append({"type": "compact_history", "instructions": f"Keep what was asked in {number}."})

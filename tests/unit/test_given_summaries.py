@@ -68,7 +68,7 @@ async def test_a_summary_that_is_brought_is_recorded_at_once_and_shown_to_models
         world.ask(given_summary, "given", session_id="s")
         frame = await world.answer("given", fr.HistoryCompacted)
         assert (frame.summary, frame.from_seq, frame.to_seq, frame.changed) == ("They asked twice.", 1, 4, True)
-        assert (frame.tokens_before, frame.tokens_after, frame.usage) == (None, None, Usage())
+        assert (frame.tokens_before, frame.tokens_after, frame.usage) == (0, 0, Usage())
         (made,) = world.log.of(ev.HistoryCompacted)
         assert (made.method, made.trigger, made.model, made.history_seq) == ("given", "manual", None, 6)
         assert len(world.made) == models

@@ -160,7 +160,7 @@ def _outcome(done: "HistoryCompaction") -> str:
     if not done.to_seq:
         return "nothing to compact: there are no messages before those that stay word for word"
     tokens = ""
-    if done.tokens_before is not None and done.tokens_after is not None:
+    if done.tokens_before and done.tokens_after is not None:  # 0: the summary was brought, nobody counted
         tokens = f"; about {done.tokens_before} tokens became {done.tokens_after}"
     covers = f"this summary covers messages {done.from_seq} to {done.to_seq}"
     return f"{covers}{tokens}" if done.changed else f"{covers}, and already existed: nothing to add"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from turnlog_schemas import events as ev
 from turnlog_streams.history.tokens import PromptMeasure
-from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, GIVEN, HistorySummary
+from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, HistorySummary
 from turnlog_streams.turn import CompactedAnswer
 
 DEFAULT_MAX_TOKENS = 80_000
@@ -146,15 +146,14 @@ def history_compaction_id(session_id: str, from_seq: int, to_seq: int, settings:
 
 
 def compacted_answer(event: ev.HistoryCompacted) -> CompactedAnswer:
-    """What whoever asked for it is told. The sizes of the prompt are nobody's who brought the summary."""
-    is_given = event.method == GIVEN
+    """What whoever asked for it is told."""
     return CompactedAnswer(
         summary=event.summary,
         from_seq=event.from_seq,
         to_seq=event.to_seq,
         changed=True,
-        tokens_before=None if is_given else event.tokens_before,
-        tokens_after=None if is_given else event.tokens_after,
+        tokens_before=event.tokens_before,
+        tokens_after=event.tokens_after,
         usage=event.usage,
     )
 

@@ -86,6 +86,9 @@ def send(
         str | None,
         typer.Option("--channel", help="If this message creates the session: its channel.", show_default=False),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Who says it, of several people.", show_default=False)
+    ] = None,
     tools: Tools = None,
     tool_outputs: ToolOutputs = None,
     request_id: RequestId = None,
@@ -107,6 +110,7 @@ def send(
     asked: dict[str, Any] = {"request_id": request_id, "model": model, "on_busy": on_busy.value, "new_session": new}
     asked["params"] = params_of(temperature, max_tokens, stop, model_setting)
     content = content_of(text or "", files_of(file))
+    asked["name"] = name
     asked["tools"] = tools_of(tools)
     asked["tool_outputs"] = outputs_of(tool_outputs or [])
     if wait:

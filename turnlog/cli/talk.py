@@ -110,9 +110,7 @@ def send(
     asked: dict[str, Any] = {"request_id": request_id, "model": model, "on_busy": on_busy.value, "new_session": new}
     asked["params"] = params_of(temperature, max_tokens, stop, model_setting)
     content = content_of(text or "", files_of(file))
-    asked["name"] = name
-    asked["tools"] = tools_of(tools)
-    asked["tool_outputs"] = outputs_of(tool_outputs or [])
+    asked |= {"name": name, "tools": tools_of(tools), "tool_outputs": outputs_of(tool_outputs or [])}
     if wait:
         asyncio.run(_send_and_wait(settings, session_id, content, asked, timeout_s=timeout_s, json=json))
     else:

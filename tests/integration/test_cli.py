@@ -40,8 +40,9 @@ CONVERSATIONS = [
             },
             {"role": "tool", "tool_call_id": "c1", "name": "find", "content": "on its way"},
             {"role": "assistant", "content": "It is on its way."},
-            {"role": "user", "content": "Thanks"},
+            {"role": "user", "content": "Thanks", "name": "Ann"},
         ],
+        "history_compactions": [{"from_seq": 1, "to_seq": 3, "summary": "Order 7 is on its way."}],
     },
     {
         "id": "second",
@@ -288,6 +289,21 @@ def test_feed_proves_that_the_histories_are_the_recordings(serving: Deployment) 
     assert {"feed-first", "feed-second"} <= {session["session_id"] for session in listed}
     counted = serving.run_apart("sql", "SELECT count(*) AS n FROM messages WHERE session_id LIKE 'feed-%'", "--json")
     assert counted.document == [{"n": 7}]
+
+
+def test_a_session_goes_through_export_and_feed_as_it_was(serving: Deployment) -> None:
+    (serving.directory / "there.jsonl").write_text(json.dumps(CONVERSATIONS[0] | {"id": "there"}) + "\n")
+    assert serving.run("feed", "there.jsonl", "--verify").code == 0
+    assert serving.run_apart("export", str(serving.directory / "chats"), "--format", "openai").code == 0
+    files = (serving.directory / "chats").glob("conversations/*/current.jsonl")
+    lines = [json.loads(line) for file in files for line in file.open()]
+    (line,) = [line for line in lines if line["id"] == "feed-there"]
+    assert line["messages"] == CONVERSATIONS[0]["messages"]
+    given = {"from_seq": 1, "to_seq": 3, "method": "given", "summary": "Order 7 is on its way."}
+    assert line["history_compactions"] == [given]
+    (serving.directory / "back.jsonl").write_text(json.dumps(line) + "\n")
+    back = serving.run("feed", "back.jsonl", "--verify", "--json").document
+    assert [back[name] for name in ("verified", "mismatches", "not_stored_lines", "details")] == [True, 0, [], []]
 
 
 def test_a_session_of_a_channel(serving: Deployment) -> None:

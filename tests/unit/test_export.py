@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow.dataset
@@ -20,7 +21,7 @@ from turnlog.export.files import Format, export_files
 from turnlog.export.lake import export_to_lake
 from turnlog.export.source import SnapshotIsOlderError
 from turnlog.feed.comparison import compare
-from turnlog.feed.conversations import read_conversations
+from turnlog.feed.conversations import Summary, read_conversations
 from turnlog.snapshot.history import Histories
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,7 +150,11 @@ def test_conversations_are_what_feed_reads(tmp_path: Path) -> None:
     fed = read_conversations(path)
     assert [each.conversation_id for each in fed.conversations] == ["web-1"]
     stored = Histories(snapshot, ["web-1"])
-    assert compare(fed.conversations[0], None, stored.messages("web-1"), title="Where is order 17?") == []
+    whole: Any = {
+        "title": "Where is order 17?",
+        "summaries": [Summary(from_seq=1, to_seq=3, text="They ask for *order 17*.")],
+    }
+    assert compare(fed.conversations[0], None, stored.messages("web-1"), **whole) == []
     line = json.loads(path.read_text())
     assert line["history_compactions"][0]["summary"] == "They ask for *order 17*."
     with duckdb.connect(str(snapshot)) as connection:

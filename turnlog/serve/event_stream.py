@@ -1,4 +1,4 @@
-"""The response that every stream of events is: server-sent events, one whole event a write.
+"""The response that every stream of events is: server-sent events, whole ones in every write.
 
 Lines end in LF, an event's data is one line, and the content type has no charset: parsers are that strict.
 """

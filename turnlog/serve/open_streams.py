@@ -8,7 +8,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT = b": ping\n\n"  #: a comment: every client passes over it
 _LOOK_EVERY_S = 1.0
 
-#: Gives the connection one whole event; returns when it has room for more.
+#: Gives the connection whole events; returns when it has room for more.
 Put = Callable[[bytes], Awaitable[None]]
 
 
@@ -29,7 +29,7 @@ class OpenStream:
         self.task: asyncio.Task[None] | None = None
 
     async def write(self, chunk: bytes) -> None:
-        """One whole event. Returns when the connection has room for more."""
+        """Whole events. Returns when the connection has room for more."""
         self.sending = True
         self.sent_at = self._clock()
         try:

@@ -100,8 +100,8 @@ async def _stream(call: Call, chunks: ChatChunks, frames: Frames, goes: ChatDest
     try:
         async with contextlib.aclosing(frames):
             async for frame in frames:
-                for chunk in chunks.feed(frame):
-                    yield event(chunk)
+                if made := b"".join(map(event, chunks.feed(frame))):
+                    yield made
         if chunks.failed is not None:
             raise _failed(chunks)
     except HttpError as error:

@@ -93,15 +93,15 @@ async def _ended_response(mapping: ResponseEvents, frames: Frames) -> dict[str, 
 
 
 async def _stream(mapping: ResponseEvents, frames: Frames, after: int) -> AsyncIterator[bytes]:
-    """The events with a number above ``after``."""
+    """The events with a number above ``after``; those that one frame makes go out together."""
     number = after
     try:
         async with contextlib.aclosing(frames):
             async for frame in frames:
-                for each in mapping.feed(frame):
-                    if each["sequence_number"] > after:
-                        number = each["sequence_number"]
-                        yield event(each, name=each["type"])
+                made = [each for each in mapping.feed(frame) if each["sequence_number"] > after]
+                if made:
+                    number = made[-1]["sequence_number"]
+                    yield b"".join(event(each, name=each["type"]) for each in made)
     except HttpError as error:
         yield _error_event(error, number)
         return

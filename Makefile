@@ -17,7 +17,7 @@ PROCESSES ?= 4
 # our modules and the tests' again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test pictures clients check format bench faults http-faults export-faults rebuild-faults fuzz fuzz-runners model lock clean
+.PHONY: help setup demo test pictures clients check format bench bench-smoke faults http-faults export-faults rebuild-faults fuzz fuzz-runners model lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ check: $(READY) ## Lint, format, types and layers
 format: $(READY) ## Bring the code into the house's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-smoke: $(READY) ## Every case of the benchmark once, small
+	BENCH_SMOKE=all $(BIN)/python -m pytest tests/integration/test_bench_smoke.py
 
 bench: $(READY) ## Measure throughput and latency on this machine
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -99,7 +99,7 @@ class CompactedSession:
         assert before <= self.state.covered_to, "covered ranges grow"
         assert made.from_seq == 1
         task = summary_task(source, None, window_tokens=8_000, max_summary_tokens=made.max_summary_tokens)
-        assert task.parts
+        assert bool(task.parts) is bool(source), "whatever is shown is in the prompt"
         return made
 
     def _check(self, view: HistoryView) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,7 +131,8 @@ def claim(log: EventLog, incarnation: str) -> NewRecord:
 
 
 async def read(log: EventLog, partition: int, start: int, end: int) -> list[LoggedEvent]:
-    return [event async for batch in log.read(partition, start, end) for event in batch]
+    """Without the times: they are the broker's to tell, where there is one."""
+    return [replace(event, logged_at=-1) async for batch in log.read(partition, start, end) for event in batch]
 
 
 def as_read(partition: int, base: int, records: list[NewRecord]) -> list[LoggedEvent]:

@@ -158,7 +158,7 @@ def test_mutated_avro_gets_a_verdict(data: st.DataObject) -> None:
     verdict(data.draw(mutated(REQUESTS.encode(header, command))))
 
 
-@settings(max_examples=100)  # make fuzz: 100,000
+@settings(max_examples=50)  # make fuzz: 100,000
 @given(st.data())
 def test_our_reader_takes_only_what_the_library_reads_in_the_same_way(data: st.DataObject) -> None:
     family, header, payload = data.draw(any_record())
@@ -172,7 +172,7 @@ def test_our_reader_takes_only_what_the_library_reads_in_the_same_way(data: st.D
     assert repr(CODECS[family.name]._decode_with_library(record)) == repr(read)
 
 
-@settings(max_examples=250)
+@settings(max_examples=120)
 @given(st.data())
 def test_mutated_json_gets_a_verdict(data: st.DataObject) -> None:
     header, command = data.draw(of_family(COMMANDS))

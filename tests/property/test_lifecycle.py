@@ -377,5 +377,5 @@ class LifecycleMachine(RuleBasedStateMachine):
             assert set(ends) <= set(accepted)
 
 
-LifecycleMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+LifecycleMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 TestLifecycle = LifecycleMachine.TestCase

@@ -29,13 +29,13 @@ def check(data: bytes, start: int, end: int, aborted: tuple[tuple[int, int], ...
         expected = last + 1
 
 
-@settings(max_examples=2_000)
+@settings(max_examples=700)
 @given(data=st.binary(max_size=300), start=st.integers(0, 50), length=st.integers(1, 50))
 def test_random_bytes(data: bytes, start: int, length: int) -> None:
     check(data, start, start + length)
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=400)
 @given(
     groups=st.lists(st.lists(raws, min_size=1, max_size=4), min_size=1, max_size=4),
     attributes=st.integers(0, 0x3F),
@@ -61,7 +61,7 @@ def test_damaged_batches(
     check(bytes(data[: len(data) - cut]), start, start + length, aborted=((0, 0),))
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=400)
 @given(payload=st.binary(max_size=200), attributes=st.integers(0, 7), count=st.integers(-3, 2**31 - 1))
 def test_records_that_are_anything_under_a_right_checksum(payload: bytes, attributes: int, count: int) -> None:
     data = bytearray(raw_batches.batch([Raw(key=b"", value=b"")] * 3, base=2, attributes=attributes, payload=payload))
@@ -70,7 +70,7 @@ def test_records_that_are_anything_under_a_right_checksum(payload: bytes, attrib
     check(bytes(data), 2, 5)
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=400)
 @given(codec=st.integers(0, 7), data=st.binary(max_size=200), head=st.sampled_from([b"", b"\x82SNAPPY\0", b"\x1f\x8b"]))
 def test_decompression_raises_nothing_else(codec: int, data: bytes, head: bytes) -> None:
     try:

@@ -505,5 +505,5 @@ class SessionMachine(RuleBasedStateMachine):
             state = evolve(state, fact)
 
 
-SessionMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+SessionMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestSession = SessionMachine.TestCase

@@ -22,17 +22,18 @@ from turnlog.serve.http_errors import HttpError, json_envelope
 from turnlog.serve.openai import chat_completions, conversations, models, responses
 from turnlog.serve.rest import openapi
 
-#: Of every part of the front; the order counts where paths overlap.
+#: Of every part of the front; the order counts where paths overlap. They are looked through one by one for each request,
+#: so those that somebody waits for most come first.
 ENDPOINTS: tuple[Endpoint, ...] = (
+    *responses.ENDPOINTS,
+    *chat_completions.ENDPOINTS,
     *health.ENDPOINTS,
     *durable_streams.ENDPOINTS,
     *agui.ENDPOINTS,
     *live.ENDPOINTS,
     *views.ENDPOINTS,
     *actions.ENDPOINTS,
-    *responses.ENDPOINTS,
     *conversations.ENDPOINTS,
-    *chat_completions.ENDPOINTS,
     *models.ENDPOINTS,
     *openapi.ENDPOINTS,
 )

@@ -91,7 +91,8 @@ async def long_form(deployment: Deployment, *, streams: int, kills: int) -> None
         await eventually(lambda process=process: process.ready, "a gateway is ready", START_S)  # type: ignore[misc]
     workers = [process for process in deployment.processes if process.name.startswith("w")]
     addresses = [address for _, address in gateways]
-    body = {"model": "script:kills?tools=0&words=300&delta_ms=100", "input": "Go"}
+    # Shorter than the time between two kills of a worker: a turn that never has that time never ends.
+    body = {"model": "script:kills?tools=0&words=30&delta_ms=200", "input": "Go"}
     outcomes: list[StreamOutcome] = []
     stopping = asyncio.Event()
 

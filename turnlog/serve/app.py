@@ -22,8 +22,8 @@ from turnlog.serve.http_errors import HttpError, json_envelope
 from turnlog.serve.openai import chat_completions, conversations, models, responses
 from turnlog.serve.rest import openapi
 
-#: Of every part of the front; the order counts where paths overlap. They are looked through one by one for each request,
-#: so those that somebody waits for most come first.
+#: Of every part of the front; the order counts where paths overlap. They are looked through one by one for each
+#: request, so those that somebody waits for most come first.
 ENDPOINTS: tuple[Endpoint, ...] = (
     *responses.ENDPOINTS,
     *chat_completions.ENDPOINTS,

@@ -299,10 +299,11 @@ def _work(stream: SessionInMemory, facts: Sequence[Fact]) -> list[Effect]:
     started = [fact.turn_id for fact in facts if isinstance(fact.event, TurnStarted)]
     if started and session.running == started[-1]:
         effects.append(Effect(index=last, stream=stream, start=session.running))
-    if any(isinstance(fact.event, HistoryCompacted) and fact.event.method == GIVEN for fact in facts):
-        effects.append(Effect(index=last, stream=stream, reset=True))
-    if facts and isinstance(facts[-1].event, HistoryCompactionRequested):
-        effects.append(Effect(index=last, stream=stream, compact=session.owed_runs[-1]))
+    match facts[-1].event if facts else None:
+        case HistoryCompactionRequested():
+            effects.append(Effect(index=last, stream=stream, compact=session.owed_runs[-1]))
+        case HistoryCompacted(method=method) if method == GIVEN:  # together with its request, which it ends
+            effects.append(Effect(index=last, stream=stream, reset=True))
     return effects
 
 

@@ -30,8 +30,8 @@ Frames = AsyncGenerator[ReplyFrame, None]
 async def _create(call: Call) -> Response:
     body = await call.json()
     asked = read_chat_request(body)
-    release = call.gateway.stream_limit.take(call.caller.name)
-    try:
+    with contextlib.ExitStack() as held:
+        held.callback(call.gateway.stream_limit.take(call.caller.name))
         begun, goes = await _begun(call, asked, canonical(body))
         frames: Frames = begun.frames
         if begun.replayed:
@@ -39,14 +39,12 @@ async def _create(call: Call) -> Response:
         chunks = _chunks_of(begun, asked)
         headers = _headers(begun, goes)
         if asked.stream:
-            release_later, release = release, _nothing
-            return call.events(_stream(call, chunks, frames, goes), headers=headers, release=release_later)
+            release = held.pop_all().close  # it is the stream's now
+            return call.events(_stream(call, chunks, frames, goes), headers=headers, release=release)
         await call.unless_gone(_ended(call, chunks, frames, goes))
         if chunks.failed is not None:
             raise _failed(chunks)
         return json_response(chunks.completion(), headers=headers)
-    finally:
-        release()
 
 
 async def _begun(call: Call, asked: ChatRequest, content: bytes) -> tuple[Begun, ChatDestination]:
@@ -66,10 +64,6 @@ async def _begun(call: Call, asked: ChatRequest, content: bytes) -> tuple[Begun,
             if error.code != "not_newest" or look == _MAX_LOOKS - 1:
                 raise
     raise AssertionError("the last look raises")
-
-
-def _nothing() -> None:
-    pass
 
 
 def _chunks_of(begun: Begun, asked: ChatRequest) -> ChatChunks:

@@ -51,8 +51,8 @@ async def _create(call: Call) -> Response:
         )
         return await call.gateway.turns.begin(request)
 
-    release = call.gateway.stream_limit.take(call.caller.name)
-    try:
+    with contextlib.ExitStack() as held:
+        held.callback(call.gateway.stream_limit.take(call.caller.name))
         behind = goes.behind
         begun = await (begin(goes.request_id) if behind is None else begun_behind(call, goes, behind, begin))
         if begun.replayed:
@@ -63,17 +63,11 @@ async def _create(call: Call) -> Response:
             frames, seed = begun.frames, _seed_of(begun.turn, {ECHO: packed}, goes.chat.tools, 0)
         mapping = ResponseEvents(seed)
         if asked.stream:
-            release_later, release = release, _nothing
-            return call.events(_stream(mapping, frames, -1), release=release_later)
+            release = held.pop_all().close  # it is the stream's now
+            return call.events(_stream(mapping, frames, -1), release=release)
         if asked.background:
             return json_response(await _begun_response(mapping, frames))
         return json_response(await call.unless_gone(_ended_response(mapping, frames)))
-    finally:
-        release()
-
-
-def _nothing() -> None:
-    pass
 
 
 async def _begun_response(mapping: ResponseEvents, frames: Frames) -> dict[str, Any]:

@@ -124,15 +124,20 @@ async def test_after_a_rebalance_a_delivery_has_little_time_until_things_have_se
     assert owner.patience_s[1] == STALLED_S
 
 
-async def test_a_backlog_that_is_being_delivered_is_not_read_twice(
+async def test_a_backlog_has_the_time_that_its_delivery_takes(
     watch: TailWatch, ends: Ends, owner: Owner, membership: Membership, clock: Clock
 ) -> None:
     membership.take_assignment(1, clock.now)
-    ends.requests = 10
     await watch.look()
-    owner.inbox.deliver(record(1))
+    ends.requests = 1_000  # it comes whole partitions at a time, and nothing of this one for long
     await watch.look()
-    assert owner.patience_s[1] > 2 * owner.patience_s[0]
+    assert owner.patience_s[1] > 2.0
+    ends.requests = 1_000_000
+    await watch.look()
+    assert owner.patience_s[2] < 3.0, "there is a bound"
+    owner.inbox.deliver(record(999_990))
+    await watch.look()
+    assert owner.patience_s[3] < 0.3
 
 
 async def test_a_rebalance_ends_the_pause_before_the_next_look(

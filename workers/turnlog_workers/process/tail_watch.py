@@ -8,7 +8,6 @@ and what they find is read from the topic.
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -20,7 +19,8 @@ from turnlog_workers.shard.worker_context import Membership
 log = logging.getLogger(__name__)
 _UNSETTLED_INTERVAL_S = 0.05  #: between two looks while the group rebalances
 _SETTLING_S = 0.2  #: a delivery takes some milliseconds, the first ones after a rebalance a little longer
-_BEHIND_FACTOR = 12  #: a delivery that has others before it may merely have to wait
+_A_WAITING_REQUEST_S = 0.002  #: a backlog comes partition by partition: a delivery may merely have others before it
+_MOST_FOR_A_BACKLOG = 12  #: times the patience without one
 
 
 class EndsReader(Protocol):
@@ -52,8 +52,6 @@ class TailWatch:
         self._interval_s = interval_s
         self._stalled_delivery_s = stalled_delivery_s
         self._now = now
-        self._looked: dict[int, tuple[int, int]] = {}  #: by partition, at the last look: delivered, and there
-        self._behind_at = -math.inf
 
     async def run(self) -> None:
         """Look again and again, for ever."""
@@ -80,12 +78,12 @@ class TailWatch:
         """Does the group rebalance, or has it only just done so?"""
         return self._membership.rebalancing or self._now() - self._membership.assigned_at < self._stalled_delivery_s
 
-    def _patience_s(self, *, intake_behind: bool) -> float:
-        """How long a request may be there and not be delivered."""
+    def _patience_s(self, undelivered: int) -> float:
+        """How long a request may be there and not be delivered, among so many of all partitions."""
         if self._membership.rebalancing:
             return 0.0  # nothing is delivered now, and nobody knows for how long
         patience_s = min(_SETTLING_S, self._stalled_delivery_s) if self._unsettled else self._stalled_delivery_s
-        return patience_s * _BEHIND_FACTOR if intake_behind else patience_s
+        return min(patience_s + undelivered * _A_WAITING_REQUEST_S, patience_s * _MOST_FOR_A_BACKLOG)
 
     async def look(self) -> None:
         """Look once. Raises :class:`LogError`."""
@@ -94,22 +92,17 @@ class TailWatch:
             return
         events = await self._reader.ends(self._topics.events, partitions)
         requests = await self._reader.ends(self._topics.requests, partitions, committed=True)
-        patience_s = self._patience_s(intake_behind=self._intake_behind(requests))
+        patience_s = self._patience_s(self._undelivered(requests))
         for partition in partitions:
             shard = self._shards.get(partition)
             if shard is not None and shard.serving is not None:
                 shard.serving.notice(events[partition], requests[partition], patience_s=patience_s)
 
-    def _intake_behind(self, requests: Mapping[int, int]) -> bool:
-        """Did Faust, a short while ago, still deliver what was old? A backlog comes partition by partition."""
-        now = self._now()
-        before, self._looked = self._looked, {}
+    def _undelivered(self, requests: Mapping[int, int]) -> int:
+        """How many requests (more or less) are there and were not delivered."""
+        count = 0
         for partition, end in requests.items():
             shard = self._shards.get(partition)
             if shard is not None:
-                delivered = shard.inbox.delivered_end
-                delivered_before, end_before = before.get(partition, (delivered, end))
-                if delivered_before < delivered < end_before:
-                    self._behind_at = now
-                self._looked[partition] = (delivered, end)
-        return now - self._behind_at < self._stalled_delivery_s
+                count += max(0, end - max(shard.inbox.delivered_end, shard.inbox.covered + 1))
+        return count

@@ -8,6 +8,7 @@ and what they find is read from the topic.
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -52,6 +53,8 @@ class TailWatch:
         self._interval_s = interval_s
         self._stalled_delivery_s = stalled_delivery_s
         self._now = now
+        self._assigned_at = -math.inf  #: of the assignment that the next one is about
+        self._delivered_before: dict[int, int] = {}  #: by partition, when we first looked after that assignment
 
     async def run(self) -> None:
         """Look again and again, for ever."""
@@ -75,8 +78,18 @@ class TailWatch:
 
     @property
     def _unsettled(self) -> bool:
-        """Does the group rebalance, or has it only just done so?"""
-        return self._membership.rebalancing or self._now() - self._membership.assigned_at < self._stalled_delivery_s
+        """Does the group rebalance, or has it only just done so, and nothing was delivered since?"""
+        if self._membership.rebalancing:
+            return True
+        return self._now() - self._membership.assigned_at < self._stalled_delivery_s and not self._delivers()
+
+    def _delivers(self) -> bool:
+        """Has Faust delivered something since the assignment? Then it does, however long the others have to wait."""
+        delivered = {partition: shard.inbox.delivered_end for partition, shard in self._shards.items()}
+        if self._assigned_at != self._membership.assigned_at:
+            self._assigned_at, self._delivered_before = self._membership.assigned_at, delivered
+        before = self._delivered_before
+        return any(end > before.get(partition, 0) for partition, end in delivered.items())
 
     def _patience_s(self, undelivered: int) -> float:
         """How long a request may be there and not be delivered, among so many of all partitions."""

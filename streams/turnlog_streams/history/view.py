@@ -97,7 +97,10 @@ def says_nothing(message: HistoryMessage) -> bool:
     """Is it a model's message without text and without calls? The log keeps it; no model is shown it."""
     if message.role != "assistant" or message.tool_calls:
         return False
-    return all(not part.text or part.text.isspace() for part in message.content or ())
+    content = message.content or ()
+    if content and content[0].text and not content[0].text.isspace():  # nearly always, and each turn looks
+        return False
+    return all(not part.text or part.text.isspace() for part in content)
 
 
 class _Repair:

@@ -64,8 +64,9 @@ class FileReader:
 
         That was refused with the request where it was known then: the default model may have become another one.
         """
-        taken = self._media_types_of(turn.model)
-        for part in files_of(turn.user_content):
+        asked_about = files_of(turn.user_content)
+        taken = self._media_types_of(turn.model) if asked_about else ()
+        for part in asked_about:
             found = not_taken(part, turn.model, taken)
             if found is not None:
                 raise RunnerError(*found, retryable=False)

@@ -5,10 +5,9 @@ cancelled, or hang where it is to be closed. None of that may reach further than
 """
 
 import asyncio
-import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, TypeVar, cast
 
@@ -110,7 +109,7 @@ def new_runner(make_runner: Callable[[str], Runner], model: str) -> Runner:
 def is_alive(runner: Runner, session_id: str, *, say: bool) -> bool:
     """Does it take another turn? One that does not answer is replaced; ``say``: and told of in the log."""
     try:
-        with outside_of_task():
+        with OutsideOfTask():
             alive = runner.alive
     except BaseException as error:
         if say:
@@ -121,19 +120,20 @@ def is_alive(runner: Runner, session_id: str, *, say: bool) -> bool:
     return alive is True
 
 
-@contextlib.contextmanager
-def outside_of_task() -> Iterator[None]:
+class OutsideOfTask:
     """In here a plug-in that is asked something finds no task to cancel: it were ours, perhaps the partition's."""
-    loop = asyncio._get_running_loop()
-    task = asyncio.current_task(loop) if loop is not None else None
-    if loop is None or task is None:
-        yield
-        return
-    asyncio.tasks._leave_task(loop, task)
-    try:
-        yield
-    finally:
-        asyncio.tasks._enter_task(loop, task)
+
+    __slots__ = ("_loop", "_task")
+
+    def __enter__(self) -> None:
+        self._loop = asyncio._get_running_loop()
+        self._task = asyncio.current_task(self._loop) if self._loop is not None else None
+        if self._loop is not None and self._task is not None:
+            asyncio.tasks._leave_task(self._loop, self._task)
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is not None and self._task is not None:
+            asyncio.tasks._enter_task(self._loop, self._task)
 
 
 async def close_runner(runner: Runner, session_id: str) -> None:

@@ -9,7 +9,7 @@ from turnlog_workers.base.tasks import describe
 from turnlog_workers.runners.availability import Availability, SaysAvailability
 from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory, TakesFiles
 from turnlog_workers.runners.checked import type_name
-from turnlog_workers.runners.contained import outside_of_task
+from turnlog_workers.runners.contained import OutsideOfTask
 
 log = logging.getLogger(__name__)
 GROUP = "turnlog.runners"
@@ -41,7 +41,7 @@ class RunnerRegistry:
         provider = model.partition(":")[0]
         try:
             factory = self._factory((chosen or {}).get(provider, provider), model)
-            with outside_of_task():
+            with OutsideOfTask():
                 said = factory.media_types(model) if isinstance(factory, TakesFiles) else ()
                 return tuple(str.__str__(pattern) for pattern in islice(said, _MAX_PATTERNS))
         except BaseException as error:  # a plug-in's: a partition asks, and must not fail of what it hears

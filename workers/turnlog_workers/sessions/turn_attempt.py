@@ -242,7 +242,7 @@ class TurnAttempt:
             await asyncio.sleep(0)
         if type(output) is not TextDelta or type(getattr(output, "text", None)) is not str:
             output = checked(output)
-        if self._held is not None:
+        if self._held is not None and not isinstance(output, UsageReport):  # the last message goes with the turn's end
             await self._store_held()
         match output:
             case TextDelta():

@@ -9,7 +9,7 @@ from tests.lifecycle_steps import ADDRESSES, lifecycle_step
 from tests.lifecycle_world import Network, decided, looked_up
 from turnlog_schemas import events as ev
 from turnlog_schemas.codec import UnknownPayload
-from turnlog_schemas.commands import Chat
+from turnlog_schemas.commands import Chat, UpdateSession
 from turnlog_schemas.parts import (
     OUTCOMES,
     ClientTool,
@@ -30,7 +30,15 @@ from turnlog_streams.lookups import RowsInMemory
 from turnlog_streams.policy import Policy
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance, is_accepted
 from turnlog_streams.refusals import Refuse
-from turnlog_streams.session.commands import AcceptChat, CompleteTurn, FailAttempt, Hide, RecordMessage, ResumeTurn
+from turnlog_streams.session.commands import (
+    AcceptChat,
+    CompleteTurn,
+    FailAttempt,
+    Hide,
+    RecordMessage,
+    ResumeTurn,
+    Update,
+)
 from turnlog_streams.session.state import Session, evolve
 from turnlog_workers.store.port import LoadedStream
 
@@ -288,7 +296,7 @@ def _step(writer: LogWriter, session_id: str, zombies: bool, newer: bool) -> Non
     elif kind < 0.89:
         _cancel(writer, session_id)
     elif kind < 0.90:
-        _hide(writer, session_id)
+        (_hide if rng.random() < 0.5 else _update)(writer, session_id)
     elif kind < 0.95:
         compaction_step(writer, session_id)
     elif kind < 0.96 and newer:
@@ -310,6 +318,20 @@ def _hide(writer: LogWriter, session_id: str) -> None:
             reply=rng.choice(ADDRESSES),
         ),
     )
+
+
+def _update(writer: LogWriter, session_id: str) -> None:
+    rng = writer.rng
+    update = UpdateSession(
+        title=rng.choice([None, "", "Another title"]),
+        model=rng.choice([None, "", "echo:other"]),
+        instructions=rng.choice([None, "", "Be brief."]),
+        set_metadata=rng.choice([{}, {"c": "ä"}]),
+        remove_metadata=rng.choice([(), ("a", "never")]),
+    )
+    request_id, command_hash = f"r{rng.randrange(30)}", f"h{rng.randrange(3)}"
+    reply = rng.choice(ADDRESSES)
+    writer.tell(session_id, Update(request_id=request_id, command_hash=command_hash, update=update, reply=reply))
 
 
 def _chat(writer: LogWriter, session_id: str) -> None:

@@ -54,6 +54,17 @@ class HideTurn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateSession:
+    """Change what was said of a session when it was made. What is absent stays; an empty text takes it back."""
+
+    title: str | None = None  #: empty: none, so that its next message gives it one
+    model: str | None = None  #: empty: the channel's default, or the deployment's
+    instructions: str | None = None
+    set_metadata: Mapping[str, str] = field(default_factory=dict)  #: by name; the others stay
+    remove_metadata: tuple[str, ...] = ()  #: names; those that it does not have are no fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResetRunner:
     """Close the session's runner; its next turn makes a new one, by the settings of then."""
 
@@ -143,10 +154,12 @@ class ForwardReceipt:
     refused: bool = False  #: the session that it was to create is there already, and none of this channel
 
 
-SessionRequest = Chat | CancelTurn | HideTurn | ResetRunner | GetSession | GetHistory | CompactHistory
+SessionRequest = Chat | CancelTurn | HideTurn | UpdateSession | ResetRunner | GetSession | GetHistory | CompactHistory
 ChannelRequest = CreateSession | ResolveSession | RotateSession | ArchiveSession | ActiveSession
 Command = SessionRequest | ChannelRequest | Forwarded | ForwardReceipt
-SESSION_COMMANDS: tuple[type, ...] = (Chat, CancelTurn, HideTurn, ResetRunner, GetSession, GetHistory, CompactHistory)
+SESSION_COMMANDS: tuple[type, ...] = (
+    *(Chat, CancelTurn, HideTurn, UpdateSession, ResetRunner, GetSession, GetHistory, CompactHistory),
+)
 CHANNEL_COMMANDS: tuple[type, ...] = (CreateSession, ResolveSession, RotateSession, ArchiveSession, ActiveSession)
 COMMANDS: tuple[type, ...] = (*SESSION_COMMANDS, *CHANNEL_COMMANDS, Forwarded, ForwardReceipt)
 

@@ -3,7 +3,9 @@
 A recorded event is an :class:`EventHeader` (which stream, which position, under which claim) and one payload.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import get_args
 
 from turnlog_schemas.direct_init import direct_init
 from turnlog_schemas.generation import GenerationParams
@@ -217,6 +219,16 @@ class SessionTitled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionUpdated:
+    """Somebody changed what was said of the session when it was made. All of it, as it is from here on."""
+
+    title: str
+    model: str | None = None
+    instructions: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionArchived:
     """No more turns are accepted; the running one may end."""
 
@@ -354,6 +366,7 @@ Event = (
     | TurnHidden
     | RequestRefused
     | SessionTitled
+    | SessionUpdated
     | SessionArchived
     | SessionActivated
     | SessionDeactivated
@@ -368,32 +381,4 @@ Event = (
     | HistoryCompactionFailed
     | HistoryCompactionSkipped
 )
-EVENTS: tuple[type, ...] = (
-    PartitionClaimed,
-    RequestDeadLettered,
-    RequestsLost,
-    SessionCreated,
-    TurnAccepted,
-    ToolOutputsAccepted,
-    TurnStarted,
-    MessageStored,
-    TurnCompleted,
-    TurnFailed,
-    TurnCancelled,
-    TurnHidden,
-    RequestRefused,
-    SessionTitled,
-    SessionArchived,
-    SessionActivated,
-    SessionDeactivated,
-    ChannelSessionOpened,
-    ChannelSessionArchived,
-    RequestDecided,
-    CommandForwarded,
-    ForwardDelivered,
-    ForwardReceived,
-    HistoryCompactionRequested,
-    HistoryCompacted,
-    HistoryCompactionFailed,
-    HistoryCompactionSkipped,
-)
+EVENTS: tuple[type, ...] = get_args(Event)

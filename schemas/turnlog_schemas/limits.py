@@ -8,7 +8,15 @@ is made of a request fits into its record: an event of 1 MiB at the most, a fram
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from turnlog_schemas.commands import CancelTurn, Chat, Forwarded, ForwardReceipt, HideTurn, RequestHeader
+from turnlog_schemas.commands import (
+    CancelTurn,
+    Chat,
+    Forwarded,
+    ForwardReceipt,
+    HideTurn,
+    RequestHeader,
+    UpdateSession,
+)
 from turnlog_schemas.parts import ClientTool, InitialMessage, NewSession, ToolOutput
 
 KIB = 1024
@@ -63,6 +71,8 @@ def too_long(header: RequestHeader, command: Any) -> str | None:
                     ]
                 )
             )
+        case UpdateSession():
+            return _over(_of_update(command))
         case Forwarded() | ForwardReceipt() if reason := _over(_of_forward(command)):
             return reason
     new = getattr(command, "new_session", None)
@@ -94,6 +104,19 @@ def _of_new_session(new: NewSession) -> Sizes:
         yield from _of_metadata("new_session.metadata", new.metadata)
     if new.messages:
         yield from _of_messages(new.messages)
+
+
+def _of_update(update: UpdateSession) -> Sizes:
+    yield _text("title", update.title or "", MAX_TITLE_BYTES)
+    yield _text("instructions", update.instructions or "", MAX_INSTRUCTIONS_BYTES)
+    yield _text("model", update.model or "", MAX_MODEL_BYTES)
+    yield from _of_metadata("set_metadata", update.set_metadata)
+    yield from _of_metadata("remove_metadata", dict.fromkeys(update.remove_metadata, ""))
+
+
+def too_much_metadata(metadata: Mapping[str, str]) -> str | None:
+    """Why a session cannot have this metadata; ``None``: it can."""
+    return _over(_of_metadata("metadata", metadata))
 
 
 def _of_messages(messages: tuple[InitialMessage, ...]) -> Sizes:

@@ -17,6 +17,7 @@ from turnlog_schemas.commands import (
     ForwardReceipt,
     HideTurn,
     RequestHeader,
+    UpdateSession,
     is_for_channel,
 )
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError
@@ -70,6 +71,8 @@ def check_command(header: RequestHeader, command: Any) -> None:
         raise InvalidCommandError("invalid_command", f"compact_history: {wrong}", header)
     if isinstance(command, HideTurn) and (command.turn_id is None) == (command.of_request is None):
         raise InvalidCommandError("invalid_command", "hide_turn: either turn_id or of_request", header)
+    if isinstance(command, UpdateSession) and (wrong := _wrong_update(command)) is not None:
+        raise InvalidCommandError("invalid_command", f"update_session: {wrong}", header)
     if isinstance(command, Forwarded | ForwardReceipt) and not _ID.fullmatch(command.source_id):
         raise InvalidCommandError("invalid_command", f"{name}: source_id is not a valid id", header)
     new_session = getattr(command, "new_session", None)
@@ -119,6 +122,13 @@ def _wrong_summary(command: CompactHistory) -> str | None:
     if not command.summary.strip():
         return "summary: the text is empty"
     return None if command.to_seq >= 1 else "to_seq: messages are counted from 1"
+
+
+def _wrong_update(command: UpdateSession) -> str | None:
+    if command == UpdateSession():
+        return "it says nothing: title, model, instructions, set_metadata or remove_metadata"
+    both = sorted(set(command.set_metadata) & set(command.remove_metadata))
+    return f"metadata {both[0][:64]!r} is both set and removed" if both else None
 
 
 def _wrong_parts(content: Sequence[ContentPart]) -> str | None:

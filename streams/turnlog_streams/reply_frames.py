@@ -37,11 +37,11 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
         hidden = fr.TurnHidden(hidden_turn_id=fact.turn_id or "")
         return [Reply(frame=hidden, address=event.reply, request_id=event.request_id)]
     if isinstance(event, ev.RequestDecided):
-        return [] if event.waits_for else [_archived_told(before, event.request_id, event.reply)]
+        return [] if event.waits_for else [_decided_told(before, event.request_id, event.reply)]
     if isinstance(event, ev.ForwardDelivered):
         _, ready = waits_after(before.waits, event.seq)
         answers = [(request_id, before.answers.known[request_id]) for request_id in ready]
-        return [_archived_told(before, request_id, answer.reply) for request_id, answer in answers]
+        return [_decided_told(before, request_id, answer.reply) for request_id, answer in answers]
     if isinstance(event, ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped):
         return _end_of_run(before, event)
     turn = before.turns.get(fact.turn_id or "")
@@ -53,15 +53,15 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
     ]
 
 
-def _archived_told(session: Session, request_id: str, address: ReplyAddress) -> Reply:
-    """The answer to a request that archived the session."""
+def _decided_told(session: Session, request_id: str, address: ReplyAddress) -> Reply:
+    """The answer to a request that archived or changed the session."""
     info = fr.SessionInfo(
         title=session.title,
         instructions=session.instructions,
         model=session.model,
         metadata=session.metadata,
-        archived=True,
-        active=False if session.channel is not None else None,
+        archived=session.archived,
+        active=session.active and not session.archived if session.channel is not None else None,
     )
     return Reply(frame=info, address=address, request_id=request_id, channel=session.channel)
 
@@ -142,7 +142,7 @@ def reply_again(
     ``None`` while a history compaction that was asked for goes on, or a forward is on its way.
     """
     if answer.kind == "decided":
-        return None if request_id in session.waits else _archived_told(session, request_id, address)
+        return None if request_id in session.waits else _decided_told(session, request_id, address)
     if answer.kind == "hidden":
         hidden = fr.TurnHidden(hidden_turn_id=answer.turn_id or "")
         return Reply(frame=hidden, address=address, request_id=request_id)

@@ -49,6 +49,7 @@ def _commands(rng: random.Random) -> Iterator[Any]:
     parts = tuple(ContentPart(text=rng.choice(("Hi", "", "\U0001f600"))) for _ in range(rng.randint(0, 5)))
     yield cmd.Chat(content=parts, model=rng.choice((None, "echo:")), new_session=rng.choice((None, new)))
     yield cmd.CancelTurn(turn_id=rng.choice((None, "t-0-1")))
+    yield cmd.UpdateSession(title=rng.choice((None, "", "t" * 2000)), set_metadata=rng.choice(({}, {"a": "b"})))
     yield cmd.GetHistory(after=rng.randint(-5, 5), limit=rng.randint(-5, 5000))
     yield cmd.CompactHistory(instructions="x" * rng.randint(0, 5000))
     yield cmd.CreateSession(new_session=rng.choice((None, new)))

@@ -38,7 +38,7 @@ async def test_the_examples_work(broker: DevBroker, tmp_path: Path) -> None:
             ]
             assert [await answered(wire, deployment, request) for request in requests] == [
                 *("TurnCompleted", "TurnCompleted"),
-                *("SessionInfo", "HistoryPage", "HistoryCompacted"),
+                *("SessionInfo", "SessionInfo", "HistoryPage", "HistoryCompacted"),
                 "TurnCompleted",  # with parameters
                 "file_not_allowed",  # until the worker's settings say so
                 "TurnCompleted",  # messages that a session begins with

@@ -289,6 +289,7 @@ OPERATIONS: dict[str, Operation] = {
     "cancel a queued turn": Operation(
         before=waiting, verb=lambda scene: scene.client.cancel(scene.session_id, scene.turn_id)
     ),
+    "update a session": Operation(before=chatted, verb=lambda scene: scene.client.update(scene.session_id, title="Hi")),
     "reset the runner": Operation(before=chatted, verb=lambda scene: scene.client.reset_runner(scene.session_id)),
     "get": Operation(before=chatted, verb=lambda scene: scene.client.get(scene.session_id)),
     "history": Operation(before=chatted, verb=lambda scene: scene.client.history(scene.session_id)),
@@ -413,6 +414,17 @@ async def hide_conflict(scene: Scene) -> None:
     await scene.client.hide_turn(scene.session_id, of_request="used", request_id="used")
 
 
+async def update_conflict(scene: Scene) -> None:
+    await used_by_a_chat(scene)
+    await scene.client.update(scene.session_id, title="Hi", request_id="used")
+
+
+async def update_twice_too_much(scene: Scene) -> None:
+    for first in (0, 200):
+        metadata = {f"name{number}": "1" for number in range(first, first + 200)}
+        await scene.client.update(scene.session_id, metadata=metadata)
+
+
 async def cancel_conflict(scene: Scene) -> None:
     await used_by_a_chat(scene)
     await scene.client.cancel(scene.session_id, request_id="used")
@@ -465,6 +477,11 @@ PROVOKED: dict[tuple[str, str], tuple[Step, Step]] = {
     ("Chat", "missing_outputs"): (nothing, two_calls_one_output),
     ("HideTurn", "not_found"): (chatted, lambda scene: scene.client.hide_turn(scene.session_id, "t-0-99999")),
     ("HideTurn", "conflict"): (nothing, hide_conflict),
+    ("UpdateSession", "not_found"): (nothing, lambda scene: scene.client.update(scene.session_id, title="Hi")),
+    ("UpdateSession", "archived"): (archived, lambda scene: scene.client.update(scene.session_id, title="Hi")),
+    ("UpdateSession", "model_not_allowed"): (chatted, lambda scene: scene.client.update(scene.session_id, **FORBIDDEN)),
+    ("UpdateSession", "too_long"): (chatted, update_twice_too_much),
+    ("UpdateSession", "conflict"): (nothing, update_conflict),
     ("CancelTurn", "not_running"): (chatted, lambda scene: scene.client.cancel(scene.session_id)),
     ("CancelTurn", "conflict"): (nothing, cancel_conflict),
     ("ResetRunner", "not_found"): (nothing, lambda scene: scene.client.reset_runner(scene.session_id)),

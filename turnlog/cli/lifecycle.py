@@ -28,6 +28,7 @@ from turnlog.cli.common import (
     refuse_unservable,
 )
 from turnlog.cli.talk import CONNECT_TIMEOUT_S
+from turnlog.errors import UsageError
 from turnlog.terminal import output
 
 if TYPE_CHECKING:
@@ -304,6 +305,47 @@ def hide(
         output.say(f"turn {hidden} is hidden")
 
 
+def update(
+    session_id: SessionId,
+    title: Annotated[
+        str | None, typer.Option("--title", help="The new title; empty: the next message gives it one.")
+    ] = None,
+    instructions: Annotated[
+        str | None, typer.Option("--instructions", help="What the model is told first from now on; empty: nothing.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="Of its later turns; empty: the channel's default."),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", "--meta", metavar="NAME=VALUE", help="Set one entry of metadata; may be repeated."),
+    ] = None,
+    remove_metadata: Annotated[
+        list[str] | None,
+        typer.Option("--remove-metadata", metavar="NAME", help="Remove one entry of metadata; may be repeated."),
+    ] = None,
+    request_id: RequestId = None,
+    timeout_s: TimeoutS = 60.0,
+    json: Json = False,
+    bootstrap_server: Bootstrap = None,
+    data_dir: DataDir = None,
+    prefix: Prefix = None,
+    verbose: Verbose = False,
+) -> None:
+    """Change a session's title, model, instructions or metadata. What is not named stays as it is."""
+    said: dict[str, Any] = {"title": title, "instructions": instructions, "model": model}
+    said |= {"metadata": metadata_of(metadata), "remove_metadata": tuple(remove_metadata or ())}
+    if all(value is None or value == () for value in said.values()):
+        raise UsageError("Nothing to change: name a title, a model, instructions or metadata.")
+    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
+    refuse_unservable(settings, model or None)
+    info = ask_once(
+        settings, lambda client: client.update(session_id, request_id=request_id, timeout_s=timeout_s, **said)
+    )
+    _print_id(info, json, "updated")
+
+
 def reset(
     session_id: SessionId,
     timeout_s: TimeoutS = 60.0,
@@ -339,4 +381,4 @@ def _new(
     }
 
 
-VERBS = (create, get, resolve, rotate, archive, active, cancel, hide, reset)
+VERBS = (create, get, update, resolve, rotate, archive, active, cancel, hide, reset)

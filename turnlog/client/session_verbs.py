@@ -235,6 +235,32 @@ class SessionVerbs:
         reply = await self._ask(command, fr.TurnHidden, session_id, request_id, timeout_s)
         return _frame(reply, fr.TurnHidden).hidden_turn_id
 
+    async def update(
+        self,
+        session_id: str,
+        *,
+        title: str | None = None,
+        model: str | None = None,
+        instructions: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        remove_metadata: Sequence[str] = (),
+        request_id: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> SessionInfo:
+        """Change what was said of a session when it was made; turns that start later follow it.
+
+        ``None`` leaves a thing as it is, an empty text takes it back; ``metadata`` is set name by name. Raises
+        :class:`SessionNotFoundError`, :class:`SessionArchivedError`.
+        """
+        command = cmd.UpdateSession(
+            title=title,
+            model=model,
+            instructions=instructions,
+            set_metadata=dict(metadata or {}),
+            remove_metadata=tuple(remove_metadata),
+        )
+        return _info(await self._ask(command, fr.SessionInfo, session_id, request_id, timeout_s))
+
     async def reset_runner(
         self, session_id: str, *, request_id: str | None = None, timeout_s: float = TIMEOUT_S
     ) -> SessionInfo:

@@ -167,6 +167,7 @@ class SyncClient:
     compact = _waits(Client.compact)
     cancel = _waits(Client.cancel)
     hide_turn = _waits(Client.hide_turn)
+    update = _waits(Client.update)
     reset_runner = _waits(Client.reset_runner)
     enqueue = _waits(Client.enqueue)
     list_sessions = _waits(Client.list_sessions)

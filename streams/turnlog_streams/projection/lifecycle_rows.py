@@ -84,6 +84,12 @@ def _titled(
         )
 
 
+def _updated(key: StreamKey, state: SessionState, _: LoggedEvent, event: ev.SessionUpdated, changes: Changes) -> None:
+    row = _profile(key, state, changes)
+    row.title, row.model, row.instructions = event.title, event.model, event.instructions
+    row.metadata = json_column(event.metadata)
+
+
 def _archived(
     key: StreamKey, state: SessionState, logged: LoggedEvent, _: ev.SessionArchived, changes: Changes
 ) -> None:
@@ -127,6 +133,7 @@ def _decided(_: StreamKey, state: SessionState, __: LoggedEvent, ___: ev.Request
 
 SESSION_LIFECYCLE: dict[type, Any] = {
     ev.SessionTitled: _titled,
+    ev.SessionUpdated: _updated,
     ev.SessionArchived: _archived,
     ev.SessionActivated: _activated,
     ev.SessionDeactivated: _deactivated,

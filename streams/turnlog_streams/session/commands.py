@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from turnlog_schemas.commands import Chat
+from turnlog_schemas.commands import Chat, UpdateSession
 from turnlog_schemas.parts import NO_USAGE, ContentPart, ReplyAddress, ToolCall, Usage
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
 from turnlog_streams.history.view import HistorySummary
@@ -53,6 +53,16 @@ class Hide:
     command_hash: str
     turn_id: str | None
     of_request: str | None
+    reply: ReplyAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """Somebody wants what was said of the session when it was made to be something else."""
+
+    request_id: str
+    command_hash: str
+    update: UpdateSession
     reply: ReplyAddress
 
 
@@ -169,6 +179,7 @@ SessionCommand = (
     | Cancel
     | Archive
     | Hide
+    | Update
     | ReceiveForward
     | ReceiveReceipt
     | ResumeTurn

@@ -33,6 +33,7 @@ from turnlog_streams.session.commands import (
     SessionCommand,
     SkipHistoryCompaction,
     TitleSession,
+    Update,
 )
 from turnlog_streams.session.ending import cancel_all, cancellation, closed_calls
 from turnlog_streams.session.hiding import hide
@@ -52,6 +53,7 @@ from turnlog_streams.session.membership import (
 )
 from turnlog_streams.session.needs import is_used, known_answer
 from turnlog_streams.session.state import Session, evolve
+from turnlog_streams.session.updating import update
 from turnlog_streams.turn import Turn
 
 
@@ -68,6 +70,8 @@ def decide(session: Session, command: SessionCommand, policy: Policy, found: Fou
             return _archive(session, command, found)
         case Hide():
             return _hide(session, command, found)
+        case Update():
+            return _update(session, command, policy, found)
         case ReceiveForward():
             return receive_forward(session, command, found)
         case ReceiveReceipt():
@@ -230,6 +234,12 @@ def _hide(session: Session, command: Hide, found: Found) -> list[Fact]:
     if known_answer(session, command.request_id, command.command_hash, found) is not None:
         return []
     return [conflict(command)] if is_used(session, command.request_id, found) else hide(session, command, found)
+
+
+def _update(session: Session, command: Update, policy: Policy, found: Found) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash, found) is not None:
+        return []
+    return [conflict(command)] if is_used(session, command.request_id, found) else update(session, command, policy)
 
 
 def _start_next(session: Session, policy: Policy) -> list[Fact]:

@@ -10,6 +10,7 @@ from turnlog_streams.session.commands import (
     Hide,
     RequestHistoryCompaction,
     SessionCommand,
+    Update,
 )
 from turnlog_streams.session.hiding import hiding_needs
 from turnlog_streams.session.history_compactions import tail_needs
@@ -23,7 +24,7 @@ def session_needs(session: Session, command: SessionCommand, found: Found = NOTH
         case RequestHistoryCompaction():
             needs = answer_needs(session, command.request_id, command.command_hash, found)
             return needs or tail_needs(session, command, found)
-        case AcceptChat() | Refuse() | Cancel() | Archive():
+        case AcceptChat() | Refuse() | Cancel() | Archive() | Update():
             return answer_needs(session, command.request_id, command.command_hash, found)
         case Hide():
             needs = answer_needs(session, command.request_id, command.command_hash, found)

@@ -158,6 +158,8 @@ def _after_lifecycle(session: Session, event: ev.Event) -> Session:
     match event:
         case ev.SessionTitled():
             return changed(session, version=version, title=event.title)
+        case ev.SessionUpdated():
+            return _updated(session, event)
         case ev.SessionArchived():
             return changed(session, version=version, archived=True)
         case ev.SessionActivated():
@@ -175,6 +177,12 @@ def _after_lifecycle(session: Session, event: ev.Event) -> Session:
             return _decided(session, event)
         case _:
             return changed(session, version=version)
+
+
+def _updated(session: Session, event: ev.SessionUpdated) -> Session:
+    measure = session.measure if event.instructions == session.instructions else None  # of a prompt with others
+    said = {"title": event.title, "model": event.model, "instructions": event.instructions}
+    return changed(session, version=session.version + 1, metadata=event.metadata, measure=measure, **said)
 
 
 def _decided(session: Session, event: ev.RequestDecided) -> Session:

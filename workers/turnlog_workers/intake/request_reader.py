@@ -21,6 +21,7 @@ from turnlog_schemas.commands import (
     ResetRunner,
     ResolveSession,
     RotateSession,
+    UpdateSession,
     is_for_channel,
 )
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError, UnknownFingerprintError
@@ -30,7 +31,7 @@ from turnlog_schemas.parts import ReplyAddress
 from turnlog_streams.channel.commands import ChangeChannel
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
 from turnlog_streams.refusals import Refuse
-from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, Hide, RequestHistoryCompaction
+from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, Hide, RequestHistoryCompaction, Update
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.ports import RequestRecord
 from turnlog_workers.intake.command_hash import command_hash
@@ -52,6 +53,7 @@ StreamCommand = (
     | Cancel
     | Archive
     | Hide
+    | Update
     | RequestHistoryCompaction
     | ChangeChannel
     | Query
@@ -274,6 +276,8 @@ class RequestReader:
                     of_request=command.of_request,
                     reply=address,
                 )
+            case UpdateSession():
+                return Update(request_id=request_id, command_hash=command_hash(command), update=command, reply=address)
             case CompactHistory():
                 return _compacting(command, request_id, address)
             case ArchiveSession() if header.channel is None:

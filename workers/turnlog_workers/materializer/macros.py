@@ -28,8 +28,11 @@ WITH {_CUT}, own AS (
 ), told AS (
     SELECT
         arg_max(body->'new_session', log_offset) FILTER (type = 'SessionCreated') AS created,
-        arg_max(CASE type WHEN 'SessionTitled' THEN body->>'title' ELSE coalesce(body->'new_session'->>'title', '') END,
-            log_offset) FILTER (type IN ('SessionCreated', 'SessionTitled')) AS title,
+        arg_max(CASE type WHEN 'SessionCreated' THEN body->'new_session' ELSE body END, log_offset)
+            FILTER (type IN ('SessionCreated', 'SessionUpdated')) AS profile,
+        arg_max(CASE type WHEN 'SessionCreated' THEN coalesce(body->'new_session'->>'title', '')
+            ELSE body->>'title' END, log_offset)
+            FILTER (type IN ('SessionCreated', 'SessionTitled', 'SessionUpdated')) AS title,
         count(*) FILTER (type = 'SessionArchived') > 0 AS archived,
         arg_max(type = 'SessionActivated', log_offset) FILTER (type IN ('SessionActivated', 'SessionDeactivated'))
             AS active,
@@ -61,7 +64,7 @@ WITH {_CUT}, own AS (
 SELECT
     cut.session_id, CASE WHEN archived THEN 'archived' WHEN running_turn_id IS NOT NULL THEN 'running'
         WHEN turns > completed_turns + failed_turns + cancelled_turns THEN 'waiting' ELSE 'idle' END AS state,
-    created->>'channel' AS channel, title, created->>'instructions' AS instructions, created->>'model' AS model,
+    created->>'channel' AS channel, title, profile->>'instructions' AS instructions, profile->>'model' AS model,
     archived, coalesce(active, CASE WHEN created->>'channel' IS NULL THEN NULL ELSE true END) AS active,
     created_at, last_active_at, turns, completed_turns, failed_turns, cancelled_turns, running_turn_id, messages,
     covered_to, input_tokens, output_tokens, cut.partition, told.last_offset

@@ -37,18 +37,18 @@ def row_views(user_key: str) -> tuple[View, ...]:
 
 
 def _sessions(user: str) -> View:
-    said = "SessionCreated"
+    said, updated = "SessionCreated", "SessionCreated or SessionUpdated"
     return View(
         name="sessions",
         about="One row for each session.",
         columns=(
             column("session_id", "id of the session", said),
             column("channel", "channel that it belongs to; NULL: none", said),
-            column("user_id", "its metadata's value under TURNLOG_USER_METADATA_KEY; NULL: it has none", said, user),
-            column("title", "title; empty: none yet", "SessionCreated or SessionTitled"),
-            column("instructions", "system prompt; NULL: none", said),
-            column("model", "the session's own model; NULL: the default at each turn", said),
-            column("metadata", "JSON object of texts", said),
+            column("user_id", "its metadata's value under TURNLOG_USER_METADATA_KEY; NULL: it has none", updated, user),
+            column("title", "title; empty: none yet", "SessionCreated, SessionTitled or SessionUpdated"),
+            column("instructions", "system prompt; NULL: none", updated),
+            column("model", "the session's own model; NULL: the default at each turn", updated),
+            column("metadata", "JSON object of texts", updated),
             column("archived", "takes no more turns", "SessionArchived"),
             moment("archived_at", "when it was archived; NULL: it is not", "SessionArchived"),
             column("active", "its channel's active session as far as it heard; NULL: no channel", "SessionActivated"),

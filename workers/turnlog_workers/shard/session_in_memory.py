@@ -30,6 +30,7 @@ from turnlog_streams.session.commands import (
     Hide,
     RequestHistoryCompaction,
     SessionCommand,
+    Update,
 )
 from turnlog_streams.session.decide import decide
 from turnlog_streams.session.needs import answer_needs, known_answer, session_needs
@@ -338,7 +339,15 @@ def _of_session(command: StreamCommand) -> SessionCommand:
     """What the reader of requests sends to sessions only."""
     if isinstance(
         command,
-        AcceptChat | Refuse | Cancel | Archive | Hide | RequestHistoryCompaction | ReceiveForward | ReceiveReceipt,
+        AcceptChat
+        | Refuse
+        | Cancel
+        | Archive
+        | Hide
+        | Update
+        | RequestHistoryCompaction
+        | ReceiveForward
+        | ReceiveReceipt,
     ):
         return command
     raise TypeError(f"a session takes no {type(command).__name__}")

@@ -48,6 +48,8 @@ class HistoryCompactionPolicy:
 
     def overridden(self, *, max_tokens: int | None = None, keep_tail: int | None = None) -> "HistoryCompactionPolicy":
         """This policy with what a session says for itself; ``None``, and a ``max_tokens`` of 0, say nothing."""
+        if not max_tokens and keep_tail is None:
+            return self
         return replace(
             self,
             max_tokens=max_tokens or self.max_tokens,

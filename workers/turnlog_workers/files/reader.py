@@ -4,12 +4,12 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from turnlog_schemas.files import file_name
 from turnlog_schemas.parts import ContentPart, files_of
 from turnlog_streams.files import FilePolicy, is_below, not_taken
+from turnlog_streams.records import changed
 from turnlog_workers.base.config import Settings
 from turnlog_workers.files.folder import read_below
 from turnlog_workers.files.web import fetch
@@ -70,7 +70,7 @@ class FileReader:
             found = not_taken(part, turn.model, taken)
             if found is not None:
                 raise RunnerError(*found, retryable=False)
-        return replace(turn, files=self)
+        return changed(turn, files=self)
 
     async def read(self, part: ContentPart) -> bytes:
         """The bytes of a file. Raises :class:`RunnerError`."""

@@ -26,7 +26,6 @@ from turnlog_streams.forwarding import Forward
 from turnlog_streams.history.view import GIVEN
 from turnlog_streams.lookups import NOTHING, Found, Written
 from turnlog_streams.policy import Policy
-from turnlog_streams.records import changed
 from turnlog_streams.refusals import Refuse
 from turnlog_streams.reply import Reply, unrecorded_refusal
 from turnlog_streams.session.commands import SessionCommand
@@ -237,7 +236,7 @@ class RunAhead:
         way_back, outbox, open_turns = stream.way_back(), stream.outbox, stream.open_turns
         records: list[NewRecord] = []
         touched: list[Touched] = []
-        effects: list[Effect] = []
+        replies: list[tuple[int, Reply]] = []
         size = 0
         kind, stream_id, key = stream.kind, stream.stream_id, stream.stream_id.encode()
         replied, now_ms, last = self._replied(), self._now_ms(), len(facts) - 1
@@ -258,17 +257,16 @@ class RunAhead:
                 record = self._log.encode(header, fact.event, key, _trace(stream, fact))
                 records.append(record)
                 size += record.size_bytes
-                effects += [Effect(index=index, stream=stream, reply=reply) for reply in stream.take(fact, found)]
+                replies += [(index, reply) for reply in stream.take(fact, found)]
                 touched.append(Touched(stream, stream.state, stream.written))
             group = self._group(size)
+            base = len(group.records)
+            effects = [Effect(index=base + index, stream=stream, reply=reply) for index, reply in replies]
             if isinstance(stream, SessionInMemory):
-                effects = [*_cancels(stream, facts), *effects, *_work(stream, facts)]
+                effects = [*_cancels(stream, facts, base), *effects, *_work(stream, facts, base)]
         except BaseException:
             way_back()
             raise
-        base = len(group.records)
-        if base:
-            effects = [changed(effect, index=base + effect.index) for effect in effects]
         self._next_n += len(records)
         self.open_turns += stream.open_turns - open_turns
         if stream.outbox is not outbox:
@@ -283,19 +281,19 @@ class RunAhead:
             self.decided = decided
 
 
-def _cancels(stream: SessionInMemory, facts: Sequence[Fact]) -> list[Effect]:
-    """Runners that have to stop."""
+def _cancels(stream: SessionInMemory, facts: Sequence[Fact], base: int) -> list[Effect]:
+    """Runners that have to stop. ``base``: where the facts begin in their group."""
     return [
-        Effect(index=index, stream=stream, cancel=fact.turn_id)
+        Effect(index=base + index, stream=stream, cancel=fact.turn_id)
         for index, fact in enumerate(facts)
         if fact.turn_id and isinstance(fact.event, TurnCancelled)
     ]
 
 
-def _work(stream: SessionInMemory, facts: Sequence[Fact]) -> list[Effect]:
+def _work(stream: SessionInMemory, facts: Sequence[Fact], base: int) -> list[Effect]:
     """What the session's actor has to do after a decision."""
     effects: list[Effect] = []
-    session, last = stream.state, len(facts) - 1
+    session, last = stream.state, base + len(facts) - 1
     started = [fact.turn_id for fact in facts if isinstance(fact.event, TurnStarted)]
     if started and session.running == started[-1]:
         effects.append(Effect(index=last, stream=stream, start=session.running))

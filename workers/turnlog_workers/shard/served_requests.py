@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from turnlog_schemas.commands import ResetRunner
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
 from turnlog_streams.lookups import Found
+from turnlog_streams.records import changed
 from turnlog_streams.refusals import Refuse
 from turnlog_streams.reply import unrecorded_refusal
 from turnlog_streams.session.commands import AcceptChat, Cancel
@@ -215,7 +216,7 @@ class ServedRequests:
         if isinstance(stream, SessionInMemory) and isinstance(command, AcceptChat | Cancel):
             text = stream.partial_text() if with_partial else ""
             told = stream.unrecorded_usage(), stream.first_delta_ms()
-            command = replace(command, partial=text, usage=told[0], first_delta_ms=told[1])
+            command = changed(command, partial=text, usage=told[0], first_delta_ms=told[1])
         self._run_ahead.request(offset, stream, command, found)
         done = self._run_ahead.groups[-1].done
         if isinstance(command, ReceiveForward):

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,28 @@ def test_tail_shows_the_frames_of_a_session(serving: Deployment) -> None:
     assert kinds[-1] == "turn_completed"
     assert {line["session_id"] for line in done.lines} == {"web-tail"}
     assert len(serving.run("tail", "-o", "beginning", "-n", "2").out.splitlines()) == 2
+
+
+def test_tail_shows_the_events_of_a_session_from_where_one_says(serving: Deployment) -> None:
+    begun = datetime.now(UTC).isoformat()
+    serving.run("send", "web-events", "Hi there", "--wait", "--channel", "tailed")
+    follow = ("--timeout-s", "20", "--json")
+
+    def types(*arguments: str) -> list[str]:
+        done = serving.run("tail", "events", *arguments, *follow)
+        assert (done.code, done.err) == (0, "")
+        return [line["event"]["type"] for line in done.lines]
+
+    one = ("--session", "web-events")
+    assert types(*one, "-o", "beginning", "-n", "3") == ["session_created", "command_forwarded", "turn_accepted"]
+    assert types(*one, "-o", begun, "-n", "1") == ["session_created"]
+    assert types(*one, "-o", "-50", "--type", "TurnCompleted", "-n", "1") == ["turn_completed"]
+    assert types("--channel", "tailed", "-o", begun, "--type", "TurnCompleted", "-n", "1") == ["turn_completed"]
+    text = serving.run("tail", "events", *one, "-o", "beginning", "-n", "6", "--timeout-s", "20").out
+    assert "turn_started" in text
+    assert " web-events " in text
+    frames = serving.run("tail", *one, "-o", "-500", "--type", "turn_completed", "-n", "1", *follow)
+    assert [line["frame"]["type"] for line in frames.lines] == ["turn_completed"]
 
 
 def test_feed_proves_that_the_histories_are_the_recordings(serving: Deployment) -> None:

@@ -18,7 +18,8 @@ from turnlog.cli.report import report
 from turnlog.cli.run_settings import settings_app
 from turnlog.cli.sessions import sessions_app
 from turnlog.cli.sql import sql
-from turnlog.cli.talk import send, tail
+from turnlog.cli.tail import tail
+from turnlog.cli.talk import send
 from turnlog.terminal import output
 
 _PASS_ON = (typer.Exit, typer.Abort, typer.TyperException, KeyboardInterrupt, BrokenPipeError)

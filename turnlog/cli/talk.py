@@ -1,8 +1,7 @@
-"""Commands that talk to sessions over Kafka: ``send`` and ``tail``."""
+"""The command that sends one message to a session: ``send``."""
 
 import asyncio
 import sys
-from contextlib import aclosing
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +28,7 @@ from turnlog.cli.common import (
     params_of,
     refuse_unservable,
 )
-from turnlog.errors import TurnTimedOutError, UsageError
+from turnlog.errors import UsageError
 from turnlog.terminal import output
 from turnlog_schemas.parts import ContentPart, NewSession
 
@@ -46,13 +45,6 @@ class OnBusy(StrEnum):
     ENQUEUE = "enqueue"
     REJECT = "reject"
     INTERRUPT = "interrupt"
-
-
-class Start(StrEnum):
-    """Where ``tail`` begins."""
-
-    BEGINNING = "beginning"
-    END = "end"
 
 
 def send(
@@ -146,73 +138,3 @@ async def _send_and_wait(
         for call in turn.pending_calls:
             output.print_text(f"-> {call.name} {call.arguments} (send --tool-output {call.call_id}=…)")
     turn.raise_for_status()
-
-
-def tail(
-    session_id: Annotated[
-        str | None, typer.Option("--session", metavar="SESSION", help="Show only this session. Default: all sessions.")
-    ] = None,
-    start: Annotated[Start, typer.Option("--offset", "-o", help="Where to begin in the reply topic.")] = Start.END,
-    max_frames: Annotated[
-        int, typer.Option("--max", "-n", min=0, help="Stop after this many frames; 0: continue until Ctrl-C.")
-    ] = 0,
-    timeout_s: Annotated[
-        float,
-        typer.Option(
-            "--timeout-s",
-            metavar="SECONDS",
-            min=0.0,
-            help="Stop after this many seconds (exit code 6 if fewer than --max frames arrived); 0: never.",
-        ),
-    ] = 0.0,
-    json: Json = False,
-    bootstrap_server: Bootstrap = None,
-    data_dir: DataDir = None,
-    prefix: Prefix = None,
-    verbose: Verbose = False,
-) -> None:
-    """Follow the reply frames as they arrive: what every reader of the reply topic sees."""
-    settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
-    asyncio.run(
-        _tail(
-            settings,
-            session_id,
-            from_start=start is Start.BEGINNING,
-            max_frames=max_frames,
-            timeout_s=timeout_s,
-            json=json,
-        )
-    )
-
-
-async def _tail(
-    settings: "Settings",
-    session_id: str | None,
-    *,
-    from_start: bool,
-    max_frames: int,
-    timeout_s: float,
-    json: bool,
-) -> None:
-    from turnlog.client.async_client import Client
-    from turnlog.terminal.live import frame_document, frame_line
-    from turnlog_schemas.codec import Codec
-    from turnlog_schemas.registry import FRAMES
-
-    codec = Codec(FRAMES)
-    count = 0
-    async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
-        frames = client.follow(session_id, from_position="beginning" if from_start else None, deduplicate=False)
-        try:
-            async with asyncio.timeout(timeout_s or None), aclosing(frames):
-                async for reply in frames:
-                    if json:
-                        output.print_json(frame_document(codec, reply))
-                    else:
-                        output.print_text(frame_line(reply))
-                    count += 1
-                    if count == max_frames:
-                        return
-        except TimeoutError as error:
-            if max_frames:
-                raise TurnTimedOutError(f"{count} of {max_frames} frames came within {timeout_s:g} s.") from error

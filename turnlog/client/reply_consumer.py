@@ -83,6 +83,22 @@ class ReplyConsumer:
                 raise unreachable(self._settings, error, f"topic {topic} cannot be read") from error
             raise
 
+    async def seek_to_moment(self, topic: str, partitions: list[int], moment_ms: int) -> None:
+        """Go on at the first record of a moment or later, by partition; where there is none, at what comes next.
+
+        Raises :class:`BrokerUnreachableError`.
+        """
+        wanted = [TopicPartition(topic, partition) for partition in partitions]
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                found = await self._consumer.offsets_for_times(dict.fromkeys(wanted, moment_ms))
+                end = await self._consumer.end_offsets(wanted)
+        except (KafkaError, OSError) as error:
+            raise unreachable(self._settings, error, f"topic {topic} cannot be read") from error
+        for tp in wanted:
+            place = found.get(tp)
+            self._consumer.seek(tp, end[tp] if place is None else place.offset)
+
     async def end_offsets(self, topic: str, partitions: list[int]) -> dict[int, int] | None:
         """By partition: the offset of a topic's next record. ``None``: the broker will not tell us."""
         try:

@@ -10,6 +10,7 @@ from turnlog.cli import processes, proof
 from turnlog.cli.chat import chat
 from turnlog.cli.common import VERBOSE
 from turnlog.cli.doctor import doctor
+from turnlog.cli.examples import add_examples
 from turnlog.cli.exits import explain
 from turnlog.cli.export import export
 from turnlog.cli.feed import feed
@@ -94,3 +95,4 @@ app.command(rich_help_panel=_RUN)(processes.serve)
 app.add_typer(models_app, name="models", rich_help_panel=_RUN)
 app.add_typer(settings_app, name="settings", rich_help_panel=_RUN)
 app.add_typer(processes.topics_app, name="topics", rich_help_panel=_RUN)
+add_examples(app)

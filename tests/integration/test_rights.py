@@ -1,7 +1,13 @@
-"""A broker with passwords and an authorizer: each role works with the rights of docs/settings.md, and with no more."""
+"""A broker with TLS, passwords and an authorizer: each role works with the rights of docs/settings.md and no more.
+
+Who is not let in is told why.
+"""
 
 import asyncio
+import base64
+import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +19,21 @@ from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePatternType, ResourcePattern, ResourceType
 
 from tests.deployment import START_S, Deployment
+from tests.secured_broker import Authority, SecuredBroker, password
 from tests.waiting import eventually, until
 from turnlog import Client
 from turnlog.snapshot.sql import open_snapshot, run
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import EXIT_UNREACHABLE
 from turnlog_workers.devstack.broker import DevBroker
-from turnlog_workers.devstack.broker_ports import HOST, free_port
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.kafka_python import connected
+from turnlog_workers.kafka.refusal import refusal
+from turnlog_workers.kafka.topics_admin import init_topics
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "chat"
+MODEL_KEY = "planted-key-of-a-model"
 ROLES = ("init", "worker", "materializer", "program")
 OPERATIONS = {
     "Create": ACLOperation.CREATE,
@@ -34,29 +44,15 @@ OPERATIONS = {
 }
 
 
-def password(user: str) -> str:
-    return f"{user}-secret"
-
-
-@pytest.fixture
-def secured(tmp_path: Path) -> Iterator[tuple[DevBroker, str]]:
-    """A broker, and its address for those who must say who they are. On the other one everybody may do everything."""
-    client, controller, sasl = (free_port() for _ in range(3))
-    users = " ".join(f'user_{user}="{password(user)}"' for user in ROLES)
-    login = f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};"
-    settings = {
-        "listeners": f"PLAINTEXT://{HOST}:{client},CONTROLLER://{HOST}:{controller},SASL://{HOST}:{sasl}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{client},SASL://{HOST}:{sasl}",
-        "controller.quorum.voters": f"1@{HOST}:{controller}",
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT",
-        "listener.name.sasl.sasl.enabled.mechanisms": "PLAIN",
-        "listener.name.sasl.plain.sasl.jaas.config": login,
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:ANONYMOUS",
-        "group.min.session.timeout.ms": "1000",
-    }
-    with DevBroker(tmp_path / "broker", port=client, extra_settings=settings) as broker:
-        yield broker, f"{HOST}:{sasl}"
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
+    """One broker for all; its users have their rights, and ``nobody`` has none."""
+    secured = SecuredBroker(tmp_path_factory.mktemp("secured"))
+    with secured.broker:
+        secured.make_users((*ROLES, "nobody"))
+        grant(secured.broker)
+        init_topics(secured.anybody.model_copy(update={"prefix": "other", "partitions": 2}))
+        yield secured
 
 
 def documented_rights() -> list[tuple[str, ACLOperation, ResourceType, str]]:
@@ -86,10 +82,6 @@ def grant(broker: DevBroker) -> None:
         admin.create_acls(acls)
 
 
-def as_user(user: str) -> dict[str, str]:
-    return {"sasl_username": user, "sasl_password": password(user)}
-
-
 async def write(settings: Settings, topic: str) -> Any:
     producer = AIOKafkaProducer(**client_options(settings, "test-rights"), acks="all")
     await producer.start()
@@ -99,20 +91,28 @@ async def write(settings: Settings, topic: str) -> Any:
         await producer.stop()
 
 
-async def test_each_role_with_its_rights(secured: tuple[DevBroker, str], tmp_path: Path) -> None:
-    broker, address = secured
-    grant(broker)
-    everybody = {
-        "security_protocol": "SASL_PLAINTEXT",
-        "sasl_mechanism": "PLAIN",
-        "prefix": PREFIX,
-        **as_user("program"),
-    }
-    with Deployment(address, tmp_path, partitions=2, **everybody) as deployment:
+def logged_in(secured: SecuredBroker, folder: Path, user: str, **settings: str) -> Deployment:
+    values = {"prefix": PREFIX, **secured.login(user), **settings}
+    return Deployment(secured.address, folder, partitions=2, **values)
+
+
+async def test_each_role_with_its_rights(
+    secured: SecuredBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", MODEL_KEY)
+    password_file = tmp_path / "password"
+    password_file.write_text(f"{password('worker')}\n", encoding="utf-8")
+
+    def as_user(user: str) -> dict[str, str]:
+        return {"sasl_username": user, "sasl_password": password(user)}
+
+    with logged_in(secured, tmp_path, "program") as deployment:
         init = deployment.start("init", "topics", "init", **as_user("init"))
         assert await asyncio.to_thread(init.wait) == 0, init.log
-        worker = deployment.worker(**as_user("worker"))
-        materializer = deployment.start("materializer", "materialize", **as_user("materializer"))
+        in_file = {"sasl_password": "", "sasl_password_file": str(password_file)}
+        debug = {"log_level": "DEBUG", "library_log_level": "DEBUG"}
+        worker = deployment.worker(sasl_username="worker", **in_file, **debug)
+        materializer = deployment.start("materializer", "materialize", **as_user("materializer"), **debug)
         for process in (worker, materializer):
             await eventually(lambda process=process: process.ready, f"{process.name} is ready", START_S)
 
@@ -129,4 +129,70 @@ async def test_each_role_with_its_rights(secured: tuple[DevBroker, str], tmp_pat
 
         for table in ("messages", "dead_letters"):
             await asyncio.to_thread(until, lambda table=table: in_snapshot(table), f"{table} has rows")
-        assert password("worker") not in worker.log
+        for process in (worker, materializer):
+            assert "DEBUG" in process.log  # the libraries told all they had to tell
+        await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(materializer.stop)
+    everybody = Deployment(secured.broker.bootstrap_server, tmp_path / "reader", partitions=2, prefix=PREFIX)
+    topics = everybody.topics
+    for topic in (topics.events, topics.dead_letters, topics.replies):
+        for record in await everybody.dump(topic):
+            assert without_secrets(repr(record).encode()), record
+    password_file.unlink()
+    for file in await asyncio.to_thread(files_below, tmp_path):
+        assert without_secrets(file.read_bytes()), file
+
+
+def without_secrets(told: bytes) -> bool:
+    return MODEL_KEY.encode() not in told and all(password(user).encode() not in told for user in ROLES)
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+WRONG_PASSWORD = ({"sasl_password": "planted-wrong-secret"}, "refuses user 'nobody' or the password")
+WRONG_CA = ({"ssl_ca_file": "other"}, "is not trusted")
+NO_RIGHT = ({}, "denies user 'nobody' a right")
+
+
+@pytest.mark.parametrize("wrong", [WRONG_PASSWORD, WRONG_CA, NO_RIGHT], ids=["password", "authority", "right"])
+def test_who_is_not_let_in_is_told_so_at_once(
+    secured: SecuredBroker, tmp_path: Path, wrong: tuple[dict[str, str], str]
+) -> None:
+    settings, told = dict(wrong[0]), wrong[1]
+    if "ssl_ca_file" in settings:
+        settings["ssl_ca_file"] = str(Authority(tmp_path, "other").ca_file)
+    commands = ("worker", "materialize", "send s1 Hello", "doctor", "serve --port 0", "topics init")
+    with logged_in(secured, tmp_path, "nobody", prefix="other", **settings) as deployment:
+        for command in commands:
+            process = deployment.start(command.partition(" ")[0], *command.split())
+            assert process.wait(10.0) == EXIT_UNREACHABLE, process.log
+            assert told in process.log
+            assert "planted-wrong-secret" not in process.log
+            assert password("nobody") not in process.log
+
+
+def test_a_token_in_a_file(secured: SecuredBroker, tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    bearer = {
+        **secured.login(""),
+        "sasl_mechanism": "OAUTHBEARER",
+        "sasl_password": "",
+        "sasl_token_file": str(token_file),
+    }
+    settings = Settings(bootstrap_server=secured.address, prefix=PREFIX, **bearer)  # type: ignore[arg-type]
+    token_file.write_text(f"{unsigned_token('init')}\n", encoding="utf-8")
+    init_topics(settings.model_copy(update={"partitions": 2}))
+    with pytest.raises(TopicAuthorizationFailedError):
+        asyncio.run(write(settings, settings.topics.events))
+    token_file.write_text("no token at all", encoding="utf-8")
+    assert "refuses the token in TURNLOG_SASL_TOKEN_FILE" in str(refusal(settings))
+
+
+def unsigned_token(user: str) -> str:
+    """What a test broker takes, and no other may (RFC 7515, appendix A.5)."""
+    now = int(time.time())
+    parts = ({"alg": "none"}, {"sub": user, "iat": now, "exp": now + 600})
+    coded = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+    return f"{'.'.join(coded)}."

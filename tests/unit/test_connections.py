@@ -1,5 +1,6 @@
 """Connection options, and what a client is told that is not let in."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.json_file import write_json
-from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.base.settings_check import SettingsError
+from turnlog_workers.kafka.connections import client_options, faust_credentials
 from turnlog_workers.kafka.unreachable import unreachable
 
 
@@ -84,3 +86,41 @@ def test_a_stack_of_this_folder_is_known(tmp_path: Path, state: dict[str, Any], 
     assert untold not in sentence
     other = str(unreachable(settings(data_dir=str(tmp_path), bootstrap_server="elsewhere:9092"), TimeoutError()))
     assert "Is the broker running there?" in other
+
+
+def test_secrets_are_read_from_files_anew(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    login = {"security_protocol": "SASL_PLAINTEXT", "sasl_username": "u", "sasl_mechanism": "PLAIN"}
+    given = settings(**login, sasl_password_file=str(file))
+    for password in ("one two ", "three"):
+        file.write_text(f"{password}\n", encoding="utf-8")
+        assert client_options(given, "me")["sasl_plain_password"] == password
+        assert faust_credentials(given).password == password
+    for content, told in ((b"", "is empty"), (b"\xff", "is not text"), (None, "cannot be read")):
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(SettingsError, match=f"TURNLOG_SASL_PASSWORD_FILE: .*{told}"):
+            client_options(given, "me")
+    with pytest.raises(SettingsError, match="set one of them"):
+        settings(**login, sasl_password="p", sasl_password_file=str(file))
+
+
+def test_a_token_is_asked_for_at_each_connection(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    login = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "OAUTHBEARER"}
+    with pytest.raises(SettingsError, match="needs TURNLOG_SASL_TOKEN_FILE"):
+        settings(**login)
+    given = settings(**login, sasl_token_file=str(file))
+    provider = client_options(given, "me")["sasl_oauth_token_provider"]
+    for token in ("first", "second"):
+        file.write_text(f"{token}\n", encoding="utf-8")
+        assert asyncio.run(provider.token()) == token
+        assert asyncio.run(faust_credentials(given).oauth_cb.token()) == token
+
+
+def test_files_of_tls_that_are_none_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="TURNLOG_SSL_CA_FILE"):
+        client_options(settings(security_protocol="SSL", ssl_ca_file=str(tmp_path / "none")), "me")
+    with pytest.raises(SettingsError, match="TURNLOG_SSL_CERT_FILE"):
+        client_options(settings(security_protocol="SSL", ssl_cert_file=str(tmp_path / "none")), "me")

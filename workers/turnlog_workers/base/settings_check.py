@@ -70,15 +70,26 @@ def conflicts(settings: "Settings") -> Iterator[str]:
     yield from _of_the_group(settings)
     yield from _of_sizes(settings)
     yield from _of_turns(settings)
-    if settings.security_protocol.startswith("SASL") and not (
-        settings.sasl_username and settings.sasl_password.get_secret_value()
-    ):
-        yield (
-            f"TURNLOG_SECURITY_PROTOCOL={settings.security_protocol} needs TURNLOG_SASL_USERNAME and "
-            "TURNLOG_SASL_PASSWORD: set both"
-        )
+    yield from _of_the_login(settings)
     if settings.ssl_key_file is not None and settings.ssl_cert_file is None:
         yield "TURNLOG_SSL_KEY_FILE is the key of a certificate: set TURNLOG_SSL_CERT_FILE, too"
+
+
+def _of_the_login(settings: "Settings") -> Iterator[str]:
+    password = bool(settings.sasl_password.get_secret_value())
+    if password and settings.sasl_password_file is not None:
+        yield "TURNLOG_SASL_PASSWORD and TURNLOG_SASL_PASSWORD_FILE: set one of them"
+    if not settings.security_protocol.startswith("SASL"):
+        return
+    protocol = f"TURNLOG_SECURITY_PROTOCOL={settings.security_protocol}"
+    if settings.sasl_mechanism == "OAUTHBEARER":
+        if settings.sasl_token_file is None:
+            yield f"{protocol} with TURNLOG_SASL_MECHANISM=OAUTHBEARER needs TURNLOG_SASL_TOKEN_FILE: set it"
+    elif not (settings.sasl_username and (password or settings.sasl_password_file is not None)):
+        yield (
+            f"{protocol} needs TURNLOG_SASL_USERNAME and TURNLOG_SASL_PASSWORD (or TURNLOG_SASL_PASSWORD_FILE): "
+            "set both"
+        )
 
 
 def _of_the_group(settings: "Settings") -> Iterator[str]:

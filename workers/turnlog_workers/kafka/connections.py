@@ -20,6 +20,8 @@ from aiokafka.errors import (
 )
 
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.settings_check import SettingsError
+from turnlog_workers.kafka.login import TokenFromFile, sasl_password
 
 #: The broker knows us and says no: retrying cannot help.
 REFUSALS = (
@@ -50,13 +52,22 @@ REFUSED_RECORDS = (
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:
-    """TLS with host name check; ``None`` for the plain protocols. Raises ``OSError`` for files that cannot be read."""
+    """TLS with host name check; ``None`` for the plain protocols. Raises ``SettingsError`` for unusable files."""
     if settings.security_protocol not in ("SSL", "SASL_SSL"):
         return None
-    context = ssl.create_default_context(cafile=str(settings.ssl_ca_file) if settings.ssl_ca_file else None)
+    try:
+        context = ssl.create_default_context(cafile=str(settings.ssl_ca_file) if settings.ssl_ca_file else None)
+    except OSError as error:  # an SSLError is one
+        raise SettingsError(f"TURNLOG_SSL_CA_FILE={settings.ssl_ca_file} cannot be used: {error}") from error
     if settings.ssl_cert_file:
         key = str(settings.ssl_key_file) if settings.ssl_key_file else None
-        context.load_cert_chain(str(settings.ssl_cert_file), key)
+        try:
+            context.load_cert_chain(str(settings.ssl_cert_file), key)
+        except OSError as error:
+            raise SettingsError(
+                f"TURNLOG_SSL_CERT_FILE={settings.ssl_cert_file} with TURNLOG_SSL_KEY_FILE={key or ''} "
+                f"cannot be used: {error}"
+            ) from error
     return context
 
 
@@ -72,8 +83,11 @@ def client_options(settings: Settings, client_id: str) -> dict[str, Any]:
         options["ssl_context"] = context
     if settings.security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = settings.sasl_mechanism
-        options["sasl_plain_username"] = settings.sasl_username
-        options["sasl_plain_password"] = settings.sasl_password.get_secret_value()
+        if settings.sasl_mechanism == "OAUTHBEARER":
+            options["sasl_oauth_token_provider"] = TokenFromFile(settings)
+        else:
+            options["sasl_plain_username"] = settings.sasl_username
+            options["sasl_plain_password"] = sasl_password(settings)
     return options
 
 
@@ -84,16 +98,18 @@ def faust_broker(settings: Settings) -> list[str]:
 
 def faust_credentials(settings: Settings) -> Any:
     """Faust's credentials object for the same settings; ``None`` for ``PLAINTEXT``."""
-    from faust.auth import SASLCredentials, SSLCredentials
+    from faust.auth import OAuthCredentials, SASLCredentials, SSLCredentials
 
     context = ssl_context(settings)
     if settings.security_protocol == "SSL":
         return SSLCredentials(context)
     if settings.security_protocol.startswith("SASL"):
+        if settings.sasl_mechanism == "OAUTHBEARER":
+            return OAuthCredentials(oauth_cb=TokenFromFile(settings), ssl_context=context)
         return SASLCredentials(
             mechanism=settings.sasl_mechanism,
             username=settings.sasl_username,
-            password=settings.sasl_password.get_secret_value(),
+            password=sasl_password(settings),
             ssl_context=context,
         )
     return None

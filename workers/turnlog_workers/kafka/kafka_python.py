@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from kafka.errors import CorruptRecordError, KafkaError
 from kafka.net.compat import KafkaNetClient
+from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.net.selector import NetworkSelector
 from kafka.record import default_records
 
@@ -13,6 +14,8 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import quiet
 from turnlog_workers.kafka.batch_codecs import CODECS, BatchDecodingError, decompress
 from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.login import sasl_token
+from turnlog_workers.kafka.refusal import raise_if_refused
 from turnlog_workers.kafka.unreachable import unreachable
 
 _MAX_BACKOFF_MS = 1000
@@ -38,6 +41,17 @@ def bound_kafka_python() -> None:
 bound_kafka_python()
 
 
+class _TokenFromFile(AbstractTokenProvider):  # type: ignore[misc]
+    """OAUTHBEARER's token, which kafka-python wants from a plain function."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def token(self) -> str:
+        return sasl_token(self._settings)
+
+
 @contextlib.contextmanager
 def connected(
     make: Callable[..., Client], settings: Settings, client_id: str, timeout_s: float, **options: Any
@@ -47,11 +61,15 @@ def connected(
     ``timeout_s`` bounds the connecting, and then each request.
     """
     timeout_ms = int(max(timeout_s, _MIN_TIMEOUT_S) * 1000)
+    raise_if_refused(settings)
+    shared = client_options(settings, client_id)
+    if "sasl_oauth_token_provider" in shared:
+        shared["sasl_oauth_token_provider"] = _TokenFromFile(settings)
     try:
         with quiet("kafka"):
             client: Any = new_client(
                 make,
-                **client_options(settings, client_id),
+                **shared,
                 bootstrap_timeout_ms=timeout_ms,
                 request_timeout_ms=timeout_ms,
                 # The default grows to 30 s: a broker that comes back within our time limit would not be noticed.

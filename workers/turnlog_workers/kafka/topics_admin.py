@@ -6,7 +6,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import TopicAlreadyExistsError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.config import MIB, Settings
@@ -198,6 +198,8 @@ def _describe(admin: Any, names: Iterable[str]) -> dict[str, TopicFound]:
         code = described[name]["error_code"]
         if code == UnknownTopicOrPartitionError.errno:
             continue
+        if code == TopicAuthorizationFailedError.errno:
+            raise TopicAuthorizationFailedError(name)
         if code:
             raise TopicsError(f"the broker does not describe topic {name}: {for_code(code).__name__}")
         existing[name] = described[name]

@@ -5,15 +5,41 @@ import os
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerUnreachableError
 from turnlog_workers.base.json_file import read_json
+from turnlog_workers.kafka.refusal import refusal
 
 #: Errors of aiokafka, kafka-python and the system by name: the two libraries have classes of their own.
 _NO_CONNECTION = {"KafkaConnectionError", "NoBrokersAvailable", "NodeNotReadyError", "ConnectionRefusedError"}
 _NO_ANSWER = {"KafkaTimeoutError", "TimeoutError", "RequestTimedOutError"}
 
 
+_RIGHTS = "This user lacks a right; docs/settings.md has them by role."
+
+
+def is_lack_of_right(error: BaseException) -> bool:
+    """Does the broker know us and say no? The error of either library."""
+    return type(error).__name__.removesuffix("Error").endswith(("AuthorizationFailed", "_AUTHORIZATION_FAILED"))
+
+
+def _concerning(error: BaseException) -> str:
+    names = ", ".join(str(argument) for argument in error.args)
+    return f" {names}" if names else ""
+
+
 def unreachable(settings: Settings, error: BaseException, what: str = "no broker answers") -> BrokerUnreachableError:
     """The error for a broker that failed us. ``what`` is the beginning of its sentence, in front of the address."""
     address = settings.bootstrap_server
+    name = type(error).__name__
+    if is_lack_of_right(error):
+        who = settings.sasl_username if settings.security_protocol.startswith("SASL") else ""
+        user = f"user {who!r}" if who else "this user"
+        begin = "" if what == "no broker answers" else f"{what}: "
+        right = name.removesuffix("Error").removesuffix("Failed").removesuffix("Authorization").lower()
+        return BrokerUnreachableError(
+            f"{begin}the broker at {address} denies {user} a right ({right}{_concerning(error)}). {_RIGHTS}"
+        )
+    suspect = name in _NO_CONNECTION or (settings.sasl_mechanism == "OAUTHBEARER" and name in _NO_ANSWER)
+    if suspect and (sentence := refusal(settings)):
+        return BrokerUnreachableError(sentence)
     return BrokerUnreachableError(f"{what} at {address} ({_reason(error)}). {_advice(settings, error)}")
 
 
@@ -28,8 +54,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _advice(settings: Settings, error: BaseException) -> str:
-    if type(error).__name__.endswith("AuthorizationFailedError"):
-        return "This user lacks a right; docs/settings.md has them by role."
     stack = read_json(settings.data_dir / "stack.json")
     if stack.get("bootstrap_server") == settings.bootstrap_server:
         where = settings.data_dir.absolute()

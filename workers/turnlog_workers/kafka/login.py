@@ -1,0 +1,52 @@
+"""What a process logs in to the broker with, from where it is kept: read anew each time, so that it can be changed."""
+
+from pathlib import Path
+
+from aiokafka.abc import AbstractTokenProvider
+
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.logs import keep_secret
+from turnlog_workers.base.settings_check import SettingsError
+
+_MAX_SECRET_BYTES = 64 * 1024
+
+
+def sasl_password(settings: Settings) -> str:
+    """The password of the settings, or of their file. Raises :class:`SettingsError`."""
+    if settings.sasl_password_file is not None:
+        return _secret_in(settings.sasl_password_file, "TURNLOG_SASL_PASSWORD_FILE")
+    return settings.sasl_password.get_secret_value()
+
+
+def sasl_token(settings: Settings) -> str:
+    """The token of OAUTHBEARER as its file has it now. Raises :class:`SettingsError`."""
+    assert settings.sasl_token_file is not None  # the settings' own check
+    return _secret_in(settings.sasl_token_file, "TURNLOG_SASL_TOKEN_FILE")
+
+
+class TokenFromFile(AbstractTokenProvider):  # type: ignore[misc]
+    """For aiokafka, which asks at each new connection."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def token(self) -> str:
+        """See :func:`sasl_token`."""
+        return sasl_token(self._settings)
+
+
+def _secret_in(path: Path, variable: str) -> str:
+    """What a file holds, without the line end after it."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_SECRET_BYTES + 1)
+        text = raw.decode().rstrip("\r\n")
+    except OSError as error:
+        raise SettingsError(f"{variable}: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"{variable}: {path} is not text in UTF-8") from None
+    if not text or len(raw) > _MAX_SECRET_BYTES:
+        what = "is too large" if text else "is empty"
+        raise SettingsError(f"{variable}: {path} {what}: write nothing but the secret into it")
+    keep_secret(text)
+    return text

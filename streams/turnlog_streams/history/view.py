@@ -6,7 +6,7 @@ stored as one.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from turnlog_schemas.parts import ToolCall, text_content
@@ -77,8 +77,10 @@ def latest_question(messages: Sequence[HistoryMessage]) -> list[HistoryMessage]:
 
 
 def _repaired(
-    messages: Iterable[HistoryMessage], covered: Sequence[HistoryMessage], keep_open_calls: bool
+    messages: Sequence[HistoryMessage], covered: Sequence[HistoryMessage], keep_open_calls: bool
 ) -> HistoryView:
+    if not any(message.role == "tool" or message.tool_calls for message in messages):  # nothing to repair, mostly
+        return HistoryView(messages=tuple(message for message in messages if not says_nothing(message)))
     repair = _Repair(covered)
     for message in messages:
         if message.role == "tool":

@@ -79,8 +79,7 @@ def resume_position(turn: TurnInput, steps: Sequence[Step]) -> int:
 def estimated_usage(turn: TurnInput, steps: Iterable[Step]) -> Usage:
     """Tokens of a whole turn, about 4 characters each: no tokenizer is at hand. Earlier attempts' steps count too."""
     prompt = estimated_tokens(turn.instructions) + _content_tokens(turn.user_content)
-    for message in turn.history:
-        prompt += _message_tokens(message)
+    prompt += sum(map(_message_tokens, turn.history))
     input_tokens = output_tokens = model_calls = last_input_tokens = 0
     stored = len(turn.turn_messages)
     for index, step in enumerate(steps):
@@ -108,14 +107,14 @@ def estimated_tokens(text: str | None) -> int:
 
 def _content_tokens(content: Sequence[ContentPart] | None) -> int:
     tokens = 0
-    for part in content or ():
-        tokens += estimated_tokens(part.text) if part.kind == TEXT else file_tokens(part)
+    for part in content or ():  # each turn counts its whole history, so there is no call for each text
+        tokens += -(-len(part.text or "") // _CHARACTERS_PER_TOKEN) if part.kind == TEXT else file_tokens(part)
     return tokens
 
 
 def _message_tokens(message: HistoryMessage | Step) -> int:
     tokens = _content_tokens(message.content)
-    if not isinstance(message, ToolResult):
+    if not isinstance(message, ToolResult) and message.tool_calls:
         for call in message.tool_calls:
             tokens += estimated_tokens(call.name) + estimated_tokens(call.arguments)
     return tokens

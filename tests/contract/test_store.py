@@ -93,7 +93,7 @@ async def test_unfinished_streams_longest_wait_first(stores: PartitionStores, si
 
 
 async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None:
-    log = random_log(11, 400, zombies=False)
+    log = random_log(18, 400, zombies=False)
     store = await stores.open(0)
     await fill(store, log, 50)
     sent = store.position.replied
@@ -102,7 +102,7 @@ async def test_unanswered_requests_in_log_order(stores: PartitionStores) -> None
 
 
 async def test_what_is_answered_last_is_forgotten_as_it_is_sent(stores: PartitionStores) -> None:
-    log = random_log(11, 400, zombies=False)
+    log = random_log(18, 400, zombies=False)
     store = await stores.open(0)
     nothing_sent = [replace(record, header=replace(record.header, replied=-1)) for record in log.records]
     for events, position in accepted_batches(nothing_sent, 50):

@@ -71,7 +71,7 @@ def test_beside_a_materializer_that_takes_the_file_over(
     assert (settings.data_dir / "analytics.duckdb").stat().st_ino != before
     produced = [len(log.records) for log in made]
     for log, count in zip(made, produced, strict=True):
-        write_on(log, 20)
+        write_on(log, 20, newer=False)
         produce(settings, log.records[count:])
     process.wait_for(ends(made))
     found = verify(settings, settings.snapshot)

@@ -118,6 +118,12 @@ async def read_history(tour: Tour) -> None:
     assert found == [("user", "Hello"), ("assistant", "Hello")]
 
 
+async def update(tour: Tour) -> None:
+    changed = await tour.client.update(tour.home, metadata={"ticket": "4711"})
+    assert changed.metadata["ticket"] == "4711"
+    assert (await tour.client.get(tour.home)).metadata["ticket"] == "4711"
+
+
 async def resolve(tour: Tour) -> None:
     info = await tour.client.resolve(CHANNEL)
     assert (info.session_id, info.created) == (tour.home, False)
@@ -311,6 +317,7 @@ STEPS: tuple[Step, ...] = (
         get,
         chat,
         read_history,
+        update,
         resolve,
         create_another,
         chat_beside_the_active_one,

@@ -16,6 +16,8 @@ from turnlog_workers.devstack.broker_files import KAFKA_VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
+#: What models' keys are called; no value of one stands in the file.
+MODEL_KEYS = {"ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY", "MODEL_SERVER_KEY"}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_health_is_the_file_that_the_process_writes_when_it_serves(services: dic
 
 
 def test_every_variable_is_a_setting(services: dict[str, Any]) -> None:
-    known = {f"TURNLOG_{name.upper()}" for name in Settings.model_fields}
+    known = {f"TURNLOG_{name.upper()}" for name in Settings.model_fields} | MODEL_KEYS
     for name in ("topics", "worker", "materializer", "serve"):
         given = set(services[name]["environment"])
         assert given <= known, f"{name}: unknown settings {sorted(given - known)}"
@@ -92,7 +94,7 @@ def test_http_is_for_this_machine_and_wants_the_key_that_the_file_names(services
     given = {
         name.removeprefix("TURNLOG_").lower(): value
         for name, value in service["environment"].items()
-        if name.startswith("TURNLOG_HTTP")
+        if name.startswith("TURNLOG_HTTP") and value is not None
     }
     ring = read_keys(Settings(**given))
     caller = ring.caller("turnlog")
@@ -105,3 +107,19 @@ def test_every_command_is_one_that_turnlog_has(services: dict[str, Any], name: s
     command = [sys.executable, "-c", "from turnlog.cli import main; main()", *services[name]["command"], "--help"]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_models_and_keys_come_from_the_shell_and_keys_go_to_workers_alone(services: dict[str, Any]) -> None:
+    given = {name: services[name]["environment"] for name in ("topics", "worker", "materializer", "serve")}
+    assert given["worker"].keys() >= {"TURNLOG_DEFAULT_MODEL", "TURNLOG_HTTP_SERVERS"} | MODEL_KEYS
+    assert all(given["worker"][name] is None for name in MODEL_KEYS)
+    assert not any(MODEL_KEYS & given[name].keys() for name in ("topics", "materializer", "serve"))
+
+
+@pytest.mark.parametrize("name", ["worker", "materializer", "serve"])
+def test_a_service_has_a_limit_and_few_rights(services: dict[str, Any], name: str) -> None:
+    service = services[name]
+    assert service["deploy"]["resources"]["limits"]["memory"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "/tmp" in service["tmpfs"]

@@ -24,6 +24,7 @@ from turnlog.cli.common import (
 from turnlog.errors import EXIT_FAILED, EXIT_OK
 from turnlog.terminal import output
 from turnlog_workers.base.extras import installed, require
+from turnlog_workers.base.readiness_file import mark_unready
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
@@ -154,6 +155,7 @@ def worker(
     All its settings are TURNLOG_... variables; it serves the models that TURNLOG_ALLOW_MODELS names (default: echo:*).
     """
     require("worker", "turnlog worker")
+    mark_unready()  # a restarted container finds its predecessor's file
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
     from turnlog_workers.base import logs
     from turnlog_workers.process.faust_app import run_worker
@@ -170,6 +172,7 @@ def materialize(
 ) -> None:
     """Keep the analysts' DuckDB file up to date and publish snapshots of it, until SIGTERM or Ctrl-C."""
     require("worker", "turnlog materialize")
+    mark_unready()  # a restarted container finds its predecessor's file
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
     from turnlog_workers.base import logs
     from turnlog_workers.materializer.process import run_materializer
@@ -203,6 +206,7 @@ def serve(
     Without keys (TURNLOG_HTTP_KEYS, TURNLOG_HTTP_KEYS_FILE) it serves this machine only.
     """
     require("serve", "turnlog serve")
+    mark_unready()  # a restarted container finds its predecessor's file
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix, as_the_stack=True)
     given = {"http_host": host, "http_port": port}
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})

@@ -179,6 +179,11 @@ class Settings(BaseSettings):
     http_slow_reader_timeout_s: float = Field(default=30.0, ge=0.1, le=3600)  #: reads nothing: its stream is cut
     http_heartbeat_s: float = Field(default=15.0, ge=0.1, le=3600)  #: of silence, then a comment is sent
 
+    # ---- to be seen from outside
+    metrics_host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)  #: empty: none; 0: any that is free
+    watchdog_timeout_s: float = Field(default=120.0, ge=1, le=86_400)  #: of standing still, then it is told
+
     # ---- logging
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     library_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"  #: of Kafka clients and other libraries

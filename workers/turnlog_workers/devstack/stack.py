@@ -201,11 +201,21 @@ def child_specs(
         env=env,
     )
     children = [
-        ChildSpec(name=name, argv=(*python, "turnlog", "worker"), env={**env, "TURNLOG_WORKER_NAME": name})
-        for name in (f"worker-{number}" for number in range(1, workers + 1))
+        ChildSpec(
+            name=(name := f"worker-{number}"),
+            argv=(*python, "turnlog", "worker"),
+            env={**env, "TURNLOG_WORKER_NAME": name, **_metrics_port(env, number - 1)},
+        )
+        for number in range(1, workers + 1)
     ]
     children.append(ChildSpec(name="materializer", argv=(*python, "turnlog", "materialize"), env=env))
     return broker, children
+
+
+def _metrics_port(env: Mapping[str, str], number: int) -> dict[str, str]:
+    """Workers of one machine cannot share a port: each has the next one. 0 is any for each of them."""
+    first = env.get("TURNLOG_METRICS_PORT") or os.environ.get("TURNLOG_METRICS_PORT") or "0"
+    return {"TURNLOG_METRICS_PORT": str(int(first) + number)} if first.isdigit() and int(first) else {}
 
 
 def http_spec(port: int, env: Mapping[str, str]) -> ChildSpec:

@@ -1,6 +1,7 @@
 """:class:`RecordSender` on Kafka: frames, dead letters and forwarded requests."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +19,9 @@ from turnlog_workers.kafka.dead_letters import SIZES, dead_letter, in_batches
 from turnlog_workers.kafka.event_log import LogProducer
 from turnlog_workers.kafka.reply_lane import SentFrame
 from turnlog_workers.kafka.reply_sender import ReplySender
+from turnlog_workers.observe.counts import bounded
 
 log = logging.getLogger(__name__)
-_MAX_MISROUTING = 1000  #: producers that are told apart
 
 
 class KafkaRecordSender:
@@ -45,7 +46,8 @@ class KafkaRecordSender:
         self._now_ms = now_ms
         self._codec = Codec(COMMANDS)
         self.misrouted = 0  #: requests sent on to their right partition
-        self._misrouting: set[str] = set()
+        self.misrouting: Counter[str] = Counter()  #: the same by producer
+        self.parked: Counter[str] = Counter()  #: dead letters by code
 
     def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
         return self._replies.send(reply, stream_id=stream_id, partition=partition, epoch=epoch, frame_seq=frame_seq)
@@ -68,6 +70,7 @@ class KafkaRecordSender:
         count = await self._producer.partition_count(topic)
         for together in in_batches(parked, lambda record: record.partition % count):
             await self._store_letters(topic, together[0][0].partition % count, together)
+            self.parked.update(code for _, code, _ in together)
             crash_point("outbox.after_dead_letter")
 
     async def _store_letters(self, topic: str, partition: int, parked: Sequence[Parked]) -> None:
@@ -103,8 +106,9 @@ class KafkaRecordSender:
         """A producer that partitions in its own way does so for each record: one line for each is enough."""
         self.misrouted += 1
         source = (dict(record.headers).get("ce_source") or b"?").decode(errors="replace")[:200]
-        if source not in self._misrouting and len(self._misrouting) < _MAX_MISROUTING:
-            self._misrouting.add(source)
+        new = source not in self.misrouting
+        bounded(self.misrouting, source)
+        if new and source in self.misrouting:
             log.warning(
                 "producer %s puts requests into wrong partitions, or without a key (%d so far): they are sent on; set "
                 "its partitioner to murmur2_random (unless partitions were added to the topic: see turnlog doctor)",

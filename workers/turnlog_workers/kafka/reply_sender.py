@@ -62,7 +62,10 @@ class ReplySender:
         self._looked_at = 0.0
         self._stopped = False
         self._pending = 0
-        self.dropped = 0
+        self.dropped = 0  #: pieces of text, of too many frames that wait
+        self.given_up = 0  #: frames that no broker took
+        self.sent = 0  #: frames that the broker has
+        self.joined = 0  #: frames that went out as part of another one
 
     async def start(self) -> None:
         """Connect. Raises ``KafkaError`` or ``TimeoutError``."""
@@ -205,6 +208,7 @@ class ReplySender:
             await self._failed(lane, batch, error)
         else:
             lane.queue.extendleft(reversed(rest))
+            self.sent += len(batch) - len(rest)
             self._finish(batch[: len(batch) - len(rest)], stored=True)
             lane.went_well()
 
@@ -254,6 +258,7 @@ class ReplySender:
         frames = list(frames)
         if lasting := sum(frame.terminal for frame in frames):
             log.error("%d frames are given up: %s", lasting, reason)
+        self.given_up += len(frames)
         self._finish(frames, stored=False)
 
     def _finish(self, batch: Iterable[SentFrame], *, stored: bool) -> None:

@@ -24,6 +24,7 @@ from turnlog_workers.intake.faust_consumer import IntakeConsumer, IntakeTranspor
 from turnlog_workers.kafka.connections import faust_broker, faust_credentials
 from turnlog_workers.kafka.request_log import request_headers
 from turnlog_workers.membership.worker_name import WorkerName, take_name
+from turnlog_workers.process.observation import Observation
 from turnlog_workers.process.service import WorkerService
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,14 @@ class TurnlogApp(faust.App):
         self.worker_name = name
         self.stopping = asyncio.Event()
         self._held: set[TP] = set()
+        self._observation = Observation(settings)
         self.inside = WorkerService(
-            settings, owner=name.name, ack=self._ack, stop=self._stop_for, name_is_ours=self._name_is_ours
+            settings,
+            owner=name.name,
+            ack=self._ack,
+            stop=self._stop_for,
+            name_is_ours=self._name_is_ours,
+            turn_metrics=self._observation.turn_metrics,
         )
 
     def _new_transport(self) -> IntakeTransport:
@@ -121,12 +128,14 @@ class TurnlogApp(faust.App):
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         await super().on_start()
+        self._observation.start(self.inside)
         await self.inside.start()
 
     async def on_stop(self) -> None:
         """Drain, release everything, and only then leave the group."""
         await self.inside.drain()
         await self.inside.stop()
+        await self._observation.stop()
         await super().on_stop()
 
 
@@ -149,6 +158,7 @@ def build_app(settings: Settings) -> TurnlogApp:
                 key=message.key,
                 value=message.value,
                 headers=_headers(message.headers),
+                timestamp_ms=int(message.timestamp * 1000) if message.timestamp else None,
             )
             if not app.inside.deliver(record):
                 app.hold(TP(message.topic, message.partition))

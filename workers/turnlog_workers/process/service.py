@@ -32,12 +32,13 @@ from turnlog_workers.kafka.request_log import KafkaRequestLog
 from turnlog_workers.kafka.settings_topic import RunSettings
 from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.topics_admin import TopicsState, check_topics, topic_id
+from turnlog_workers.observe.turn_times import TurnMetrics
+from turnlog_workers.process.limits import actor_limits, shard_limits
 from turnlog_workers.process.surplus_partitions import GrowthWatch, Surplus, SurplusPartition, committed_in_group
 from turnlog_workers.process.tail_watch import TailWatch
 from turnlog_workers.runners.registry import RunnerRegistry
-from turnlog_workers.sessions.turn_attempt import ActorLimits
 from turnlog_workers.shard.partition import Shard, ShardStuckError
-from turnlog_workers.shard.worker_context import Membership, ShardLimits, WorkerContext
+from turnlog_workers.shard.worker_context import Membership, WorkerContext
 from turnlog_workers.store.partition_store import StoreDirectory
 from turnlog_workers.tools.from_settings import toolbox_of
 
@@ -58,12 +59,14 @@ class WorkerService:
         ack: Callable[[int, int], None],
         stop: Callable[[str], None],
         name_is_ours: Callable[[], Awaitable[bool]],
+        turn_metrics: TurnMetrics | None = None,
     ) -> None:
         self._settings = settings
         self._owner = owner  #: what claims call this worker
         self._ack = ack
         self._name_is_ours = name_is_ours
         self._stop = stop
+        self._turn_metrics = turn_metrics
         self._shards: dict[int, Shard] = {}
         self._membership = Membership()
         self._context: WorkerContext | None = None
@@ -154,11 +157,12 @@ class WorkerService:
             schemas=schemas,
             reply_topics=reply_topics(sender),
             running=asyncio.Semaphore(settings.max_running_turns),
-            actor_limits=_actor_limits(settings),
+            actor_limits=actor_limits(settings),
             toolbox=self._toolbox,
             files=self._files,
-            limits=_shard_limits(settings),
+            limits=shard_limits(settings),
             membership=self._membership,
+            turn_metrics=self._turn_metrics,
             ack=self._ack,
             fatal=self._fatal,
             now=time.monotonic,
@@ -235,6 +239,21 @@ class WorkerService:
     def running_turns(self) -> int:
         """Turns that have a runner at work."""
         return sum(shard.running_turns for shard in self._shards.values())
+
+    @property
+    def shards(self) -> Mapping[int, Shard]:
+        """Of every partition that is assigned, by its number."""
+        return self._shards
+
+    @property
+    def context(self) -> WorkerContext | None:
+        """What its shards share; ``None``: it has not started."""
+        return self._context
+
+    @property
+    def replies(self) -> ReplySender:
+        """Who sends its frames."""
+        return self._replies
 
     # ---- what Faust tells
 
@@ -366,32 +385,3 @@ async def _ended(task: asyncio.Task[None]) -> None:
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _shard_limits(settings: Settings) -> ShardLimits:
-    return ShardLimits(
-        max_batch_bytes=settings.max_batch_bytes,
-        max_inbox_requests=settings.max_inbox_requests,
-        max_queued_turns=settings.max_queued_turns,
-        store_commit_interval_s=settings.store_commit_interval_s,
-        store_commit_events=settings.store_commit_events,
-        store_batch_events=settings.store_batch_events,
-        session_timeout_s=settings.session_timeout_s,
-        idle_timeout_s=settings.idle_timeout_s,
-        stalled_delivery_s=settings.stalled_delivery_s,
-        append_linger_s=settings.append_linger_ms / 1000,
-    )
-
-
-def _actor_limits(settings: Settings) -> ActorLimits:
-    return ActorLimits(
-        turn_timeout_s=settings.turn_timeout_s,
-        retry_delay_s=settings.retry_delay_s,
-        delta_interval_s=settings.delta_interval_ms / 1000,
-        max_text_bytes=settings.max_text_bytes,
-        max_tool_result_bytes=settings.max_tool_result_bytes,
-        max_turn_messages=settings.max_turn_messages,
-        summary_timeout_s=settings.summary_timeout_s,
-        max_retry_after_s=settings.max_retry_after_s,
-        max_turn_tokens=settings.max_turn_tokens,
-    )

@@ -109,6 +109,7 @@ class TailWatch:
         for partition in partitions:
             shard = self._shards.get(partition)
             if shard is not None and shard.serving is not None:
+                shard.requests_end = requests[partition]
                 shard.serving.notice(events[partition], requests[partition], patience_s=patience_s)
 
     def _undelivered(self, requests: Mapping[int, int]) -> int:

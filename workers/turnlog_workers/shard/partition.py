@@ -47,6 +47,7 @@ class Shard:
         self.inbox = Inbox(limit=context.limits.max_inbox_requests, ack=self._acknowledge)
         self.serving: Serving | None = None
         self.claims = 0  #: opened by this shard
+        self.requests_end = 0  #: of the topic, when it was looked at last
         self._context = context
         self._place = at(topic=context.topics.events, partition=partition)
         self._store: asyncio.Task[PartitionStore] | None = None
@@ -65,6 +66,7 @@ class Shard:
 
     async def stop(self) -> None:
         """Release for good: stop the turns, save what is confirmed, close the store."""
+        self._context.counts.released("handed_over")
         await self._cancel_run()
         if self._store is not None:
             opening, self._store = self._store, None
@@ -99,6 +101,13 @@ class Shard:
     def running_turns(self) -> int:
         """Turns that have a runner at work."""
         return self.serving.running_turns if self.serving is not None else 0
+
+    @property
+    def lag(self) -> int:
+        """Requests that are there and not decided, as far as we know."""
+        if self.serving is None and self.inbox.covered < 0:
+            return len(self.inbox)
+        return max(0, self.requests_end, self.inbox.known_end) - self.inbox.covered - 1
 
     @property
     def open_turns(self) -> int:
@@ -137,6 +146,7 @@ class Shard:
             try:
                 await self._own()
             except FencedError as fenced:
+                self._context.counts.released("fenced")
                 log.warning("%s", fenced, extra=self._place)
                 if fenced.newest_generation > self._context.membership.generation:
                     await self._wait_for_assignment(assigned)
@@ -155,12 +165,14 @@ class Shard:
                 return
             except LogError as error:
                 log.warning("released: %s", error, extra=self._place)
+                self._context.counts.released("log")
                 failures = self._failed_again(failures, began)
                 await asyncio.sleep(_AGAIN.next_delay(failures))
             except (Exception, asyncio.CancelledError) as error:
                 if was_cancelled(error):
                     raise
                 # A defect, or a disk that is full: crash-only, as after any other failure, but bounded in its pace.
+                self._context.counts.released("failure")
                 log.error("released: %s%s", describe(error), frames(error), extra=self._place)
                 self._blame_the_store(error, began)
                 await asyncio.sleep(_AGAIN.max_s)
@@ -223,6 +235,7 @@ class Shard:
         await epoch.open(claim, self._context.now_ms(), catch_up.take)
         await catch_up.finish(epoch.position)
         self.claims += 1
+        self._context.counts.claims += 1
         accepted = epoch.position.accepted
         self.inbox.cover(accepted)
         # Nothing accepted yet: what is gone before anybody could decide it is lost, and the log will say so.

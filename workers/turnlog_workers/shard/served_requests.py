@@ -190,6 +190,9 @@ class ServedRequests:
                 try:
                     found = await self._resident.find(stream, partial(stream.needs, item.command))
                     self._decide(offset, stream, item.command, found, with_partial=not last_try)
+                    if self._context.turn_metrics is not None and record.timestamp_ms is not None:
+                        metrics, sent_ms = self._context.turn_metrics, record.timestamp_ms
+                        self._run_ahead.groups[-1].done.append(partial(metrics.accepted, sent_ms, self._context.now_ms))
                     self._run_ahead.note(Decision(partial(self.decide, request), partial(self._unstorable, request)))
                     return
                 except StoreError:

@@ -27,6 +27,7 @@ from turnlog_workers.base.ports import RecordsRefusedError
 from turnlog_workers.base.tasks import describe
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.intake.request_reader import ForStream
+from turnlog_workers.observe.turn_times import TurnTimes
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
@@ -91,6 +92,7 @@ class Serving:
             max_batch_bytes=context.limits.max_batch_bytes,
         )
         self._group_commit = GroupCommit(self._run_ahead, self._commit, now=context.now, partition=partition)
+        self._turn_times = TurnTimes(context.turn_metrics) if context.turn_metrics is not None else None
         self._outcomes = ServedOutcomes(self._run_ahead, self.resident, self._containment)
         self._requests = ServedRequests(
             context,
@@ -183,7 +185,7 @@ class Serving:
     @property
     def running_turns(self) -> int:
         """Sessions with a turn at work."""
-        return sum(stream.turn_at_work for stream in self.resident.sessions.values())
+        return sum(stream.turn_at_work for stream in list(self.resident.sessions.values()))
 
     # ---- the loop
 
@@ -299,6 +301,7 @@ class Serving:
             asked_at = self._context.now()
             base = await self._epoch.append(group.records)
             self.confirmed_at = asked_at
+            self._context.counts.appends += 1
             self._confirmed(group, base)
         for effect in group.effects:
             try:
@@ -337,6 +340,8 @@ class Serving:
                 event = FoldedEvent.of(event, touched.after, touched.written)
                 touched.stream.last_offset = offset
             self.unsaved.append(event, record.size_bytes)
+            if self._turn_times is not None:
+                self._turn_times.confirmed(header, payload)
         crash_point("shard.after_accept")
         if any(isinstance(record.payload, _TERMINAL) for record in group.records):
             crash_point("shard.after_terminal")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 
 from turnlog_streams.folding.fold import StreamName
@@ -21,6 +22,11 @@ class Unsaved:
         self._bytes = 0
         self._saving = asyncio.Lock()
         self._became_many = asyncio.Event()
+        self.saved_at = time.time()  #: when the store was as new as the log; seconds since 1970, shown only
+        self.failed_at: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._events)
 
     @property
     def are_many(self) -> bool:
@@ -58,10 +64,13 @@ class Unsaved:
             size, self._bytes = self._bytes, 0
             upto = position()
             try:
+                saved: Mapping[StreamName, Saved] = {}
                 if upto.next_offset > self._store.position.next_offset:
-                    return await self._store.write(events, upto)
+                    saved = await self._store.write(events, upto)
             except BaseException:
                 self._events = events + self._events
                 self._bytes += size
+                self.failed_at = time.time()
                 raise
-            return {}
+            self.saved_at = time.time()
+            return saved

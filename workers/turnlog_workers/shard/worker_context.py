@@ -15,6 +15,8 @@ from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.base.tasks import describe, frames
 from turnlog_workers.files.reader import FileReader
 from turnlog_workers.intake.request_reader import Incoming, RequestReader, UnknownReplyTopicError, Unreadable
+from turnlog_workers.observe.counts import Counts
+from turnlog_workers.observe.turn_times import TurnMetrics
 from turnlog_workers.runners.base import Runner
 from turnlog_workers.sessions.turn_attempt import ActorLimits
 from turnlog_workers.store.port import PartitionStores
@@ -96,6 +98,8 @@ class WorkerContext:
     toolbox: Toolbox | None = None  #: ``None``: no turn has tools
     files: FileReader | None = None  #: ``None``: no turn has files
     draining: bool = False
+    counts: Counts = field(default_factory=Counts)
+    turn_metrics: TurnMetrics | None = None  #: ``None``: nobody asks how long turns take
     open_turns: Callable[[], int] = lambda: 0  #: of the worker: accepted, not ended
     waiting_for_turns: set[Callable[[], None]] = field(default_factory=set)  #: to be called when there are fewer
 

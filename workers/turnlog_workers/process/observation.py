@@ -1,0 +1,98 @@
+"""A worker seen from outside: its port, its numbers, its watchdog."""
+
+import asyncio
+
+from prometheus_client import CollectorRegistry
+
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.tasks import end, kept_running
+from turnlog_workers.kafka.record_sender import KafkaRecordSender
+from turnlog_workers.observe.health import Health
+from turnlog_workers.observe.port import ObservationPort
+from turnlog_workers.observe.turn_times import TurnMetrics
+from turnlog_workers.observe.watchdog import Progress, Watchdog, loop_delay
+from turnlog_workers.observe.worker_metrics import PartitionNow, WorkerCollector, WorkerNow
+from turnlog_workers.process.service import WorkerService
+from turnlog_workers.shard.partition import Shard
+
+
+class Observation:
+    """Of one worker. Without a port there are no numbers, and the watchdog writes to the log all the same."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.registry = CollectorRegistry()
+        self.turn_metrics = TurnMetrics(self.registry) if settings.metrics_port is not None else None
+        self._health = Health(hang_after_s=settings.watchdog_timeout_s)
+        self._port: ObservationPort | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, service: WorkerService) -> None:
+        """Answer and watch from now on. Raises :class:`UsageError` when the port is taken."""
+        settings = self._settings
+        self._health.not_ready = lambda: _not_ready(service)
+        delay = None
+        if settings.metrics_port is not None:
+            delay = loop_delay(self.registry)
+            self.registry.register(WorkerCollector(lambda: worker_now(service)))
+            host, port = settings.metrics_host, settings.metrics_port
+            self._port = ObservationPort(host, port, self._health, self.registry)
+        watchdog = Watchdog(self._health, lambda: progress(service), timeout_s=settings.watchdog_timeout_s, delay=delay)
+        self._task = kept_running(watchdog.run, "the watchdog", gave_up=lambda _: None)
+
+    async def stop(self) -> None:
+        """Answer no more."""
+        await end(self._task)
+        if self._port is not None:
+            port, self._port = self._port, None
+            await asyncio.to_thread(port.stop)
+
+
+def _not_ready(service: WorkerService) -> str:
+    context = service.context
+    if context is None:
+        return "it is connecting"
+    if context.draining:
+        return "it is stopping"
+    return "" if context.membership.generation >= 0 else "the group has assigned nothing yet"
+
+
+def progress(service: WorkerService) -> Progress:
+    """Of every partition that should get on: not of a worker that drains, or has as many turns as it may have."""
+    context = service.context
+    if context is None or context.draining or context.open_turns() >= context.limits.max_queued_turns:
+        return {}
+    return {number: (shard.lag, shard.inbox.covered) for number, shard in service.shards.items()}
+
+
+def worker_now(service: WorkerService) -> WorkerNow:
+    """Its state; asked from another thread, so nothing is iterated that the event loop changes."""
+    context, replies = service.context, service.replies
+    sender = context.sender if context is not None else None
+    ours = sender if isinstance(sender, KafkaRecordSender) else None
+    return WorkerNow(
+        partitions={number: _partition_now(shard) for number, shard in list(service.shards.items())},
+        appends=context.counts.appends if context is not None else 0,
+        claims=context.counts.claims if context is not None else 0,
+        releases=dict(context.counts.releases) if context is not None else {},
+        frames_sent=replies.sent,
+        frames_joined=replies.joined,
+        frames_dropped=replies.dropped + replies.given_up,
+        misrouted=dict(ours.misrouting) if ours is not None else {},
+        dead_letters=dict(ours.parked) if ours is not None else {},
+    )
+
+
+def _partition_now(shard: Shard) -> PartitionNow:
+    serving = shard.serving
+    running = serving.running_turns if serving is not None else 0
+    open_turns = serving.open_turns if serving is not None else 0
+    return PartitionNow(
+        serving=serving is not None,
+        running_turns=running,
+        queued_turns=max(0, open_turns - running),
+        lag=shard.lag,
+        unsaved_events=len(serving.unsaved) if serving is not None else 0,
+        saved_at=serving.unsaved.saved_at if serving is not None else None,
+        save_failed_at=serving.unsaved.failed_at if serving is not None else None,
+    )

@@ -3,12 +3,18 @@
 Most commands run in this process, which spares each of them the start of a Python; of every kind one has its own.
 """
 
+import fcntl
 import json
 import logging
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
+import termios
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
@@ -26,6 +32,7 @@ from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.devstack.launch import launch_argv
 
 STOP_TIMEOUT_S = 30.0
+_STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 CONVERSATIONS = [
     {
         "id": "first",
@@ -72,6 +79,32 @@ class Done:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+class Terminal:
+    """What somebody sees and types."""
+
+    def __init__(self, leader: int, process: subprocess.Popen[bytes]) -> None:
+        self._leader, self._process = leader, process
+        self._shown = ""
+
+    def until(self, text: str, within_s: float = 60.0) -> None:
+        """Returns when a text is shown, and goes on behind it. What steers the terminal does not count."""
+        deadline = time.monotonic() + within_s
+        while text not in self._shown:
+            ready, _, _ = select.select([self._leader], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, self._shown
+            self._shown = _STEERING.sub("", self._shown + os.read(self._leader, 4096).decode(errors="replace"))
+        self._shown = self._shown.partition(text)[2]
+
+    def type(self, after: str, keys: str) -> None:
+        """Once a text is shown."""
+        self.until(after)
+        os.write(self._leader, keys.encode())
+
+    def end(self) -> int:
+        """Its exit code."""
+        return self._process.wait(STOP_TIMEOUT_S)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
     """Topics of its own on the run's broker, and a directory of its own."""
@@ -102,6 +135,29 @@ class Deployment:
             timeout=timeout_s,
         )
         return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    @contextmanager
+    def on_a_terminal(self, *arguments: str) -> Iterator["Terminal"]:
+        """A command with a terminal of its own; killed at the end if it still runs."""
+        leader, follower = pty.openpty()
+        termios.tcsetwinsize(follower, (24, 120))
+        environment = {**self._environment({}), "TERM": "xterm", "XDG_STATE_HOME": str(self.directory / "state")}
+        streams = {"stdin": follower, "stdout": follower, "stderr": follower}
+        process = subprocess.Popen(
+            self._argv(arguments),
+            env=environment,
+            cwd=self.directory,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+            **streams,
+        )
+        os.close(follower)
+        try:
+            yield Terminal(leader, process)
+        finally:
+            process.kill()
+            process.wait()
+            os.close(leader)
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
@@ -261,6 +317,30 @@ def test_chat_shows_tool_calls_and_ends_at_the_first_error(serving: Deployment) 
     failed = serving.run_apart("chat", "--model", "script:1?fail_attempts=9&fatal=true", stdin="Go\nnever\n")
     assert failed.code == 1
     assert "the turn failed" in failed.err
+
+
+def test_chat_on_a_terminal(serving: Deployment) -> None:
+    """Pasted lines are one message, Ctrl-C cancels an answer and leaves the prompt whole; later all of it is shown."""
+    slow = "script:5?tools=1&words=500&delta_ms=50"
+    with serving.on_a_terminal("chat", "web-terminal") as terminal:
+        terminal.type("you>", "\x1b[200~first line\nsecond line\x1b[201~\r")
+        terminal.until("first line\r\nsecond line\r\n")  # the answer
+        terminal.type("you>", f"/model {slow}\r")
+        terminal.until(f"model: {slow}\r\n")
+        terminal.type("you>", "Take your time\r")
+        terminal.type("-> ", "\x03")
+        terminal.until("(cancelled: what was said so far is kept)")
+        terminal.type("you>", "/nonsense\r")
+        terminal.until("/nonsense is no command")
+        terminal.type("you>", "\x03\x03")
+        terminal.until(f"To continue this session: turnlog chat web-terminal --model '{slow}'")
+        assert terminal.end() == 0
+    with serving.on_a_terminal("chat", "web-terminal") as terminal:
+        terminal.until("you> first line\r\nsecond line\r\nfirst line\r\nsecond line\r\n\r\nyou> Take your time")
+        terminal.type("you>", "\x04")
+        assert terminal.end() == 0
+    (stored, *_) = serving.run("sessions", "history", "web-terminal", "--json").lines
+    assert stored["messages"][0]["content"] == "first line\nsecond line"
 
 
 def test_tail_shows_the_frames_of_a_session(serving: Deployment) -> None:

@@ -47,7 +47,7 @@ def test_the_summary_is_data_and_what_it_covers_is_said(monkeypatch: pytest.Monk
     assert run("compact", "web-1", "--instructions", "Keep amounts.", "--request-id", "r1") == (
         0,
         "## Goal\nA refund\u241b[2J.\n",
-        "this summary covers messages 1 to 40; about 9000 tokens became 2100\n",
+        "this summary covers messages 1 to 40; about 9,000 tokens became 2,100\n",
     )
     ((header, command),) = owner.asked
     assert (header.session_id, header.request_id) == ("web-1", "r1")

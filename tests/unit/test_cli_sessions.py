@@ -143,7 +143,7 @@ def test_the_list_says_how_old_it_is_and_what_it_left_out(data_dir: Path) -> Non
     assert "web-2" in out
     assert "web-0" not in out
     assert "1 failed" in out
-    assert err.startswith("2 of 3 sessions; more: --after 2026-01-01T12:01:00/web-1; snapshot published ")
+    assert err.startswith("2 of 3 sessions; more: --after 2026-01-01T12:01:00/web-1; last change published ")
     assert run(data_dir, "list", "--limit", "0")[2].startswith("3 sessions; ")
 
 
@@ -171,7 +171,7 @@ def test_show_is_a_transcript_for_people(data_dir: Path) -> None:
     assert "--full" in out
     assert "turn failed, attempt 3; runner_failed: gave up" in out
     assert "(turn waits) Later" in out
-    assert err.startswith("snapshot published ")
+    assert err.startswith("last change published ")
     assert "x" * 1000 in run(data_dir, "show", "web-1", "--full")[1]
 
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from tests.scripted_owner import Owner
 from turnlog.cli.app import app
 from turnlog_schemas import frames as fr
+from turnlog_schemas.commands import GetSession
 from turnlog_schemas.parts import Usage, content_text
 
 ANSWERED = (fr.TurnStarted(model="echo:"), fr.TurnCompleted(text="Hello", usage=Usage()))
@@ -28,10 +29,17 @@ def run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
 
 
 def at_a_terminal(monkeypatch: pytest.MonkeyPatch, *answers: tuple[Any, ...]) -> Owner:
-    """One who answers each message with the next of these, the last one again and again."""
+    """One who answers each message with the next of these, the last one again and again; the session is a new one."""
     left = list(answers)
+
+    def answer(command: object) -> tuple[Any, ...]:
+        if isinstance(command, GetSession):
+            return (fr.RequestRefused(code="not_found", reason="no such session"),)
+        return left.pop(0) if len(left) > 1 else left[0]
+
     monkeypatch.setattr("turnlog.terminal.output.is_terminal", lambda _: True)
-    return Owner(lambda _: left.pop(0) if len(left) > 1 else left[0]).instead_of_kafka(monkeypatch)
+    monkeypatch.setattr("turnlog.cli.conversation.prompt_on_terminal", lambda: input)
+    return Owner(answer).instead_of_kafka(monkeypatch)
 
 
 def test_the_command_that_goes_on_has_the_options_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:

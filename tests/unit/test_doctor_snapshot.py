@@ -44,7 +44,7 @@ async def test_an_old_one_says_why(settings: Settings, monkeypatch: pytest.Monke
     check = await examined(settings, monkeypatch)
     assert not check.ok
     assert not check.needed
-    assert "out of date (published 360" in check.detail
+    assert "out of date (last change published 60 min ago)" in check.detail
     Publications(settings.data_dir).failed(settings.snapshot, "no space on the disk")
     check = await examined(settings, monkeypatch)
     assert "publishing has failed 1 time" in check.detail

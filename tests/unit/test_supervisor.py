@@ -211,7 +211,7 @@ async def test_a_broker_that_cannot_start_ends_the_stack_before_anything_else_st
 async def test_a_start_that_never_gets_ready_counts_as_a_death(bench: Bench) -> None:
     limits = Limits(ready_timeout_s=2.0, max_early_deaths=2, backoff_first_s=0.01, poll_interval_s=0.01)
     async with bench.running(bench.stack({"worker-1": "never ready"}, limits=limits)):
-        assert any("worker-1 died 2 times" in line for line in bench.said)
+        assert any("worker-1 was stopped 2 times" in line for line in bench.said)
     assert any("worker-1: not ready within 2 s" in line for line in bench.said)
 
 

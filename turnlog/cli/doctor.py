@@ -13,6 +13,7 @@ from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client
 from turnlog.cli.exits import explain
 from turnlog.errors import EXIT_OK, EXIT_USAGE, TurnlogError
 from turnlog.terminal import output
+from turnlog_workers.base.counted import counted, duration
 from turnlog_workers.base.extras import installed
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ async def _topics(settings: "Settings") -> Check:
         code, sentence = explain(error)
         return Check(name="topics", ok=False, detail=sentence, exit_code=code)
     what = "; ".join(state.problems) or f"{settings.prefix}.* are as they must be"
-    return Check(name="topics", ok=True, detail=f"{what} ({state.partition_count} partitions)")
+    return Check(name="topics", ok=True, detail=f"{what} ({counted(state.partition_count, 'partition')})")
 
 
 async def _topics_of_a_client(settings: "Settings") -> Check:
@@ -245,7 +246,7 @@ def publication(settings: "Settings") -> tuple[str, str]:
 
     now = time.time()
     try:
-        age = f"published {max(0.0, now - settings.snapshot.stat().st_mtime):.0f} s ago"
+        age = f"last change published {duration(max(0.0, now - settings.snapshot.stat().st_mtime))} ago"
     except OSError:
         age = "never published here"
     state = read_state(settings.data_dir)

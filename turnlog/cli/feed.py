@@ -8,6 +8,7 @@ import typer
 
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, refuse_unservable
 from turnlog.terminal import output
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.extras import require
 
 _MAX_DETAILS = 20
@@ -89,4 +90,4 @@ def _say(what: str, lines: tuple[str, ...]) -> None:
     for line in lines[:_MAX_DETAILS]:
         output.say(f"{what}: {line}")
     if len(lines) > _MAX_DETAILS:
-        output.say(f"{what}: and something of {len(lines) - _MAX_DETAILS} more lines")
+        output.say(f"{what}: and something of {counted(len(lines) - _MAX_DETAILS, 'more line')}")

@@ -19,6 +19,7 @@ from turnlog.cli.common import (
 from turnlog.cli.lifecycle import ask_once
 from turnlog.terminal import output
 from turnlog.terminal.transcript import MAX_RESULT, print_message, print_summary
+from turnlog_workers.base.counted import counted
 
 if TYPE_CHECKING:
     from turnlog.client.async_client import Client
@@ -152,16 +153,16 @@ def compact(
         return
     if done.summary:
         output.print_text(done.summary)
-    output.say(_outcome(done))
+    output.say(compaction_outcome(done))
 
 
-def _outcome(done: "HistoryCompaction") -> str:
+def compaction_outcome(done: "HistoryCompaction") -> str:
     """What came of it, for people."""
     if not done.to_seq:
         return "nothing to compact: there are no messages before those that stay word for word"
     tokens = ""
     if done.tokens_before and done.tokens_after is not None:  # 0: the summary was brought, nobody counted
-        tokens = f"; about {done.tokens_before} tokens became {done.tokens_after}"
+        tokens = f"; about {counted(done.tokens_before, 'token')} became {done.tokens_after:,}"
     covers = f"this summary covers messages {done.from_seq} to {done.to_seq}"
     return f"{covers}{tokens}" if done.changed else f"{covers}, and already existed: nothing to add"
 

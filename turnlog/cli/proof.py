@@ -14,6 +14,7 @@ import typer
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
 from turnlog.errors import EXIT_FAILED, TurnlogError, UsageError
 from turnlog.terminal import output
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def verify(
     elif found.difference is None:
         records = sum(found.positions.values())
         output.print_text(
-            f"No difference: {found.rows:,} rows in {len(found.tables)} tables of {settings.snapshot} are what the "
-            f"{records:,} records of the log in {len(found.positions)} partitions say."
+            f"No difference: {counted(found.rows, 'row')} in {counted(len(found.tables), 'table')} of "
+            f"{settings.snapshot}: what the "
+            f"{counted(records, 'record')} of the log in {counted(len(found.positions), 'partition')} say."
         )
     else:
         _print_difference(found)
@@ -203,8 +205,9 @@ def diff(before: _First, after: _Second, json: Json = False, verbose: Verbose = 
             sign = {"added": "+", "removed": "-", "changed": "~"}[message.change]
             output.print_text(f"  {sign} {message.message_seq} {message.role}: {_cell(message.content)}")
     kinds = Counter(session.change for session in found)
-    counted = ", ".join(f"{kinds[kind]} {kind}" for kind in ("added", "changed", "removed"))
-    output.say(f"{len(found)} sessions differ: {counted}" if found else "no session differs")
+    changes = ", ".join(f"{kinds[kind]} {kind}" for kind in ("added", "changed", "removed"))
+    differ = f"{counted(len(found), 'session')} {'differs' if len(found) == 1 else 'differ'}"
+    output.say(f"{differ}: {changes}" if found else "no session differs")
 
 
 def _columns(session: "SessionDifference") -> str:

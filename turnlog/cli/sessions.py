@@ -23,6 +23,7 @@ from turnlog.errors import NotFoundError
 from turnlog.terminal import output
 from turnlog.terminal.sessions_table import print_sessions, session_state, snapshot_age
 from turnlog.terminal.transcript import MAX_RESULT, cut, in_words, print_message, print_summary
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def list_(
         output.print_json(document)
         return
     print_sessions(page.sessions)
-    total = f"{page.total} session{'' if page.total == 1 else 's'}"
+    total = counted(page.total, "session")
     shown = f"{len(page.sessions)} of {total}" if page.next_after or after else total
     more = f"; more: --after {page.next_after}" if page.next_after else ""
     output.say(f"{shown}{more}; {snapshot_age(path)}")

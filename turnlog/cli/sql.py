@@ -18,6 +18,7 @@ from turnlog.cli.proof import file_as_of
 from turnlog.cli.sql_prompt import Completer, Prompt, columns_of, line_editing, on_a_terminal
 from turnlog.errors import TurnlogError
 from turnlog.terminal import output
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.extras import require
 
 _TABLE_ROWS = 200
@@ -175,7 +176,9 @@ class _Answer:
         for note in query.notes:
             output.say(f"note: {note}")
         if query.more:
-            output.say(f"There are more than {max_rows} rows: --limit 0 shows all.")
+            output.say(
+                f"There {'is' if max_rows == 1 else 'are'} more than {counted(max_rows, 'row')}: --limit 0 shows all."
+            )
 
 
 @contextmanager

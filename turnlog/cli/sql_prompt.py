@@ -1,13 +1,13 @@
 """The prompt of ``turnlog sql`` without a statement: lines to statements, with history and completion."""
 
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from turnlog.terminal import output
+from turnlog.terminal.history_file import history_file
 
 PROMPT, MORE = "turnlog> ", "    ...> "
 MODES = ("table", "json", "csv")
@@ -63,7 +63,7 @@ def line_editing(completer: Completer) -> Iterator[None]:
     except ImportError:  # not everywhere: lines come without editing then
         yield
         return
-    path = _history_file()
+    path = history_file("sql_history")
     with contextlib.suppress(OSError):
         readline.read_history_file(path)
     readline.set_history_length(_HISTORY_LINES)
@@ -80,11 +80,6 @@ def line_editing(completer: Completer) -> Iterator[None]:
             readline.write_history_file(path)
         except OSError as error:
             output.say(f"The history is not kept: {error}")
-
-
-def _history_file() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "turnlog" / "sql_history"
 
 
 class Prompt:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,9 +18,13 @@ class BackgroundLoop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="turnlog", daemon=True)
         self._thread.start()
 
+    def start(self, step: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine there, and do not wait for it."""
+        return asyncio.run_coroutine_threadsafe(step, self._loop)
+
     def wait(self, step: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for what it returns or raises; a Ctrl-C meanwhile cancels it."""
-        future = asyncio.run_coroutine_threadsafe(step, self._loop)
+        future = self.start(step)
         try:
             return future.result()
         except KeyboardInterrupt:

@@ -28,6 +28,7 @@ from turnlog_schemas.frames import (
     TurnStarted,
 )
 from turnlog_schemas.parts import ToolCall, Usage
+from turnlog_workers.base.counted import counted
 
 DELTA_FRAMES = (TextDelta, ReasoningDelta)
 NOTHING_HEARD = "nothing heard"
@@ -151,8 +152,7 @@ class TurnView:
         if self.attempt:
             return f"started (attempt {self.attempt}, model {self.model})"
         if self.queued_turns is not None:
-            turns = "turn" if self.queued_turns == 1 else "turns"
-            return f"accepted, not started, {self.queued_turns} {turns} before it"
+            return f"accepted, not started, {counted(self.queued_turns, 'turn')} before it"
         return NOTHING_HEARD
 
     def feed(self, reply: ReplyFrame) -> bool:

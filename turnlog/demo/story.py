@@ -26,6 +26,7 @@ from turnlog.terminal.sessions_table import print_sessions
 from turnlog_schemas.frames import TextDelta
 from turnlog_schemas.parts import content_text
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.counted import counted
 from turnlog_workers.devstack import stack
 from turnlog_workers.devstack.broker_ports import choose_ports
 from turnlog_workers.devstack.stack_dir import StackDir
@@ -144,7 +145,9 @@ class _Story:
         )
         conversations = plan.file.conversations
         turns = sum(len(conversation.user_messages) for conversation in conversations)
-        screen.heading(f"Feeding {len(conversations)} recorded conversations ({turns} turns) through Kafka")
+        screen.heading(
+            f"Feeding {counted(len(conversations), 'recorded conversation')} ({counted(turns, 'turn')}) through Kafka"
+        )
         shown = max(conversations, key=_longest_answer)
         screen.line(f"Of these, session {shown.session_id} streams in here, word by word, from the reply topic:")
         report = await self._feed(plan, settings, shown)

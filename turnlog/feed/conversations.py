@@ -19,6 +19,7 @@ from turnlog_schemas.commands import ID_PATTERN
 from turnlog_schemas.files import shown_text, wrong_part
 from turnlog_schemas.parts import TEXT, ContentPart, ToolCall, content_text
 from turnlog_schemas.request_checks import is_name
+from turnlog_workers.base.counted import counted
 from turnlog_workers.runners.conversation_forms import UnknownFormError, as_openai, conversation_id
 from turnlog_workers.runners.recordings import Message
 
@@ -187,7 +188,7 @@ def read_conversations(path: Path, *, skip: bool = False, summaries: bool = True
 
 
 def _all_wrong(path: Path, data: bytes, wrong: list[str]) -> str:
-    more = f"; and {len(wrong) - _SHOWN_LINES} more lines" if len(wrong) > _SHOWN_LINES else ""
+    more = f"; and {counted(len(wrong) - _SHOWN_LINES, 'more line')}" if len(wrong) > _SHOWN_LINES else ""
     hint = ""
     if data.lstrip()[:1] == b"[" and wrong[0].startswith("line 1:"):
         hint = ". If the file is one JSON array, make it lines: jq -c '.[]' FILE"

@@ -9,6 +9,7 @@ from typing import Any
 from turnlog.errors import EXIT_FAILED, EXIT_OK, EXIT_REFUSED, UsageError
 from turnlog.feed.comparison import Mismatch
 from turnlog.feed.conversations import Conversation, ConversationFile, read_conversations
+from turnlog_workers.base.counted import counted
 
 _RECORDED = "recorded:"
 CONFLICT = "conflict"  #: code of a refusal: this request was made before, in another way
@@ -135,7 +136,7 @@ class FeedReport:
         ]
         said = ", ".join(f"{count} {what}" for count, what in counts if count and count != self.turns)
         whole = next((f" {what}" for count, what in counts if count == self.turns), "")
-        return f"{self.turns} turns" + (f" ({said})" if said else whole if whole != " completed" else "")
+        return counted(self.turns, "turn") + (f" ({said})" if said else whole if whole != " completed" else "")
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``: ``mismatches`` is their number, ``details`` says each."""

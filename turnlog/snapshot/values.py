@@ -34,6 +34,8 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any
 
+from turnlog_workers.base.counted import counted
+
 MAX_JSON_DEPTH = 200  #: more than any event has; parsers give up at 256 to 1,000
 MAX_JSON_DIGITS = 4_000  #: Python's own limit is 4,300
 _EXACT_DOUBLE_DIGITS = 15
@@ -57,7 +59,7 @@ class Notes:
         self.told[note] = self.told.get(note, 0) + 1
 
     def sentences(self) -> list[str]:
-        return [f"{note} ({count} value{'' if count == 1 else 's'})" for note, count in self.told.items()]
+        return [f"{note} ({counted(count, 'value')})" for note, count in self.told.items()]
 
 
 class Form:

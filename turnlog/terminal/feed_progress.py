@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from turnlog.feed.plan import FeedProgress, FeedReport
 from turnlog.terminal import output
+from turnlog_workers.base.counted import counted
 
 
 @contextmanager
@@ -29,8 +30,9 @@ def progress_bar() -> Iterator[Callable[[FeedProgress], None]]:
 
 def report_line(report: FeedReport) -> str:
     """What came of a feed, in one line."""
-    counts = f"{report.conversations} conversations, {report.turns_in_words}, {report.messages} messages"
+    conversations, messages = counted(report.conversations, "conversation"), counted(report.messages, "message")
+    counts = f"{conversations}, {report.turns_in_words}, {messages}"
     if not report.verified:
         return f"{counts}; not compared (--verify does)"
     what = " (only what the users said: the model is no recording)" if report.users_only else ""
-    return f"{counts} compared with the file{what}: {len(report.mismatches)} mismatches"
+    return f"{counts} compared with the file{what}: {counted(len(report.mismatches), 'mismatch', 'mismatches')}"

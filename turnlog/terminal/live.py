@@ -23,6 +23,7 @@ from turnlog_schemas.frames import (
 )
 from turnlog_schemas.parts import content_text
 from turnlog_schemas.type_names import snake
+from turnlog_workers.base.counted import counted
 
 _MAX_DETAIL = 160
 
@@ -43,7 +44,7 @@ class LiveTurn:
         """Show what a frame says. Frames must be those that count, in order (a ``ChatTurn`` gives them so)."""
         match reply.frame:
             case TurnAccepted(queued_turns=before) if before:
-                self._aside(f"({before} turn{'s' if before > 1 else ''} before this one)")
+                self._aside(f"({counted(before, 'turn')} before this one)")
             case TurnStarted():
                 if self._attempt:
                     self._aside(f"(started again, attempt {reply.header.attempt}: what follows counts)")
@@ -53,9 +54,9 @@ class LiveTurn:
                 self._answer(text)
                 self._streamed += text
             case ToolCallStarted(call=call):
-                self._aside(f"-> {call.name}({_cut(call.arguments)})")
+                self._aside(f"-> {call.name}({shorten(call.arguments)})")
             case MessageStored(role="tool") as message:
-                self._aside(f"<- {_cut(content_text(message.content) or '')}")
+                self._aside(f"<- {shorten(content_text(message.content) or '')}")
             case MessageStored(role="assistant") as message:
                 self._complete(content_text(message.content) or "")
 
@@ -85,7 +86,8 @@ class LiveTurn:
         self._write(f"{output.printable(line)}\n", True)
 
 
-def _cut(text: str) -> str:
+def shorten(text: str) -> str:
+    """On one line, and not longer than a line or two."""
     text = " ".join(text.split())
     return text if len(text) <= _MAX_DETAIL else f"{text[: _MAX_DETAIL - 1]}…"
 
@@ -105,7 +107,7 @@ def frame_line(reply: ReplyFrame) -> str:
     header, frame = reply.header, reply.frame
     name = frame.name if isinstance(frame, UnknownPayload) else type(frame).__name__
     attempt = f" #{header.attempt}" if header.attempt > 1 else ""
-    detail = _cut(_detail(frame))
+    detail = shorten(_detail(frame))
     return f"{header.session_id} {header.request_id[:12]}{attempt} {snake(name)}{': ' if detail else ''}{detail}"
 
 
@@ -116,7 +118,7 @@ def _detail(frame: object) -> str:
         case TurnStarted(model=model):
             return model
         case TurnAccepted(queued_turns=before):
-            return f"{before} {'turn' if before == 1 else 'turns'} before it" if before else ""
+            return f"{counted(before, 'turn')} before it" if before else ""
         case ToolCallStarted(call=call):
             return f"{call.name}({call.arguments})"
         case MessageStored() as message:

@@ -7,6 +7,7 @@ from typing import Any
 
 from turnlog.snapshot.listing import ListedSession, age_s
 from turnlog.terminal import output
+from turnlog_workers.base.counted import counted, duration
 
 
 def print_sessions(sessions: Sequence[ListedSession]) -> None:
@@ -27,14 +28,18 @@ def print_sessions(sessions: Sequence[ListedSession]) -> None:
 
 
 def session_state(session: Mapping[str, Any]) -> str:
-    """What a session does, and how turns of it ended, in words."""
+    """What a session does, and behind it how many turns of it ended otherwise than well, in words."""
+    ended = session["completed_turns"] + session["failed_turns"] + session["cancelled_turns"]
     words = ["archived"] if session["archived"] else []
     if session["running_turn_id"]:
         words.append("running")
-    words += [f"{session[f'{s}_turns']} {s}" for s in ("failed", "cancelled") if session[f"{s}_turns"]]
-    return ", ".join(words) or "idle"
+    elif session["turns"] > ended:
+        words.append("waiting")
+    state = ", ".join(words) or "idle"
+    wrong = [counted(session[f"{s}_turns"], f"{s} turn") for s in ("failed", "cancelled") if session[f"{s}_turns"]]
+    return f"{state} ({', '.join(wrong)})" if wrong else state
 
 
 def snapshot_age(path: Path) -> str:
-    """How old the snapshot is, for people: a newer one appears only when there is something new."""
-    return f"snapshot published {age_s(path):.0f} s ago"
+    """Since when nothing new was published, for people: a newer one appears only when there is something new."""
+    return f"last change published {duration(age_s(path))} ago"

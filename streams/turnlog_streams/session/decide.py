@@ -187,7 +187,8 @@ def _refusal(session: Session, opened: Session, command: AcceptChat, policy: Pol
     if not session.open_turns:
         return None
     if chat.on_busy == "reject":
-        return "busy", f"session {session.session_id} has {session.open_turns} turns that are not ended"
+        turns = "1 turn that is" if session.open_turns == 1 else f"{session.open_turns} turns that are"
+        return "busy", f"session {session.session_id} has {turns} not ended"
     if chat.on_busy == "enqueue" and len(session.queue) >= policy.max_queued_turns:
         return "busy", f"session {session.session_id} has {len(session.queue)} queued turns, the most that may wait"
     return None

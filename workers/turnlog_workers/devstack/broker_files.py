@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.errors import EXIT_UNREACHABLE, TurnlogError
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ def _remove_stale_downloads(directory: Path) -> None:
 
 def _fetch_all(missing: Sequence[Jar], directory: Path, temporary: Path, download: Download, say: Say) -> None:
     started = time.monotonic()
-    say(f"fetching Kafka {KAFKA_VERSION}: {len(missing)} files into {directory} (45 MB in all, only the first time)")
+    files = counted(len(missing), "file")
+    say(f"fetching Kafka {KAFKA_VERSION}: {files} into {directory} (45 MB in all, only the first time)")
     total_bytes = 0
     with ThreadPoolExecutor(_DOWNLOAD_THREADS, thread_name_prefix="jar") as pool:
         futures = {
@@ -192,7 +194,7 @@ def _fetch(jar: Jar, directory: Path, temporary: Path, download: Download) -> in
             fetched.replace(directory / jar.file_name)
             return size
         problem = (
-            f"{jar.file_name} was fetched {attempt + 1} times and is not the pinned file: SHA-256 {digest} "
+            f"{jar.file_name} was fetched {counted(attempt + 1, 'time')} and is not the pinned file: SHA-256 {digest} "
             f"({size} bytes) instead of {jar.sha256}. It was not kept. Something between here and the repository "
             f"changes or cuts it (a proxy, a mirror): use another network or mirror, then run the same command again."
         )

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from turnlog_workers.base.allow_list import read_allow_list
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.settings_check import check_models
 from turnlog_workers.devstack.broker_dir import DataDirUse
 from turnlog_workers.devstack.broker_files import Say, cache_dir, ensure_jars, find_java
@@ -113,7 +114,8 @@ class Stack:
         without = f" (without {', '.join(failing)})" if failing else ""
         if self._console is not None and "http" not in failing:
             self._say(f"console: {self._console} (OpenAI's protocols: {self._console}v1)")
-        self._say(f"up: Kafka on {self._bootstrap_server}, {count} processes{without}; Ctrl-C stops them")
+        processes = counted(count, "process", "processes")
+        self._say(f"up: Kafka on {self._bootstrap_server}, {processes}{without}; Ctrl-C stops them")
         await self._unless_stopped(asyncio.Event().wait())
 
     def _supervise(self, child: Child, stop: asyncio.Event) -> None:

@@ -85,11 +85,12 @@ class Child:
             except OSError as error:  # no memory, no process, no room for its log: as if it had died
                 how = f"it cannot be started: {error}"
             else:
+                in_time = True
                 try:
-                    await self._watch(process, stop)
+                    in_time = await self._watch(process, stop)
                 finally:
                     await self._end(process)
-                how = _describe(process.returncode)
+                how = _describe(process.returncode) if in_time else f"{_NOT_READY}{self._limits.ready_timeout_s:g} s"
             if stop.is_set():
                 return
             delay_s = self._count_death(how)
@@ -118,8 +119,8 @@ class Child:
         self._on_change()
         return process
 
-    async def _watch(self, process: asyncio.subprocess.Process, stop: asyncio.Event) -> None:
-        """Until the process ends, is to stop, or was not ready in time; says when it is ready."""
+    async def _watch(self, process: asyncio.subprocess.Process, stop: asyncio.Event) -> bool:
+        """Until the process ends, is to stop, or was not ready in time (``False``); says when it is ready."""
         clock = asyncio.get_running_loop().time
         ended = asyncio.create_task(process.wait())
         stopping = asyncio.create_task(stop.wait())
@@ -129,12 +130,12 @@ class Child:
             while not self._ready_file.exists():
                 if clock() > deadline:
                     self._say(f"{self.spec.name}: not ready within {self._limits.ready_timeout_s:g} s; stopping it")
-                    return
+                    return False
                 done, _ = await asyncio.wait(
                     either, timeout=self._limits.poll_interval_s, return_when=asyncio.FIRST_COMPLETED
                 )
                 if done:
-                    return
+                    return True
             self._early_deaths = 0
             self._say(f"{self.spec.name}: ready (process {process.pid})")
             self.ready.set()
@@ -143,6 +144,7 @@ class Child:
             if not (ended.done() or stopping.done()):
                 self._deaths_in_row = 0
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return True
         finally:
             ended.cancel()
             stopping.cancel()
@@ -182,13 +184,13 @@ class Child:
             return self._failed(how)
         delay_s = Backoff(limits.backoff_first_s, limits.backoff_max_s).next_delay(self._deaths_in_row)
         when = "" if was_ready else " before it was ready"
-        self._say(f"{self.spec.name}: died{when} ({how}); starting it again in {delay_s:g} s")
+        self._say(f"{self.spec.name}: {_verb(how)}{when} ({how}); starting it again in {delay_s:g} s")
         return delay_s
 
     def _failed(self, how: str) -> float:
         """It does not get ready, time after time. The pause before the next try; raises if it is essential."""
         limits, deaths = self._limits, self._early_deaths
-        died = f"{self.spec.name} died {deaths} times in a row before it was ready (last: {how})"
+        died = f"{self.spec.name} {_verb(how)} {deaths} times in a row before it was ready (last: {how})"
         if self._essential:
             raise ChildFailedError(f"{died}. What it said is in {self.log_path}.")
         seldom = Backoff(2 * limits.backoff_max_s, limits.seldom_max_s)
@@ -204,10 +206,21 @@ class Child:
         return delay_s
 
 
+_NO_ERROR = "no error, exit code 0"
+_NOT_READY = "not ready within "
+
+
 def _describe(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         return signal.Signals(-exit_code).name
-    return f"exit code {exit_code}"
+    return f"exit code {exit_code}" if exit_code else _NO_ERROR
+
+
+def _verb(how: str) -> str:
+    """What happened to it: neither one that is content with itself nor one that is stopped has died."""
+    if how.startswith(_NOT_READY):
+        return "was stopped"
+    return "ended by itself" if how == _NO_ERROR else "died"
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -10,6 +10,7 @@ from kafka.errors import TopicAlreadyExistsError, TopicAuthorizationFailedError,
 
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.config import MIB, Settings
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
 from turnlog_workers.kafka.kafka_python import connected
 
@@ -166,9 +167,10 @@ def grown(topics: Topics, requests: int, recorded: int) -> str:
     first, last = recorded, requests - 1
     those = f"partition {first}" if first == last else f"partitions {first} to {last}"
     return (
-        f"topic {topics.requests} has {requests} partitions, {topics.events} has {recorded}: partitions were added, "
-        f"which moves no session. Workers send the requests of {those} on, and those that producers now put elsewhere; "
-        f"that costs a hop, and nothing is lost. For more partitions choose a new TURNLOG_PREFIX and {_INIT}"
+        f"topic {topics.requests} has {counted(requests, 'partition')}, {topics.events} has {recorded}: partitions "
+        f"were added, which moves no session. Workers send the requests of {those} on, and those that producers now "
+        f"put elsewhere; that costs a hop, and nothing is lost. For more partitions choose a new TURNLOG_PREFIX "
+        f"and {_INIT}"
     )
 
 
@@ -260,8 +262,9 @@ def _differences(spec: TopicSpec, found: TopicFound, settings: Settings, *, coun
     problems: list[str] = []
     if counts and found.partitions != spec.partitions:
         problems.append(
-            f"topic {spec.name} has {found.partitions} partitions, not {spec.partitions}: their number never changes, "
-            f"since sessions would move to other logs; choose a new TURNLOG_PREFIX for {spec.partitions} and {_INIT}"
+            f"topic {spec.name} has {counted(found.partitions, 'partition')}, not {spec.partitions}: their number "
+            f"never changes, since sessions would move to other logs; choose a new TURNLOG_PREFIX for "
+            f"{spec.partitions} and {_INIT}"
         )
     if found.replication_factor < settings.replication_factor:
         problems.append(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from turnlog_workers.base.backoff import Backoff
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.json_file import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class PublicationState:
         """A sentence on what is wrong; empty when nothing is."""
         if self.failing_since is None:
             return ""
-        times = f"{self.failures} time{'' if self.failures == 1 else 's'}"
+        times = counted(self.failures, "time")
         return f"publishing has failed {times} in {max(0.0, now - self.failing_since):.0f} s: {self.error}"
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from turnlog_streams.folding.fold import FoldError
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, record_id
 from turnlog_workers.base.backoff import Backoff
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogAuthorizationError, LogBrokenError, LogError, RequestRecord
 from turnlog_workers.base.tasks import describe, end, frames, kept_running, was_cancelled, watched
@@ -321,8 +322,9 @@ class Shard:
         """
         if position.partition_count and position.partition_count != self._context.partition_count:
             raise LogBrokenError(
-                f"partition {self.partition}: the log was written with {position.partition_count} partitions, now "
-                f"there are {self._context.partition_count}: sessions would change their place. "
+                f"partition {self.partition}: the log was written with "
+                f"{counted(position.partition_count, 'partition')}, now there are {self._context.partition_count}: "
+                "sessions would change their place. "
                 "Use a new prefix (TURNLOG_PREFIX)"
             )
         if position.requests_topic_id and position.requests_topic_id != self._context.topics_id:

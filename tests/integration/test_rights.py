@@ -1,27 +1,32 @@
-"""A broker with TLS, passwords and an authorizer: each role works with the rights of docs/settings.md and no more.
+"""A broker with TLS, passwords and an authorizer: each role works with the rights that are printed and no more.
 
 Who is not let in is told why.
 """
 
+import argparse
 import asyncio
 import base64
 import json
-import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import TopicAuthorizationFailedError
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePatternType, ResourcePattern, ResourceType
+from typer.testing import CliRunner
 
 from tests.deployment import START_S, Deployment
+from tests.http_stack import start_gateway
 from tests.secured_broker import Authority, SecuredBroker, password
 from tests.waiting import eventually, until
 from turnlog import Client
+from turnlog.cli.app import app
 from turnlog.snapshot.sql import open_snapshot, run
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import EXIT_UNREACHABLE
@@ -31,10 +36,9 @@ from turnlog_workers.kafka.kafka_python import connected
 from turnlog_workers.kafka.refusal import refusal
 from turnlog_workers.kafka.topics_admin import init_topics
 
-ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "chat"
 MODEL_KEY = "planted-key-of-a-model"
-ROLES = ("init", "worker", "materializer", "program")
+ROLES = ("operator", "worker", "materializer", "gateway", "program")
 OPERATIONS = {
     "Create": ACLOperation.CREATE,
     "Describe": ACLOperation.DESCRIBE,
@@ -55,27 +59,32 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]
         yield secured
 
 
-def documented_rights() -> list[tuple[str, ACLOperation, ResourceType, str]]:
-    """Role, operation, kind of thing and its name, as the table says them."""
-    section = (ROOT / "docs/settings.md").read_text(encoding="utf-8").partition("\n## Rights\n")[2]
-    rows = re.findall(r"^\| (?!role|-)([^|]+) \| ([^|]*) \| ?([^|]*)\|$", section, flags=re.MULTILINE)
-    assert len(rows) == len(ROLES)
-    rights = []
-    for role, (_, topics, group) in zip(ROLES, rows, strict=True):
-        for kind, cell in ((ResourceType.TOPIC, topics), (ResourceType.GROUP, group)):
-            for clause in filter(str.strip, cell.split(";")):
-                operations, _, names = clause.partition(" on ")
-                for operation in re.findall(r"\w+", operations.replace(" and ", " ")):
-                    rights += [(role, OPERATIONS[operation], kind, name) for name in re.findall(r"`([^`]+)`", names)]
-    return rights
+def printed_rights() -> list[str]:
+    """The lines of ``turnlog acls print``. A program that chats is a producer and a reader."""
+    whose = ["--principal", "producer=User:program", "--principal", "reader=User:program"]
+    printed = CliRunner().invoke(app, ["acls", "print", "--prefix", PREFIX, *whose])
+    assert printed.exit_code == 0, printed.output
+    return [line for line in printed.output.splitlines() if not line.startswith("#")]
 
 
 def grant(broker: DevBroker) -> None:
+    """Do what the lines say."""
+    parser = argparse.ArgumentParser(prog="kafka-acls.sh")
+    for option in ("bootstrap-server", "allow-principal", "topic", "group"):
+        parser.add_argument(f"--{option}")
+    parser.add_argument("--resource-pattern-type", default="literal")
+    parser.add_argument("--operation", action="append", choices=list(OPERATIONS))
+    parser.add_argument("--add", action="store_true")
     acls = []
-    for role, operation, kind, name in documented_rights():
-        pattern = ACLResourcePatternType.PREFIXED if name.endswith("*") else ACLResourcePatternType.LITERAL
-        resource = ResourcePattern(kind, name.removesuffix("*"), pattern)
-        acls.append(ACL(f"User:{role}", "*", operation, ACLPermissionType.ALLOW, resource))
+    for line in printed_rights():
+        said = parser.parse_args(shlex.split(line)[1:])
+        kind = ResourceType.TOPIC if said.topic else ResourceType.GROUP
+        pattern = ACLResourcePatternType[said.resource_pattern_type.upper()]
+        resource = ResourcePattern(kind, said.topic or said.group, pattern)
+        acls += [
+            ACL(said.allow_principal, "*", OPERATIONS[operation], ACLPermissionType.ALLOW, resource)
+            for operation in said.operation
+        ]
     with connected(
         KafkaAdminClient, Settings(bootstrap_server=broker.bootstrap_server), "test-rights", START_S
     ) as admin:
@@ -107,20 +116,23 @@ async def test_each_role_with_its_rights(
         return {"sasl_username": user, "sasl_password": password(user)}
 
     with logged_in(secured, tmp_path, "program") as deployment:
-        init = deployment.start("init", "topics", "init", **as_user("init"))
+        init = deployment.start("init", "topics", "init", **as_user("operator"))
         assert await asyncio.to_thread(init.wait) == 0, init.log
         in_file = {"sasl_password": "", "sasl_password_file": str(password_file)}
         debug = {"log_level": "DEBUG", "library_log_level": "DEBUG"}
         worker = deployment.worker(sasl_username="worker", **in_file, **debug)
         materializer = deployment.start("materializer", "materialize", **as_user("materializer"), **debug)
-        for process in (worker, materializer):
+        gateway, address = start_gateway(deployment, **as_user("gateway"))
+        for process in (worker, materializer, gateway):
             await eventually(lambda process=process: process.ready, f"{process.name} is ready", START_S)
 
         program = deployment.settings
         async with Client(program) as client:
             assert (await client.chat("web-1", "Hello").result(timeout_s=START_S)).text == "Hello"
-        with pytest.raises(TopicAuthorizationFailedError):
-            await write(program, deployment.topics.events)
+        await asyncio.to_thread(use_gateway, address)
+        for role in ("program", "materializer", "gateway", "operator"):
+            with pytest.raises(TopicAuthorizationFailedError):
+                await write(logged_in(secured, tmp_path / role, role).settings, deployment.topics.events)
         await write(program, deployment.topics.requests)  # one that nobody can read: it is parked
 
         def in_snapshot(table: str) -> bool:
@@ -129,6 +141,7 @@ async def test_each_role_with_its_rights(
 
         for table in ("messages", "dead_letters"):
             await asyncio.to_thread(until, lambda table=table: in_snapshot(table), f"{table} has rows")
+        await asyncio.to_thread(gateway.stop)
         for process in (worker, materializer):
             assert "DEBUG" in process.log  # the libraries told all they had to tell
         await asyncio.to_thread(worker.stop)
@@ -141,6 +154,18 @@ async def test_each_role_with_its_rights(
     password_file.unlink()
     for file in await asyncio.to_thread(files_below, tmp_path):
         assert without_secrets(file.read_bytes()), file
+
+
+def use_gateway(address: str) -> None:
+    """What reads and writes each topic that a gateway uses."""
+    with httpx.Client(base_url=address, timeout=START_S) as http:
+        said = http.put("/v1/settings/default-model", json={"value": "echo:"})
+        assert said.is_success, said.text
+        made = http.post("/v1/responses", json={"model": "echo:", "input": "Hello"})
+        assert made.is_success, made.text
+        read = http.get(f"/v1/responses/{made.json()['id']}")
+        assert read.json()["status"] == "completed", read.text
+        assert http.get("/v1/settings").json() == {"default-model": "echo:"}
 
 
 def without_secrets(told: bytes) -> bool:
@@ -182,7 +207,7 @@ def test_a_token_in_a_file(secured: SecuredBroker, tmp_path: Path) -> None:
         "sasl_token_file": str(token_file),
     }
     settings = Settings(bootstrap_server=secured.address, prefix=PREFIX, **bearer)  # type: ignore[arg-type]
-    token_file.write_text(f"{unsigned_token('init')}\n", encoding="utf-8")
+    token_file.write_text(f"{unsigned_token('operator')}\n", encoding="utf-8")
     init_topics(settings.model_copy(update={"partitions": 2}))
     with pytest.raises(TopicAuthorizationFailedError):
         asyncio.run(write(settings, settings.topics.events))

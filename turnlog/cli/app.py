@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from turnlog.cli import processes, proof
+from turnlog.cli.acls import acls_app
 from turnlog.cli.chat import chat
 from turnlog.cli.common import VERBOSE
 from turnlog.cli.doctor import doctor
@@ -74,6 +75,7 @@ _TRY = "Try it"
 _RUN = "Run it"
 _TALK = "Talk to it"
 _ASK = "Ask it"
+_MEND = "Look after it"
 
 app.command(rich_help_panel=_TRY)(processes.demo)
 app.command(rich_help_panel=_TRY)(processes.up)
@@ -95,4 +97,5 @@ app.command(rich_help_panel=_RUN)(processes.serve)
 app.add_typer(models_app, name="models", rich_help_panel=_RUN)
 app.add_typer(settings_app, name="settings", rich_help_panel=_RUN)
 app.add_typer(processes.topics_app, name="topics", rich_help_panel=_RUN)
+app.add_typer(acls_app, name="acls", rich_help_panel=_MEND)
 add_examples(app)

@@ -37,6 +37,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "settings unset": ("turnlog settings unset default-model",),
     "settings list": ("turnlog settings list",),
     "topics init": ("turnlog topics init",),
+    "acls print": (
+        "turnlog acls print --prefix chat",
+        "turnlog acls print --role worker --principal worker=User:turnlog-7 --command-config admin.properties",
+    ),
 }
 
 

@@ -249,6 +249,7 @@ async def test_a_key_in_a_file_is_read_again_for_each_turn(
         servers = f'{{"fake": {{"url": "{server.url}/v1", "key_file": "{file}"}}}}'
         runner = HttpRunners(Settings(http_servers=servers))(MODELS[kind])  # type: ignore[arg-type]
     else:
+        monkeypatch.delenv(f"{kind.upper()}_API_KEY")
         monkeypatch.setenv(f"{kind.upper()}_API_KEY_FILE", str(file))
         runner = runner_of(kind, server)
     for key in ("first-key-0123456789", "second-key-0123456789"):

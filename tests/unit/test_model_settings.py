@@ -10,8 +10,8 @@ import pytest
 from turnlog.cli.exits import explain
 from turnlog_workers.base import logs
 from turnlog_workers.base.config import Settings
-from turnlog_workers.base.model_servers import MAX_SERVERS, KeySource, KeyUnavailableError, key_of
-from turnlog_workers.base.settings_check import SettingsError
+from turnlog_workers.base.model_servers import KEY_VARIABLES, MAX_SERVERS, KeySource, KeyUnavailableError, key_of
+from turnlog_workers.base.settings_check import SettingsError, check_models
 from turnlog_workers.runners.base import RunnerError
 from turnlog_workers.runners.models.faults import retry_after_s
 from turnlog_workers.runners.models.http import HttpRunners
@@ -80,9 +80,25 @@ def test_a_key_is_read_where_it_is_said_to_be(tmp_path: Path, monkeypatch: pytes
     file = tmp_path / "key"
     file.write_text("from the file\n")
     monkeypatch.setenv("K_FILE", str(file))
+    both = key_of("K")
+    assert both is not None
+    with pytest.raises(KeyUnavailableError, match="K and K_FILE: set one of them"):
+        both.read()
+    monkeypatch.setenv("K", " ")
     found = key_of("K")
-    assert found is not None, "the file comes first"
+    assert found is not None
     assert found.read() == "from the file"
+
+
+@pytest.mark.parametrize("variable", KEY_VARIABLES.values())
+def test_no_process_starts_with_a_key_in_two_places(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, SECRET)
+    monkeypatch.delenv(f"{variable}_FILE", raising=False)
+    check_models(Settings())
+    monkeypatch.setenv(f"{variable}_FILE", "/run/secrets/key")
+    with pytest.raises(SettingsError, match=f"{variable} and {variable}_FILE: set one of them") as caught:
+        check_models(Settings())
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"two\nlines", b"\xff", b"\xc3\xbc", b"x" * 20_000])

@@ -15,6 +15,8 @@ from turnlog_workers.base.file_settings import read_media_types
 
 MAX_SERVERS = 100
 MAX_KEY_BYTES = 16 * 1024  #: some keys are signed tokens
+#: The variable that holds the key of each provider; with ``_FILE`` behind it, one that names a file with the key.
+KEY_VARIABLES = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY", "google": "GOOGLE_API_KEY"}
 _SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_ID)?$", re.IGNORECASE)
@@ -37,13 +39,18 @@ class KeyUnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySource:
-    """Where a key is: read again for each turn, so that a new one needs no restart."""
+    """Where a key is: read again for each turn, so that a new one needs no restart.
+
+    A place too many is no place: of a variable and a file, one may be an old key that was forgotten.
+    """
 
     variable: str = ""
     file: Path | None = None
 
     def read(self) -> str:
         """The key. Raises :class:`KeyUnavailableError`."""
+        if self.file is not None and self.variable:
+            raise KeyUnavailableError(_both(self.variable))
         if self.file is not None:
             where = f"the file {str(self.file)!r}"
             try:
@@ -66,9 +73,21 @@ class KeySource:
 
 def key_of(variable: str) -> KeySource | None:
     """Where a provider's key is: the file that ``VARIABLE_FILE`` names, or ``VARIABLE`` itself; ``None``: nowhere."""
-    if file := os.environ.get(f"{variable}_FILE", "").strip():
-        return KeySource(file=Path(file))
-    return KeySource(variable=variable) if os.environ.get(variable, "").strip() else None
+    file = os.environ.get(f"{variable}_FILE", "").strip()
+    value = os.environ.get(variable, "").strip()
+    if not file and not value:
+        return None
+    return KeySource(variable=variable if value else "", file=Path(file) if file else None)
+
+
+def keys_in_two_places() -> list[str]:
+    """A sentence for each provider's key that is given in a variable and in a file, too."""
+    given = (key_of(variable) for variable in KEY_VARIABLES.values())
+    return [_both(source.variable) for source in given if source and source.variable and source.file is not None]
+
+
+def _both(variable: str) -> str:
+    return f"{variable} and {variable}_FILE: set one of them"
 
 
 def secrets_in_environment() -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.errors import UsageError
+from turnlog_workers.base.model_servers import keys_in_two_places
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
@@ -147,8 +148,10 @@ def _of_turns(settings: "Settings") -> Iterator[str]:
 def check_models(settings: "Settings") -> list[str]:
     """Warnings about the models that this worker would use and does not allow.
 
-    Raises :class:`SettingsError` where somebody chose such a model.
+    Raises :class:`SettingsError` where somebody chose such a model, or gave a provider's key twice.
     """
+    if twice := keys_in_two_places():
+        raise SettingsError("; ".join(twice))
     policy = settings.policy()
     allowed = f"TURNLOG_ALLOW_MODELS={','.join(settings.allow_models)}"
     for name in ("default_model", "fast_model"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import at, keep_secret
-from turnlog_workers.base.model_servers import KeyUnavailableError, key_of, secrets_in_environment
+from turnlog_workers.base.model_servers import KEY_VARIABLES, KeyUnavailableError, key_of, secrets_in_environment
 from turnlog_workers.runners.availability import Availability
 from turnlog_workers.runners.base import ReasoningDelta, Runner, RunnerError, RunnerOutput, TextDelta, TurnInput
 from turnlog_workers.runners.fault_log import as_logged, texts_of
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MAX_MODEL_CHARACTERS = 256
-#: The variable that holds the key of each provider; with ``_FILE`` behind it, one that names a file with the key.
-KEY_VARIABLES = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY", "google": "GOOGLE_API_KEY"}
 INSTALL = "pip install 'turnlog[models]'"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.deployment import START_S, eventually_async
 from tests.http_stack import HttpStack, http_stack, start_gateway
+from tests.metric_families import gateway_families, materializer_families, worker_families
 from tests.unit.test_serve_front import BOSS, SHOP, bearer, hashed, keys
 from tests.waiting import until
 from turnlog_workers.devstack.broker import DevBroker
@@ -20,7 +22,7 @@ READER = {**SHOP, "name": "reader", "sha256": hashed("reader-key"), "scopes": ["
 
 @pytest.fixture(scope="module")
 def stack(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpStack]:
-    with http_stack(broker, tmp_path_factory.mktemp("rest")) as stack:
+    with http_stack(broker, tmp_path_factory.mktemp("rest"), metrics_port="0") as stack:
         yield stack
 
 
@@ -178,3 +180,28 @@ async def test_the_document_describes_what_is_there(http: httpx2.AsyncClient) ->
     assert "beginTurn" in text
     assert "/v1/sessions/{session_id}/turns" in page.text
     assert "script" not in page.headers["content-security-policy"]
+
+
+async def test_every_process_is_ready_and_measured_on_a_port_of_its_own(
+    stack: HttpStack, http: httpx2.AsyncClient
+) -> None:
+    await http.post("/v1/sessions/rest-seen/turns", json={"text": "Hello"})
+    ports = set()
+    for process, families in zip(
+        stack.deployment.processes[:3], (worker_families, materializer_families, gateway_families), strict=True
+    ):
+        (port,) = re.findall(r"/metrics are on 127\.0\.0\.1 port (\d+)", process.log)
+        ports.add(port)
+        at = f"http://127.0.0.1:{port}"
+        for path in ("/livez", "/readyz"):
+            assert (await http.get(at + path)).text == "ok\n", process.name
+        text = (await http.get(f"{at}/metrics")).text
+        told = {
+            f"{name}_total" if kind == "counter" and not name.endswith("_total") else name: kind
+            for name, kind in re.findall(r"^# TYPE (turnlog_\w+?) (\w+)$", text, re.M)
+            if not name.endswith("_created")
+        }
+        assert told == {name: kind for name, (kind, _) in families().items()}
+    assert len(ports) == 3
+    assert "turnlog_http_requests_total" in text
+    assert not re.search("rest-seen|Hello", text)

@@ -2,16 +2,14 @@
 
 import asyncio
 import logging
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.metric_families import worker_now
 from turnlog_schemas.events import SESSION, EventHeader, TurnAccepted, TurnCompleted, TurnStarted
 from turnlog_schemas.parts import Usage
 from turnlog_workers.base.errors import UsageError
@@ -19,10 +17,8 @@ from turnlog_workers.observe.counts import MAX_LABELS
 from turnlog_workers.observe.health import Health
 from turnlog_workers.observe.port import ObservationPort
 from turnlog_workers.observe.turn_times import TurnMetrics, TurnTimes
-from turnlog_workers.observe.watchdog import Watchdog, loop_delay
-from turnlog_workers.observe.worker_metrics import PartitionNow, WorkerCollector, WorkerNow
-
-ROOT = Path(__file__).parents[2]
+from turnlog_workers.observe.watchdog import Watchdog
+from turnlog_workers.observe.worker_metrics import WorkerCollector
 
 
 class Clock:
@@ -31,23 +27,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def worker_now(*partitions: int) -> WorkerNow:
-    one = PartitionNow(
-        serving=True, running_turns=1, queued_turns=2, lag=3, unsaved_events=4, saved_at=5.0, save_failed_at=6.0
-    )
-    return WorkerNow(
-        partitions=dict.fromkeys(partitions, one),
-        appends=1,
-        claims=1,
-        releases={"fenced": 1},
-        frames_sent=1,
-        frames_joined=1,
-        frames_dropped=1,
-        misrouted={"a client": 1},
-        dead_letters={"too_long": 1},
-    )
 
 
 def get(port: ObservationPort, path: str) -> tuple[int, str]:
@@ -171,19 +150,3 @@ def test_models_are_bounded() -> None:
     names = [metrics.of_model(f"script:{number}") for number in range(MAX_LABELS + 5)]
     assert names[-1] is names[-2]
     assert names[0] is not names[1]
-
-
-def test_the_page_lists_every_metric_and_no_other() -> None:
-    registry = CollectorRegistry()
-    TurnMetrics(registry)
-    loop_delay(registry)
-    registry.register(WorkerCollector(lambda: worker_now(0)))
-    text = generate_latest(registry).decode()
-    families = {
-        f"{family.name}_total" if family.type == "counter" else family.name: family.type
-        for family in text_string_to_metric_families(text)
-        if not family.name.endswith("_created")
-    }
-    page = (ROOT / "docs/metrics.md").read_text()
-    listed = dict(re.findall(r"^\| `(turnlog_\w+)` \| (\w+) \|", page, re.M))
-    assert listed == families

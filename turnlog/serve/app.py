@@ -19,6 +19,7 @@ from turnlog.serve.durable_streams import endpoints as durable_streams
 from turnlog.serve.endpoints import Endpoint, routes
 from turnlog.serve.gateway import Gateway
 from turnlog.serve.http_errors import HttpError, json_envelope
+from turnlog.serve.measured import HttpMetrics, Measured
 from turnlog.serve.openai import chat_completions, conversations, models, responses
 from turnlog.serve.rest import openapi
 
@@ -50,9 +51,13 @@ _CORS_RESPONSE_HEADERS = (
 _CORS_MAX_AGE_S = 600
 
 
-def create_app(gateway: Gateway, endpoints: Sequence[Endpoint] = ENDPOINTS) -> Starlette:
+def create_app(
+    gateway: Gateway, endpoints: Sequence[Endpoint] = ENDPOINTS, metrics: HttpMetrics | None = None
+) -> Starlette:
     """The application of a gateway that is connected, or will be before it is asked."""
     middleware = [Middleware(_EveryResponse)]
+    if metrics is not None:
+        middleware.insert(0, Middleware(Measured, metrics=metrics))
     origins = list(gateway.settings.http_cors_origins)
     if origins:
         middleware.append(

@@ -27,6 +27,7 @@ from turnlog.serve.http_errors import (
     not_found,
 )
 from turnlog.serve.keys import EVERYBODY, Caller
+from turnlog.serve.measured import PATH
 from turnlog_schemas.commands import ID_PATTERN
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ class Endpoint:
         """As Starlette has it."""
 
         async def answer(request: Request) -> Response:
+            request.scope[PATH] = self.path
             try:
                 caller = EVERYBODY if self.public else _admitted(request, gateway, self.scopes)
                 if self.public:

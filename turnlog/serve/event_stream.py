@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from turnlog.errors import TurnlogError
+from turnlog.serve.measured import FIRST_BYTE
 from turnlog.serve.open_streams import OpenStream, OpenStreams, Put, StreamCutError
 
 log = logging.getLogger(__name__)
@@ -69,34 +70,43 @@ class EventStream(Response):
             if scope["method"] == "HEAD":
                 await send({"type": "http.response.body", "body": b""})
                 return
+            first = scope.get(FIRST_BYTE, _nothing)
             put = state.get("write_chunk") if scope.get("http_version") == "1.1" else None  # others have no chunks
-            if not await self._until_gone(receive, send, put or _by(send), state.get("cut", _nothing)):
+            if not await self._until_gone(receive, send, put or _by(send), state.get("cut", _nothing), first):
                 state.get("hang_up", _nothing)()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(_disconnected(receive), _GONE_TIMEOUT_S)
         finally:
             self._release()
 
-    async def _until_gone(self, receive: Receive, send: Send, put: Put, cut: Callable[[], None]) -> bool:
+    async def _until_gone(
+        self, receive: Receive, send: Send, put: Put, cut: Callable[[], None], first: Callable[[], None]
+    ) -> bool:
         """Did the stream end well, or with its reader? Else its connection is to be dropped."""
-        pump = asyncio.create_task(self._pump(send, put, cut))
+        pump = asyncio.create_task(self._pump(send, put, cut, first))
         gone = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait((pump, gone), return_when=asyncio.FIRST_COMPLETED)
             if not pump.done():
+                self._streams.ended["gone"] += 1
                 return True
-            return not pump.cancelled() and pump.result()
+            whole = not pump.cancelled() and pump.result()
+            self._streams.ended["whole" if whole else "cut"] += 1
+            return whole
         finally:
             gone.cancel()
             pump.cancel()
             await asyncio.gather(gone, pump, return_exceptions=True)
 
-    async def _pump(self, send: Send, put: Put, cut: Callable[[], None]) -> bool:
+    async def _pump(self, send: Send, put: Put, cut: Callable[[], None], first: Callable[[], None]) -> bool:
         stream: OpenStream | None = None
         try:
             stream = self._streams.open(put, cut)
             async for chunk in self._events:
                 await stream.write(chunk)
+                if first is not _nothing:
+                    first()
+                    first = _nothing
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (StreamCutError, TurnlogError) as error:
             log.info("a stream is cut: %s", type(error).__name__)

@@ -64,6 +64,11 @@ class Gateway:
             raise unavailable("the gateway is not connected to Kafka")
         return self._client
 
+    @property
+    def connected(self) -> bool:
+        """Is there a client that works?"""
+        return self._client is not None and self._client.failure is None
+
     def part(self, kind: type[P]) -> P:
         """The gateway's one of a kind; made when it is first asked for, closed with the gateway."""
         made = self._parts.get(kind)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class OpenStreams:
         self._open: set[OpenStream] = set()
         self._ticker: asyncio.Task[None] | None = None
         self.cut_readers = 0  #: since the start
+        self.ended: Counter[str] = Counter()  #: since the start: ``whole``, ``gone`` (their reader went), ``cut``
         self.stopping = False
 
     def __len__(self) -> int:

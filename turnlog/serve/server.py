@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
@@ -17,6 +18,7 @@ from turnlog.errors import EXIT_OK, EXIT_UNREACHABLE, UsageError
 from turnlog.serve.app import create_app
 from turnlog.serve.endpoints import is_loopback
 from turnlog.serve.gateway import Gateway
+from turnlog.serve.observation import Observation
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.readiness_file import mark_ready
 
@@ -126,30 +128,43 @@ async def serve(settings: Settings, listening: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _nothing)
-    async with gateway:
-        config = uvicorn.Config(
-            create_app(gateway),
-            http=_Protocol,
-            ws="none",
-            lifespan="off",
-            loop="none",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_graceful_shutdown=_GRACEFUL_S,
-        )
-        server = _Server(config, gateway)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        broken = asyncio.create_task(gateway.broken.wait())
-        await asyncio.wait((serving, broken), return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await serving
-        broken.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await broken
-        return EXIT_UNREACHABLE if gateway.broken.is_set() else EXIT_OK
+    server: _Server | None = None
+    observation = Observation(gateway, lambda: server is not None and server.started)
+    observation.start()
+    try:
+        async with gateway:
+            server = _Server(_config(create_app(gateway, metrics=observation.metrics)), gateway)
+            return await _until_the_end(server, gateway, listening)
+    finally:
+        await observation.stop()
+
+
+async def _until_the_end(server: uvicorn.Server, gateway: Gateway, listening: socket.socket) -> int:
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    broken = asyncio.create_task(gateway.broken.wait())
+    await asyncio.wait((serving, broken), return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await serving
+    broken.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await broken
+    return EXIT_UNREACHABLE if gateway.broken.is_set() else EXIT_OK
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=_GRACEFUL_S,
+    )
 
 
 def _nothing() -> None:

@@ -1,6 +1,6 @@
 """What projecting an event depends on, and what a batch of events changes. Part of ``projection.project``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from turnlog_streams.projection.attempt_row_type import AttemptRow
@@ -108,6 +108,10 @@ class Changes:
     unknown_events: list[UnknownEventRow] = field(default_factory=list)
     dead_letters: list[DeadLetterRow] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
+
+    def rows(self) -> int:
+        """How many rows are written, new and changed."""
+        return sum(len(getattr(self, each.name)) for each in fields(self))
 
 
 def active_session(state: SessionState, logged: LoggedEvent) -> SessionRow:

@@ -4,14 +4,15 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from turnlog_workers.base.allow_list import read_allow_list
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.counted import counted
-from turnlog_workers.base.settings_check import check_models
+from turnlog_workers.base.settings_check import SettingsError, check_models
 from turnlog_workers.devstack.broker_dir import DataDirUse
 from turnlog_workers.devstack.broker_files import Say, cache_dir, ensure_jars, find_java
 from turnlog_workers.devstack.broker_ports import DEFAULT_PORT, HOST, choose_ports
@@ -206,7 +207,7 @@ def child_specs(
         ChildSpec(
             name=(name := f"worker-{number}"),
             argv=(*python, "turnlog", "worker"),
-            env={**env, "TURNLOG_WORKER_NAME": name, **_metrics_port(env, number - 1)},
+            env={**env, "TURNLOG_WORKER_NAME": name},
         )
         for number in range(1, workers + 1)
     ]
@@ -214,10 +215,23 @@ def child_specs(
     return broker, children
 
 
-def _metrics_port(env: Mapping[str, str], number: int) -> dict[str, str]:
-    """Workers of one machine cannot share a port: each has the next one. 0 is any for each of them."""
-    first = env.get("TURNLOG_METRICS_PORT") or os.environ.get("TURNLOG_METRICS_PORT") or "0"
-    return {"TURNLOG_METRICS_PORT": str(int(first) + number)} if first.isdigit() and int(first) else {}
+def with_metrics_ports(
+    children: Sequence[ChildSpec], taken: Collection[int], environ: Mapping[str, str] = os.environ
+) -> list[ChildSpec]:
+    """Processes of one machine cannot share a port: each has the next one that is not ``taken``; 0 is any for each.
+
+    Raises :class:`SettingsError` when there are too few.
+    """
+    first = environ.get("TURNLOG_METRICS_PORT") or "0"
+    if not first.isdigit() or not int(first):
+        return list(children)
+    ports = [port for port in range(int(first), 65536) if port not in taken][: len(children)]
+    if len(ports) < len(children):
+        raise SettingsError(f"TURNLOG_METRICS_PORT={first}: {len(children)} processes need a port each from this on")
+    return [
+        replace(child, env={**child.env, "TURNLOG_METRICS_PORT": str(port)})
+        for child, port in zip(children, ports, strict=True)
+    ]
 
 
 def http_spec(port: int, env: Mapping[str, str]) -> ChildSpec:
@@ -267,6 +281,7 @@ async def up(
         broker, children = specs(data_dir, workers=workers, port=ports.client, env=env)
         if http_port is not None:
             children = [*children, http_spec(http_port, env)]
+        children = with_metrics_ports(children, {ports.client, ports.controller, http_port or 0})
         stack = Stack(
             directory,
             bootstrap_server=bootstrap_server,

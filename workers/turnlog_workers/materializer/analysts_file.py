@@ -112,6 +112,16 @@ class AnalystsFile:
         """The committed checkpoint of every partition."""
         return self._writer.positions
 
+    @property
+    def written_events(self) -> int:
+        """Since the file was opened."""
+        return self._writer.events
+
+    @property
+    def written_rows(self) -> int:
+        """New and changed, since the file was opened."""
+        return self._writer.rows
+
     def write(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
         """Commit rows and checkpoints of all partitions of a batch in one transaction. Raises :class:`StoreError`."""
         try:
@@ -186,6 +196,7 @@ class AnalystsFile:
     def _begin(self, target: Path) -> bool:
         current = self._published == self.positions and not self._bytes_changed
         if current and is_untouched(target, self._mark):
+            self.publications.current()
             return False
         self.checkpoint()
         self._published, self._bytes_changed = self.positions, False
@@ -204,7 +215,7 @@ class AnalystsFile:
             self._published = self._mark = None
             self.publications.failed(self._copy_target, str(error))
         else:
-            self.publications.succeeded(self._copy_target)
+            self.publications.succeeded(self._copy_target, took_s=time.monotonic() - self._copy_began)
 
     def publish_now(self, target: Path) -> None:
         """Publish what is committed, and wait for it. A failure is told by :attr:`publications`."""

@@ -22,6 +22,8 @@ class BatchWriter:
         self._connection = connection
         self._max_cached_sessions = max_cached_sessions
         self._states: OrderedDict[StreamKey, State] = OrderedDict()
+        self.events = 0  #: committed by this writer
+        self.rows = 0  #: new and changed ones
         self.tolerant = False  #: of events that refer to something unseen: the log itself has them
         self.positions: Mapping[int, LogPosition] = tables.read_positions(connection)  #: committed
 
@@ -58,3 +60,5 @@ class BatchWriter:
             write_changes(self._connection, changes)
             crash_point("materializer.mid_commit")
             tables.write_positions(self._connection, positions)
+        self.events += len(events)
+        self.rows += changes.rows()

@@ -31,6 +31,7 @@ from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_top
 from turnlog_workers.materializer.analysts_file import AnalystsFile, RequestPlace, analysts_kind
 from turnlog_workers.materializer.analysts_tables import for_readers
 from turnlog_workers.materializer.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
+from turnlog_workers.materializer.observation import Observation
 from turnlog_workers.materializer.rebuilt_file import open_live, published_positions, rebuilt_of
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.port import StoreError
@@ -86,9 +87,11 @@ class Materializer:
         self._told_healthy = True
         self._waiting: OrderedDict[RequestPlace, bytes] = OrderedDict()  #: bytes whose event is not read yet
         self._pending: list[LoggedEvent] = []
+        self._observation = Observation(settings)
 
     def run(self) -> int:
         """Materialize until told to stop; the exit code."""
+        self._observation.start(self._not_ready)
         try:
             return self._run()
         except FileLockedError as error:
@@ -96,9 +99,18 @@ class Materializer:
         except (StoreError, LogError, NotFoundError) as error:
             log.error("%s", error)
         finally:
+            self._observation.stop()
             if self._file is not None:
                 self._file.close()
         return EXIT_FAILED
+
+    def _not_ready(self) -> str:
+        file = self._file
+        if self._stop.is_set():
+            return "it is stopping"
+        if not self._ready or file is None:
+            return "it has not caught up with the log yet"
+        return "" if file.publications.healthy else "publishing the snapshot has been failing"
 
     def _run(self) -> int:
         failures = 0
@@ -106,6 +118,7 @@ class Materializer:
         log.info("connecting to Kafka at %s, for %g s at most", settings.bootstrap_server, settings.startup_timeout_s)
         while not self._stop.is_set():
             try:
+                self._observation.follows_nothing()
                 self._connect_and_follow()
             except BrokerUnreachableError as error:
                 if self._file is None:
@@ -117,6 +130,7 @@ class Materializer:
                 self._stop.wait(delay_s)
             else:
                 failures = 0
+        self._observation.follows_nothing()
         if self._file is not None:
             self._publish(self._file, now=True)
         return 0
@@ -192,12 +206,14 @@ class Materializer:
     def _follow(self, follower: LogFollower, file: AnalystsFile) -> None:
         settings = self._settings
         ends = follower.ends()
+        self._observation.follows(file, ends)
         behind = True
         self._published = published_positions(settings.snapshot, file.kind.deployment)
         self._publish(file, now=True)  # at once, so that there is something to query
         commit_interval_s = min(settings.store_commit_interval_s, settings.publish_interval_s)
         committed_at = published_at = checked_at = time.monotonic()
         while not self._stop.is_set():
+            self._observation.turns()
             events, parked = follower.poll(_POLL_S, settings.store_batch_events)
             self._pending += events
             for partition, offset, value in parked:
@@ -216,7 +232,9 @@ class Materializer:
                 behind = False
                 self._caught_up(follower, file)
             if now >= checked_at + _HEALTH_CHECK_S:
-                follower.ends()  # raises when the broker is away, or the log is another one
+                self._observation.follows(
+                    file, follower.ends()
+                )  # raises when the broker is away, or the log is another one
                 checked_at = now
         self._commit(follower, file)
 
@@ -225,6 +243,7 @@ class Materializer:
         follower.follow_dead_letters()
         self._published = {}
         if not self._ready:
+            self._observation.rests()
             self._publish(file, now=True)
             self._ready = True
             mark_ready()

@@ -68,6 +68,13 @@ class Publications:
         self._clock = clock
         self._now = now
         self._published_at: float | None = None
+        before = read_state(data_dir)
+        #: When the snapshot was as new as the file, in seconds since 1970; of one by an earlier process when it was
+        #: published.
+        self.fresh_at = None if before is None else before.published_at
+        self.failed_at: float | None = None  #: the newest failure, in seconds since 1970
+        self.total = 0
+        self.total_failures = 0
         self._failing_since: float | None = None
         self._failing_since_clock = 0.0
         self._failures = 0
@@ -86,8 +93,14 @@ class Publications:
         """Has publishing not been failing for long?"""
         return self._failing_since is None or self._clock() - self._failing_since_clock < _UNHEALTHY_AFTER_S
 
-    def succeeded(self, snapshot: Path) -> None:
-        """A snapshot was published."""
+    def current(self) -> None:
+        """There is nothing new to publish."""
+        self.fresh_at = self._now()
+
+    def succeeded(self, snapshot: Path, *, took_s: float = 0.0) -> None:
+        """A snapshot was published: of what there was ``took_s`` ago."""
+        self.total += 1
+        self.fresh_at = self._now() - took_s
         if self._failures:
             log.info("the snapshot %s is published again, after %d failures", snapshot, self._failures)
         self._published_at, self._failing_since = self._now(), None
@@ -100,6 +113,8 @@ class Publications:
         if self._failing_since is None:
             self._failing_since, self._failing_since_clock = self._now(), now
         self._failures += 1
+        self.total_failures += 1
+        self.failed_at = self._now()
         self._error = error
         self._retry_at = now + _AGAIN.next_delay(self._failures)
         if self._said is None or self._said[0] != error or now >= self._said[1] + _SAY_AGAIN_S:

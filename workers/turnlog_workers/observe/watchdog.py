@@ -32,12 +32,22 @@ class Watchdog:
     """Looks twice a second. ``progress`` leaves out what waits on purpose."""
 
     def __init__(
-        self, health: Health, progress: Callable[[], Progress], *, timeout_s: float, delay: Histogram | None = None
+        self,
+        health: Health,
+        progress: Callable[[], Progress],
+        *,
+        timeout_s: float,
+        delay: Histogram | None = None,
+        what: str = "requests wait, and none was decided",
+        where: Callable[[], str] = lambda: f". Every task stands at:{tasks_stand_at()}",
     ) -> None:
+        """``what`` is wrong, in words; ``where`` the process stands, for the log."""
         self._health = health
         self._progress = progress
         self._timeout_s = timeout_s
         self._delay = delay
+        self._what = what
+        self._where = where
         self._since: dict[int, tuple[int, float]] = {}  #: by partition: decided up to, and since when
 
     async def run(self) -> None:
@@ -66,9 +76,9 @@ class Watchdog:
         sentence = ""
         if stalled:
             names = ", ".join(str(partition) for partition in sorted(stalled))
-            sentence = f"partitions {names}: requests wait, and none was decided for {self._timeout_s:g} s"
+            sentence = f"partitions {names}: {self._what} for {self._timeout_s:g} s"
             if not self._health.stalled:
-                log.critical("%s. Every task stands at:%s", sentence, tasks_stand_at())
+                log.critical("%s%s", sentence, self._where())
         self._health.stalled = sentence
 
 

@@ -1,0 +1,54 @@
+"""A gateway seen from outside: a port of its own, since the one for HTTP may be public."""
+
+import asyncio
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry
+
+from turnlog.serve.gateway import Gateway
+from turnlog.serve.measured import HttpMetrics
+from turnlog_workers.base.tasks import end, kept_running
+from turnlog_workers.observe.health import Health
+from turnlog_workers.observe.port import ObservationPort
+from turnlog_workers.observe.watchdog import Watchdog, loop_delay
+
+
+class Observation:
+    """Of one gateway. Without ``TURNLOG_METRICS_PORT`` nothing is measured."""
+
+    def __init__(self, gateway: Gateway, accepting: Callable[[], bool]) -> None:
+        """``accepting``: does the port for HTTP take connections?"""
+        self._gateway = gateway
+        self._accepting = accepting
+        self._port: ObservationPort | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.registry = CollectorRegistry()
+        self.measured = gateway.settings.metrics_port is not None
+        self.metrics = HttpMetrics(self.registry, gateway.streams) if self.measured else None
+
+    def start(self) -> None:
+        """Answer from now on. Raises :class:`UsageError` when the port is taken."""
+        settings = self._gateway.settings
+        if settings.metrics_port is None:
+            return
+        health = Health(hang_after_s=settings.watchdog_timeout_s)
+        health.not_ready = self.not_ready
+        self._port = ObservationPort(settings.metrics_host, settings.metrics_port, health, self.registry)
+        delay = loop_delay(self.registry)
+        watchdog = Watchdog(health, dict, timeout_s=settings.watchdog_timeout_s, delay=delay)
+        self._task = kept_running(watchdog.run, "the watchdog", gave_up=lambda _: None)
+
+    def not_ready(self) -> str:
+        """A sentence; empty: it is."""
+        if self._gateway.streams.stopping:
+            return "it is stopping"
+        if not self._gateway.connected:
+            return "it is not connected to Kafka"
+        return "" if self._accepting() else "it is starting"
+
+    async def stop(self) -> None:
+        """Answer no more."""
+        await end(self._task)
+        port, self._port = self._port, None
+        if port is not None:
+            await asyncio.to_thread(port.stop)

@@ -1,0 +1,91 @@
+"""The materializer seen from outside: its port, its numbers, and whether it goes on."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry
+
+from turnlog_workers.base.config import Settings
+from turnlog_workers.materializer.analysts_file import AnalystsFile
+from turnlog_workers.observe.health import Health
+from turnlog_workers.observe.materializer_metrics import MaterializerCollector, MaterializerNow
+from turnlog_workers.observe.port import ObservationPort
+from turnlog_workers.observe.watchdog import Progress, Watchdog
+
+
+class Observation:
+    """Of one materializer. Its thread tells; the port's thread reads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._health = Health(hang_after_s=settings.watchdog_timeout_s)
+        self._watchdog = Watchdog(
+            self._health,
+            self._progress,
+            timeout_s=settings.watchdog_timeout_s,
+            what="events wait, and none was written",
+            where=lambda: "",
+        )
+        self._port: ObservationPort | None = None
+        self._file: AnalystsFile | None = None
+        self._ends: Mapping[int, int] = {}
+
+    def start(self, not_ready: Callable[[], str]) -> None:
+        """Answer from now on, where a port is named. Raises :class:`UsageError` when it is taken."""
+        self._health.not_ready = not_ready
+        if self._settings.metrics_port is not None:
+            registry = CollectorRegistry()
+            registry.register(MaterializerCollector(self.now))
+            host, port = self._settings.metrics_host, self._settings.metrics_port
+            self._port = ObservationPort(host, port, self._health, registry)
+
+    def stop(self) -> None:
+        """Answer no more."""
+        port, self._port = self._port, None
+        if port is not None:
+            port.stop()
+
+    def turns(self) -> None:
+        """The loop goes on."""
+        self._health.beat()
+
+    def rests(self) -> None:
+        """What comes may take as long as it takes: connecting, a copy of the whole file."""
+        self._health.rest()
+
+    def follows(self, file: AnalystsFile, ends: Mapping[int, int]) -> None:
+        """``file`` is written; the log ends there."""
+        self._file, self._ends = file, dict(ends)
+        self._watchdog.look(time.monotonic())
+
+    def follows_nothing(self) -> None:
+        """The log is not read at the moment: nothing can go on, and a new start would not help."""
+        self._ends, self._health.stalled = {}, ""
+        self.rests()
+
+    def _progress(self) -> Progress:
+        file = self._file
+        if file is None:
+            return {}
+        positions = file.positions
+        return {
+            number: (end - positions[number].next_offset, positions[number].next_offset)
+            for number, end in self._ends.items()
+            if number in positions
+        }
+
+    def now(self) -> MaterializerNow:
+        """Its state; asked from another thread."""
+        file = self._file
+        if file is None:
+            return MaterializerNow()
+        published = file.publications
+        return MaterializerNow(
+            lag={number: max(0, lag) for number, (lag, _) in self._progress().items()},
+            events=file.written_events,
+            rows=file.written_rows,
+            fresh_at=published.fresh_at,
+            published=published.total,
+            failures=published.total_failures,
+            failed_at=published.failed_at,
+        )

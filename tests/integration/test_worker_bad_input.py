@@ -1,20 +1,28 @@
 """Bad requests on a real broker: each gets its refusal or its dead letter, and the partition goes on."""
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from typer.testing import CliRunner
 
 from tests.deployment import Deployment, Wire, eventually_async
 from tests.waiting import eventually
+from turnlog.cli.app import app
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.commands import Chat, RequestHeader
 from turnlog_schemas.events import RequestDeadLettered, RequestRefused, TurnAccepted
 from turnlog_schemas.parts import text_content
 from turnlog_streams.topics import partition_of
+from turnlog_workers.base.ports import RequestRecord
 from turnlog_workers.devstack.broker import DevBroker
+from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.dead_letters import SIZES, dead_letter
 
 PARTITIONS = 3
 
@@ -154,6 +162,8 @@ async def test_what_cannot_be_read_is_parked(deployment: Deployment, wire: Wire,
     async def parked() -> Any:
         for record in await deployment.dump(deployment.topics.dead_letters):
             headers = dict(record.headers)
+            if "x-turnlog-mark" in headers:
+                continue  # what an operator did with one
             place = int(headers["x-turnlog-partition"]), int(headers["x-turnlog-offset"])
             if place == (partition, offset):
                 return record, headers
@@ -242,3 +252,64 @@ async def test_the_worker_has_survived_it_all(deployment: Deployment) -> None:
     (worker,) = deployment.processes
     await eventually(lambda: worker.running, "the worker runs")
     assert "Traceback" not in worker.log
+
+
+# ---- what an operator makes of dead letters
+
+
+async def turnlog(deployment: Deployment, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Exit code, documents and what is said beside them, of ``turnlog dead-letters ARGUMENTS --json``."""
+    settings = deployment.settings
+    where = ("--bootstrap-server", settings.bootstrap_server, "--prefix", settings.prefix)
+    command = ["dead-letters", *arguments, "--json", *where]
+    done = await asyncio.to_thread(CliRunner().invoke, app, command)
+    return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+async def park(deployment: Deployment, request: RequestRecord, *, limit_bytes: int = SIZES[0]) -> str:
+    """Park a request as a worker does that cannot decide it, for once; the letter's id."""
+    topics = deployment.topics
+    key, value, headers = dead_letter(request, topics.requests, "undecidable", "a defect", limit_bytes=limit_bytes)
+    producer = AIOKafkaProducer(**client_options(deployment.settings, "test-parking"), acks="all")
+    async with producer:
+        await producer.send_and_wait(topics.dead_letters, key=key, value=value, headers=list(headers), partition=0)
+    return f"{request.partition}@{request.offset}"
+
+
+async def test_a_dead_letter_that_is_redriven_twice_is_one_turn(deployment: Deployment, wire: Wire) -> None:
+    session_id = new_id("redriven")
+    body = json.dumps({"session_id": session_id, **chat()}).encode()
+    place = 900_000 + len(session_id)
+    request = RequestRecord(partition=0, offset=place, key=session_id.encode(), value=body)
+    whole = await park(deployment, request)
+    cut = await park(deployment, replace(request, offset=place + 1, value=b"x" * 5_000), limit_bytes=SIZES[-1])
+    garbage = await park(deployment, replace(request, offset=place + 2, value=b"garbage"))
+
+    code, waiting, _ = await turnlog(deployment, "list", "--session", session_id, "--limit", "0")
+    assert (code, [each["id"] for each in waiting]) == (0, [whole, cut, garbage])
+    assert {(each["state"], each["code"]) for each in waiting} == {("waiting", "undecidable")}
+
+    request_id = f"{deployment.topics.requests}-0-{place}"
+    for count in (1, 2):
+        code, (sent,), _ = await turnlog(deployment, "redrive", whole)
+        assert (code, sent["request_id"]) == (0, request_id)
+        answer = await wire.terminal(request_id, count=count)
+        assert answer.kind == "TurnCompleted"
+    events = await deployment.events_of(session_id)
+    assert [type(event.payload) for event in events].count(TurnAccepted) == 1
+
+    code, refused, _ = await turnlog(deployment, "redrive", "--session", session_id)
+    assert (code, [(each["id"], each["done"]) for each in refused]) == (5, [(cut, False), (garbage, False)])
+    code, discarded, _ = await turnlog(deployment, "discard", garbage)
+    assert (code, [each["id"] for each in discarded]) == (0, [garbage])
+    _, waiting, _ = await turnlog(deployment, "list", "--session", session_id)
+    assert [each["id"] for each in waiting] == [cut]
+    _, every, _ = await turnlog(deployment, "list", "--session", session_id, "--all")
+    assert [each["state"] for each in every] == ["redriven", "waiting", "discarded"]
+    assert every[0]["sent_to"] == sent["sent_to"]
+
+    code, (shown,), _ = await turnlog(deployment, "show", whole)
+    assert (code, shown["value"], shown["key"], shown["state"]) == (0, body.decode(), session_id, "redriven")
+    for arguments, expected in ((("show", "0@1"), 4), (("redrive", "0@1"), 4), (("redrive",), 2), (("show", "x"), 2)):
+        code, _, said = await turnlog(deployment, *arguments)
+        assert code == expected, said

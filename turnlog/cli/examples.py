@@ -37,6 +37,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "settings unset": ("turnlog settings unset default-model",),
     "settings list": ("turnlog settings list",),
     "topics init": ("turnlog topics init",),
+    "dead-letters list": (
+        "turnlog dead-letters list --code undecodable --since 2026-05-01",
+        "turnlog dead-letters list --all --json",
+    ),
+    "dead-letters show": ("turnlog dead-letters show 0@17",),
+    "dead-letters redrive": (
+        "turnlog dead-letters redrive 0@17 3@4",
+        "turnlog dead-letters redrive --code unknown_fingerprint --limit 100",
+    ),
+    "dead-letters discard": ("turnlog dead-letters discard 0@17", "turnlog dead-letters discard --before 2026-05-01"),
     "acls print": (
         "turnlog acls print --prefix chat",
         "turnlog acls print --role worker --principal worker=User:turnlog-7 --command-config admin.properties",

@@ -29,7 +29,7 @@ from turnlog_schemas.commands import (
 from turnlog_schemas.errors import InvalidCommandError, WireError
 from turnlog_schemas.parts import content_text
 from turnlog_schemas.registry import FRAMES
-from turnlog_workers.kafka.kafka_python import new_client
+from turnlog_workers.kafka.new_client import new_client
 
 _SAMPLE_INTERVAL_S = 0.3
 QUERIES = (GetSession, GetHistory, ResetRunner, ActiveSession)  #: they leave no event

@@ -5,16 +5,12 @@
 """
 
 import argparse
-import base64
 import contextlib
-import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -27,31 +23,19 @@ from turnlog_workers.base.readiness_file import mark_ready
 from turnlog_workers.devstack.broker_dir import DataDirInUseError, DataDirUse
 from turnlog_workers.devstack.broker_files import KAFKA_VERSION, BrokerError, Say, cache_dir, ensure_jars, find_java
 from turnlog_workers.devstack.broker_ports import DEFAULT_PORT, HOST, Ports, PortTakenError, choose_ports
+from turnlog_workers.devstack.jvm import Jvm
 from turnlog_workers.devstack.launch import launch_argv
-from turnlog_workers.kafka.kafka_python import new_client
+from turnlog_workers.devstack.log_directory import cluster_id_of, format_once
+from turnlog_workers.kafka.new_client import new_client
 
 START_TIMEOUT_S = 120.0  # a start takes 3 s, and a minute on a machine with ten times too much to do
 STOP_TIMEOUT_S = 15.0  # below the supervisor's patience
-_FORMAT_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 10.0
 _POLL_INTERVAL_S = 0.05
 _METADATA_TIMEOUT_MS = 5000
 _PORT_RACES = 3
 _LOG_TAIL_LINES = 20
 _LOG_MAX_BYTES = 10_000_000
-# What starts soonest and idles cheapest: the quick compiler, one thread for a small heap, no counters in a file.
-_JVM_FLAGS = (
-    "-Xmx512m",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:+UseSerialGC",
-    "-XX:-UsePerfData",
-    "-Dfile.encoding=UTF-8",
-)
-_LOGGING_FLAGS = (
-    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-    "-Dorg.slf4j.simpleLogger.showDateTime=true",
-    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
-)
 # One node: each internal topic must be told that there is one replica, and few partitions start faster.
 _SETTINGS = {
     "process.roles": "broker,controller",
@@ -134,15 +118,15 @@ class DevBroker:
         """Start and wait until the broker answers; the first time on a directory, format it. Raises BrokerError."""
         if self._process is not None:
             raise BrokerError(f"The broker in {self.data_dir} is running already (process {self._process.pid}).")
-        class_path = ensure_jars(cache_dir(), say=self._say)
-        java = find_java()
+        cache = cache_dir()
+        jvm = Jvm(find_java(), ensure_jars(cache, say=self._say), cache)
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._use.take(self._say)
         try:
-            self._format(java, class_path)
+            format_once(self._logs_dir, jvm, cache, self._write_format_properties)
             for races_left in reversed(range(_PORT_RACES)):
                 try:
-                    self._start_once(java, class_path)
+                    self._start_once(jvm)
                     return
                 except PortTakenError:
                     # Somebody was faster between our look at the port and Java's bind.
@@ -194,34 +178,9 @@ class DevBroker:
         self._use.record(self.ports)
         self._use.release()
 
-    # --- the data directory -----------------------------------------------------------------------------------
-
     @property
     def _logs_dir(self) -> Path:
         return self.data_dir / "kafka-logs"
-
-    def _cluster_id(self) -> str:
-        lines = (self._logs_dir / "meta.properties").read_text(encoding="utf-8").splitlines()
-        return next(line.partition("=")[2] for line in lines if line.startswith("cluster.id="))
-
-    def _format(self, java: str, class_path: Sequence[Path]) -> None:
-        """Format the log directory once; a format that was killed half-way leaves nothing that counts."""
-        if self._logs_dir.exists():
-            return
-        new = self.data_dir / "kafka-logs.new"
-        shutil.rmtree(new, ignore_errors=True)
-        properties = self.data_dir / "format.properties"
-        _write_properties(properties, self._settings(Ports(client=1, controller=2)) | {"log.dirs": str(new)})
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # "--cluster-id=": an id may start with a dash.
-        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(properties)]
-        argv = _java_argv(java, class_path, tool)
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT_S, check=False)
-        if done.returncode != 0:
-            output = "\n".join((done.stdout + done.stderr).splitlines()[-_LOG_TAIL_LINES:])
-            raise BrokerError(f"Kafka could not format {new} (exit code {done.returncode}):\n{output}")
-        properties.unlink()
-        new.rename(self._logs_dir)
 
     # --- one start --------------------------------------------------------------------------------------------
 
@@ -234,7 +193,10 @@ class DevBroker:
         }
         return _SETTINGS | own | self._extra_settings
 
-    def _start_once(self, java: str, class_path: Sequence[Path]) -> None:
+    def _write_format_properties(self, path: Path, logs_dir: Path) -> None:
+        _write_properties(path, self._settings(Ports(client=1, controller=2)) | {"log.dirs": str(logs_dir)})
+
+    def _start_once(self, jvm: Jvm) -> None:
         self._ports = choose_ports(
             port=self._port, preferred=self._preferred_port, remembered=self._use.remembered_ports(), say=self._say
         )
@@ -242,7 +204,8 @@ class DevBroker:
         _write_properties(properties, self._settings(self._ports))
         if self.log_path.exists() and self.log_path.stat().st_size > _LOG_MAX_BYTES:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
-        argv = _java_argv(java, class_path, ["kafka.Kafka", str(properties)])
+        class_list = self.data_dir / "classes.list" if jvm.wants_archive else None
+        argv = jvm.argv(["kafka.Kafka", str(properties)], class_list=class_list)
         with self.log_path.open("ab") as log:
             log_start = log.tell()
             self._process = subprocess.Popen(
@@ -256,6 +219,8 @@ class DevBroker:
         try:
             self._use.record(self._ports, self._process.pid)
             self._wait_until_ready(log_start)
+            if class_list is not None:
+                jvm.make_archive_beside(class_list)
         except BaseException:
             self._process.kill()
             self._process.wait(_KILL_TIMEOUT_S)
@@ -264,7 +229,7 @@ class DevBroker:
 
     def _wait_until_ready(self, log_start: int) -> None:
         """Wait until the port is open and the metadata names this very node as alive."""
-        process, cluster_id = self._running(), self._cluster_id()
+        process, cluster_id = self._running(), cluster_id_of(self._logs_dir)
         deadline = time.monotonic() + self._start_timeout_s
         while time.monotonic() < deadline:
             if (code := process.poll()) is not None:
@@ -305,11 +270,6 @@ def _answers(port: int, cluster_id: str) -> bool:
         admin.close()
     alive = [broker for broker in cluster["brokers"] if not broker.get("is_fenced")]
     return cluster["cluster_id"] == cluster_id and bool(alive)
-
-
-def _java_argv(java: str, class_path: Sequence[Path], main: Sequence[str]) -> list[str]:
-    jars = os.pathsep.join(str(jar) for jar in class_path)
-    return [java, *_JVM_FLAGS, *_LOGGING_FLAGS, "-cp", jars, *main]
 
 
 def _write_properties(path: Path, settings: Mapping[str, str]) -> None:

@@ -2,12 +2,10 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from kafka.errors import CorruptRecordError, KafkaError
-from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
-from kafka.net.selector import NetworkSelector
 from kafka.record import default_records
 
 from turnlog_workers.base.config import Settings
@@ -15,13 +13,12 @@ from turnlog_workers.base.logs import quiet
 from turnlog_workers.kafka.batch_codecs import CODECS, BatchDecodingError, decompress
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.login import sasl_token
+from turnlog_workers.kafka.new_client import Client, new_client
 from turnlog_workers.kafka.refusal import raise_if_refused
 from turnlog_workers.kafka.unreachable import unreachable
 
 _MAX_BACKOFF_MS = 1000
 _MIN_TIMEOUT_S = 1.0  # a consumer's requests must be allowed to wait longer than its fetches
-
-Client = TypeVar("Client")
 
 
 def bound_kafka_python() -> None:
@@ -84,20 +81,3 @@ def connected(
         raise unreachable(settings, error) from error
     finally:
         client.close()
-
-
-def new_client(make: Callable[..., Client], **options: Any) -> Client:
-    """A client. The constructor that fails leaves its thread behind, connecting again and again: not here."""
-    started: list[Any] = []
-
-    def net_client(**configs: Any) -> Any:
-        started.append(NetworkSelector(**configs))
-        return KafkaNetClient(net=started[-1], **configs)
-
-    try:
-        return make(**options, kafka_client=net_client)
-    except KafkaError:
-        for net in started:
-            net.stop()
-            net.close()
-        raise

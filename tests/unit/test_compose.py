@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from ruamel.yaml import YAML
 
 from turnlog.serve.keys import SCOPES, read_keys
 from turnlog_workers.base.config import Settings
-from turnlog_workers.base.readiness_file import READY_FILE_VARIABLE
 from turnlog_workers.devstack.broker_files import KAFKA_VERSION
+from turnlog_workers.observe.health import Health
+from turnlog_workers.observe.port import ObservationPort
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -51,6 +53,7 @@ def test_start_order_is_broker_then_topics_then_the_rest(services: dict[str, Any
     order = {
         name: {other: how["condition"] for other, how in service.get("depends_on", {}).items()}
         for name, service in services.items()
+        if "profiles" not in service
     }
     broker_first = {"kafka": "service_healthy"}
     topics_first = broker_first | {"topics": "service_completed_successfully"}
@@ -64,11 +67,43 @@ def test_the_broker_is_the_version_that_the_tests_run_on(services: dict[str, Any
 
 
 @pytest.mark.parametrize("name", ["worker", "materializer", "serve"])
-def test_health_is_the_file_that_the_process_writes_when_it_serves(services: dict[str, Any], name: str) -> None:
+def test_health_is_what_the_process_says_on_its_port(services: dict[str, Any], name: str) -> None:
     service = services[name]
-    ready_file = service["environment"][READY_FILE_VARIABLE]
-    assert service["healthcheck"]["test"] == ["CMD", "test", "-f", ready_file]
-    assert str(Path(ready_file).parent) in service["tmpfs"], "a restarted container would look ready at once"
+    port = service["environment"]["TURNLOG_METRICS_PORT"]
+    assert f"http://127.0.0.1:{port}/readyz" in service["healthcheck"]["test"][-1]
+    published = [given.split(":")[-1] for given in service.get("ports", ())]
+    assert str(port) not in published, "metrics are for the other containers"
+
+
+def test_the_health_check_tells_ready_from_not(services: dict[str, Any]) -> None:
+    _, python, *arguments = services["worker"]["healthcheck"]["test"]
+    assert python == "python3"
+    port = ObservationPort("127.0.0.1", 0, Health(hang_after_s=10), CollectorRegistry())
+    command = [sys.executable, *(word.replace(":9464", f":{port.server_port}") for word in arguments)]
+    try:
+        assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 1
+        port.health.not_ready = lambda: ""
+        assert subprocess.run(command, check=False).returncode == 0
+    finally:
+        port.stop()
+
+
+def test_prometheus_scrapes_every_process_and_monitoring_is_for_this_machine(services: dict[str, Any]) -> None:
+    scraped = {
+        name: lookup["port"]
+        for job in YAML(typ="safe").load(ROOT / "deploy/prometheus/prometheus.yml")["scrape_configs"]
+        for lookup in job["dns_sd_configs"]
+        for name in lookup["names"]
+    }
+    assert scraped == {
+        name: services[name]["environment"]["TURNLOG_METRICS_PORT"] for name in ("worker", "materializer", "serve")
+    }
+    for name in ("prometheus", "grafana"):
+        assert services[name]["profiles"] == ["monitoring"]
+        assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
+        for volume in services[name]["volumes"]:
+            source = volume.split(":")[0]
+            assert not source.startswith("./") or (ROOT / source).exists(), source
 
 
 def test_every_variable_is_a_setting(services: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def test_the_base_has_every_file() -> None:
 
 
 def test_every_variable_is_a_setting() -> None:
-    known = {f"TURNLOG_{name.upper()}" for name in Settings.model_fields} | {"TURNLOG_READY_FILE"}
+    known = {f"TURNLOG_{name.upper()}" for name in Settings.model_fields}
     given = set(LITERALS).union(*(variables(name) for name in NAMES))
     assert given <= known
     Settings(**{name.removeprefix("TURNLOG_").lower(): value for name, value in LITERALS.items()})
@@ -72,7 +72,7 @@ def test_what_a_process_writes_is_on_a_volume(name: str) -> None:
     mounts = container(name)["volumeMounts"]
     assert {mount["name"] for mount in mounts} == volumes
     writable = [mount["mountPath"] for mount in mounts if not mount.get("readOnly")]
-    for variable in ("TURNLOG_DATA_DIR", "TURNLOG_READY_FILE", "TURNLOG_RUNTIME_DIR"):
+    for variable in ("TURNLOG_DATA_DIR", "TURNLOG_RUNTIME_DIR"):
         if path := variables(name).get(variable):
             assert any(f"{path}/".startswith(f"{mount}/") for mount in writable), variable
 
@@ -83,8 +83,17 @@ def test_a_container_has_limits_and_says_when_it_serves(name: str) -> None:
     assert {"cpu", "memory"} <= set(resources["requests"])
     assert "memory" in resources["limits"]
     if WORKLOADS[name]["kind"] != "Job":
-        for probe in ("startupProbe", "readinessProbe"):
-            assert container(name)[probe]["exec"]["command"][-1] == variables(name)["TURNLOG_READY_FILE"]
+        (port,) = [port for port in container(name)["ports"] if port["name"] == "metrics"]
+        assert str(port["containerPort"]) == LITERALS["TURNLOG_METRICS_PORT"]
+        annotations = WORKLOADS[name]["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["prometheus.io/port"] == LITERALS["TURNLOG_METRICS_PORT"]
+        for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+            assert container(name)[probe]["httpGet"] == {"path": path, "port": "metrics"}
+
+
+def test_no_service_leads_to_the_metrics() -> None:
+    ports = [port for found in OBJECTS if found["kind"] == "Service" for port in found["spec"].get("ports", ())]
+    assert [port["targetPort"] for port in ports] == ["http"]
 
 
 def selectors() -> Iterator[tuple[str, dict[str, str]]]:

@@ -10,7 +10,7 @@ from turnlog_workers.observe.counts import MAX_LABELS, OTHER
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _LONG = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_OUTCOMES = {TurnCompleted: "completed", TurnFailed: "failed", TurnCancelled: "cancelled"}
+OUTCOMES = {TurnCompleted: "completed", TurnFailed: "failed", TurnCancelled: "cancelled"}
 _NEVER_STARTED = "none"
 
 
@@ -20,7 +20,7 @@ class _OfModel:
     def __init__(self, model: str, metrics: "TurnMetrics") -> None:
         self.queue = metrics.queue.labels(model)
         self.first_delta = metrics.first_delta.labels(model)
-        self.ends = {kind: metrics.duration.labels(model, outcome) for kind, outcome in _OUTCOMES.items()}
+        self.ends = {kind: metrics.duration.labels(model, outcome) for kind, outcome in OUTCOMES.items()}
         self.input_tokens = metrics.tokens.labels(model, "input")
         self.output_tokens = metrics.tokens.labels(model, "output")
 
@@ -93,7 +93,7 @@ class TurnTimes:
             self._models[turn] = model
             if first and turn in self._accepted_ms:
                 model.queue.observe(max(0, header.recorded_at - self._accepted_ms[turn]) / 1000)
-        elif kind in _OUTCOMES:
+        elif kind in OUTCOMES:
             self._ended(turn, header.recorded_at, payload)
 
     def _ended(self, turn: str, now_ms: int, payload: TurnCompleted | TurnFailed | TurnCancelled) -> None:

@@ -1,8 +1,8 @@
-"""The long form: ``python -m tests.faults --kills 100 --zombies 10 --seed S [--minutes 30] [--resume FILE]``.
+"""The long form: ``python -m tests.faults --seed S [--kills 300] [--zombies 30] [--minutes 30] [--resume FILE]``.
 
-Rounds of kills at named points and anywhere, zombies, the materializer's and the broker's deaths; each defence
-switched off once; and simulated seeds beside all of it. Prints one JSON document; the exit code is 0 only when all of
-it was done and nothing was amiss.
+Rounds of kills at named points and anywhere, zombies, the materializer's and the broker's deaths, broken links; each
+defence switched off once; and simulated seeds beside all of it. Prints one JSON document; the exit code is 0 only when
+all of it was done and nothing was amiss.
 """
 
 import argparse
@@ -54,8 +54,10 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--zombies", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--zombies", type=int, default=30)
+    parser.add_argument("--broker-restarts", type=int, default=20)
+    parser.add_argument("--link-faults", type=int, default=10, help="of each kind")
     parser.add_argument("--seed", default="1", help="of the faults and of the load")
     parser.add_argument("--minutes", type=float, default=30.0, help="nothing new begins after that")
     parser.add_argument("--resume", type=Path, help="what is done is written here, and what is here is not done again")
@@ -82,13 +84,14 @@ async def _rounds(
     """Rounds until there are enough kills and zombies."""
     for number in range(len(progress.of(Round)), MAX_ROUNDS):
         found = summary(progress.of(Round))
-        if (found["kills"] >= options.kills and found["zombies"] >= options.zombies) or time.monotonic() > deadline:
+        if _enough(options, found) or time.monotonic() > deadline:
             break
         here = folder / f"round-{number}"
         one = await run_round(broker, here, options.seed, number)
         progress.add(one)
         _say(
-            f"round {number}: {one.kills} kills, {one.zombies} zombies, {one.turns} turns, "
+            f"round {number}: {one.kills} kills, {one.zombies} zombies, "
+            f"{sum(one.link_faults.values())} link faults, {one.turns} turns, "
             f"{one.seconds:.0f} s, {len(one.bad)} anomalies"
         )
         for text in one.bad[:10]:
@@ -96,6 +99,15 @@ async def _rounds(
         if one.bad and options.keep:
             shutil.copytree(here, options.keep / here.name, dirs_exist_ok=True)
         shutil.rmtree(here, ignore_errors=True)
+
+
+def _enough(options: argparse.Namespace, found: dict[str, Any]) -> bool:
+    return bool(
+        found["kills"] >= options.kills
+        and found["zombies"] >= options.zombies
+        and found["broker_restarts"] >= options.broker_restarts
+        and min(found["link_faults"].values()) >= options.link_faults
+    )
 
 
 async def _defences(
@@ -122,8 +134,7 @@ def _report(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     simulated = Simulated.of(progress.of(Chunk))
     amiss = [one for one in tried if not as_they_should(one)]
     done = (
-        found["kills"] >= options.kills
-        and found["zombies"] >= options.zombies
+        _enough(options, found)
         and simulated.seeds >= options.seeds
         and (len(tried) > len(RECIPES) or not options.defences)
     )
@@ -146,6 +157,10 @@ def _rows_of_rounds(options: argparse.Namespace, found: dict[str, Any]) -> list[
         {"what": "workers paused past their session timeout (zombies)", "count": found["zombies"]},
         {"what": "materializers killed in the middle of a commit", "count": found["materializer_kills"]},
         {"what": "brokers killed and started again under load", "count": found["broker_restarts"]},
+        *(
+            {"what": f"links between a process and the broker: {fault}", "count": count}
+            for fault, count in found["link_faults"].items()
+        ),
     ]
     same = {"anomalies": found["anomalies"], "seeds": f"{options.seed}", "seconds": found["seconds"]}
     return [row | same for row in rows]

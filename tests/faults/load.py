@@ -45,6 +45,7 @@ class Load:
 
     deployment: Deployment
     seed: str
+    bootstrap_server: str  #: the client's way; others who send go directly
     sessions: int = 20
     channels: int = 3
     turn_timeout_s: float = 300.0  #: two of three workers die again and again, on whatever machine this is
@@ -57,7 +58,8 @@ class Load:
 
     async def run(self) -> None:
         """Chat until :meth:`stop`, and then until every turn has ended."""
-        async with Client(self.deployment.settings, client_id="fault-load") as client:
+        settings = self.deployment.settings.model_copy(update={"bootstrap_server": self.bootstrap_server})
+        async with Client(settings, client_id="fault-load") as client:
             self._tasks = [asyncio.create_task(self._session(client, n)) for n in range(self.sessions)]
             self._tasks += [asyncio.create_task(self._channel(client, n)) for n in range(self.channels)]
             self._tasks.append(asyncio.create_task(self._noise()))

@@ -12,6 +12,7 @@ from tests.deployment import QUICK
 from tests.faults.broker import FaultBroker
 from tests.faults.points import WORKER_POINTS
 from tests.faults.stack import Outcome, Stack, run_stack
+from tests.faulty_link import LinkFault
 
 KILLS_AT_POINTS = 14  #: in a round, by two slots, each after one kill anywhere
 KILLS_ANYWHERE = 4  #: in the third slot meanwhile
@@ -37,6 +38,7 @@ class Round:
     missed: list[str] = field(default_factory=list)
     takeovers_s: list[float] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
+    link_faults: dict[str, int] = field(default_factory=dict)
 
 
 async def run_round(broker: FaultBroker, folder: Path, seed: str, number: int) -> Round:
@@ -66,26 +68,41 @@ async def run_round(broker: FaultBroker, folder: Path, seed: str, number: int) -
         missed=outcome.missed,
         takeovers_s=[round(seconds, 2) for seconds in outcome.takeovers_s],
         bad=bad[:50],
+        link_faults=dict(outcome.link_faults),
     )
 
 
 async def a_round(stack: Stack, number: int) -> None:
-    """Kills at points (which ones goes round and round), a zombie, a materializer's death, at times the broker's."""
+    """Kills at points (which ones goes round and round), every fault of a link, deaths of materializer and broker."""
     points = list(WORKER_POINTS)
     random.Random(f"points/{number * KILLS_AT_POINTS // len(points)}").shuffle(points)
     first = number * KILLS_AT_POINTS
-    mine = [points[(first + index) % len(points)] for index in range(KILLS_AT_POINTS)]
+    mine = iter([points[(first + index) % len(points)] for index in range(KILLS_AT_POINTS)])
     await asyncio.gather(
-        stack.crash(0, mine[::2]),
-        stack.crash(1, mine[1::2]),
-        stack.strike(2, KILLS_ANYWHERE),
-        stack.kill_materializer(stack.chance.randint(1, 5)),
+        stack.crash(0, mine),
+        stack.crash(1, mine),
+        _struck_and_cut_off(stack),
+        _beside_the_workers(stack),
     )
     await stack.claim_all_partitions()
-    await stack.zombie(2)
-    if number % 3 == 0:
+    await asyncio.gather(stack.zombie(2), stack.break_link("w1", stack.chance.choice(list(LinkFault))))
+    for _ in range(2 if number % 3 == 0 else 1):
         await stack.restart_broker()
     await stack.zombie(stack.chance.randrange(2))
+
+
+async def _struck_and_cut_off(stack: Stack) -> None:
+    await stack.strike(2, KILLS_ANYWHERE)
+    faults = list(LinkFault)
+    stack.chance.shuffle(faults)
+    for fault in faults:
+        await stack.break_link("w2", fault)
+
+
+async def _beside_the_workers(stack: Stack) -> None:
+    await stack.kill_materializer(stack.chance.randint(1, 5))
+    for name in ("materializer", "load"):
+        await stack.break_link(name, stack.chance.choice(list(LinkFault)))
 
 
 def summary(rounds: list[Round]) -> dict[str, Any]:
@@ -95,6 +112,7 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
     for each in rounds:
         for point, count in each.points.items():
             points[point] = points.get(point, 0) + count
+    link_faults = {str(fault): sum(each.link_faults.get(fault, 0) for each in rounds) for fault in LinkFault}
     bad = [f"round {each.number}: {text}" for each in rounds for text in each.bad]
     return {
         "rounds": len(rounds),
@@ -102,6 +120,7 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
         "zombies": sum(each.zombies for each in rounds),
         "broker_restarts": sum(each.broker_restarts for each in rounds),
         "materializer_kills": sum(each.materializer_kills for each in rounds),
+        "link_faults": link_faults,
         "foreign_claims": sum(each.foreign_claims for each in rounds),
         "turns": sum(each.turns for each in rounds),
         "requests": sum(each.requests for each in rounds),

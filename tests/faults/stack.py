@@ -5,7 +5,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.faults.load import SUMMARY_MODELS, Load
 from tests.faults.points import hit_of
 from tests.faults.record import CommitSampler, collect, positions_in
 from tests.faults.takeover import Takeovers
+from tests.faulty_link import LinkFault
 from tests.waiting import eventually
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.events import LOG_FORMAT, PARTITION, EventHeader, HistoryCompacted, PartitionClaimed
@@ -26,6 +27,7 @@ from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.topics_admin import topic_id
 
 WORKERS = 3
+KEEPS_ITS_NAME = 0  #: slot: whoever comes back there has its partitions before the session timeout
 #: Two of three workers cannot hold them all as their fair share: whoever comes back always gets some.
 PARTITIONS = 6
 DRAIN_S = 200.0
@@ -37,6 +39,7 @@ PAUSE_S = 4.0
 IDLE_S = 0.5  #: then a session leaves memory: while its user thinks, or its turn waits for an owner
 STRIKE_WITHIN_S = 4.0  #: how long a worker that is killed anywhere has lived
 _ROUND_S = 1.0
+_RESET_EVERY_S = 0.7
 _LOOK_S = 0.01
 _POLL_S = 0.1
 
@@ -50,6 +53,7 @@ class Outcome:
     broker_restarts: int = 0
     materializer_kills: int = 0
     foreign_claims: int = 0
+    link_faults: dict[str, int] = field(default_factory=dict)  #: by what was wrong
     points: dict[str, int] = field(default_factory=dict)  #: kills by the point where they happened
     missed: list[str] = field(default_factory=list)  #: points that were not reached
     turns: int = 0
@@ -76,7 +80,7 @@ class Stack:
         self.deployment = deployment
         self.outcome = Outcome()
         self.chance = random.Random(f"{seed}/faults")
-        self.load = Load(deployment, seed)
+        self.load = Load(deployment, seed, bootstrap_server=broker.links["load"].address)
         self.takeovers = Takeovers()
         self.journal = deployment.folder / "journal.jsonl"
         self._workers: list[Process] = []
@@ -97,15 +101,16 @@ class Stack:
     # ---- processes
 
     def start_worker(self, slot: int, crash_at: str = "") -> Process:
-        """A new process in a slot; each has a name of its own, which its claims carry."""
+        """A new process in a slot. In slot 0 it comes back by its name, elsewhere each has one of its own."""
         self._incarnations[slot] += 1
-        name = f"w{slot}.{self._incarnations[slot]}"
+        name = f"w{slot}" if slot == KEEPS_ITS_NAME else f"w{slot}.{self._incarnations[slot]}"
         weak = self.weaken is not None
         argv = ["-m", "tests.faults.weakened_worker"] if weak else ["-m", "turnlog", "worker"]
         worker = self.deployment.run(
             name,
             [sys.executable, *argv],
             worker_name=name,
+            bootstrap_server=self.broker.links[f"w{slot}"].address,
             crash_at=crash_at,
             script_journal=str(self.journal),
             max_takeovers="1000",
@@ -118,7 +123,10 @@ class Stack:
         return worker
 
     def start_materializer(self, crash_at: str = "") -> Process:
-        self._materializer = self.deployment.start("materializer", "materialize", crash_at=crash_at)
+        way = self.broker.links["materializer"].address
+        self._materializer = self.deployment.start(
+            "materializer", "materialize", crash_at=crash_at, bootstrap_server=way
+        )
         return self._materializer
 
     async def start(self) -> None:
@@ -136,7 +144,7 @@ class Stack:
 
     # ---- faults
 
-    async def crash(self, slot: int, points: Sequence[str]) -> None:
+    async def crash(self, slot: int, points: Iterable[str]) -> None:
         """Kill a slot's worker; then let one after the other die at a point; in the end start one that lives."""
         self.kill(slot)
         for point in points:
@@ -177,7 +185,8 @@ class Stack:
 
     def _killed(self, worker: Process, point: str) -> None:
         self.tell(f"{worker.name} was killed at {point}")
-        self.takeovers.killed(worker.name)
+        if worker.name != f"w{KEEPS_ITS_NAME}":
+            self.takeovers.killed(worker.name)
         self.outcome.kills += 1
         self.outcome.points[point] = self.outcome.points.get(point, 0) + 1
 
@@ -252,6 +261,31 @@ class Stack:
             self.outcome.materializer_kills += 1
         self.start_materializer()
 
+    async def break_link(self, name: str, fault: LinkFault, lasts_s: float = PAUSE_S) -> None:
+        """Let something be wrong between one process and the broker for longer than a session's timeout."""
+        process = self._materializer if name == "materializer" else None
+        if name.startswith("w"):
+            process = self._workers[int(name.removeprefix("w"))]
+        if process is not None:
+            await self.ready(process)
+        link, ends = self.broker.links[name], time.monotonic() + lasts_s
+        self._broker_failed = True
+        self.tell(f"the link of {name} from now on: {fault}")
+        try:
+            while (left_s := ends - time.monotonic()) > 0:
+                link.begin(fault)
+                await asyncio.sleep(min(left_s, _RESET_EVERY_S) if fault is LinkFault.RESET else left_s)
+        finally:
+            link.heal()
+            self.tell(f"the link of {name} is whole again")
+        self.outcome.link_faults[fault] = self.outcome.link_faults.get(fault, 0) + 1
+        await asyncio.sleep(_ROUND_S)
+        if process is not None and not process.running:
+            self.outcome.problems.append(
+                f"{process.name}, whose link had a fault ({fault}), ended with {process.exit_code}: "
+                f"{process.log[-1500:]}"
+            )
+
     async def restart_broker(self) -> None:
         """kill -9 of the broker and a start on its data."""
         self._broker_failed = True
@@ -284,6 +318,7 @@ class Stack:
                 await self._published(wire, process)
                 process.signal(signal.SIGTERM)
             await self._ended(process)
+            self.tell(f"{process.name} has ended")
         wire.check()
 
     async def _published(self, wire: Wire, materializer: Process) -> None:
@@ -328,6 +363,7 @@ class Stack:
             broker_failed=self._broker_failed,
             drained=self._drained,
         )
+        self.tell("all is read that is left")
         outcome = self.outcome
         stored = {(request.partition, request.offset) for request in history.requests}
         outcome.problems += [
@@ -343,6 +379,7 @@ class Stack:
         outcome.frames, outcome.requests = len(history.frames), len(history.requests)
         outcome.commits = len(history.commits)
         outcome.takeovers_s = self.takeovers.seconds(history, wire)
+        self.tell("all is judged")
         return history
 
     def _stores(self, history: History) -> list[str]:

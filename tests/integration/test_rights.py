@@ -5,10 +5,7 @@ Who is not let in is told why.
 
 import argparse
 import asyncio
-import base64
-import json
 import shlex
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from typer.testing import CliRunner
 from tests.deployment import START_S, Deployment
 from tests.http_stack import start_gateway
 from tests.secured_broker import Authority, SecuredBroker, password
+from tests.token_server import CLIENT_SECRET, TokenServer, unsigned_token
 from tests.waiting import eventually, until
 from turnlog import Client
 from turnlog.cli.app import app
@@ -169,7 +167,8 @@ def use_gateway(address: str) -> None:
 
 
 def without_secrets(told: bytes) -> bool:
-    return MODEL_KEY.encode() not in told and all(password(user).encode() not in told for user in ROLES)
+    secrets = (MODEL_KEY, CLIENT_SECRET, unsigned_token("worker").partition(".")[0], *map(password, ROLES))
+    return all(secret.encode() not in told for secret in secrets)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -215,9 +214,28 @@ def test_a_token_in_a_file(secured: SecuredBroker, tmp_path: Path) -> None:
     assert "refuses the token in TURNLOG_SASL_TOKEN_FILE" in str(refusal(settings))
 
 
-def unsigned_token(user: str) -> str:
-    """What a test broker takes, and no other may (RFC 7515, appendix A.5)."""
-    now = int(time.time())
-    parts = ({"alg": "none"}, {"sub": user, "iat": now, "exp": now + 600})
-    coded = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
-    return f"{'.'.join(coded)}."
+async def test_a_worker_whose_tokens_come_from_an_endpoint(
+    secured: SecuredBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    secret_file = tmp_path / "secret"
+    secret_file.write_text(CLIENT_SECRET, encoding="utf-8")
+    init_topics(secured.anybody.model_copy(update={"prefix": PREFIX, "partitions": 2}))
+    with TokenServer() as tokens, logged_in(secured, tmp_path, "program") as deployment:
+        bearer = {
+            "sasl_mechanism": "OAUTHBEARER",
+            "sasl_token_url": tokens.url,
+            "sasl_password": "",
+            "sasl_password_file": str(secret_file),
+        }
+        worker = deployment.worker(sasl_username="worker", log_level="DEBUG", **bearer)
+        await eventually(lambda: worker.ready, "the worker is ready", START_S)
+        async with Client(deployment.settings) as client:
+            assert (await client.chat("token-1", "Hello").result(timeout_s=START_S)).text == "Hello"
+        assert [client for client, _, _ in tokens.asked] == ["worker"], "one for all connections"
+        await asyncio.to_thread(worker.stop)
+        assert without_secrets(worker.log.encode())
+        secret_file.write_text("wrong", encoding="utf-8")
+        refused = deployment.worker("w1", sasl_username="worker", **bearer)
+        assert await asyncio.to_thread(refused.wait, 10.0) == EXIT_UNREACHABLE, refused.log
+        assert "refuses client 'worker' (HTTP 401, invalid_client)" in refused.log

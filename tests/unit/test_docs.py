@@ -186,7 +186,8 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     for name in Settings.model_fields:
         monkeypatch.setenv(f"TURNLOG_{name.upper()}", "")
     assert {name for name in Settings.model_fields if getattr(Settings(), name) == ""} == {
-        *("fast_model", "group", "worker_name", "sasl_username", "reply_topic_prefix", "http_chat_id_header")
+        *("fast_model", "group", "worker_name", "sasl_username", "reply_topic_prefix", "http_chat_id_header"),
+        *("sasl_token_url", "sasl_token_scope"),
     }
     assert Settings().partitions == 12
     assert Settings().snapshot_path is None

@@ -44,6 +44,10 @@ def test_every_number_has_bounds_and_is_neither_nan_nor_infinite(name: str) -> N
         assert variable in refusal(**{name: wrong})
 
 
+TOKENS = {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER"}
+URL = "https://login.example/token"
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
@@ -60,6 +64,14 @@ def test_every_number_has_bounds_and_is_neither_nan_nor_infinite(name: str) -> N
         ({"max_runner_attempts": 20}, ("RETRY_DELAY_S=0.5", "MAX_RUNNER_ATTEMPTS=20")),
         ({"security_protocol": "SASL_SSL"}, ("SECURITY_PROTOCOL=SASL_SSL", "SASL_USERNAME", "SASL_PASSWORD")),
         ({"ssl_key_file": "key.pem"}, ("SSL_KEY_FILE", "SSL_CERT_FILE")),
+        ({**TOKENS}, ("SASL_MECHANISM=OAUTHBEARER", "SASL_TOKEN_FILE", "SASL_TOKEN_URL")),
+        ({**TOKENS, "sasl_token_file": "t", "sasl_token_url": URL}, ("SASL_TOKEN_FILE", "SASL_TOKEN_URL")),
+        ({**TOKENS, "sasl_token_url": URL}, ("SASL_TOKEN_URL", "SASL_USERNAME", "SASL_PASSWORD_FILE")),
+        ({**TOKENS, "sasl_token_file": "t", "sasl_password": "p"}, ("SASL_TOKEN_FILE and a password",)),
+        ({**TOKENS, "sasl_mechanism": "PLAIN", "sasl_token_file": "t"}, ("SASL_TOKEN_FILE", "SASL_MECHANISM=PLAIN")),
+        ({**TOKENS, "sasl_mechanism": "PLAIN", "sasl_token_url": URL}, ("SASL_TOKEN_URL", "SASL_MECHANISM=PLAIN")),
+        ({"sasl_token_url": "http://login.example/token"}, ("SASL_TOKEN_URL: it must begin with https://",)),
+        ({"sasl_token_url": "https://me:secret@login.example/token"}, ("SASL_TOKEN_URL: it may hold neither",)),
     ],
 )
 def test_settings_that_cannot_be_together_are_all_named(values: Mapping[str, Any], named: tuple[str, ...]) -> None:

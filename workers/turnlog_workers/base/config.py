@@ -18,7 +18,7 @@ from turnlog_workers.base.file_settings import read_file_prefixes, read_media_ty
 from turnlog_workers.base.generation_settings import read_params, read_windows
 from turnlog_workers.base.mcp_settings import McpServer, read_mcp_servers
 from turnlog_workers.base.model_servers import HttpServer, read_servers
-from turnlog_workers.base.settings_check import SettingsError, conflicts, in_words
+from turnlog_workers.base.settings_check import SettingsError, checked_token_url, conflicts, in_words
 from turnlog_workers.base.tool_rules import ToolRule, read_rules
 
 KIB = 1024
@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     sasl_password: SecretStr = SecretStr("")
     sasl_password_file: Path | None = None  #: read again for each new client
     sasl_token_file: Path | None = None  #: of OAUTHBEARER: read again for each connection
+    sasl_token_url: str = Field(default="", max_length=2000)  #: or where tokens are asked for, by client credentials
+    sasl_token_scope: str = Field(default="", max_length=2000)  #: that a token is asked for
     ssl_ca_file: Path | None = None
     ssl_cert_file: Path | None = None
     ssl_key_file: Path | None = None
@@ -236,6 +238,11 @@ class Settings(BaseSettings):
     @classmethod
     def _servers(cls, value: object) -> object:
         return read_servers(value) if isinstance(value, str) else value
+
+    @field_validator("sasl_token_url")
+    @classmethod
+    def _token_url(cls, value: str) -> str:
+        return checked_token_url(value) if value else value
 
     @field_validator("bootstrap_server")
     @classmethod

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.errors import UsageError
@@ -76,21 +77,49 @@ def conflicts(settings: "Settings") -> Iterator[str]:
         yield "TURNLOG_SSL_KEY_FILE is the key of a certificate: set TURNLOG_SSL_CERT_FILE, too"
 
 
+def checked_token_url(value: str) -> str:
+    """The address of a token endpoint. Raises ``ValueError`` for what would send a secret in the clear, or is none."""
+    parts = urlsplit(value)
+    loopback = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if (parts.scheme != "https" and not (parts.scheme == "http" and loopback)) or not parts.hostname:
+        raise ValueError("it must begin with https:// and name a host (http:// on this machine only)")
+    if parts.username or parts.password or parts.fragment:
+        raise ValueError("it may hold neither a name and password nor #: the client is TURNLOG_SASL_USERNAME")
+    _ = parts.port  # raises for what is no port
+    return value
+
+
 def _of_the_login(settings: "Settings") -> Iterator[str]:
-    password = bool(settings.sasl_password.get_secret_value())
-    if password and settings.sasl_password_file is not None:
+    value, file = bool(settings.sasl_password.get_secret_value()), settings.sasl_password_file is not None
+    if value and file:
         yield "TURNLOG_SASL_PASSWORD and TURNLOG_SASL_PASSWORD_FILE: set one of them"
     if not settings.security_protocol.startswith("SASL"):
         return
     protocol = f"TURNLOG_SECURITY_PROTOCOL={settings.security_protocol}"
-    if settings.sasl_mechanism == "OAUTHBEARER":
-        if settings.sasl_token_file is None:
-            yield f"{protocol} with TURNLOG_SASL_MECHANISM=OAUTHBEARER needs TURNLOG_SASL_TOKEN_FILE: set it"
-    elif not (settings.sasl_username and (password or settings.sasl_password_file is not None)):
+    token_file, token_url = settings.sasl_token_file is not None, bool(settings.sasl_token_url)
+    named = bool(settings.sasl_username and (value or file))
+    if settings.sasl_mechanism != "OAUTHBEARER":
+        if token_file or token_url:
+            which = "TURNLOG_SASL_TOKEN_FILE" if token_file else "TURNLOG_SASL_TOKEN_URL"
+            mechanism = f"TURNLOG_SASL_MECHANISM={settings.sasl_mechanism}"
+            yield f"{which} is for TURNLOG_SASL_MECHANISM=OAUTHBEARER, not for {mechanism}: change one of them"
+        elif not named:
+            yield (
+                f"{protocol} needs TURNLOG_SASL_USERNAME and TURNLOG_SASL_PASSWORD (or TURNLOG_SASL_PASSWORD_FILE): "
+                "set both"
+            )
+    elif token_file == token_url:
         yield (
-            f"{protocol} needs TURNLOG_SASL_USERNAME and TURNLOG_SASL_PASSWORD (or TURNLOG_SASL_PASSWORD_FILE): "
-            "set both"
+            f"{protocol} with TURNLOG_SASL_MECHANISM=OAUTHBEARER needs TURNLOG_SASL_TOKEN_FILE or "
+            "TURNLOG_SASL_TOKEN_URL: set one of them"
         )
+    elif token_url and not named:
+        yield (
+            "TURNLOG_SASL_TOKEN_URL needs TURNLOG_SASL_USERNAME (the client's id) and TURNLOG_SASL_PASSWORD_FILE (or "
+            "TURNLOG_SASL_PASSWORD: its secret): set both"
+        )
+    elif token_file and (value or file):
+        yield "TURNLOG_SASL_TOKEN_FILE and a password: OAUTHBEARER takes the token alone; set one of them"
 
 
 def _of_the_group(settings: "Settings") -> Iterator[str]:

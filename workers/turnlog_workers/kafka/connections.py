@@ -21,7 +21,7 @@ from aiokafka.errors import (
 
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.settings_check import SettingsError
-from turnlog_workers.kafka.login import TokenFromFile, sasl_password
+from turnlog_workers.kafka.login import TokenProvider, sasl_password
 
 #: The broker knows us and says no: retrying cannot help.
 REFUSALS = (
@@ -84,7 +84,7 @@ def client_options(settings: Settings, client_id: str) -> dict[str, Any]:
     if settings.security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = settings.sasl_mechanism
         if settings.sasl_mechanism == "OAUTHBEARER":
-            options["sasl_oauth_token_provider"] = TokenFromFile(settings)
+            options["sasl_oauth_token_provider"] = TokenProvider(settings)
         else:
             options["sasl_plain_username"] = settings.sasl_username
             options["sasl_plain_password"] = sasl_password(settings)
@@ -105,7 +105,7 @@ def faust_credentials(settings: Settings) -> Any:
         return SSLCredentials(context)
     if settings.security_protocol.startswith("SASL"):
         if settings.sasl_mechanism == "OAUTHBEARER":
-            return OAuthCredentials(oauth_cb=TokenFromFile(settings), ssl_context=context)
+            return OAuthCredentials(oauth_cb=TokenProvider(settings), ssl_context=context)
         return SASLCredentials(
             mechanism=settings.sasl_mechanism,
             username=settings.sasl_username,

@@ -38,7 +38,7 @@ def bound_kafka_python() -> None:
 bound_kafka_python()
 
 
-class _TokenFromFile(AbstractTokenProvider):  # type: ignore[misc]
+class _TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
     """OAUTHBEARER's token, which kafka-python wants from a plain function."""
 
     def __init__(self, settings: Settings) -> None:
@@ -61,7 +61,7 @@ def connected(
     raise_if_refused(settings)
     shared = client_options(settings, client_id)
     if "sasl_oauth_token_provider" in shared:
-        shared["sasl_oauth_token_provider"] = _TokenFromFile(settings)
+        shared["sasl_oauth_token_provider"] = _TokenProvider(settings)
     try:
         with quiet("kafka"):
             client: Any = new_client(

@@ -1,5 +1,7 @@
 """What a process logs in to the broker with, from where it is kept: read anew each time, so that it can be changed."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 from aiokafka.abc import AbstractTokenProvider
@@ -7,8 +9,12 @@ from aiokafka.abc import AbstractTokenProvider
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import keep_secret
 from turnlog_workers.base.settings_check import SettingsError
+from turnlog_workers.kafka.token_endpoint import TokenEndpoint
 
 _MAX_SECRET_BYTES = 64 * 1024
+#: One for all connections of a process, so that each of its tokens is asked for once.
+_endpoints: dict[tuple[str, ...], TokenEndpoint] = {}
+_finding = threading.Lock()
 
 
 def sasl_password(settings: Settings) -> str:
@@ -19,12 +25,29 @@ def sasl_password(settings: Settings) -> str:
 
 
 def sasl_token(settings: Settings) -> str:
-    """The token of OAUTHBEARER as its file has it now. Raises :class:`SettingsError`."""
-    assert settings.sasl_token_file is not None  # the settings' own check
-    return _secret_in(settings.sasl_token_file, "TURNLOG_SASL_TOKEN_FILE")
+    """The token of OAUTHBEARER: as its file has it now, or its endpoint gave it. May block for seconds.
+
+    Raises :class:`SettingsError`, and :class:`~turnlog_workers.kafka.token_endpoint.TokenEndpointError`.
+    """
+    if settings.sasl_token_file is not None:
+        return _secret_in(settings.sasl_token_file, "TURNLOG_SASL_TOKEN_FILE")
+    token = _endpoint_of(settings).token()
+    keep_secret(token)
+    return token
 
 
-class TokenFromFile(AbstractTokenProvider):  # type: ignore[misc]
+def _endpoint_of(settings: Settings) -> TokenEndpoint:
+    ca_file = str(settings.ssl_ca_file) if settings.ssl_ca_file else None
+    client = settings.sasl_token_url, settings.sasl_username, settings.sasl_token_scope, str(ca_file)
+    key = *client, str(settings.sasl_password_file), settings.sasl_password.get_secret_value()
+    with _finding:
+        if key not in _endpoints:
+            url, name, scope, _ = client
+            _endpoints[key] = TokenEndpoint(url, name, lambda: sasl_password(settings), scope=scope, ca_file=ca_file)
+        return _endpoints[key]
+
+
+class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
     """For aiokafka, which asks at each new connection."""
 
     def __init__(self, settings: Settings) -> None:
@@ -32,7 +55,7 @@ class TokenFromFile(AbstractTokenProvider):  # type: ignore[misc]
 
     async def token(self) -> str:
         """See :func:`sasl_token`."""
-        return sasl_token(self._settings)
+        return await asyncio.to_thread(sasl_token, self._settings)
 
 
 def _secret_in(path: Path, variable: str) -> str:

@@ -21,6 +21,8 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerUnreachableError
 from turnlog_workers.base.logs import quiet
 from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.login import sasl_token
+from turnlog_workers.kafka.token_endpoint import TokenEndpointError
 
 _TIMEOUT_S = 2.0
 
@@ -34,11 +36,16 @@ def raise_if_refused(settings: Settings) -> None:
 def refusal(settings: Settings) -> str | None:
     """What is wrong with our login or TLS, and what to do; ``None``: nothing that could be found in two seconds.
 
-    Blocks for as long; may be called in a thread with a loop that runs. Raises ``SettingsError`` and ``OSError`` for
-    files that cannot be read.
+    Blocks for as long, and before it while a token is asked for; may be called in a thread with a loop that runs.
+    Raises ``SettingsError`` and ``OSError`` for files that cannot be read.
     """
     if settings.security_protocol == "PLAINTEXT":
         return None
+    if settings.security_protocol.startswith("SASL") and settings.sasl_mechanism == "OAUTHBEARER":
+        try:
+            sasl_token(settings)
+        except TokenEndpointError as error:
+            return f"{error}."
     found: list[str | None] = []
     options = client_options(settings, "turnlog-login")
     thread = threading.Thread(target=lambda: found.append(asyncio.run(_first_refusal(settings, options))), daemon=True)
@@ -103,6 +110,11 @@ def _in_words(settings: Settings, server: str, error: Exception) -> str | None:
 
 def _login_refused(settings: Settings, server: str) -> str:
     if settings.sasl_mechanism == "OAUTHBEARER":
+        if settings.sasl_token_file is None:
+            return (
+                f"the broker at {server} refuses the token that TURNLOG_SASL_TOKEN_URL gave user "
+                f"{settings.sasl_username!r}: does it know that issuer, and want another TURNLOG_SASL_TOKEN_SCOPE?"
+            )
         return (
             f"the broker at {server} refuses the token in TURNLOG_SASL_TOKEN_FILE={settings.sasl_token_file}: it may "
             "have run out; put a new one into the file."

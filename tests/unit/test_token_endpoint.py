@@ -1,0 +1,116 @@
+"""Tokens of a token endpoint: asked for once, renewed in time, within bounds, and no secret in any sentence."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.token_server import CLIENT_SECRET, TokenServer
+from turnlog_workers.base.config import Settings
+from turnlog_workers.kafka.login import sasl_token
+from turnlog_workers.kafka.refusal import refusal
+from turnlog_workers.kafka.token_endpoint import TokenEndpoint, TokenEndpointError
+
+FAILURES = [(503, {}), (429, {}), (0, None)]
+
+
+@pytest.fixture
+def server() -> Iterator[TokenServer]:
+    with TokenServer(life_s=100) as server:
+        yield server
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now, self.pauses = 1000.0, list[float]()
+
+    def sleep(self, pause_s: float) -> None:
+        self.pauses.append(pause_s)
+        self.now += pause_s
+
+
+def endpoint(url: str, clock: Clock, secret: str = CLIENT_SECRET, **options: str) -> TokenEndpoint:
+    return TokenEndpoint(url, "me: +", lambda: secret, now=lambda: clock.now, sleep=clock.sleep, **options)
+
+
+def test_a_token_is_asked_for_once_and_again_before_it_runs_out(server: TokenServer) -> None:
+    clock = Clock()
+    tokens = endpoint(server.url, clock, scope="kafka all")
+    first = tokens.token()
+    clock.now += 79
+    assert tokens.token() == first
+    assert server.asked == [
+        ("me: +", CLIENT_SECRET, {"grant_type": ["client_credentials"], "scope": ["kafka all"]}),
+    ]
+    clock.now += 2
+    server.answers = [(200, {"access_token": "second", "expires_in": 50})]
+    assert tokens.token() == "second"
+    clock.now += 41
+    server.answers = [(200, {"access_token": "third"})]
+    assert tokens.token() == "third"
+    clock.now += 239
+    assert tokens.token() == "third"  # no life was said
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_an_endpoint_that_is_away_is_asked_three_times(server: TokenServer, failure: tuple[int, Any]) -> None:
+    clock = Clock()
+    tokens = endpoint(server.url, clock)
+    server.answers = [failure, failure]
+    assert tokens.token()
+    assert (len(server.asked), clock.pauses) == (3, [0.2, 0.4])
+    server.answers = [failure] * 4
+    clock.now += 85  # it is to be renewed, and still valid
+    held = tokens.token()
+    clock.now += 5
+    assert tokens.token() == held
+    assert len(server.asked) == 6, "a renewal that failed is tried again after a while, not for each connection"
+    clock.now += 20
+    server.answers = [failure] * 3
+    with pytest.raises(TokenEndpointError, match=r"TURNLOG_SASL_TOKEN_URL=http://127.0.0.1:.* cannot"):
+        tokens.token()
+    assert len(server.asked) == 9
+
+
+def test_an_endpoint_that_nobody_listens_for() -> None:
+    with TokenServer() as server:
+        url = server.url
+    clock = Clock()
+    with pytest.raises(TokenEndpointError, match="cannot be asked: Connection refused"):
+        endpoint(url, clock).token()
+    assert len(clock.pauses) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((401, {"error": "invalid_client"}), r"refuses client 'me: \+' \(HTTP 401, invalid_client\)"),
+        ((400, {"error": CLIENT_SECRET}), r"\(HTTP 400\)"),
+        ((403, b"\xff"), r"\(HTTP 403\)"),
+        ((302, {}), r"\(HTTP 302\)"),
+        ((200, b"<html>"), "answers with no token"),
+        ((200, []), "answers with no token"),
+        ((200, {"access_token": ""}), "answers with no token"),
+        ((200, {"access_token": "two\nlines"}), "answers with no token"),
+        ((200, {"access_token": "t", "expires_in": 0}), "answers with no token"),
+        ((200, {"access_token": "t", "expires_in": True}), "answers with no token"),
+        ((200, {"access_token": "t", "expires_in": "soon"}), "answers with no token"),
+        ((200, {"access_token": "t" * 70_000}), "answers with no token"),
+    ],
+)
+def test_what_is_no_token_is_told_at_once(server: TokenServer, answer: tuple[int, Any], told: str) -> None:
+    clock = Clock()
+    server.answers = [answer]
+    with pytest.raises(TokenEndpointError, match=told) as caught:
+        endpoint(server.url, clock).token()
+    assert (len(server.asked), clock.pauses) == (1, [])
+    assert CLIENT_SECRET not in str(caught.value)
+
+
+def test_all_connections_of_a_process_share_a_token(server: TokenServer) -> None:
+    login = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "OAUTHBEARER", "sasl_token_url": server.url}
+    given = Settings(**login, sasl_username="worker", sasl_password=CLIENT_SECRET)  # type: ignore[arg-type]
+    assert sasl_token(given) == sasl_token(given.model_copy())
+    assert len(server.asked) == 1
+    wrong = Settings(**login, sasl_username="worker", sasl_password="wrong")  # type: ignore[arg-type]
+    assert "refuses client 'worker' (HTTP 401, invalid_client)" in str(refusal(wrong))

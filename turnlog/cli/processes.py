@@ -158,6 +158,9 @@ def worker(
     mark_unready()  # a restarted container finds its predecessor's file
     settings = resolve_settings(bootstrap_server=bootstrap_server, data_dir=data_dir, prefix=prefix)
     from turnlog_workers.base import logs
+    from turnlog_workers.process.faust_import import import_faust
+
+    import_faust()
     from turnlog_workers.process.faust_app import run_worker
 
     logs.set_up(settings)

@@ -12,7 +12,6 @@ from turnlog_streams.files import FilePolicy, is_below, not_taken
 from turnlog_streams.records import changed
 from turnlog_workers.base.config import Settings
 from turnlog_workers.files.folder import read_below
-from turnlog_workers.files.web import fetch
 from turnlog_workers.runners.base import RunnerError, TurnInput
 
 MAX_READS = 8  #: at a time, of one worker
@@ -95,6 +94,8 @@ class FileReader:
         uri, most = part.uri or "", self._policy.max_bytes
         parts = urlsplit(uri)
         if parts.scheme != "file":
+            from turnlog_workers.files.web import fetch  # here: an HTTP client is 0.2 s of imports
+
             return await fetch(
                 uri,
                 allows=self._policy.allows,

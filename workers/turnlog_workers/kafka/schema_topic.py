@@ -5,6 +5,7 @@ Key: the fingerprint in hex; value: the schema's JSON text. These functions bloc
 
 import logging
 import time
+from collections.abc import Mapping
 
 from turnlog_schemas.registry import Registry, load, packaged
 from turnlog_workers.base.config import Settings
@@ -18,12 +19,15 @@ _CLIENT_ID = "turnlog-schemas"
 def publish_schemas(settings: Settings, registry: Registry | None = None, *, timeout_s: float | None = None) -> int:
     """Write the schemas that this version writes, those that are not in the topic yet; how many it wrote.
 
-    They are acknowledged by the broker on return. Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`.
+    They are acknowledged by the broker on return, and the registry knows all that were there before. Raises
+    :class:`BrokerUnreachableError` or :class:`NotFoundError`.
     """
+    registry = registry or packaged()
     timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
     deadline = time.monotonic() + timeout_s
-    mine = (registry or packaged()).all_current()
+    mine = registry.all_current()
     there = _read_topic(settings, timeout_s)
+    _take(settings, registry, there)
     missing = [schema for schema in mine if schema.fingerprint.hex() not in there]
     if not missing:
         return 0
@@ -40,8 +44,15 @@ def read_schemas(settings: Settings, registry: Registry, *, timeout_s: float | N
     Raises :class:`BrokerUnreachableError` or :class:`NotFoundError`.
     """
     timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
+    return _take(settings, registry, _read_topic(settings, timeout_s))
+
+
+def _take(settings: Settings, registry: Registry, there: Mapping[str, bytes]) -> int:
     new = 0
-    for key, text in _read_topic(settings, timeout_s).items():
+    known = {schema.fingerprint.hex() for schema in registry.all_current()}  # most of them: parsed already
+    for key, text in there.items():
+        if key in known:
+            continue
         try:
             schema = load(text.decode())
         except ValueError as error:

@@ -64,6 +64,7 @@ class TopicsState:
     partition_count: int  #: of events and replies: the one that says where a session lives
     requests_partitions: int  #: as many, or more: see ``process.surplus_partitions``
     requests_topic_id: str
+    events_topic_id: str
     problems: tuple[str, ...] = field(default=())  #: worth a warning, no reason to stop
 
 
@@ -150,6 +151,7 @@ def check_topics(settings: Settings, *, timeout_s: float | None = None) -> Topic
         partition_count=events.partitions,
         requests_partitions=requests.partitions,
         requests_topic_id=requests.topic_id,
+        events_topic_id=events.topic_id,
         problems=tuple(problems),
     )
 

@@ -1,10 +1,9 @@
 """The sentence for a broker that does not answer: which one was asked, why that one, and what to do."""
 
-import os
-
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerUnreachableError
 from turnlog_workers.base.json_file import read_json
+from turnlog_workers.base.process_lives import process_lives
 from turnlog_workers.kafka.refusal import refusal
 
 #: Errors of aiokafka, kafka-python and the system by name: the two libraries have classes of their own.
@@ -57,7 +56,7 @@ def _advice(settings: Settings, error: BaseException) -> str:
     stack = read_json(settings.data_dir / "stack.json")
     if stack.get("bootstrap_server") == settings.bootstrap_server:
         where = settings.data_dir.absolute()
-        if stack.get("running") and _alive(stack.get("supervisor_pid")):
+        if stack.get("running") and process_lives(stack.get("supervisor_pid")):
             return f"`turnlog up` is running in {where} and starts its broker again: try once more in some seconds."
         return f"That is the stack in {where}, which is not running: start it with `turnlog up`."
     if "bootstrap_server" not in settings.model_fields_set:
@@ -76,15 +75,3 @@ def _security(settings: Settings) -> str:
         return "If it wants TLS or a password, set TURNLOG_SECURITY_PROTOCOL."
     login = " or the user and password (TURNLOG_SASL_...)" if settings.security_protocol.startswith("SASL") else ""
     return f"If it runs, it may not accept TURNLOG_SECURITY_PROTOCOL={settings.security_protocol}{login}."
-
-
-def _alive(pid: object) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True

@@ -31,7 +31,7 @@ from turnlog_workers.kafka.reply_sender import ReplySender
 from turnlog_workers.kafka.request_log import KafkaRequestLog
 from turnlog_workers.kafka.settings_topic import RunSettings
 from turnlog_workers.kafka.topic_reader import TopicReader
-from turnlog_workers.kafka.topics_admin import TopicsState, check_topics, topic_id
+from turnlog_workers.kafka.topics_admin import TopicsState, check_topics
 from turnlog_workers.observe.turn_times import TurnMetrics
 from turnlog_workers.process.limits import actor_limits, shard_limits
 from turnlog_workers.process.surplus_partitions import GrowthWatch, Surplus, SurplusPartition, committed_in_group
@@ -96,15 +96,15 @@ class WorkerService:
         topics = await asyncio.to_thread(check_topics, settings)
         for problem in (*warnings, *topics.problems):
             log.warning("%s", problem)
-        await asyncio.to_thread(schema_topic.publish_schemas, settings)
-        await asyncio.to_thread(schema_topic.read_schemas, settings, packaged())
-        await self._replies.start()
-        await self._run_settings.catch_up()
-        # The topic's id tells a re-created log from the one that the files were made of.
-        events_id = await asyncio.to_thread(topic_id, settings, settings.topics.events)
+        await asyncio.gather(
+            asyncio.to_thread(schema_topic.publish_schemas, settings),
+            self._replies.start(),
+            self._run_settings.catch_up(),
+        )
         self._stores = StoreDirectory(
             settings.data_dir / "stores",
-            deployment=f"{settings.prefix} {events_id}",
+            # The topic's id tells a re-created log from the one that the files were made of.
+            deployment=f"{settings.prefix} {topics.events_topic_id}",
             memory_limit_mb=settings.store_memory_mb,
         )
         self._context = self._build_context(topics)

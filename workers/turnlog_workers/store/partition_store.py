@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import duckdb
-import psutil
 
 from turnlog_schemas.events import SESSION
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.folding.rows import ENCODING, STORE_TABLES, Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_workers.base.process_lives import process_lives
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind, FileLockedError
 from turnlog_workers.store.port import FoundRows, LoadedStream, Saved, StoreError, UnreadableStoreError, WantedRows
@@ -186,7 +186,7 @@ class StoreDirectory:
         """Files of processes that had to use one of their own, and are gone."""
         for file in self._path.glob(file_name(partition, ".*")):
             match = _OF_PROCESS.fullmatch(file.name)
-            if match and not psutil.pid_exists(int(match[1])):
+            if match and not process_lives(int(match[1])):
                 database_files.delete(file)
 
     def give_memory_back(self) -> None:

@@ -14,6 +14,8 @@ from benchmarks.bare_faust import RecordSize, write_sizes
 from benchmarks.deployment import MATERIALIZER, WORKER, Deployment
 from benchmarks.load import EVENTS_PER_TURN, FRAMES_PER_TURN, Broker, requests
 from benchmarks.meter import foreign_cores, load_average, used
+from benchmarks.scraping import scraped
+from turnlog_workers.devstack.broker_ports import free_port
 
 _STALLED_S = 60.0
 _SAMPLE_TIMEOUT_MS = 5000
@@ -27,6 +29,7 @@ class Case:
     what: str
     framing: str = "avro"
     materializer: bool = False
+    scraped: bool = False  #: by a Prometheus, as often as docker-compose.yml has it
     bare: str | None = None  #: mode of the bare agent; None: a Turnlog worker
     share: float = 1.0  #: of the requests, for what would take too long otherwise
 
@@ -34,6 +37,7 @@ class Case:
 CASES = (
     Case(name="worker", what="a worker, Avro requests"),
     Case(name="worker+materializer", what="the same beside a running materializer", materializer=True),
+    Case(name="worker-scraped", what="the same with a metrics port, scraped every 5 s", scraped=True),
     Case(name="worker-json", what="a worker, JSON requests and frames", framing="json"),
     Case(name="bare-batched", what="a bare agent, records sent and confirmed in batches", bare="batched"),
     Case(name="bare-sent", what="a bare agent, `await topic.send()` for each record", bare="sent"),
@@ -56,7 +60,11 @@ async def measure(case: Case, load: Load, deployment: Deployment, sizes: Path) -
             variables = {
                 "TURNLOG_DELTA_INTERVAL_MS": "0",  # each piece of an answer is a frame of its own: 3 deltas a turn
             }
+            if case.scraped:
+                variables["TURNLOG_METRICS_PORT"] = str(port := free_port())
             stack.enter_context(deployment.process("worker", WORKER, variables))
+            if case.scraped:
+                stack.enter_context(scraped(port))
         else:
             argv = (sys.executable, "-m", "benchmarks.bare_faust", case.bare, str(sizes))
             stack.enter_context(deployment.process("worker", argv))

@@ -22,7 +22,7 @@ OF_LOAD = ("worker", "bare-batched", "latency-json")
 OF_SCALE = ("channel", "takeover", "rebuild", "analysts")
 OF_HTTP = ("http-streams",)
 if EVERY_ONE:
-    OF_LOAD = (*OF_LOAD, "worker+materializer", "bare-sent", "bare-confirmed", "latency-avro")
+    OF_LOAD = (*OF_LOAD, "worker+materializer", "worker-scraped", "bare-sent", "bare-confirmed", "latency-avro")
     OF_SCALE = (*OF_SCALE, "long-session", "idle")
 
 

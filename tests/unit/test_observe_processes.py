@@ -72,16 +72,17 @@ def test_a_materializer_that_stands_still_is_red_and_one_without_a_broker_is_not
     monkeypatch.setattr("turnlog_workers.materializer.observation.time", clock)
     now = 0.0
     file = a_file(tmp_path)
-    observation.follows(file, {0: 10})
-    now = 11.0
-    observation.follows(file, {0: 10})
-    assert observation._health.not_live() == "partitions 0: events wait, and none was written for 10 s"
-    file.positions = {0: LogPosition(next_offset=8)}
-    observation.follows(file, {0: 10})
-    assert observation._health.not_live() == ""
-    now = 22.0
-    observation.follows(file, {0: 10})
-    observation.follows_nothing()
+    with observation.following():
+        observation.follows(file, {0: 10})
+        now = 11.0
+        observation.follows(file, {0: 10})
+        assert observation._health.not_live() == "partitions 0: events wait, and none was written for 10 s"
+        file.positions = {0: LogPosition(next_offset=8)}
+        observation.follows(file, {0: 10})
+        assert observation._health.not_live() == ""
+        now = 22.0
+        observation.follows(file, {0: 10})
+        assert observation._health.not_live() != ""
     assert observation._health.not_live() == ""
     assert observation.now().lag == {}
 
@@ -132,6 +133,47 @@ async def test_requests_are_counted_by_path_and_status_and_streams_by_their_end(
     assert value("first_byte_seconds_count", path="/stream") == 1
     assert value("streams_ended_total", end="whole") == 1
     assert value("open_streams") == 0
+
+
+async def test_a_stream_past_the_application_is_measured_to_its_first_event_and_ends_with_its_reader() -> None:
+    """As :mod:`turnlog.serve.server` has it: pieces go straight to the connection."""
+    gateway, registry = Gateway(Settings()), CollectorRegistry()
+    wait = asyncio.Event()
+    written: list[bytes] = []
+
+    async def waits(call: Call) -> Any:
+        async def events() -> AsyncIterator[bytes]:
+            yield b"data: 1\n\n"
+            wait.set()
+            await asyncio.Event().wait()
+
+        return call.events(events())
+
+    async def write(chunk: bytes) -> None:
+        written.append(chunk)
+
+    async def receive() -> dict[str, Any]:
+        await wait.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        assert not message.get("body")
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "path": "/wait",
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1")],
+        "state": {"write_chunk": write},
+    }
+    app = create_app(gateway, [Endpoint(path="/wait", handler=waits)], HttpMetrics(registry, gateway.streams))
+    await app(scope, receive, send)
+    await gateway.streams.aclose()
+    assert written == [b"data: 1\n\n"]
+    assert registry.get_sample_value("turnlog_http_first_byte_seconds_count", {"path": "/wait"}) == 1
+    assert registry.get_sample_value("turnlog_http_streams_ended_total", {"end": "gone"}) == 1
 
 
 async def test_a_gateway_s_port_is_its_own_and_says_what_it_waits_for() -> None:

@@ -1,7 +1,8 @@
 """The materializer seen from outside: its port, its numbers, and whether it goes on."""
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 
@@ -58,10 +59,14 @@ class Observation:
         self._file, self._ends = file, dict(ends)
         self._watchdog.look(time.monotonic())
 
-    def follows_nothing(self) -> None:
-        """The log is not read at the moment: nothing can go on, and a new start would not help."""
-        self._ends, self._health.stalled = {}, ""
-        self.rests()
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        """Within it the log is read. Outside nothing can go on, which is no reason for a new start."""
+        try:
+            yield
+        finally:
+            self._ends, self._health.stalled = {}, ""
+            self.rests()
 
     def _progress(self) -> Progress:
         file = self._file

@@ -118,7 +118,6 @@ class Materializer:
         log.info("connecting to Kafka at %s, for %g s at most", settings.bootstrap_server, settings.startup_timeout_s)
         while not self._stop.is_set():
             try:
-                self._observation.follows_nothing()
                 self._connect_and_follow()
             except BrokerUnreachableError as error:
                 if self._file is None:
@@ -130,7 +129,6 @@ class Materializer:
                 self._stop.wait(delay_s)
             else:
                 failures = 0
-        self._observation.follows_nothing()
         if self._file is not None:
             self._publish(self._file, now=True)
         return 0
@@ -159,7 +157,8 @@ class Materializer:
             self._pending.clear()
             try:
                 follower.start(file.positions)
-                self._follow(follower, file)
+                with self._observation.following():
+                    self._follow(follower, file)
             except _FileRebuiltError:
                 file.close()  # whoever opens it next takes the rebuilt one: connect again
                 self._file = None

@@ -17,7 +17,7 @@ PROCESSES ?= 4
 # our modules and the tests' again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test pictures clients check format bench bench-smoke faults http-faults export-faults rebuild-faults fuzz fuzz-runners model lock release-check clean
+.PHONY: help setup demo test pictures clients check format bench bench-smoke faults http-faults export-faults rebuild-faults fuzz fuzz-runners model lock audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ fuzz-runners: $(READY) ## Fuzz what runners yield: 100,000 outputs beside innoce
 
 lock: ## Re-make both lock files from pyproject.toml (ARGS=--upgrade takes newer versions)
 	scripts/lock.sh $(ARGS)
+
+audit: $(READY) ## Ask for known vulnerabilities of requirements.lock, and write its SBOM into dist/
+	@scripts/audit.sh $(ARGS)
 
 release-check: $(READY) ## Build sdist and wheel, and try them
 	@scripts/release-check.sh

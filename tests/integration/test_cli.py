@@ -299,6 +299,16 @@ def test_nobody_answers_is_6(idle: Deployment) -> None:
     doctor = idle.run("doctor", "--timeout-s", "1", "--json")
     assert doctor.code == 6
     assert [check["check"] for check in doctor.document["checks"] if not check["ok"]] == ["worker"]
+    assert "3 of 3 partitions did not answer" in doctor.document["checks"][-1]["detail"]
+    lag = idle.run("lag", "--max", "0", "--json")
+    assert lag.code == 1
+    waiting = [each for each in lag.document["partitions"] if each["waiting"]]
+    assert lag.document["waiting"] == sum(each["waiting"] for each in waiting) >= 4  # the chat, and what doctor asked
+    assert all((each["decided"], each["owner"]) == (0, None) and each["oldest_age_s"] >= 0 for each in waiting)
+    assert lag.document["workers"] == 0
+    assert len(lag.document["exceeded"]) == len(waiting)
+    assert idle.run("lag", "--max", "1000", "--max-age-s", "3600").code == 0
+    assert "the snapshot's lag is not known" in idle.run("lag", "--max-behind", "0").err
 
 
 def test_chat_answers_line_by_line(serving: Deployment) -> None:
@@ -500,18 +510,45 @@ def test_settings_of_all_workers(serving: Deployment) -> None:
     assert "default-model/CHANNEL" in wrong.err
 
 
-def test_the_doctor_is_content_with_a_stack_that_answers(serving: Deployment) -> None:
+def test_the_doctor_is_content_with_a_stack_that_answers_and_leaves_nothing_behind(serving: Deployment) -> None:
+    def known() -> tuple[Any, Any]:
+        return (
+            serving.run("lag", "--json").document["partitions"],
+            serving.run("sessions", "list", "--include-archived", "--limit", "0", "--json").document["sessions"],
+        )
+
+    assert serving.run("send", "web-lag", "Hi", "--wait").code == 0
+    until(lambda: serving.run("lag", "--max", "0", "--max-behind", "0").code == 0, "all is decided and published", 30.0)
+    partitions, sessions = known()
+    assert all(each["owner"] and each["waiting"] == 0 for each in partitions)
     done = serving.run_apart("doctor", "--json")
+    until(lambda: serving.run("lag", "--max", "0", "--max-behind", "0").code == 0, "what only asked is decided", 30.0)
+    again = known()
+    assert [each["log_end"] for each in again[0]] == [each["log_end"] for each in partitions]
+    assert again[1] == sessions
     assert (done.code, done.err) == (0, "")
     assert done.document["ok"] is True
     assert [check["check"] for check in done.document["checks"]] == [
         "python",
         "broker",
         "topics",
+        "lag",
+        "dead letters",
         "worker",
         "snapshot",
     ]
     assert all(check["ok"] for check in done.document["checks"]), done.document
+    with_model = serving.run("doctor", "--model", "script:1?words=1&tools=0", "--json")
+    assert with_model.code == 0
+    assert [check["ok"] for check in with_model.document["checks"] if check["check"] == "model"] == [True]
+    refused = serving.run("doctor", "--model", "other:x", "--json")
+    assert refused.code == 5
+    until(
+        lambda: "turnlog-doctor-" in serving.run("sessions", "list", "--include-archived").out,
+        "the session of its chat is known",
+        30.0,
+    )
+    assert "turnlog-doctor-" not in serving.run("sessions", "list").out
 
 
 def test_a_worker_stops_on_sigterm_with_0_and_logs_json(idle: Deployment) -> None:

@@ -16,6 +16,7 @@ from turnlog.cli.examples import add_examples
 from turnlog.cli.exits import explain
 from turnlog.cli.export import export
 from turnlog.cli.feed import feed
+from turnlog.cli.lag import lag
 from turnlog.cli.models import models_app
 from turnlog.cli.report import report
 from turnlog.cli.run_settings import settings_app
@@ -98,6 +99,7 @@ app.command(rich_help_panel=_RUN)(processes.serve)
 app.add_typer(models_app, name="models", rich_help_panel=_RUN)
 app.add_typer(settings_app, name="settings", rich_help_panel=_RUN)
 app.add_typer(processes.topics_app, name="topics", rich_help_panel=_RUN)
+app.command(rich_help_panel=_MEND)(lag)
 app.add_typer(dead_letters_app, name="dead-letters", rich_help_panel=_MEND)
 app.add_typer(acls_app, name="acls", rich_help_panel=_MEND)
 add_examples(app)

@@ -3,13 +3,25 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
+from turnlog.cli.doctor_checks import (
+    CONNECT_TIMEOUT_S,
+    Check,
+    check_dead_letters,
+    check_default_model,
+    check_lag,
+    check_model,
+    check_readiness,
+    check_workers,
+    lacks,
+    log_ends,
+)
 from turnlog.cli.exits import explain
 from turnlog.errors import EXIT_OK, EXIT_USAGE, TurnlogError
 from turnlog.terminal import output
@@ -19,31 +31,16 @@ from turnlog_workers.base.extras import installed
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
 
-SESSION = "turnlog-doctor"
-_CONNECT_TIMEOUT_S = 5.0
-_RESEND_AFTER_S = 5.0
 _SNAPSHOT_WAIT_S = 6.0  # at least: the machine may be busy
 _SNAPSHOT_POLL_S = 0.2
 _OLDEST_PYTHON = (3, 11)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that was looked at. A check that is not ``needed`` does not stand in the way of an answer."""
-
-    name: str
-    ok: bool
-    detail: str
-    exit_code: int = EXIT_OK
-    needed: bool = True
-    otherwise: str = "missing"  #: the word for one that is neither ok nor needed
 
 
 def doctor(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="The model to ask. Default: the model of a new session.", show_default=False
+            "--model", "-m", help="Have this model answer, too, in a session that is archived then.", show_default=False
         ),
     ] = None,
     timeout_s: Annotated[
@@ -57,7 +54,8 @@ def doctor(
 ) -> None:
     """Check whether a chat would be answered (exit code 0), and say what to do if not.
 
-    Sends a real chat to a session of its own, "turnlog-doctor", which grows by one turn each time.
+    Asks the owner of every partition, in a way that leaves no session behind, and tells what waits, which dead letters
+    want a decision, and how far the snapshot is.
     """
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     checks = asyncio.run(_collect(settings, model, timeout_s, quiet=json))
@@ -98,14 +96,21 @@ async def _examine(settings: "Settings", model: str | None, timeout_s: float) ->
         yield check
         if not check.ok:
             return
-    held = await _transactions(settings)
+    held, partitions = await _transactions(settings)
     if held is not None:
         yield held
-    request_id = f"doctor-{time.time_ns():x}"
-    check = await _worker(settings, model, request_id, timeout_s)
+    yield await check_lag(settings)
+    yield await check_dead_letters(settings)
+    if (readiness := await check_readiness(settings)) is not None:
+        yield readiness
+    if not model and (unservable := await asyncio.to_thread(check_default_model, settings)) is not None:
+        yield unservable
+    check = await check_workers(settings, partitions, timeout_s)
     yield check
+    if check.ok and model:
+        yield await check_model(settings, model, timeout_s)
     if check.ok:
-        yield await _snapshot(settings, request_id, timeout_s)
+        yield await _snapshot(settings, timeout_s)
     elif settings.snapshot.exists():
         age, failing = publication(settings)  # nothing was said that it could have: this is all that can be told
         detail = f"{settings.snapshot} ({age}). {failing}".rstrip(". ")
@@ -119,9 +124,9 @@ async def _broker(settings: "Settings") -> Check:
     from turnlog_workers.kafka.connections import client_options
 
     options = client_options(settings, "turnlog-doctor")
-    admin = AIOKafkaAdminClient(**options, request_timeout_ms=int(_CONNECT_TIMEOUT_S * 1000))
+    admin = AIOKafkaAdminClient(**options, request_timeout_ms=int(CONNECT_TIMEOUT_S * 1000))
     try:
-        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await admin.start()
     except (KafkaError, OSError) as error:
         from turnlog_workers.kafka.unreachable import unreachable
@@ -139,7 +144,7 @@ async def _topics(settings: "Settings") -> Check:
     from turnlog_workers.kafka.topics_admin import check_topics
 
     try:
-        state = await asyncio.to_thread(check_topics, settings, timeout_s=_CONNECT_TIMEOUT_S)
+        state = await asyncio.to_thread(check_topics, settings, timeout_s=CONNECT_TIMEOUT_S)
     except Exception as error:
         code, sentence = explain(error)
         return Check(name="topics", ok=False, detail=sentence, exit_code=code)
@@ -152,7 +157,7 @@ async def _topics_of_a_client(settings: "Settings") -> Check:
     from turnlog.client.async_client import Client
 
     try:
-        async with Client(settings, connect_timeout_s=_CONNECT_TIMEOUT_S):
+        async with Client(settings, connect_timeout_s=CONNECT_TIMEOUT_S):
             pass
     except TurnlogError as error:
         code, sentence = explain(error)
@@ -161,82 +166,66 @@ async def _topics_of_a_client(settings: "Settings") -> Check:
     return Check(name="topics", ok=True, detail=detail)
 
 
-async def _transactions(settings: "Settings") -> Check | None:
-    """Whose open transactions keep requests waiting; ``None``: nobody's, for so long that it is worth a word."""
+async def _transactions(settings: "Settings") -> tuple[Check | None, set[int]]:
+    """Whose open transactions keep requests waiting, and in which partitions.
+
+    ``None``: nobody's, for so long that it is worth a word.
+    """
     if not installed("worker"):
-        return None
+        return None, set()
     from turnlog_workers.base.errors import BrokerUnreachableError
     from turnlog_workers.kafka.open_transactions import HELD_S, open_transactions
     from turnlog_workers.kafka.topics_admin import list_topics
 
+    held_partitions: set[int] = set()
+
     def look() -> list[str]:
-        topics = {topic.name: topic.partitions for topic in list_topics(settings, timeout_s=_CONNECT_TIMEOUT_S)}
+        topics = {topic.name: topic.partitions for topic in list_topics(settings, timeout_s=CONNECT_TIMEOUT_S)}
         partitions = range(topics.get(settings.topics.requests, 0))
-        found = open_transactions(settings, partitions, timeout_s=_CONNECT_TIMEOUT_S)
+        found = open_transactions(settings, partitions, timeout_s=CONNECT_TIMEOUT_S)
+        held_partitions.update(held.partition for held in found)
         return [str(held) for held in found if held.open_for_s is None or held.open_for_s >= HELD_S]
 
     try:
         held = await asyncio.to_thread(look)
     except BrokerUnreachableError as error:
         if type(error.__cause__).__name__.endswith("AuthorizationFailedError"):
-            return None  # whoever may not read requests is not told
+            return None, set()  # whoever may not read requests is not told
         held = [f"the broker does not tell of open transactions: {error}"]
     if not held:
-        return None
-    return Check(name="transactions", ok=False, detail="; ".join(held), needed=False, otherwise="waits")
+        return None, held_partitions
+    return Check(
+        name="transactions", ok=False, detail="; ".join(held), needed=False, otherwise="waits"
+    ), held_partitions
 
 
-async def _worker(settings: "Settings", model: str | None, request_id: str, timeout_s: float) -> Check:
-    from turnlog.client.async_client import Client
-
-    started = time.monotonic()
-    try:
-        async with Client(settings, connect_timeout_s=_CONNECT_TIMEOUT_S) as client:
-            turn = client.chat(
-                SESSION,
-                "Are you there?",
-                request_id=request_id,
-                model=model,
-                timeout_s=timeout_s,
-                resend_after_s=_RESEND_AFTER_S,
-            )
-            (await turn.result()).raise_for_status()
-    except TurnlogError as error:
-        code, sentence = explain(error)
-        return Check(name="worker", ok=False, detail=f"{sentence} {_ADVICE}", exit_code=code)
-    took_ms = (time.monotonic() - started) * 1000
-    return Check(name="worker", ok=True, detail=f"a chat with {turn.view.model} was answered in {took_ms:.0f} ms")
-
-
-_ADVICE = "(`turnlog up` runs a whole stack, `turnlog worker` one worker; their logs say more)"
-
-
-async def _snapshot(settings: "Settings", request_id: str, timeout_s: float) -> Check:
-    """Is the turn that was just answered in the published snapshot?"""
+async def _snapshot(settings: "Settings", timeout_s: float) -> Check:
+    """Does the published snapshot have all that is in the log now?"""
     path = settings.snapshot
     if not installed("sql"):
         detail = "not looked at: SQL needs more than the client: pip install 'turnlog[sql]'"
         return Check(name="snapshot", ok=False, detail=detail, needed=False, otherwise="unknown")
-    started = time.monotonic()
-    deadline = started + min(timeout_s, max(_SNAPSHOT_WAIT_S, 3 * settings.publish_interval_s))
-    problem = ""
+    try:
+        ends = await log_ends(settings)
+    except TurnlogError as error:
+        detail = f"not known: {explain(error)[1]}"
+        return Check(name="snapshot", ok=False, detail=detail, needed=False, otherwise="unknown")
+    return await caught_up(settings, ends, min(timeout_s, max(_SNAPSHOT_WAIT_S, 3 * settings.publish_interval_s)), path)
+
+
+async def caught_up(settings: "Settings", ends: Mapping[int, int], timeout_s: float, path: Path) -> Check:
+    """Wait for the snapshot to have the log up to these ends."""
+    deadline = time.monotonic() + timeout_s
     while True:
-        if path.is_file():
-            try:
-                if await asyncio.to_thread(_has_turn, settings, request_id):
-                    took_s = time.monotonic() - started
-                    age, _ = publication(settings)
-                    return Check(name="snapshot", ok=True, detail=f"{path} has that chat after {took_s:.1f} s ({age})")
-                problem = "does not have that chat yet: it is out of date"
-            except TurnlogError as error:
-                problem = f"cannot be asked: {error}"
-        else:
-            problem = "is a folder" if path.is_dir() else "is not there"
+        missing, told = await asyncio.to_thread(lacks, settings, ends)
+        if missing == 0:
+            age, _ = publication(settings)
+            return Check(name="snapshot", ok=True, detail=f"{path} has all of the log ({age})")
+        problem = told if missing is None else f"lacks {counted(missing, 'event')} of the log: it is out of date"
         if time.monotonic() > deadline:
             age, failing = publication(settings)
             advice = failing or "SQL needs it: run `turnlog materialize`, or name another with --data-dir"
-            detail = f"{path} {problem} ({age}). {advice}"
-            return Check(name="snapshot", ok=False, detail=detail, needed=False)
+            return Check(name="snapshot", ok=False, detail=f"{path} {problem} ({age}). {advice}", needed=False)
         await asyncio.sleep(_SNAPSHOT_POLL_S)
 
 
@@ -251,11 +240,3 @@ def publication(settings: "Settings") -> tuple[str, str]:
         age = "never published here"
     state = read_state(settings.data_dir)
     return age, state.describe(now) if state is not None else ""
-
-
-def _has_turn(settings: "Settings", request_id: str) -> bool:
-    from turnlog.snapshot.sql import open_snapshot, run
-
-    with open_snapshot(settings.snapshot) as connection:
-        found = run(connection, "SELECT 1 FROM turns WHERE session_id = ? AND request_id = ?", [SESSION, request_id])
-    return bool(found.rows)

@@ -10,17 +10,14 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aiokafka.errors import KafkaError
-
-from turnlog.client.request_sender import RequestSender
+from turnlog.client.topic_look import count_partitions, in_words, topic_reader
 from turnlog.errors import UsageError
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.commands import RequestHeader
 from turnlog_schemas.errors import InvalidCommandError, WireError
 from turnlog_workers.base.config import Settings
-from turnlog_workers.base.ports import LogError, UnreadableRange
+from turnlog_workers.base.ports import UnreadableRange
 from turnlog_workers.kafka.topic_reader import TopicReader
-from turnlog_workers.kafka.unreachable import unreachable
 
 MAX_MARKS = 500_000  #: of what is asked for; some 200 bytes each
 REDRIVEN, DISCARDED, WAITING = "redriven", "discarded", "waiting"
@@ -29,7 +26,6 @@ _TOLD = tuple(f"{_OURS}{name}" for name in ("topic", "partition", "offset", "cod
 _CUT = tuple(f"{_OURS}{name}" for name in ("truncated", "original-bytes"))
 _MARK = tuple(f"{_OURS}{name}" for name in ("mark", "letter-topic", "letter-partition", "letter-offset", "sent-to"))
 _RECENT = 10_000  #: letters that are looked through for a second copy: a crash may park bytes twice
-_CONNECT_TIMEOUT_S = 5.0
 
 Headers = tuple[tuple[str, bytes], ...]
 Place = tuple[int, int]  #: partition and offset of the request
@@ -237,7 +233,7 @@ class DeadLetterReader:
                 yield letter if mark is None else replace(letter, mark=mark)
 
     async def _look(self, wanted: LetterFilter) -> list[_Range]:
-        async with _errors(self.settings, self.topic):
+        async with in_words(self.settings, self.topic):
             bounds = await self.reader.bounds(self.topic, self.partitions)
             ranges = [_Range(partition, first, end) for partition, (first, end) in sorted(bounds.items())]
             if wanted.since_ms is not None:
@@ -261,7 +257,7 @@ class DeadLetterReader:
         return marks
 
     async def _records(self, ranges: Iterable[_Range]) -> AsyncGenerator[tuple[int, Any], None]:
-        async with _errors(self.settings, self.topic):
+        async with in_words(self.settings, self.topic):
             for each in ranges:
                 if each.start >= each.end:
                     continue
@@ -275,30 +271,7 @@ class DeadLetterReader:
 @asynccontextmanager
 async def dead_letter_reader(settings: Settings) -> AsyncIterator[DeadLetterReader]:
     """A reader, connected. Raises :class:`BrokerUnreachableError`, :class:`NotFoundError` for a topic not there."""
-    sender = RequestSender(
-        settings,
-        client_id="turnlog-dead-letters",
-        connect_timeout_s=_CONNECT_TIMEOUT_S,
-        send_timeout_s=_CONNECT_TIMEOUT_S,
-    )
     topics = settings.topics
-    try:
-        partitions = await sender.partitions(topics.dead_letters)
-        recorded = await sender.partitions(topics.events)
-    finally:
-        await sender.stop()
-    reader = TopicReader(settings)
-    try:
+    partitions, recorded = await count_partitions(settings, topics.dead_letters, topics.events)
+    async with topic_reader(settings) as reader:
         yield DeadLetterReader(settings, reader, partitions, len(recorded))
-    finally:
-        await reader.close()
-
-
-@asynccontextmanager
-async def _errors(settings: Settings, topic: str) -> AsyncIterator[None]:
-    """What the reader raises, in the words of a client."""
-    try:
-        yield
-    except (LogError, KafkaError, OSError) as error:
-        cause = error.__cause__ if isinstance(error, LogError) and error.__cause__ is not None else error
-        raise unreachable(settings, cause, f"topic {topic} cannot be read") from error

@@ -10,6 +10,7 @@ from turnlog.cli import processes, proof
 from turnlog.cli.acls import acls_app
 from turnlog.cli.chat import chat
 from turnlog.cli.common import VERBOSE
+from turnlog.cli.config import config
 from turnlog.cli.dead_letters import dead_letters_app
 from turnlog.cli.doctor import doctor
 from turnlog.cli.examples import add_examples
@@ -101,5 +102,6 @@ app.add_typer(settings_app, name="settings", rich_help_panel=_RUN)
 app.add_typer(processes.topics_app, name="topics", rich_help_panel=_RUN)
 app.command(rich_help_panel=_MEND)(lag)
 app.add_typer(dead_letters_app, name="dead-letters", rich_help_panel=_MEND)
+app.command(rich_help_panel=_MEND)(config)
 app.add_typer(acls_app, name="acls", rich_help_panel=_MEND)
 add_examples(app)

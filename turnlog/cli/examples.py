@@ -37,6 +37,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "settings unset": ("turnlog settings unset default-model",),
     "settings list": ("turnlog settings list",),
     "topics init": ("turnlog topics init",),
+    "config": ("turnlog config worker --changed", "turnlog config --json"),
     "lag": ("turnlog lag", "turnlog lag --max 100 --max-age-s 60 --json"),
     "dead-letters list": (
         "turnlog dead-letters list --code undecodable --since 2026-05-01",

@@ -25,6 +25,10 @@ from tests.token_server import CLIENT_SECRET, TokenServer, unsigned_token
 from tests.waiting import eventually, until
 from turnlog import Client
 from turnlog.cli.app import app
+from turnlog.client.dead_letters import LetterFilter, dead_letter_reader
+from turnlog.client.lag import measure_lag
+from turnlog.client.redriving import LetterDesk
+from turnlog.errors import BrokerUnreachableError
 from turnlog.snapshot.sql import open_snapshot, run
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import EXIT_UNREACHABLE
@@ -139,6 +143,7 @@ async def test_each_role_with_its_rights(
 
         for table in ("messages", "dead_letters"):
             await asyncio.to_thread(until, lambda table=table: in_snapshot(table), f"{table} has rows")
+        await mend(logged_in(secured, tmp_path / "operator", "operator").settings, program)
         await asyncio.to_thread(gateway.stop)
         for process in (worker, materializer):
             assert "DEBUG" in process.log  # the libraries told all they had to tell
@@ -164,6 +169,23 @@ def use_gateway(address: str) -> None:
         read = http.get(f"/v1/responses/{made.json()['id']}")
         assert read.json()["status"] == "completed", read.text
         assert http.get("/v1/settings").json() == {"default-model": "echo:"}
+
+
+async def mend(operator: Settings, program: Settings) -> None:
+    """What an operator looks at and does; a program may not."""
+    found = await measure_lag(operator)
+    assert (found.members, len(found.partitions)) == (1, 2)
+    assert {each.owner is not None for each in found.partitions} == {True}
+    async with dead_letter_reader(operator) as reader:
+        (parked,) = [letter async for letter in reader.letters(LetterFilter())]
+        async with LetterDesk(operator, partition_count=reader.recorded_partitions) as desk:
+            assert (await desk.redrive(parked, force=True)).sent_to
+            assert not (await desk.discard(parked)).why_not
+    with pytest.raises(BrokerUnreachableError, match="denies user 'program' a right"):
+        await measure_lag(program)
+    with pytest.raises(BrokerUnreachableError, match="denies user 'program' a right"):
+        async with dead_letter_reader(program) as reader:
+            pytest.fail(f"they may be read: {[letter.id async for letter in reader.letters(LetterFilter())]}")
 
 
 def without_secrets(told: bytes) -> bool:

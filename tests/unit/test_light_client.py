@@ -73,7 +73,7 @@ def test_every_public_name_can_be_imported(preamble: str, tmp_path: Path) -> Non
 def test_every_command_has_its_help(preamble: str, tmp_path: Path) -> None:
     words = (
         "|doctor|chat|send|tail|feed|sessions|sessions create|settings set|sql|up|demo|worker|materialize|topics init"
-        "|models|models install"
+        "|models|models install|lag|dead-letters list|config|acls print"
     )
     commands = [(*command.split(), "--help") for command in words.split("|")]
     for command, (code, out, _) in zip(commands, outcomes(preamble, tmp_path, commands), strict=True):
@@ -86,6 +86,8 @@ NEEDS: Mapping[tuple[str, ...], str] = {
     ("worker",): "worker",
     ("materialize",): "worker",
     ("topics", "init"): "worker",
+    ("dead-letters", "redrive", "0@1"): "worker",
+    ("dead-letters", "discard", "0@1"): "worker",
     ("sql", "SELECT 1"): "sql",
     ("sessions", "list"): "sql",
     ("sessions", "show", "web-1"): "sql",
@@ -117,7 +119,8 @@ except MissingExtraError as error:
 def test_what_a_client_can_do_gets_as_far_as_the_broker(preamble: str, tmp_path: Path) -> None:
     words = (
         "send web-1 Hi|chat web-1|tail --json|doctor|sessions history web-1|settings list|"
-        "settings set fast-model echo:|feed conversations.jsonl"
+        "settings set fast-model echo:|feed conversations.jsonl|"
+        "lag --json|dead-letters list|dead-letters show 0@1"
     )
     commands = [(*command.split(), "--bootstrap-server", "127.0.0.1:1") for command in words.split("|")]
     for command, (code, out, err) in zip(commands, outcomes(preamble, tmp_path, commands), strict=True):

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, check_
 from turnlog.errors import EXIT_NOT_FOUND, EXIT_OK, EXIT_REFUSED, NotFoundError, UsageError
 from turnlog.terminal import output
 from turnlog_workers.base.counted import counted
+from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
     from turnlog.client.dead_letters import DeadLetter, LetterFilter
@@ -69,12 +70,13 @@ def list_(
 
     async def list_them() -> None:
         count = 0
-        async for letter in _letters(settings, wanted):
-            if limit and count == limit:
-                output.say(f"The first {limit} are shown; more: --limit, --since or another filter.")
-                return
-            count += 1
-            output.print_json(document_of(letter)) if json else output.print_text(line_of(letter))
+        async with aclosing(_letters(settings, wanted)) as letters:
+            async for letter in letters:
+                if limit and count == limit:
+                    output.say(f"The first {limit} are shown; more: --limit, --since or another filter.")
+                    return
+                count += 1
+                output.print_json(document_of(letter)) if json else output.print_text(line_of(letter))
         if not json:
             output.say(f"{counted(count, 'dead letter')}{'' if done else ' to be decided on'}")
 
@@ -95,8 +97,9 @@ def show(
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
 
     async def find() -> "DeadLetter":
-        async for letter in _letters(settings, wanted):
-            return letter
+        async with aclosing(_letters(settings, wanted)) as letters:
+            async for letter in letters:
+                return letter
         raise NotFoundError(_not_there(letter_id, settings))
 
     letter = asyncio.run(find())
@@ -152,6 +155,7 @@ def redrive(
     A request keeps its identity, so one that is sent twice is one turn. In the order in which they were parked. Exit
     code 5 if one could not be sent: what was cut when it was parked cannot.
     """
+    require("worker", "turnlog dead-letters redrive")
     wanted = _chosen(ids, codes, session_id, partitions, since, before, every=every)
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     raise typer.Exit(asyncio.run(_decide(settings, wanted, ids or [], limit, discard=False, force=force, json=json)))
@@ -177,12 +181,13 @@ def discard(
 
     `list --all` shows them, and `redrive` still sends them if it is given their places.
     """
+    require("worker", "turnlog dead-letters discard")
     wanted = _chosen(ids, codes, session_id, partitions, since, before, every=every)
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     raise typer.Exit(asyncio.run(_decide(settings, wanted, ids or [], limit, discard=True, force=False, json=json)))
 
 
-async def _letters(settings: "Settings", wanted: "LetterFilter") -> "AsyncIterator[DeadLetter]":
+async def _letters(settings: "Settings", wanted: "LetterFilter") -> "AsyncGenerator[DeadLetter, None]":
     from turnlog.client.dead_letters import dead_letter_reader
 
     async with dead_letter_reader(settings) as reader, aclosing(reader.letters(wanted)) as letters:

@@ -188,7 +188,7 @@ class _Looker:
 
     async def _first_waiting(self, partition: int, start: int, end: int) -> tuple[bool, float | None]:
         """Is there a request, and how old is the first?"""
-        found = self._reader.read_leniently(self._topics.requests, partition, start, end, committed=True)
+        found: Any = self._reader.read_leniently(self._topics.requests, partition, start, end, committed=True)
         async with aclosing(found) as batches:
             async for records in batches:
                 sent_ms = getattr(records[0], "timestamp", None)

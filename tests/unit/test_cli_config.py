@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from turnlog.cli.app import app
-from turnlog.cli.config import ProcessKind, is_of
+from turnlog.cli.config import ProcessKind
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.shown_settings import is_of
 
 SECRET = "planted-secret-of-a-test"
 

@@ -9,7 +9,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ _SCALE, _HTTP = "scale", "http"
 #: Kinds of cases with bars: what each takes turns with is inside it, so each goes once.
 _BARS = {_SCALE: scale.BARS, _HTTP: http_streams.BARS}
 _CHARTS = {_SCALE: scale.CHARTS, _HTTP: http_streams.CHARTS}
+_QUICK_PARTITIONS = 2  #: each is a file of the worker and a directory of the broker, times three
 _CHANNELS = {"many": 200_000, "few": 200, "rounds": 5, "each_round": 20, "chats": 20}
 _LONG_SESSIONS = {"long_turns": 20_000, "short_turns": 20, "of_each": 3, "warm_chats": 150, "cold_chats": 20}
 
@@ -109,10 +110,10 @@ def _jobs(options: argparse.Namespace, sizes: Path) -> list[Job]:
         )
         for framing in ("avro", "json")
     ]
-    return _chosen(
-        jobs + _scale_jobs(options.quick, options.against) + [*_table_jobs(options.quick)] + _http_jobs(options.quick),
-        options.cases,
-    )
+    jobs += _scale_jobs(options.quick, options.against) + _table_jobs(options.quick) + _http_jobs(options.quick)
+    if options.quick:
+        jobs = [replace(job, partitions=min(job.partitions or _QUICK_PARTITIONS, _QUICK_PARTITIONS)) for job in jobs]
+    return _chosen(jobs, options.cases)
 
 
 def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:

@@ -1,5 +1,6 @@
 """What every test can ask for."""
 
+import gc
 import logging
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,15 @@ from hypothesis import HealthCheck, settings
 from tests.waiting import until
 
 pytest_plugins = ["tests.broker_fixture", "tests.browser", "tests.embedded_model", "tests.several_processes"]
+
+# Some thousand tests and the modules of all of them stay to the end: looked through as often as by default, they cost a
+# third of the collecting, in each process of a run.
+gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+
 
 # A busy machine is no finding: examples have no time limit of their own, the test has.
 settings.register_profile("turnlog", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -26,7 +26,9 @@ from benchmarks import (
     meter,
     rebuild,
     report,
+    restarts,
     scale,
+    starts,
     steady,
     takeover,
     throughput,
@@ -72,7 +74,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--against",
         metavar="COMMIT",
-        help="a build before, or a checkout of it with a .venv: steady and takeover compare",
+        help="a build before, or a checkout of it with a .venv: steady, start and takeover compare",
     )
     parser.add_argument("--bootstrap-server", help="measure on this broker (default: starts one of its own)")
     parser.add_argument("--output", type=Path, default=_RESULT, help=f"default: {_RESULT.relative_to(_HERE.parent)}")
@@ -166,7 +168,7 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
             else _LONG_SESSIONS
         )
     )
-    events, idle = (2_000, 200) if quick else (1_000_000, 100_000)
+    events, idle, kills = (2_000, 200, 1) if quick else (1_000_000, 100_000, 20)
 
     def job(name: str, what: str, run: Callable[[Deployment], Any], *, partitions: int | None = 1, **sizes: int) -> Job:
         return Job(kind=_SCALE, name=name, what=what, run=run, partitions=partitions, sizes=sizes)
@@ -196,6 +198,18 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
             "steady",
             "50 turns a second",
             lambda to: steady.measure(builds, to, seconds=2 if quick else 60, rounds=1 if quick else 2, say=_say),
+        ),
+        job(
+            "start",
+            "from a command line to work",
+            lambda to: starts.measure(builds, to, rounds=1 if quick else 5, say=_say),
+        ),
+        job(
+            "restart",
+            "workers that are killed and started again",
+            lambda to: restarts.measure(kills, to, sessions=12 if quick else 24, say=_say),
+            partitions=None,
+            kills=kills,
         ),
     ]
 

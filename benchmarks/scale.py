@@ -91,6 +91,20 @@ BARS = (
         what="worker CPU for a turn at 50 turns a second, against {against}",
         most=0.85,
     ),
+    Bar(
+        case="start",
+        figure="up_ratio",
+        what="`turnlog up` in an empty folder to the first answer, against {against}",
+        most=0.7,
+    ),
+    Bar(case="start", figure="worker_ratio", what="a worker's command line to ready, against {against}", most=0.7),
+    Bar(
+        case="restart",
+        figure="next_delta_p95_s",
+        what="`kill -9` of a worker that its supervisor starts again, {kills} times: next text of its sessions, p95",
+        most=5.0,
+        unit="s",
+    ),
 )
 CHARTS = (
     Chart(
@@ -147,6 +161,17 @@ CHARTS = (
         name="steady",
         title="Worker CPU for a turn at 50 turns a second: ms",
         bars=(("build before", "cpu_ms_per_turn_before"), ("this build", "cpu_ms_per_turn")),
+    ),
+    Chart(
+        case="start",
+        name="start",
+        title="From the command line to work: seconds",
+        bars=(
+            ("turnlog up, build before", "up_s_before"),
+            ("turnlog up", "up_s"),
+            ("worker, build before", "worker_s_before"),
+            ("worker", "worker_s"),
+        ),
     ),
 )
 

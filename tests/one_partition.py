@@ -41,6 +41,12 @@ class Way:
     def stored(self) -> bool:
         return self.state is True
 
+    def join(self, text: str) -> bool:
+        return False
+
+    def withdraw(self) -> None:
+        """It left at once."""
+
 
 @dataclass
 class MemoryLog:
@@ -90,7 +96,9 @@ class MemoryRecordSender:
     broken: bool = False  #: dead letters cannot be stored
     tries: int = 0
 
-    def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> Way:
+    def reply(
+        self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int, may_wait: bool = False
+    ) -> Way:
         self.making(reply.frame)
         way = Way(reply.frame, self.state)
         self.replies.append((stream_id, reply, way))

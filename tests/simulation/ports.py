@@ -12,7 +12,7 @@ from tests.simulation.world import World
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
 from turnlog_schemas.events import EventHeader, MessageStored, TurnAccepted
-from turnlog_schemas.frames import FrameHeader
+from turnlog_schemas.frames import FrameHeader, ReasoningDelta, TextDelta
 from turnlog_schemas.parts import ToolCall
 from turnlog_schemas.registry import COMMANDS
 from turnlog_streams.folding.fold import StreamName
@@ -180,11 +180,12 @@ class SimRequestLog:
 class SimSent:
     """:class:`Sent`."""
 
-    __slots__ = ("finished", "lost")
+    __slots__ = ("finished", "lost", "pieces")
 
-    def __init__(self) -> None:
+    def __init__(self, pieces: list[str] | None = None) -> None:
         self.finished = False
         self.lost = False
+        self.pieces = pieces  #: of a delta that waits
 
     def on_its_way(self) -> bool:
         return not self.finished
@@ -192,8 +193,26 @@ class SimSent:
     def stored(self) -> bool:
         return self.finished and not self.lost
 
+    def join(self, text: str) -> bool:
+        if self.pieces is None:
+            return False
+        self.pieces.append(text)
+        return True
+
+    def withdraw(self) -> None:
+        if self.pieces is not None:
+            self.finished = self.lost = True
+
 
 _COMMANDS = Codec(COMMANDS)
+
+
+def _made(partition: int, header: FrameHeader, reply: Reply, sent: SimSent) -> tuple[int, FrameHeader, Reply, SimSent]:
+    """A frame as it goes, with what has joined it."""
+    if sent.pieces is not None:
+        text, sent.pieces = "".join(sent.pieces), None
+        reply = replace(reply, frame=replace(reply.frame, text=text))  # type: ignore[call-arg]
+    return partition, header, reply, sent
 
 
 class SimRecordSender:
@@ -206,7 +225,9 @@ class SimRecordSender:
         self._flushing = False
         self._arrives_at = 0.0
 
-    def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SimSent:
+    def reply(
+        self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int, may_wait: bool = False
+    ) -> SimSent:
         header = FrameHeader(
             session_id=reply.session_id if reply.session_id is not None else stream_id,
             request_id=reply.request_id,
@@ -216,7 +237,8 @@ class SimRecordSender:
             frame_seq=frame_seq,
             channel=reply.channel,
         )
-        sent = SimSent()
+        waits = may_wait and isinstance(reply.frame, TextDelta | ReasoningDelta)
+        sent = SimSent([reply.frame.text] if waits else None)  # type: ignore[union-attr]
         self._queue.append((partition, header, reply, sent))
         self._flush_after(self._world.latency(0.003))
         return sent
@@ -229,7 +251,7 @@ class SimRecordSender:
     def _flush(self) -> None:
         world = self._world
         self._flushing = False
-        batch, self._queue = self._queue, []
+        batch, self._queue = [_made(*queued) for queued in self._queue if not queued[3].lost], []
         if world.happens(world.chaos.frames_lost):
             world.trace(self._worker, f"{len(batch)} frames are not taken")
             self._queue = [queued for queued in batch if queued[2].terminal]

@@ -126,8 +126,19 @@ Parked = tuple[RequestRecord, str, str]  #: a request that becomes a dead letter
 class RecordSender(Protocol):
     """Everything else that leaves the worker."""
 
-    def reply(self, reply: "Reply", *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> "Sent":
+    def reply(
+        self,
+        reply: "Reply",
+        *,
+        stream_id: str,
+        partition: int,
+        epoch: int,
+        frame_seq: int,
+        may_wait: bool = False,
+    ) -> "Sent":
         """Queue a frame; never blocks. ``stream_id``: of the session or channel that answers.
+
+        ``may_wait``: a delta that takes up what its turn says next, while its lane is busy.
 
         A terminal frame is given up only where it can never be stored: its reply topic cannot be written.
         """
@@ -172,4 +183,12 @@ class Sent(Protocol):
 
     def stored(self) -> bool:
         """Has the broker got it?"""
+        ...
+
+    def join(self, text: str) -> bool:
+        """Take up what the turn says next, if this is a delta that waits. False: that needs a frame of its own."""
+        ...
+
+    def withdraw(self) -> None:
+        """Do not send it, if this is a delta that waits."""
         ...

@@ -49,8 +49,12 @@ class KafkaRecordSender:
         self.misrouting: Counter[str] = Counter()  #: the same by producer
         self.parked: Counter[str] = Counter()  #: dead letters by code
 
-    def reply(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
-        return self._replies.send(reply, stream_id=stream_id, partition=partition, epoch=epoch, frame_seq=frame_seq)
+    def reply(
+        self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int, may_wait: bool = False
+    ) -> SentFrame:
+        return self._replies.send(
+            reply, stream_id=stream_id, partition=partition, epoch=epoch, frame_seq=frame_seq, may_wait=may_wait
+        )
 
     def request(self, header: RequestHeader, command: Forwarded | ForwardReceipt) -> SentFrame:
         key = (header.session_id or header.channel or "").encode()

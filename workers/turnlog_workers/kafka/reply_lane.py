@@ -1,5 +1,6 @@
 """What waits for one partition of a topic, in order, and what becomes of it when the broker does not take it."""
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -58,6 +59,61 @@ class SentFrame:
         self._stored = stored
         self.value, self.headers, self._shorten = b"", (), None
 
+    def join(self, text: str) -> bool:
+        """Take up what is said next, if this is a delta that waits. False: it needs a frame of its own."""
+        return False
+
+    def withdraw(self) -> None:
+        """Do not send it, if it is a delta that waits."""
+
+    def make(self) -> int:
+        """Encode it, if that is not done; how many deltas have joined it."""
+        return 0
+
+
+Encoded = tuple[bytes, Headers]
+
+
+class WaitingDelta(SentFrame):
+    """A delta that is encoded when it goes, with what has joined it."""
+
+    __slots__ = ("_encode", "_pieces", "_room_bytes", "withdrawn")
+
+    def __init__(self, key: bytes, text: str, encode: Callable[[str], Encoded], *, limit_bytes: int) -> None:
+        """``limit_bytes``: of the joined text in UTF-8; what is longer by itself goes alone."""
+        super().__init__(key, b"", (), terminal=False)
+        self.withdrawn = False
+        self._encode: Callable[[str], Encoded] | None = encode
+        self._pieces = [text]
+        self._room_bytes = limit_bytes - _size(text)
+
+    def join(self, text: str) -> bool:
+        size = _size(text)
+        if self._encode is None or self.withdrawn or size > self._room_bytes:
+            return False
+        self._room_bytes -= size
+        self._pieces.append(text)
+        return True
+
+    def withdraw(self) -> None:
+        self.withdrawn = self._encode is not None
+
+    def make(self) -> int:
+        if self._encode is None:
+            return 0
+        encode, pieces = self._encode, self._pieces
+        self._encode, self._pieces = None, []
+        self.value, self.headers = encode(pieces[0] if len(pieces) == 1 else "".join(pieces))
+        return len(pieces) - 1
+
+    def finish(self, *, stored: bool) -> None:
+        super().finish(stored=stored)
+        self._encode, self._pieces = None, []
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
 
 DROPPED = SentFrame(b"", b"", (), terminal=False)
 DROPPED.finish(stored=False)
@@ -73,13 +129,22 @@ class Lane:
         self.lasting = lasting
         self.queue: deque[SentFrame] = deque()
         self.alone = 0  #: so many of the next go one by one
+        self.pressed = asyncio.Event()  #: something waits that is not a later delta of a turn
         self._tries = 0
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.partition}]"
 
+    def add(self, frame: SentFrame) -> None:
+        """Queue a frame."""
+        self.queue.append(frame)
+        if not isinstance(frame, WaitingDelta):
+            self.pressed.set()
+
     def next_batch(self, most: int) -> list[SentFrame]:
         """Take what goes next."""
+        if len(self.queue) <= most and not self.alone:
+            self.pressed.clear()
         if self.alone:
             self.alone -= 1
             most = 1
@@ -91,6 +156,7 @@ class Lane:
 
     def failed(self, batch: list[SentFrame], error: BaseException) -> tuple[list[SentFrame], float]:
         """Put back what is to be tried again; what is given up instead, and the pause before the next try."""
+        self.pressed.set()
         of_one = isinstance(error, OF_ONE_RECORD) or not isinstance(error, KafkaError | OSError)
         if of_one and len(batch) > 1:
             self.queue.extendleft(reversed(batch))

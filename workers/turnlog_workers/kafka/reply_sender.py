@@ -7,6 +7,7 @@ topic that cannot be written delays no other.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, RecordTooLargeError, UnknownTopicOrPartitionError
 
 from turnlog_schemas.codec import FRAMING_JSON, Codec
-from turnlog_schemas.frames import Frame, FrameHeader
+from turnlog_schemas.frames import Frame, FrameHeader, ReasoningDelta, TextDelta
 from turnlog_schemas.registry import FRAMES
 from turnlog_streams.reply import Reply
 from turnlog_streams.reply_frames import shortened
@@ -26,13 +27,18 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import Headers, LogError
 from turnlog_workers.base.tasks import was_cancelled, watched
 from turnlog_workers.kafka.connections import client_options
-from turnlog_workers.kafka.reply_lane import DROPPED, Lane, SentFrame, Shorten
+from turnlog_workers.kafka.reply_lane import DROPPED, Encoded, Lane, SentFrame, Shorten, WaitingDelta
 
 log = logging.getLogger(__name__)
 _BATCH_BYTES = 1024 * 1024
 _BATCH_RECORDS = 2000
 _BEYOND_THE_CLIENT_S = 1.0  #: the client's own deadline comes first
 _SHARE_OF_ONE_TOPIC = 10  #: a caller's own reply topic may hold a tenth of what may wait
+#: Of the text of a delta that others join, so that the frame is at most 64 KiB long, whatever JSON has to escape.
+_JOINED_BYTES, _JOINED_JSON_BYTES = 60 * 1024, 10 * 1024
+_PAUSE_PER_FRAME_S = 0.003  #: a lane sends about 330 later deltas a second, what is said beyond that joins them,
+_MOST_PAUSE_S = 0.15  #: and none waits longer than this for others
+_UNPAUSED_S = 0.015  #: a pause up to this is not worth its timer
 _OVERFLOW = 2  #: so many times ``max_pending_replies`` may wait, then terminal frames are given up, too
 
 
@@ -65,7 +71,7 @@ class ReplySender:
         self.dropped = 0  #: pieces of text, of too many frames that wait
         self.given_up = 0  #: frames that no broker took
         self.sent = 0  #: frames that the broker has
-        self.joined = 0  #: frames that went out as part of another one
+        self.joined = 0  #: deltas that went in the frame of one before them
 
     async def start(self) -> None:
         """Connect. Raises ``KafkaError`` or ``TimeoutError``."""
@@ -118,7 +124,9 @@ class ReplySender:
             self._counts = {topic: count for topic, count in counts.items() if count}
             self._looked_at = looked_at
 
-    def send(self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int) -> SentFrame:
+    def send(
+        self, reply: Reply, *, stream_id: str, partition: int, epoch: int, frame_seq: int, may_wait: bool = False
+    ) -> SentFrame:
         """Queue a frame for its reply topic."""
         terminal = reply.terminal
         if self._pending >= self._settings.max_pending_replies and not terminal:
@@ -137,15 +145,32 @@ class ReplySender:
         framing = address.framing
         encode = self._codec.encode_json if framing == FRAMING_JSON else self._codec.encode
         event_id = f"{reply.request_id}.{epoch}.{reply.attempt}.{frame_seq}"
-        headers = self._envelope.headers(reply.frame.__class__, event_id, self._now_ms(), framing)
-        if address.traceparent:
-            headers.extend(trace_headers(address.traceparent, address.tracestate))
         key = stream_id.encode()
         topic = address.reply_to or self._default_topic
         if topic != self._default_topic:
             partition = partition_of(key, self._counts[topic]) if topic in self._counts else -1
+        if may_wait and isinstance(reply.frame, TextDelta | ReasoningDelta):
+            limit = _JOINED_JSON_BYTES if framing == FRAMING_JSON else _JOINED_BYTES
+            later = partial(self._encode_delta, encode, header, reply, event_id)
+            delta = WaitingDelta(key, reply.frame.text, later, limit_bytes=limit)
+            self._pending += 1
+            self._put(topic, partition, delta)
+            return delta
+        headers = self._headers(reply, event_id)
         shorten = partial(_shortened, encode, header, reply.frame, framing) if terminal else None
         return self.put(topic, partition, key, encode(header, reply.frame), headers, lasting=terminal, shorten=shorten)
+
+    def _headers(self, reply: Reply, event_id: str) -> Headers:
+        address = reply.address
+        headers = self._envelope.headers(reply.frame.__class__, event_id, self._now_ms(), address.framing)
+        if address.traceparent:
+            headers.extend(trace_headers(address.traceparent, address.tracestate))
+        return headers
+
+    def _encode_delta(
+        self, encode: Callable[[Any, Any], bytes], header: FrameHeader, reply: Reply, event_id: str, text: str
+    ) -> Encoded:
+        return encode(header, reply.frame.__class__(text=text)), self._headers(reply, event_id)  # type: ignore[call-arg]
 
     def put(
         self,
@@ -174,7 +199,7 @@ class ReplySender:
             task = watched(self._drain(lane), f"the sending of frames to {lane}")
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
-        lane.queue.append(queued)
+        lane.add(queued)
 
     def _most(self, topic: str, lane: Lane | None) -> int:
         """How many frames may wait now that another one is queued there."""
@@ -185,13 +210,22 @@ class ReplySender:
 
     async def _drain(self, lane: Lane) -> None:
         """Empty a lane: collect a little, send, until nothing waits."""
+        loop = asyncio.get_running_loop()
+        pause_s = 0.0
         try:
             while lane.queue:
+                if pause_s > _UNPAUSED_S and not lane.pressed.is_set() and not self._stopped:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause_s):
+                            await lane.pressed.wait()
+                began, many = loop.time(), len(lane.queue)
                 await asyncio.sleep(self._settings.reply_linger_ms / 1000)
                 if lane.partition < 0:
                     await self._find_partitions(lane)
                 else:
                     await self._send_some(lane)
+                # Overload shows in how many wait and in how long a round takes: then frames get larger, not more.
+                pause_s = min(_MOST_PAUSE_S, max(_PAUSE_PER_FRAME_S * many, loop.time() - began))
         finally:
             if self._lanes.get((lane.topic, lane.partition)) is lane:
                 del self._lanes[lane.topic, lane.partition]
@@ -200,6 +234,12 @@ class ReplySender:
 
     async def _send_some(self, lane: Lane) -> None:
         batch = lane.next_batch(_BATCH_RECORDS)
+        withdrawn = [frame for frame in batch if isinstance(frame, WaitingDelta) and frame.withdrawn]
+        if withdrawn:
+            self._finish(withdrawn, stored=False)
+            batch = [frame for frame in batch if frame.on_its_way()]
+            if not batch:
+                return
         try:
             rest = await self._produce(lane, batch)
         except BaseException as error:
@@ -209,6 +249,8 @@ class ReplySender:
         else:
             lane.queue.extendleft(reversed(rest))
             self.sent += len(batch) - len(rest)
+            if rest:
+                lane.pressed.set()
             self._finish(batch[: len(batch) - len(rest)], stored=True)
             lane.went_well()
 
@@ -244,6 +286,7 @@ class ReplySender:
         builder = self._producer.create_batch()
         taken = 0
         for queued in batch:
+            self.joined += queued.make()
             if builder.append(timestamp=None, key=queued.key, value=queued.value, headers=queued.headers) is None:
                 break
             taken += 1

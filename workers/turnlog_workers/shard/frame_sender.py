@@ -1,7 +1,7 @@
 """Frames of one epoch on their way to the replies, and how far the terminal ones are sent."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from turnlog_schemas import frames as fr
 from turnlog_streams.reply import Reply
@@ -16,18 +16,38 @@ from turnlog_workers.shard.stream import AnyStream
 log = logging.getLogger(__name__)
 
 
-class FrameSender:
-    """Gives frames their place: epoch, partition and ``frame_seq``."""
+@dataclass(slots=True)
+class _Spoken:
+    """An attempt that has said something."""
 
-    def __init__(self, sender: RecordSender, partition: int, *, epoch: int, replied: int) -> None:
+    turn_id: str
+    attempt: int
+    last: Sent | None = None  #: its newest frame, where that is a delta which may still take up more
+    kind: type[fr.TextDelta | fr.ReasoningDelta] | None = None  #: of that
+
+
+class FrameSender:
+    """Gives frames their place: epoch, partition and ``frame_seq``.
+
+    A turn's first delta goes at once. A later one that still waits for its lane takes up what is said meanwhile:
+    nothing of its turn was queued behind it, so text, frames and ``frame_seq`` keep their order.
+    """
+
+    def __init__(
+        self, sender: RecordSender, partition: int, *, epoch: int, replied: int, joins_deltas: bool = False
+    ) -> None:
         self.replied = Replied(replied)
         self._sender = sender
         self._partition = partition
         self._epoch = epoch
+        self._joins_deltas = joins_deltas
+        self._spoken: dict[str, _Spoken] = {}  #: by session
 
     def send(self, stream: AnyStream, reply: Reply, offset: int | None = None) -> None:
         """A frame; ``offset``: of the event that a terminal one reports, where it must come again if it is lost."""
         frame_seq = stream.next_frame_seq(reply)
+        if reply.turn_id is not None and self._spoken:
+            self._nothing_joins_before(stream.stream_id, reply)
         try:
             sent: Sent | None = self._queue(stream, reply, frame_seq)
         except Exception as error:
@@ -35,9 +55,22 @@ class FrameSender:
         if sent is not None and reply.terminal and offset is not None:
             self.replied.add(offset, sent)
 
-    def _queue(self, stream: AnyStream, reply: Reply, frame_seq: int) -> Sent:
+    def _nothing_joins_before(self, stream_id: str, reply: Reply) -> None:
+        """What its turn says from here on comes behind this frame."""
+        spoken = self._spoken.get(stream_id)
+        if spoken is not None and spoken.turn_id == reply.turn_id:
+            spoken.last = None
+            if reply.terminal:
+                del self._spoken[stream_id]
+
+    def _queue(self, stream: AnyStream, reply: Reply, frame_seq: int, *, may_wait: bool = False) -> Sent:
         return self._sender.reply(
-            reply, stream_id=stream.stream_id, partition=self._partition, epoch=self._epoch, frame_seq=frame_seq
+            reply,
+            stream_id=stream.stream_id,
+            partition=self._partition,
+            epoch=self._epoch,
+            frame_seq=frame_seq,
+            may_wait=may_wait,
         )
 
     def _instead(self, stream: AnyStream, reply: Reply, frame_seq: int, error: Exception) -> Sent | None:
@@ -62,6 +95,13 @@ class FrameSender:
         open_turn = stream.state.turns.get(turn.turn_id)
         if open_turn is None:
             return
+        spoken = self._spoken.get(stream.stream_id)
+        if spoken is not None and (spoken.turn_id != turn.turn_id or spoken.attempt != turn.attempt):
+            spoken = None
+        if spoken is not None and spoken.last is not None:
+            if spoken.kind is frame.__class__ and spoken.last.join(frame.text):
+                return
+            spoken.last = None
         reply = Reply(
             frame=frame,
             address=open_turn.reply,
@@ -69,4 +109,21 @@ class FrameSender:
             turn_id=turn.turn_id,
             attempt=turn.attempt,
         )
-        self.send(stream, reply)
+        if spoken is None:
+            self.send(stream, reply)
+            if self._joins_deltas:
+                self._spoken[stream.stream_id] = _Spoken(turn.turn_id, turn.attempt)
+            return
+        frame_seq = stream.next_frame_seq(reply)
+        try:
+            spoken.last = self._queue(stream, reply, frame_seq, may_wait=True)
+            spoken.kind = frame.__class__
+        except Exception as error:
+            self._instead(stream, reply, frame_seq, error)
+
+    def close(self) -> None:
+        """Drop the deltas that wait: their turns are said anew by the next owner."""
+        for spoken in self._spoken.values():
+            if spoken.last is not None:
+                spoken.last.withdraw()
+        self._spoken.clear()

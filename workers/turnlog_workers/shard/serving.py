@@ -77,7 +77,13 @@ class Serving:
         self._closed = False
         self._wake = asyncio.Event()
         self._doubts: list[asyncio.Future[None]] = []
-        self._frames = FrameSender(context.sender, partition, epoch=epoch.epoch, replied=epoch.position.replied)
+        self._frames = FrameSender(
+            context.sender,
+            partition,
+            epoch=epoch.epoch,
+            replied=epoch.position.replied,
+            joins_deltas=context.actor_limits.delta_interval_s > 0,
+        )
         self.unsaved = Unsaved(store, many_events=context.limits.store_commit_events)
         self._forwarder = Forwarder(context.sender, context.now)
         self._containment = Containment(context.topics.events, partition)
@@ -390,6 +396,7 @@ class Serving:
             sure.cancel()
         actors = [stream.actor for stream in self.resident.sessions.values() if stream.actor is not None]
         await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
+        self._frames.close()
         self.resident.sessions.clear()
         self._context.waiting_for_turns.discard(self.wake)
         self._context.turns_may_have_ended()  # ours are the next owner's now

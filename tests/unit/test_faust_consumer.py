@@ -15,6 +15,7 @@ from faust.types import TP
 
 from tests import raw_batches
 from tests.raw_batches import Raw
+from tests.waiting import eventually
 from turnlog_workers.base.ports import LogError
 from turnlog_workers.intake import faust_consumer
 from turnlog_workers.intake.faust_consumer import IntakeConsumer, IntakeThread
@@ -168,3 +169,72 @@ async def test_a_partition_set_aside_goes_on_whatever_fails_on_the_way(
     await IntakeConsumer._pass_by(cast(IntakeConsumer, consumer), TP("requests", 1), 5)
     assert (went_on[-1], consumer._read_offset) == ((TP("requests", 1), 12), {TP("requests", 1): 12})
     assert failures == []
+
+
+class Waiting:
+    """Work and a reason to stop it, as Faust hands both to ``wait_first`` for each message."""
+
+    def __init__(self) -> None:
+        self.consumer = object.__new__(IntakeConsumer)
+        fields = {"_stopped": asyncio.Event(), "_crashed": asyncio.Event(), "_loop": asyncio.get_running_loop()}
+        vars(self.consumer).update(fields)
+        self.room, self.suspended = asyncio.Event(), asyncio.Event()
+        self.ended: list[str] = []
+
+    async def hand_over(self, *, full: bool, fails: bool = False) -> str:
+        try:
+            if full:
+                await self.room.wait()
+            if fails:
+                raise ValueError("no agent")
+        except asyncio.CancelledError:
+            self.ended.append("cancelled")
+            raise
+        self.ended.append("handed over")
+        return "done"
+
+    async def first(self, **how: bool) -> list[Any]:
+        found = await self.consumer.wait_first(self.hand_over(**how), self.suspended.wait())
+        return found.results
+
+
+async def test_a_message_is_handed_over_without_a_task_where_there_is_room() -> None:
+    waiting, tasks = Waiting(), []
+    asyncio.get_running_loop().set_task_factory(lambda loop, work: tasks.append(work))  # type: ignore[arg-type, func-returns-value]
+    try:
+        assert await waiting.first(full=False) == ["done"]
+    finally:
+        asyncio.get_running_loop().set_task_factory(None)
+    assert not tasks
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_message_that_cannot_be_handed_over_says_why(full: bool) -> None:
+    waiting = Waiting()
+    waiting.room.set()
+    with pytest.raises(ValueError, match="no agent"):
+        await waiting.first(full=full, fails=True)
+
+
+async def test_where_there_is_no_room_it_waits_for_it_or_for_a_reason_to_stop() -> None:
+    waiting = Waiting()
+    first = asyncio.create_task(waiting.first(full=True))
+    await asyncio.sleep(0)
+    waiting.room.set()
+    assert await first == ["done"]
+    waiting = Waiting()
+    first = asyncio.create_task(waiting.first(full=True))
+    await asyncio.sleep(0)
+    waiting.suspended.set()
+    assert await first == [True]
+    await eventually(lambda: waiting.ended == ["cancelled"], "what waited is cancelled")
+
+
+async def test_its_caller_can_be_cancelled_while_there_is_no_room() -> None:
+    waiting = Waiting()
+    first = asyncio.create_task(waiting.first(full=True))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await eventually(lambda: waiting.ended == ["cancelled"], "what waited is cancelled")

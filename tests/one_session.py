@@ -96,6 +96,7 @@ class OneSession:
     given: list[TurnInput] = field(default_factory=list)
     runners: list[PlayedRunner] = field(default_factory=list)
     deltas: list[str] = field(default_factory=list)
+    submitted: list[list[str]] = field(default_factory=list)
     requests: int = 0
 
     def __post_init__(self) -> None:
@@ -120,6 +121,7 @@ class OneSession:
 
     async def submit(self, session_id: str, commands: Sequence[SessionCommand]) -> None:
         await asyncio.sleep(0)
+        self.submitted.append([type(command).__name__ for command in commands])
         for command in commands:
             self.tell(command)
 
@@ -140,6 +142,9 @@ class OneSession:
 
     async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
         return []
+
+    def history_fits(self, session_id: str, usage: Usage | None = None) -> bool:
+        return self.live.history_fits(self.policy, usage)
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
         return self.live.compaction_input(self.policy, 7, usage)

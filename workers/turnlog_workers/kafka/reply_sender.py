@@ -24,6 +24,7 @@ from turnlog_streams.reply_frames import shortened
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.cloudevents import Envelope, trace_headers
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.linger import linger_s
 from turnlog_workers.base.ports import Headers, LogError
 from turnlog_workers.base.tasks import was_cancelled, watched
 from turnlog_workers.kafka.connections import client_options
@@ -38,6 +39,7 @@ _SHARE_OF_ONE_TOPIC = 10  #: a caller's own reply topic may hold a tenth of what
 _JOINED_BYTES, _JOINED_JSON_BYTES = 60 * 1024, 10 * 1024
 _PAUSE_PER_FRAME_S = 0.003  #: a lane sends about 330 later deltas a second, what is said beyond that joins them,
 _MOST_PAUSE_S = 0.15  #: and none waits longer than this for others
+_MANY_FRAMES = 4  #: that wait for a lane: with more, it collects longer
 _UNPAUSED_S = 0.015  #: a pause up to this is not worth its timer
 _OVERFLOW = 2  #: so many times ``max_pending_replies`` may wait, then terminal frames are given up, too
 
@@ -219,7 +221,7 @@ class ReplySender:
                         async with asyncio.timeout(pause_s):
                             await lane.pressed.wait()
                 began, many = loop.time(), len(lane.queue)
-                await asyncio.sleep(self._settings.reply_linger_ms / 1000)
+                await asyncio.sleep(linger_s(self._settings.reply_linger_ms / 1000, many, many=_MANY_FRAMES))
                 if lane.partition < 0:
                     await self._find_partitions(lane)
                 else:

@@ -66,7 +66,6 @@ class CompactionInput:
     bounds: HistoryCompactionPolicy
     policy: Policy
     fencing_token: int
-    tokens_at_most: int  #: no fewer than the assembled history has
     not_held_to: int = 0  #: of the messages up to here, some have to be asked for
 
 
@@ -86,6 +85,10 @@ class CompactionHost(Protocol):
 
     async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
         """Messages that the input does not hold, from behind one up to another: the newest of them, not all."""
+        ...
+
+    def history_fits(self, session_id: str, usage: Usage | None = None) -> bool:
+        """Is the assembled history surely within its bounds? Asked twice a turn: most sessions are far from a limit."""
         ...
 
     def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
@@ -244,11 +247,11 @@ class HistoryCompactor:
     def _run(
         self, request: OwedRun | None, usage: Usage | None = None, bounds: HistoryCompactionPolicy | None = None
     ) -> _Run | None:
+        if bounds is None and request is None and self._host.history_fits(self._session_id, usage):
+            return None
         given = self._host.compaction_input(self._session_id, usage)
         if bounds is not None:
             given = replace(given, bounds=bounds)
-        elif request is None and given.tokens_at_most <= given.bounds.target_tokens:
-            return None
         settings = given.policy.summaries(request.instructions if request else None)
         made = plan(given.history, given.bounds, settings, trigger=MANUAL if request else AUTOMATIC)
         if made is None:

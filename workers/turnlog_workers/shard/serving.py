@@ -13,15 +13,13 @@ from itertools import count
 
 from turnlog_schemas import frames as fr
 from turnlog_schemas.events import SESSION, TurnCancelled, TurnCompleted, TurnFailed
-from turnlog_schemas.parts import Usage
 from turnlog_streams.folding.fold import FoldedEvent
 from turnlog_streams.folding.rows import Unanswered
-from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.session.commands import ResumeTurn, SessionCommand
-from turnlog_streams.session.title import TitleTask
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.crash_points import crash_point
+from turnlog_workers.base.linger import linger_s
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import RecordsRefusedError
 from turnlog_workers.base.tasks import describe
@@ -29,7 +27,6 @@ from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.intake.request_reader import ForStream
 from turnlog_workers.observe.turn_times import TurnTimes
 from turnlog_workers.runners.base import TurnInput
-from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.shard.containment import Containment
 from turnlog_workers.shard.epoch import Epoch
@@ -41,6 +38,7 @@ from turnlog_workers.shard.run_ahead import Decision, Effect, Group, RunAhead
 from turnlog_workers.shard.served_outcomes import ServedOutcomes
 from turnlog_workers.shard.served_requests import ServedRequests
 from turnlog_workers.shard.session_in_memory import SessionInMemory
+from turnlog_workers.shard.session_reads import SessionReads
 from turnlog_workers.shard.unsaved import Unsaved
 from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.port import PartitionStore, StoreError
@@ -48,11 +46,12 @@ from turnlog_workers.store.port import PartitionStore, StoreError
 log = logging.getLogger(__name__)
 _SAVE_AGAIN = Backoff(0.5, 5.0)
 _MAX_UNSAVED_COMMITS = 8  #: then the partition waits for its store
+_MANY_DECISIONS = 2  #: of one step: with more, the pause between two appends is longer
 _BACKLOG_REQUESTS = 20
 _TERMINAL = (TurnCompleted, TurnFailed, TurnCancelled)
 
 
-class Serving:
+class Serving(SessionReads):
     """One epoch of one partition. Everything in it is thrown away at release."""
 
     def __init__(
@@ -66,14 +65,13 @@ class Serving:
         first: int,
         confirmed_at: float,
     ) -> None:
-        self.resident = Resident(context, store)
+        super().__init__(context, Resident(context, store), epoch)
         self.confirmed_at = confirmed_at  #: nobody else had claimed then, for sure; later the process may have slept
-        self._context = context
         self._partition = partition
-        self._epoch = epoch
         self._store = store
         self._inbox = inbox
         self._tail_end = 0
+        self._decided_at_once = 0  #: requests and outcomes in the last step
         self._closed = False
         self._wake = asyncio.Event()
         self._doubts: list[asyncio.Future[None]] = []
@@ -153,24 +151,6 @@ class Serving:
         stream = self.resident.sessions.get(turn.session_id)
         if stream is not None:
             self._frames.delta(stream, turn, frame)
-
-    def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
-        """What the runner of the running turn gets; ``None``: the turn is over."""
-        stream = self.resident.sessions[session_id]
-        return stream.turn_input(turn_id, self._epoch.epoch) if stream.state.running == turn_id else None
-
-    def title_task(self, session_id: str) -> TitleTask | None:
-        """What the fast model is to be asked for the session's title; ``None``: it is not."""
-        return self.resident.sessions[session_id].title_task(self._context.policy())
-
-    async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
-        """Messages that the session does not hold."""
-        return await self.resident.messages(session_id, after, upto)
-
-    def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
-        """What a run of history compaction depends on."""
-        stream = self.resident.sessions[session_id]
-        return stream.compaction_input(self._context.policy(), self._epoch.epoch, usage)
 
     def notice(self, events_end: int, requests_end: int, *, patience_s: float) -> None:
         """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here.
@@ -253,14 +233,16 @@ class Serving:
             more = True
             while more:
                 more = await self._step()
-                if self._context.limits.append_linger_s:  # what arrives in this moment goes into one append
-                    await asyncio.sleep(self._context.limits.append_linger_s)
+                pause_s = linger_s(self._context.limits.append_linger_s, self._decided_at_once, many=_MANY_DECISIONS)
+                if pause_s:  # what arrives in this moment goes into one append
+                    await asyncio.sleep(pause_s)
 
     async def _step(self) -> bool:
         """Everything that waits now, as few appends as it fits into. True: look again at once."""
         await self._look_at_tail()
         outcomes = self._outcomes.take()
         requests = await self._requests.take() if self._context.may_take_requests(self.wake) else []
+        self._decided_at_once = len(outcomes) + len(requests)
         wanted = {(SESSION, outcome.session_id) for outcome in outcomes}
         wanted |= {(item.kind, item.stream_id) for _, _, item in requests if isinstance(item, ForStream)}
         await self.resident.use(wanted)

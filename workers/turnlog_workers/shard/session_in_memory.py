@@ -20,17 +20,11 @@ from turnlog_streams.history.view import assemble, summary_message
 from turnlog_streams.history.window import window_of
 from turnlog_streams.lookups import NOTHING, Found, Lookup
 from turnlog_streams.policy import Policy
-from turnlog_streams.refusals import Refuse
 from turnlog_streams.reply import Reply
 from turnlog_streams.reply_frames import history_page, replies_to, reply_again, session_info
 from turnlog_streams.session.commands import (
-    AcceptChat,
-    Archive,
     Cancel,
-    Hide,
-    RequestHistoryCompaction,
     SessionCommand,
-    Update,
 )
 from turnlog_streams.session.decide import decide
 from turnlog_streams.session.needs import answer_needs, known_answer, session_needs
@@ -310,6 +304,10 @@ class SessionInMemory(Stream[Session]):
         params = turn.params if turn else merged(policy.params, session.params)
         return policy.history_of(model, params, session.history_policy(policy.history))
 
+    def history_fits(self, policy: Policy, usage: Usage | None = None) -> bool:
+        """Is the assembled history surely within its bounds?"""
+        return self._tokens_at_most(usage) <= self._bounds(policy).target_tokens
+
     def compaction_input(self, policy: Policy, epoch: int, usage: Usage | None = None) -> CompactionInput:
         """What a run of history compaction depends on."""
         return CompactionInput(
@@ -317,7 +315,6 @@ class SessionInMemory(Stream[Session]):
             bounds=self._bounds(policy),
             policy=policy,
             fencing_token=epoch,
-            tokens_at_most=self._tokens_at_most(usage),
             not_held_to=self.not_held_to,
         )
 
@@ -326,28 +323,19 @@ class SessionInMemory(Stream[Session]):
         count, weight = self._counted
         if count > len(self.history):  # a failed decision's messages are gone again
             count = weight = 0
-        weight += sum(map(self.weights, self.history[count:]))
-        self._counted = (len(self.history), weight)
+        if count < len(self.history):
+            weight += sum(map(self.weights, self.history[count:]))
+            self._counted = (len(self.history), weight)
         session = self.state
         measured = max(usage.last_input_tokens if usage else 0, session.measure.input_tokens if session.measure else 0)
         summary = session.history_compaction.summary
-        weight += prompt_tokens([summary_message(summary)] if summary else [], session.instructions)
+        if summary is not None or session.instructions:
+            weight += prompt_tokens([summary_message(summary)] if summary else [], session.instructions)
         return measured + with_margin(weight)
 
 
 def _of_session(command: StreamCommand) -> SessionCommand:
     """What the reader of requests sends to sessions only."""
-    if isinstance(
-        command,
-        AcceptChat
-        | Refuse
-        | Cancel
-        | Archive
-        | Hide
-        | Update
-        | RequestHistoryCompaction
-        | ReceiveForward
-        | ReceiveReceipt,
-    ):
+    if not isinstance(command, ChangeChannel | Query):
         return command
     raise TypeError(f"a session takes no {type(command).__name__}")

@@ -48,7 +48,7 @@ class Unsaved:
         """A confirmed event."""
         self._events.append(event)
         self._bytes += size_bytes
-        if self.are_many:
+        if self._bytes >= _MANY_BYTES or len(self._events) >= self._many_events:
             self._became_many.set()
 
     async def save(self, position: Callable[[], LogPosition]) -> Mapping[StreamName, Saved]:

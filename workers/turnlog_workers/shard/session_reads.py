@@ -1,0 +1,41 @@
+"""What the actor of a session reads of it, as it stands in memory."""
+
+from turnlog_schemas.parts import Usage
+from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.session.title import TitleTask
+from turnlog_workers.runners.base import TurnInput
+from turnlog_workers.sessions.history_compactor import CompactionInput
+from turnlog_workers.shard.epoch import Epoch
+from turnlog_workers.shard.residency import Resident
+from turnlog_workers.shard.worker_context import WorkerContext
+
+
+class SessionReads:
+    """The reading half of an actor's host."""
+
+    def __init__(self, context: WorkerContext, resident: Resident, epoch: Epoch) -> None:
+        self.resident = resident
+        self._context = context
+        self._epoch = epoch
+
+    def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
+        """What the runner of the running turn gets; ``None``: the turn is over."""
+        stream = self.resident.sessions[session_id]
+        return stream.turn_input(turn_id, self._epoch.epoch) if stream.state.running == turn_id else None
+
+    def title_task(self, session_id: str) -> TitleTask | None:
+        """What the fast model is to be asked for the session's title; ``None``: it is not."""
+        return self.resident.sessions[session_id].title_task(self._context.policy())
+
+    async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
+        """Messages that the session does not hold."""
+        return await self.resident.messages(session_id, after, upto)
+
+    def history_fits(self, session_id: str, usage: Usage | None = None) -> bool:
+        """Is the assembled history surely within its bounds?"""
+        return self.resident.sessions[session_id].history_fits(self._context.policy(), usage)
+
+    def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
+        """What a run of history compaction depends on."""
+        stream = self.resident.sessions[session_id]
+        return stream.compaction_input(self._context.policy(), self._epoch.epoch, usage)

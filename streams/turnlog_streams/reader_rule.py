@@ -148,12 +148,15 @@ def advance_own(position: LogPosition, base: int, records: Sequence[tuple[EventH
     if not records or position.epoch == NO_EPOCH:
         return None if records else position
     next_n, accepted, replied = position.next_n, position.accepted, position.replied
+    epoch = position.epoch
     for header, payload in records:
-        if header.epoch != position.epoch or header.n != next_n or isinstance(payload, PartitionClaimed):
+        if header.epoch != epoch or header.n != next_n or payload.__class__ is PartitionClaimed:
             return None
         next_n += 1
-        accepted = max(accepted, header.accepted)
-        replied = max(replied, header.replied)
+        if header.accepted > accepted:
+            accepted = header.accepted
+        if header.replied > replied:
+            replied = header.replied
     return changed(
         position,
         next_offset=base + len(records),

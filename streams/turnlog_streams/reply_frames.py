@@ -19,12 +19,15 @@ from turnlog_streams.turn import Answer, CompactedAnswer, Turn, pending_calls
 
 #: Of a page as it is sent, unless its first message has more: what a topic with Kafka's own limit of 1 MiB takes.
 _MAX_PAGE_BYTES = 768 * 1024
+_OF_A_TURN = frozenset((ev.TurnStarted, ev.MessageStored, ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled))
 _JSON_FACTOR = 6  #: a character of one byte may be as many in JSON
 
 
 def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -> list[Reply]:
     """The frames that report a fact. ``before`` is the state just before it, ``history`` has all messages up to it."""
     event = fact.event
+    if event.__class__ in _OF_A_TURN:  # nearly all of them
+        return _replies_of_turn(before, fact, history)
     if isinstance(event, ev.RequestRefused):
         address = event.reply
         refused = fr.RequestRefused(code=event.code, reason=event.reason)
@@ -44,12 +47,16 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
         return [_decided_told(before, request_id, answer.reply) for request_id, answer in answers]
     if isinstance(event, ev.HistoryCompacted | ev.HistoryCompactionFailed | ev.HistoryCompactionSkipped):
         return _end_of_run(before, event)
+    return []
+
+
+def _replies_of_turn(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -> list[Reply]:
     turn = before.turns.get(fact.turn_id or "")
     if turn is None:
         return []
     return [
         Reply(frame=frame, address=turn.reply, request_id=turn.request_id, turn_id=turn.turn_id, attempt=fact.attempt)
-        for frame in _frames_of_turn(event, turn, history)
+        for frame in _frames_of_turn(fact.event, turn, history)
     ]
 
 

@@ -383,6 +383,13 @@ def test_a_model_that_became_another_one_after_the_request() -> None:
     assert one.offered(replace(asked, model="a:")).files is one
 
 
+def test_a_turn_without_files_asks_for_no_media_types() -> None:
+    asked: list[str] = []
+    one = FileReader(FilePolicy(), timeout_s=1.0, media_types_of=lambda model: asked.append(model) or ())  # type: ignore[func-returns-value]
+    assert one.offered(replace(turn(ref("unused")), user_content=text_content("hello"))).files is one
+    assert not asked, "a factory is a plug-in: it is asked only where its answer is used"
+
+
 async def test_without_a_reader_nothing_is_read() -> None:
     with pytest.raises(RunnerError, match="no files are read here"):
         await NO_FILES.read(ref("https://files.example/in/x.png"))

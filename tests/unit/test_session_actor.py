@@ -60,6 +60,17 @@ async def test_the_summary_model_has_no_tools_and_sees_data_only() -> None:
     assert all(not runner.alive for runner in session.runners if runner.model == "fast:")
 
 
+async def test_the_last_message_is_recorded_with_the_end_of_its_turn_also_if_its_cost_is_told_after_it() -> None:
+    async def tells_its_cost_last(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        yield AssistantMessage(content=text_content("Done."))
+        yield UsageReport(usage=Usage(input_tokens=3, output_tokens=2))
+
+    session = OneSession(main=tells_its_cost_last)
+    await session.say("a question")
+    assert session.submitted == [["RecordMessage", "CompleteTurn"]]
+    assert session.of(ev.TurnCompleted)[0].usage == Usage(input_tokens=3, output_tokens=2)
+
+
 async def test_a_turn_is_compacted_between_its_tool_steps_in_the_same_attempt() -> None:
     async def uses_tools(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
         done = sum(message.role == "tool" for message in turn.turn_messages)

@@ -79,8 +79,11 @@ def latest_question(messages: Sequence[HistoryMessage]) -> list[HistoryMessage]:
 def _repaired(
     messages: Sequence[HistoryMessage], covered: Sequence[HistoryMessage], keep_open_calls: bool
 ) -> HistoryView:
-    if not any(message.role == "tool" or message.tool_calls for message in messages):  # nothing to repair, mostly
-        return HistoryView(messages=tuple(message for message in messages if not says_nothing(message)))
+    for message in messages:  # each turn looks at its whole history: no call for a message
+        if message.role == "tool" or message.tool_calls:
+            break
+    else:  # nothing to repair, mostly
+        return HistoryView(messages=tuple([m for m in messages if m.role != "assistant" or not says_nothing(m)]))
     repair = _Repair(covered)
     for message in messages:
         if message.role == "tool":

@@ -9,6 +9,7 @@ from functools import lru_cache
 from turnlog_schemas.codec import CONTENT_TYPES, FRAMING_AVRO
 
 TRACE_HEADERS = ("traceparent", "tracestate")
+ID_HEADER = 4  #: where ``ce_id`` stands: the one header of an envelope whose length differs
 
 
 @lru_cache(maxsize=64)

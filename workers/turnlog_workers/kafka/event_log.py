@@ -19,7 +19,7 @@ from turnlog_schemas.errors import UnknownFingerprintError, WireError
 from turnlog_schemas.events import EventHeader, PartitionClaimed
 from turnlog_schemas.registry import EVENTS
 from turnlog_streams.reader_rule import FOREIGN, LogFormatError, LoggedEvent, check_log_format
-from turnlog_workers.base.cloudevents import Envelope
+from turnlog_workers.base.cloudevents import ID_HEADER, Envelope
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import (
     AppendUncertainError,
@@ -193,6 +193,7 @@ class KafkaEventLog:
         self._reader = reader
         self._envelope = Envelope("events", source)
         self._codec = codec or Codec(EVENTS)
+        self._other_header_bytes: dict[type, int] = {}  #: of an event's headers, without its id
         self._schemas = schemas
 
     def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
@@ -201,8 +202,14 @@ class KafkaEventLog:
         n = header.n if header.n >= 0 else getattr(payload, "incarnation", header.n)
         event_id = f"{header.stream_id}.{header.epoch}.{n}"
         headers = self._envelope.headers(payload.__class__, event_id, header.recorded_at)
-        headers.extend(trace)
-        size = len(key) + len(value) + RECORD_OVERHEAD_BYTES + _header_bytes(headers)
+        id_bytes = len(headers[ID_HEADER][1] or b"")
+        others_bytes = self._other_header_bytes.get(payload.__class__)  # every event's size is known before it is sent
+        if others_bytes is None:
+            others_bytes = self._other_header_bytes[payload.__class__] = _header_bytes(headers) - id_bytes
+        size = len(key) + len(value) + RECORD_OVERHEAD_BYTES + others_bytes + id_bytes
+        if trace:
+            headers.extend(trace)
+            size += _header_bytes(trace)
         return NewRecord(header=header, payload=payload, key=key, value=value, headers=headers, size_bytes=size)
 
     async def append(self, partition: int, records: Sequence[NewRecord]) -> int:

@@ -78,10 +78,11 @@ def resume_position(turn: TurnInput, steps: Sequence[Step]) -> int:
 
 def estimated_usage(turn: TurnInput, steps: Iterable[Step]) -> Usage:
     """Tokens of a whole turn, about 4 characters each: no tokenizer is at hand. Earlier attempts' steps count too."""
-    prompt = estimated_tokens(turn.instructions) + _content_tokens(turn.user_content)
-    prompt += sum(map(_message_tokens, turn.history))
-    input_tokens = output_tokens = model_calls = last_input_tokens = 0
     stored = len(turn.turn_messages)
+    prompt = input_tokens = output_tokens = model_calls = last_input_tokens = 0
+    if stored or not turn.assembled:  # else the history is counted as it is now, and not twice
+        prompt = estimated_tokens(turn.instructions) + _content_tokens(turn.user_content)
+        prompt += sum(map(_message_tokens, turn.history))
     for index, step in enumerate(steps):
         if index == stored and turn.assembled:  # what comes from here on is made of the history as it is now
             prompt = estimated_tokens(turn.instructions) + sum(map(_message_tokens, turn.assembled))
@@ -114,7 +115,7 @@ def _content_tokens(content: Sequence[ContentPart] | None) -> int:
 
 def _message_tokens(message: HistoryMessage | Step) -> int:
     tokens = _content_tokens(message.content)
-    if not isinstance(message, ToolResult) and message.tool_calls:
+    if not isinstance(message, ToolResult):
         for call in message.tool_calls:
             tokens += estimated_tokens(call.name) + estimated_tokens(call.arguments)
     return tokens

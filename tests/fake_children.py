@@ -6,7 +6,7 @@ from pathlib import Path
 from turnlog_workers.devstack.supervisor import ChildSpec
 
 _PROGRAM = """
-import os, pathlib, signal, sys
+import os, pathlib, signal, sys, time
 name, journal, plan = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
 
 def note(what):
@@ -19,6 +19,9 @@ def stop(number, frame):
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN if plan == "stubborn" else stop)
 note("started")
+start_file = os.environ.get("TURNLOG_START_FILE")
+while start_file and not pathlib.Path(start_file).exists():
+    time.sleep(0.005)
 starts = journal.read_text().splitlines().count(f"{name} started")
 if plan == "broken" or (plan == "fifth" and starts % 5) or (plan == "seventh" and starts < 7):
     print(f"{name} cannot start", flush=True)

@@ -31,7 +31,7 @@ from long_run_table import filled, read_result, table  # noqa: E402 - a script, 
 
 PACKAGES = ("schemas", "streams", "workers", "turnlog")
 #: Variables that are no settings: read where no settings are at hand.
-OTHER_VARIABLES = {"TURNLOG_CACHE_DIR", "TURNLOG_SCRIPT_JOURNAL", "TURNLOG_CRASH_AT"}
+OTHER_VARIABLES = {"TURNLOG_CACHE_DIR", "TURNLOG_SCRIPT_JOURNAL", "TURNLOG_CRASH_AT", "TURNLOG_START_FILE"}
 
 
 def tracked(*patterns: str) -> list[str]:

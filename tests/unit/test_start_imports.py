@@ -20,7 +20,7 @@ def imported(code: str, names: str) -> list[str]:
     [
         ("worker", f"{_WORKER}import turnlog_workers.process.faust_app", "aiohttp httpx typer psutil"),
         ("broker", "import turnlog_workers.devstack.broker", "pydantic aiokafka faust duckdb asyncio"),
-        ("up", "import turnlog_workers.devstack.stack", "aiokafka kafka faust duckdb"),
+        ("up", "import turnlog_workers.devstack.stack, turnlog_workers.devstack.stack_topics", "aiokafka kafka duckdb"),
         ("any command", "import turnlog.cli.app", "pydantic aiokafka kafka faust duckdb aiohttp"),
     ],
 )

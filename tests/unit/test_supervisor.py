@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pytest
 from tests.fake_children import fake_child
 from tests.waiting import eventually, until
 from turnlog_workers.base.json_file import read_json
+from turnlog_workers.base.start_file import START_FILE_VARIABLE, wait_for_start
 from turnlog_workers.devstack.stack import Stack, child_environment, child_specs, http_spec
 from turnlog_workers.devstack.stack_dir import DataDirError, ProcessRecord, StackDir, StackInUseError, identify
 from turnlog_workers.devstack.supervisor import ChildFailedError, ChildSpec, Limits
@@ -40,8 +42,18 @@ class Bench:
         self.directory = StackDir(data_dir)
         self.said: list[str] = []
 
-    def stack(self, plans: dict[str, str], *, broker: str = "good", limits: Limits = FAST, **more: object) -> Stack:
-        children = [fake_child(name, self.journal, plan) for name, plan in plans.items()]
+    def stack(
+        self,
+        plans: dict[str, str],
+        *,
+        broker: str = "good",
+        limits: Limits = FAST,
+        start_file: Path | None = None,
+        **more: object,
+    ) -> Stack:
+        children = [
+            replace(fake_child(name, self.journal, plan), start_file=start_file) for name, plan in plans.items()
+        ]
         return Stack(
             self.directory,
             bootstrap_server="127.0.0.1:1",
@@ -365,6 +377,36 @@ def test_children_are_command_lines_of_their_own_with_the_stack_s_settings() -> 
     assert all(child.env["TURNLOG_BOOTSTRAP_SERVER"] == "127.0.0.1:9092" for child in children)
     http = http_spec(8080, env)
     assert (http.name, command(http.argv), http.env) == ("http", ["turnlog", "serve", "--port", "8080"], env)
+
+
+async def test_children_import_beside_the_broker_and_begin_when_the_topics_are_there(bench: Bench) -> None:
+    start_file = bench.directory.data_dir / "run" / "start"
+    start_file.parent.mkdir()
+    start_file.touch()  # of an earlier stack
+
+    def topics() -> None:
+        until(lambda: "worker-1 started" in bench.notes, "the worker is started")
+        bench.note("topics")
+
+    async with bench.running(bench.stack({"worker-1": "good"}, start_file=start_file, prepare=topics)):
+        assert bench.notes.index("topics") < bench.notes.index("worker-1 ready")
+        pid = bench.pid("worker-1")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: bench.notes.count("worker-1 ready") == 2, "a worker that died waits for nothing")
+
+
+def test_a_process_waits_for_its_start_file_and_not_for_ever(tmp_path: Path) -> None:
+    wait_for_start({})
+    start_file = tmp_path / "start"
+    waiting = threading.Thread(target=wait_for_start, args=({START_FILE_VARIABLE: str(start_file)},))
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    start_file.touch()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    wait_for_start({START_FILE_VARIABLE: str(tmp_path / "never")}, limit_s=0.05)
 
 
 async def test_the_address_of_http_is_said_where_it_is_up(bench: Bench) -> None:

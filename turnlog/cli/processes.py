@@ -25,6 +25,7 @@ from turnlog.errors import EXIT_FAILED, EXIT_OK
 from turnlog.terminal import output
 from turnlog_workers.base.extras import installed, require
 from turnlog_workers.base.readiness_file import mark_unready
+from turnlog_workers.base.start_file import wait_for_start
 
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
@@ -108,9 +109,10 @@ def up(
     import asyncio
 
     from turnlog_workers.devstack import stack
-    from turnlog_workers.devstack.stack_topics import init_stack_topics
+    from turnlog_workers.devstack.stack_topics import import_beside, init_stack_topics
 
     _fetch_kafka()
+    import_beside()
     me = _own_command()
     output.say(f'Once it is up, in another terminal in this folder: {me} chat, {me} doctor, {me} sql "SHOW TABLES"')
     limits = stack.limits_for(settings)
@@ -163,6 +165,7 @@ def worker(
     import_faust()
     from turnlog_workers.process.faust_app import run_worker
 
+    wait_for_start()
     logs.set_up(settings)
     raise typer.Exit(run_worker(settings))
 
@@ -180,6 +183,7 @@ def materialize(
     from turnlog_workers.base import logs
     from turnlog_workers.materializer.process import run_materializer
 
+    wait_for_start()
     logs.set_up(settings)
     raise typer.Exit(run_materializer(settings))
 
@@ -216,6 +220,7 @@ def serve(
     from turnlog.serve import server
     from turnlog_workers.base import logs
 
+    wait_for_start()
     logs.set_up(settings)
     say_unknown_variables(settings)
     listening = server.listen(settings)

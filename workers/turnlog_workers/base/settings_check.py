@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PREFIX = "TURNLOG_"
 #: Read by something else than the settings; docs/settings.md has them, too.
-OTHER_VARIABLES = frozenset({"TURNLOG_CACHE_DIR", "TURNLOG_SCRIPT_JOURNAL", "TURNLOG_CRASH_AT"})
+OTHER_VARIABLES = frozenset({"TURNLOG_CACHE_DIR", "TURNLOG_SCRIPT_JOURNAL", "TURNLOG_CRASH_AT", "TURNLOG_START_FILE"})
 _LONGEST_PAUSE_S = 3600.0
 _CLOSE_ENOUGH = 0.6
 #: What Kubernetes gives to every pod for a service whose name begins with "turnlog"; source: "Environment variables" on

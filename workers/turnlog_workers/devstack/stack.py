@@ -31,7 +31,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Stack:
     """Supervises a broker and the children that need it, in a data directory that is held already.
 
-    ``prepare`` runs once, in a thread, between the broker's readiness and the children's start.
+    ``prepare`` runs once, in a thread, between the broker's readiness and the children's start. Those with a
+    ``start_file`` are started beside the broker; the file is made after ``prepare``.
     """
 
     def __init__(
@@ -98,13 +99,22 @@ class Stack:
 
     async def _run(self) -> None:
         self._say(f"starting; each child's output is in {self._directory.data_dir / 'logs'}")
+        early = [child for child in self._children if child.spec.start_file is not None]
+        start_files = {child.spec.start_file for child in early if child.spec.start_file is not None}
+        for path in start_files:  # of an earlier stack
+            path.unlink(missing_ok=True)
         self._supervise(self._broker, self._stop_broker)
+        for child in early:
+            self._supervise(child, self._stop_children)
         if not await self._unless_stopped(self._broker.ready.wait()):
             return
         if not await self._unless_stopped(asyncio.to_thread(self._prepare)):
             return
+        for path in start_files:
+            path.touch()
         for child in self._children:
-            self._supervise(child, self._stop_children)
+            if child not in early:
+                self._supervise(child, self._stop_children)
         for child in self._children:
             if not await self._unless_stopped(child.settled.wait()):
                 return
@@ -195,6 +205,7 @@ def child_specs(
     data_dir: Path, *, workers: int, port: int, env: Mapping[str, str]
 ) -> tuple[ChildSpec, list[ChildSpec]]:
     """The broker's command line, and those of the workers and the materializer."""
+    start_file = _start_file_in(data_dir)
     # -P: a folder "workers" where the user happens to be must not stand in for ours.
     python = (sys.executable, "-P", "-m")
     broker_dir = str(data_dir / "broker")
@@ -208,10 +219,13 @@ def child_specs(
             name=(name := f"worker-{number}"),
             argv=(*python, "turnlog", "worker"),
             env={**env, "TURNLOG_WORKER_NAME": name},
+            start_file=start_file,
         )
         for number in range(1, workers + 1)
     ]
-    children.append(ChildSpec(name="materializer", argv=(*python, "turnlog", "materialize"), env=env))
+    children.append(
+        ChildSpec(name="materializer", argv=(*python, "turnlog", "materialize"), env=env, start_file=start_file)
+    )
     return broker, children
 
 
@@ -232,6 +246,11 @@ def with_metrics_ports(
         replace(child, env={**child.env, "TURNLOG_METRICS_PORT": str(port)})
         for child, port in zip(children, ports, strict=True)
     ]
+
+
+def _start_file_in(data_dir: Path) -> Path:
+    """It is there once the topics are."""
+    return data_dir / "run" / "start"
 
 
 def http_spec(port: int, env: Mapping[str, str]) -> ChildSpec:
@@ -280,7 +299,7 @@ async def up(
         env = child_environment(data_dir, bootstrap_server)
         broker, children = specs(data_dir, workers=workers, port=ports.client, env=env)
         if http_port is not None:
-            children = [*children, http_spec(http_port, env)]
+            children = [*children, replace(http_spec(http_port, env), start_file=_start_file_in(data_dir))]
         children = with_metrics_ports(children, {ports.client, ports.controller, http_port or 0})
         stack = Stack(
             directory,

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.readiness_file import READY_FILE_VARIABLE
+from turnlog_workers.base.start_file import START_FILE_VARIABLE
 from turnlog_workers.devstack.launch import launch_argv
 from turnlog_workers.devstack.stack_dir import ProcessRecord, StackError, identify
 
@@ -26,6 +27,7 @@ class ChildSpec:
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)  # on top of the supervisor's own environment
+    start_file: Path | None = None  # it is started early, and begins only when this file is there (base.start_file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,8 @@ class Child:
         self._ready_file.parent.mkdir(parents=True, exist_ok=True)
         self._ready_file.unlink(missing_ok=True)
         own = {READY_FILE_VARIABLE: str(self._ready_file), "PYTHONUNBUFFERED": "1"}
+        if self.spec.start_file is not None:
+            own[START_FILE_VARIABLE] = str(self.spec.start_file)
         with _open_log(self.log_path) as log:
             process = await asyncio.create_subprocess_exec(
                 *launch_argv(self.spec.argv),
@@ -128,6 +132,8 @@ class Child:
         try:
             deadline = clock() + self._limits.ready_timeout_s
             while not self._ready_file.exists():
+                if self.spec.start_file is not None and not self.spec.start_file.exists():
+                    deadline = clock() + self._limits.ready_timeout_s
                 if clock() > deadline:
                     self._say(f"{self.spec.name}: not ready within {self._limits.ready_timeout_s:g} s; stopping it")
                     return False

@@ -87,7 +87,7 @@ def record(version: str) -> Path:
         for event in log:
             place = {"partition": event.partition, "offset": event.offset, "logged_at": event.logged_at}
             lines.append(json.dumps(place | {"value": _encoded(codec, newer, event).hex()}))
-    partitions = _decoded(schemas, [json.loads(line) for line in lines[1:]])
+    partitions = decoded(schemas, [json.loads(line) for line in lines[1:]])
     expected = {"folded": digests(folded_rows(partitions)), "analysts": digests(analysts_rows(partitions))}
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / f"{version}.expected.json").open("x", encoding="utf-8") as file:
@@ -106,13 +106,18 @@ def versions() -> list[str]:
 
 def read(version: str) -> Recorded:
     """The log of a released version."""
-    first, *records = gzip.decompress((FOLDER / f"{version}.jsonl.gz").read_bytes()).decode().splitlines()
+    schemas, records = as_kept(version)
     expected = json.loads((FOLDER / f"{version}.expected.json").read_text(encoding="utf-8"))
-    partitions = _decoded(json.loads(first)["schemas"], [json.loads(line) for line in records])
-    return Recorded(partitions=partitions, folded=expected["folded"], analysts=expected["analysts"])
+    return Recorded(partitions=decoded(schemas, records), folded=expected["folded"], analysts=expected["analysts"])
 
 
-def _decoded(schemas: Iterable[str], records: Iterable[Mapping[str, Any]]) -> list[list[LoggedEvent]]:
+def as_kept(version: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """The schemas and the records of that log: ``partition``, ``offset``, ``logged_at`` and the ``value`` in hex."""
+    first, *records = gzip.decompress((FOLDER / f"{version}.jsonl.gz").read_bytes()).decode().splitlines()
+    return json.loads(first)["schemas"], [json.loads(line) for line in records]
+
+
+def decoded(schemas: Iterable[str], records: Iterable[Mapping[str, Any]]) -> list[list[LoggedEvent]]:
     """As a process of this version decodes them, with the schemas that the schema topic has."""
     registry = Registry()
     for schema in packaged().all_current():

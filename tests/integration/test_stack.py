@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,6 +17,7 @@ import pytest
 from kafka import KafkaAdminClient
 
 from tests.fake_children import fake_child
+from tests.kept_topics import KeptTopics
 from tests.waiting import eventually, until
 from turnlog.client.async_client import Client
 from turnlog_workers.base.config import Settings
@@ -86,7 +89,22 @@ def topics(bootstrap_server: str) -> list[str]:
         admin.close()
 
 
-async def test_up_survives_a_killed_broker_and_comes_back_on_its_data_and_port(stack: DevStack) -> None:
+def back_up(data_dir: Path, backup: Path) -> None:
+    """The steps of docs/backup.md; afterwards everything is gone."""
+    subprocess.run(["tar", "-C", data_dir, "-czf", backup, "."], check=True)
+    shutil.rmtree(data_dir)
+
+
+def restore(data_dir: Path, backup: Path) -> None:
+    data_dir.mkdir()
+    subprocess.run(["tar", "-C", data_dir, "-xzf", backup], check=True)
+    subprocess.run(["find", data_dir, "-name", "*.duckdb*", "-delete"], check=True)
+
+
+async def test_up_survives_a_killed_broker_and_comes_back_on_its_data_and_port_also_from_a_backup(
+    tmp_path: Path,
+) -> None:
+    stack, backup = DevStack(tmp_path / "data"), tmp_path / "backup.tgz"
     async with stack.running() as state:
         address, broker_pid = state["bootstrap_server"], state["children"]["broker"]
         assert set(state["children"]) == {"broker", "worker-1", "worker-2", "materializer"}
@@ -102,12 +120,19 @@ async def test_up_survives_a_killed_broker_and_comes_back_on_its_data_and_port(s
         assert stack.state["bootstrap_server"] == address
         assert "made" in await asyncio.to_thread(topics, address)
         pids = dict(stack.state["children"])
+        kept = KeptTopics(address, tmp_path / "kept")
+        await kept.make()
+        before = await kept.found()
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids.values()), "nothing is left running")
     assert stack.state["running"] is False
 
+    await asyncio.to_thread(back_up, stack.data_dir, backup)
+    await asyncio.to_thread(restore, stack.data_dir, backup)
     async with stack.running() as state:
         assert state["bootstrap_server"] == address
         assert "made" in await asyncio.to_thread(topics, address)
+        assert await kept.found() == before
+        assert await kept.rows() == kept.expected
 
 
 async def test_an_explicit_port_that_is_taken_stops_up_before_it_starts_anything(stack: DevStack) -> None:

@@ -125,11 +125,14 @@ class TokenEndpoint:
         return self._read(raw, asked_at)
 
     def _opener(self) -> urllib.request.OpenerDirector:
-        context = ssl.create_default_context()
-        if self._ca_file is not None:
-            context.load_verify_locations(self._ca_file)
-        handlers: list[Any] = [_NoRedirect, urllib.request.HTTPSHandler(context=context)]
-        if urlsplit(self._url).hostname in LOOPBACK:
+        address = urlsplit(self._url)
+        handlers: list[Any] = [_NoRedirect]
+        if address.scheme == "https":
+            context = ssl.create_default_context()
+            if self._ca_file is not None:
+                context.load_verify_locations(self._ca_file)
+            handlers.append(urllib.request.HTTPSHandler(context=context))
+        if address.hostname in LOOPBACK:
             handlers.append(urllib.request.ProxyHandler({}))
         return urllib.request.build_opener(*handlers)
 

@@ -58,6 +58,9 @@ def config(
     if json:
         output.print_json({each.name: _document(each) for each in shown})
         return
+    if not shown:
+        output.say("Every setting is at its default.")
+        return
     rows = [(each.name, each.value, f"{each.source} {each.where}".rstrip(), each.default) for each in shown]
     output.print_table(("setting", "value", "source", "default"), rows)
     output.say(f"{counted(len(rows), 'setting')}; docs/settings.md says what they mean")

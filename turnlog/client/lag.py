@@ -26,7 +26,8 @@ from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.schema_topic import read_schemas
 from turnlog_workers.kafka.topic_reader import TopicReader
 
-_TAIL = 500  #: records of the log that are looked at; an owner that was overtaken leaves one batch behind at most
+_FEW = 20  #: records of the log that are looked at, where one of them is surely accepted
+_TAIL = 500  #: where none is: an owner that was overtaken leaves one batch behind at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,15 +148,22 @@ class _Looker:
 
     async def _decided(self, partition: int, first: int, end: int) -> tuple[int, int]:
         """The newest epoch, and the highest request that is decided; -1: none."""
-        tail: list[tuple[int, EventHeader, Any]] = []
-        start = max(first, end - _TAIL)
-        if start >= end:
-            return -1, -1
-        async for records in self._reader.read_leniently(self._topics.events, partition, start, end):
-            for record in records:
-                event = None if isinstance(record, UnreadableRange) else await self._decode(record.value)
-                tail += [] if event is None else [(record.offset, *event)]
-        return newest(tail)
+        found = -1, -1
+        for size in (_FEW, _TAIL):
+            tail: list[tuple[int, EventHeader, Any]] = []
+            start = max(first, end - size)
+            if start >= end:
+                break
+            async for records in self._reader.read_leniently(self._topics.events, partition, start, end):
+                for record in records:
+                    event = None if isinstance(record, UnreadableRange) else await self._decode(record.value)
+                    if event is not None:
+                        header, payload = event  # texts are not kept
+                        tail.append((record.offset, header, payload if isinstance(payload, PartitionClaimed) else None))
+            found = newest(tail)
+            if start == first or any(in_place(offset, header) for offset, header, claim in tail if claim is None):
+                break
+        return found
 
     async def _decode(self, value: bytes | None) -> tuple[EventHeader, Any] | None:
         if not value or is_foreign(value):
@@ -208,11 +216,14 @@ def newest(tail: Sequence[tuple[int, EventHeader, Any]]) -> tuple[int, int]:
         epoch = max(epoch, offset if isinstance(payload, PartitionClaimed) else header.epoch)
     accepted = -1
     for offset, header, payload in tail:
-        if not isinstance(payload, PartitionClaimed) and (
-            header.epoch == epoch or offset == header.epoch + 1 + header.n
-        ):
+        if not isinstance(payload, PartitionClaimed) and (header.epoch == epoch or in_place(offset, header)):
             accepted = max(accepted, header.accepted)
     return epoch, accepted
+
+
+def in_place(offset: int, header: EventHeader) -> bool:
+    """Does an event stand right behind its claim and those before it?"""
+    return offset == header.epoch + 1 + header.n
 
 
 async def _group(settings: Settings) -> GroupState:

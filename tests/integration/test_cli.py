@@ -522,7 +522,6 @@ def test_the_doctor_is_content_with_a_stack_that_answers_and_leaves_nothing_behi
     partitions, sessions = known()
     assert all(each["owner"] and each["waiting"] == 0 for each in partitions)
     done = serving.run_apart("doctor", "--json")
-    until(lambda: serving.run("lag", "--max", "0", "--max-behind", "0").code == 0, "what only asked is decided", 30.0)
     again = known()
     assert [each["log_end"] for each in again[0]] == [each["log_end"] for each in partitions]
     assert again[1] == sessions
@@ -541,13 +540,7 @@ def test_the_doctor_is_content_with_a_stack_that_answers_and_leaves_nothing_behi
     with_model = serving.run("doctor", "--model", "script:1?words=1&tools=0", "--json")
     assert with_model.code == 0
     assert [check["ok"] for check in with_model.document["checks"] if check["check"] == "model"] == [True]
-    refused = serving.run("doctor", "--model", "other:x", "--json")
-    assert refused.code == 5
-    until(
-        lambda: "turnlog-doctor-" in serving.run("sessions", "list", "--include-archived").out,
-        "the session of its chat is known",
-        30.0,
-    )
+    assert "turnlog-doctor-" in serving.run("sessions", "list", "--include-archived").out
     assert "turnlog-doctor-" not in serving.run("sessions", "list").out
 
 

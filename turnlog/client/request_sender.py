@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerClosed, UnknownProducerId
+from aiokafka.errors import (
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    TopicAuthorizationFailedError,
+    UnknownProducerId,
+)
+from aiokafka.protocol.metadata import MetadataRequest
 
 from turnlog.client.replies import Position
 from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefusedError
@@ -63,6 +70,17 @@ class PreparedRequest:
     def what(self) -> str:
         """The request in words, for sentences about it."""
         return f"{self.kind} {self.key}, request {self.request_id}"
+
+
+async def _refuse_hidden(client: Any, topic: str) -> None:
+    """A list of all topics has only those that this user may see: asked for by its name, the broker says that.
+
+    Raises ``TopicAuthorizationFailedError``.
+    """
+    request = MetadataRequest([topic], allow_auto_topic_creation=False)
+    answer = await client.send(client.get_random_node(), request)
+    if any(code == TopicAuthorizationFailedError.errno for code, *_ in answer.topics):
+        raise TopicAuthorizationFailedError(topic)
 
 
 def _set(future: asyncio.Future[None]) -> None:
@@ -136,6 +154,7 @@ class RequestSender:
                     if topic in metadata.topics():
                         return sorted(await producer.partitions_for(topic))
                     await asyncio.sleep(_TOPIC_POLL_S)
+                await _refuse_hidden(producer.client, topic)
         except (KafkaError, OSError) as error:
             raise unreachable(self._settings, error, "the broker does not describe its topics") from error
         raise NotFoundError(

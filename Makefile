@@ -17,7 +17,7 @@ PROCESSES ?= 4
 # our modules and the tests' again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test pictures clients check format bench bench-smoke faults http-faults export-faults rebuild-faults fuzz fuzz-runners model lock audit release-check clean
+.PHONY: help setup demo test pictures clients check format bench bench-smoke faults seeds http-faults export-faults rebuild-faults fuzz fuzz-runners model lock audit release-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ bench: $(READY) ## Measure throughput and latency on this machine
 
 faults: $(READY) ## Run the long fault scenarios: kills, pauses, broker restarts
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+seeds: $(READY) ## Go on with a million simulated seeds (ARGS="--minutes 60"), and write the figure into the docs
+	@$(BIN)/python -m tests.faults.seeds $(ARGS)
+	@$(BIN)/python scripts/long_run_table.py
 
 http-faults: $(READY) ## Kill gateways and workers under 200 streams of events, 50 times
 	@$(BIN)/python -m tests.http_kills $(ARGS)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from tests.deployment import Deployment
 from tests.simulation.loop import SimLoop
@@ -290,5 +291,34 @@ async def test_a_hole_in_the_log_is_no_event_log(broker: DevBroker, tmp_path: Pa
                 await read(log, 0, 0, 3)
         finally:
             await foreign.stop()
+            await producer.close()
+            await reader.close()
+
+
+async def test_a_clock_that_is_ahead_is_said_and_nothing_is_given_up(
+    broker: DevBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka refuses what is more than an hour ahead of it: no fault of the records, so no decision is refused."""
+    ahead_ms = 0
+    append = BatchBuilder.append
+
+    def appended(self: BatchBuilder, *, timestamp: int | None, **record: Any) -> Any:
+        now_ms = time.time_ns() // 1_000_000 + ahead_ms
+        return append(self, timestamp=now_ms if timestamp is None else timestamp, **record)
+
+    monkeypatch.setattr(BatchBuilder, "append", appended)
+    with Deployment(broker.bootstrap_server, tmp_path, partitions=1) as deployment:
+        deployment.make_topics()
+        producer, reader = LogProducer(deployment.settings), TopicReader(deployment.settings)
+        log = KafkaEventLog(deployment.settings, producer, reader, source="w", schemas=no_schemas())
+        try:
+            for hours, offset in ((-6, 0), (6, None), (0, 1)):
+                ahead_ms = hours * 3_600_000
+                if offset is not None:
+                    assert await log.append(0, [message(log, 0)]) == offset
+                    continue
+                with pytest.raises(AppendUncertainError, match="set the clock right"):
+                    await log.append(0, [message(log, 0)])
+        finally:
             await producer.close()
             await reader.close()

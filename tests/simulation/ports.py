@@ -32,7 +32,7 @@ from turnlog_workers.base.ports import (
 )
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.store.memory_store import MemoryStore, MemoryStores
-from turnlog_workers.store.port import FoundRows, LoadedStream, Saved, StoreError, WantedRows
+from turnlog_workers.store.port import FoundRows, LoadedStream, NoRoomError, Saved, StoreError, WantedRows
 
 T = TypeVar("T")
 RECORD_BYTES = 100
@@ -411,6 +411,7 @@ class SimStore:
         self._stores = stores
         self._partition = partition
         self._inner = inner
+        self._failures = 0
         self._closed = False
 
     @property
@@ -423,7 +424,9 @@ class SimStore:
 
         def function() -> T:
             if self._world.happens(self._world.chaos.store_fails):
-                raise StoreError("simulated: the disk is full")
+                self._failures += 1
+                error = NoRoomError if self._failures % 2 else StoreError
+                raise error("simulated: the store cannot be written")
             return at_once(call())
 
         return await self._stores.in_thread(function)

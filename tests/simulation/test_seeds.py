@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 from tests.simulation.faults import FAULTS
@@ -11,6 +12,7 @@ from tests.simulation.summaries import FAILURES as SUMMARY_FAILURES
 from tests.simulation.weakened import WEAKNESSES
 from turnlog_schemas import events as ev
 
+HOUR_MS = 3_600_000
 SEEDS = range(150)  #: `make faults` takes 100,000
 
 
@@ -25,6 +27,7 @@ def test_no_seed_leaves_an_anomaly() -> None:
     faults: Counter[str] = Counter()
     turns = fenced = 0
     runs: Counter[str] = Counter()
+    clocks: list[int] = []
     for seed in SEEDS:
         outcome = simulate(seed)
         faults.update(outcome.faults)
@@ -33,12 +36,18 @@ def test_no_seed_leaves_an_anomaly() -> None:
             type(event.payload).__name__ == "TurnAccepted" for log in outcome.history.log.values() for event in log
         )
         runs.update(text for log in outcome.history.log.values() for event in log for text in _of_run(event.payload))
+        clocks += [
+            later.header.recorded_at - event.header.recorded_at
+            for log in outcome.history.log.values()
+            for event, later in pairwise(log)
+        ]
         fenced += sum(event.header.attempt > 1 for log in outcome.history.log.values() for event in log)
     assert not failing, "\n".join([*failing[:20], "replay one: python -m tests.simulation --seed N -v"])
     # Not by idleness: all kinds of faults came about, turns ran, and some of them in more than one attempt.
     assert set(faults) == {fault.__name__ for fault in FAULTS}
     assert turns > 5 * len(SEEDS)
     assert fenced > len(SEEDS)
+    assert min(sum(step > HOUR_MS for step in clocks), sum(step < -HOUR_MS for step in clocks)) > len(SEEDS) // 2
     assert min(runs["automatic"], runs["manual"], runs["truncation"], runs["skipped"]) > len(SEEDS) // 10, runs
     assert runs["given"] > len(SEEDS) // 50, runs
     assert set(runs) >= SUMMARY_FAILURES, "the summary model failed in every way"

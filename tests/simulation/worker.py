@@ -1,6 +1,7 @@
 """A simulated worker: the real :class:`WorkerService`, and a stand-in for Faust."""
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,6 +30,9 @@ from turnlog_workers.runners.script import ScriptOptions, ScriptRunner
 from turnlog_workers.sessions.session_actor import ActorLimits
 from turnlog_workers.shard.worker_context import ShardLimits, WorkerContext
 
+_BEGAN_MS = 1_700_000_000_000
+_CLOCK_IS_SET = 0.03  #: how likely, each time it is looked at
+_CLOCK_OFF_S = 6 * 3600.0
 NOTICE_S = 0.5  #: how late a member hears of a rebalance, typically
 
 
@@ -107,6 +111,21 @@ class SimReader:
         """Nothing is open."""
 
 
+class JumpingClock:
+    """A worker's wall clock: now and then somebody sets it, by hours, forwards or back. Nothing may depend on it."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world = world
+        self._rng = random.Random(f"the clock of {name}")  # of its own: the seeds' other chances stay as they are
+        self._off_s = 0.0
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, as this worker believes."""
+        if self._rng.random() < _CLOCK_IS_SET:
+            self._off_s = self._rng.uniform(-_CLOCK_OFF_S, _CLOCK_OFF_S)
+        return _BEGAN_MS + int((self._world.loop.now + self._off_s) * 1000)
+
+
 class NoReplySender:
     """Frames go out by :class:`SimRecordSender`."""
 
@@ -176,7 +195,7 @@ class SimService(WorkerService):
             ack=self._ack,
             fatal=self._fatal,
             now=world.loop.time,
-            now_ms=lambda: int(world.loop.now * 1000),
+            now_ms=JumpingClock(world, self._name).now_ms,
             name_is_ours=self._name_is_ours,
             random_id=world.new_id,
             jitter=world.rng.random,

@@ -9,6 +9,7 @@ from tests.faults import simulated
 from tests.faults.defences import Tried
 from tests.faults.progress import OtherRunError, Progress
 from tests.faults.rounds import Round
+from tests.faults.seeds import FIRST, go_on
 from tests.faults.simulated import Chunk, Simulated, Simulating, SimulationProcess
 
 ROUND = Round(
@@ -98,3 +99,24 @@ def test_a_process_that_dies_is_a_finding_and_replaced() -> None:
     assert (died.seeds, died.failing) == (0, 1)
     assert "-9" in died.said
     assert (again.seeds, again.failing) == (1, 0)
+
+
+def test_seeds_go_on_where_the_last_call_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: list[tuple[int, int]] = []
+
+    def run_chunk(process: SimulationProcess, low: int, high: int) -> Chunk:
+        run.append((low, high))
+        failing = int(len(run) == 2)
+        if len(run) == 2:
+            monkeypatch.setattr(time, "monotonic", lambda: 1e12)  # the time is over
+        return Chunk(low=low, high=high, seeds=high - low, failing=failing, seconds=1.0, said="an anomaly" * failing)
+
+    monkeypatch.setattr(SimulationProcess, "run", run_chunk)
+    file = tmp_path / "results" / "seeds.json"
+    first = go_on(file, deadline=1e11, wanted=25, chunk=10)
+    assert (first["seeds"], first["failing"], first["next"]) == (20, 1, FIRST + 20)
+    last = go_on(file, deadline=1e13, wanted=25, chunk=10)
+    assert run == [(FIRST, FIRST + 10), (FIRST + 10, FIRST + 20), (FIRST + 20, FIRST + 25)]
+    assert (last["seeds"], last["failing"], last["seconds"]) == (25, 1, 3.0)
+    assert len(last["said"]) == 1, "a finding stays found"
+    assert go_on(file, deadline=1e13, wanted=25, chunk=10) == last

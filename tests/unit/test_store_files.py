@@ -118,6 +118,39 @@ async def main():
 asyncio.run(main())
 """
 
+OPEN_ON_A_FULL_DISK = """
+import asyncio, resource, sys
+from pathlib import Path
+from tests.event_logs import accepted_batches, random_log
+from turnlog_workers.store.partition_store import StoreDirectory
+from turnlog_workers.store.port import NoRoomError
+
+async def main():
+    directory = StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2])
+    log = random_log(3, 100)
+    store = await directory.open(0)
+    for events, position in accepted_batches(log.records, 50):
+        await store.write(events, position)
+    await store.close()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        await directory.open(1)
+    except NoRoomError as error:
+        sys.stdout.write(str(error))
+    else:
+        raise AssertionError("the disk was not full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    store = await directory.open(1)
+    await store.close()
+    store = await directory.open(0)
+    assert await store.load(log.streams) == log.expected()
+    await directory.close()
+
+asyncio.run(main())
+"""
+
 
 async def filled(directory: StoreDirectory, partition: int = 0, log: LogWriter = LOG) -> DuckPartitionStore:
     store = await directory.open(partition)
@@ -353,6 +386,23 @@ def test_a_store_that_duckdb_gave_up_when_the_disk_was_full_is_taken_back(tmp_pa
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert "has been invalidated" in process.stdout, process.stdout
+    assert not (tmp_path / "aside").exists()
+
+
+def test_a_full_disk_is_said_and_no_file_is_moved_aside(tmp_path: Path) -> None:
+    """Neither one that is to be made nor one that is there: the next try has room perhaps."""
+    process = subprocess.run(
+        [sys.executable, "-c", OPEN_ON_A_FULL_DISK, str(tmp_path), DEPLOYMENT],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "p0001" in process.stdout
+    assert "the disk is full" in process.stdout
+    assert "it goes on by itself then" in process.stdout
     assert not (tmp_path / "aside").exists()
 
 

@@ -20,7 +20,7 @@ from turnlog.client.replies import Position
 from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefusedError
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
-from turnlog_workers.kafka.connections import REFUSED_RECORDS, client_options
+from turnlog_workers.kafka.connections import REFUSED_RECORDS, SET_THE_CLOCK, WRONG_CLOCK, client_options
 from turnlog_workers.kafka.topic_limits import max_message_bytes
 from turnlog_workers.kafka.unreachable import unreachable
 
@@ -187,7 +187,7 @@ class RequestSender:
             try:
                 sending = self._send_with(producer, topic, partition, request, alone=attempt > 1)
                 return await self._unless_replaced(sending)
-            except REFUSED_RECORDS as error:
+            except (*REFUSED_RECORDS, WRONG_CLOCK) as error:
                 self._discard(producer)  # the refused batch took a sequence number with it
                 alone = attempt > 1 or request.size_bytes >= _BATCH_BYTES
                 if alone or attempt == _SEND_ATTEMPTS:
@@ -243,6 +243,8 @@ class RequestSender:
 
     async def _refused(self, topic: str, request: PreparedRequest, error: Exception) -> RequestRefusedError:
         """The verdict of the broker in words, with the topic's limit if the broker tells it."""
+        if isinstance(error, WRONG_CLOCK):
+            return RequestRefusedError("wrong_clock", f"{request.what}: {SET_THE_CLOCK}")
         name = type(error).__name__
         try:
             limit = await max_message_bytes(self._settings, topic, timeout_s=_ASK_LIMIT_S)

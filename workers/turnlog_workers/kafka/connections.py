@@ -43,11 +43,16 @@ kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
 REFUSED_RECORDS = (
     CorruptRecordException,
     InvalidRecordError,
-    InvalidTimestampError,
     MessageSizeTooLargeError,
     PolicyViolationError,
     RecordListTooLargeError,
     UnsupportedForMessageFormatError,
+)
+#: Nothing is wrong with the records: they are of a clock that the broker does not believe.
+WRONG_CLOCK = InvalidTimestampError
+SET_THE_CLOCK = (
+    "the clock of this machine is further ahead of the broker's than it takes (message.timestamp.after.max.ms, 1 h by "
+    "default): set the clock right"
 )
 
 

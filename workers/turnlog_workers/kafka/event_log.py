@@ -32,7 +32,7 @@ from turnlog_workers.base.ports import (
 )
 from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.base.tasks import watched
-from turnlog_workers.kafka.connections import REFUSALS, REFUSED_RECORDS, client_options
+from turnlog_workers.kafka.connections import REFUSALS, REFUSED_RECORDS, SET_THE_CLOCK, WRONG_CLOCK, client_options
 from turnlog_workers.kafka.topic_reader import TopicReader
 
 log = logging.getLogger(__name__)
@@ -152,6 +152,10 @@ class LogProducer:
                 f"{topic}[{partition}]: the broker refuses {len(records)} records of {size} bytes together "
                 f"({type(error).__name__}): see the topic's max.message.bytes"
             ) from error
+        except WRONG_CLOCK as error:
+            if producer is not None:
+                self.discard(producer)
+            raise AppendUncertainError(f"{topic}[{partition}]: nothing can be appended: {SET_THE_CLOCK}") from error
         except REFUSALS as error:
             raise LogAuthorizationError(f"the broker refuses to let us write to {topic}: {error}") from error
         except (KafkaError, TimeoutError, OSError) as error:

@@ -17,6 +17,7 @@ from turnlog_workers.materializer.publications import Publications
 from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouched, publish
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
+from turnlog_workers.store.duckdb_errors import store_error
 from turnlog_workers.store.port import StoreError
 from turnlog_workers.store.tables import quoted, transaction
 
@@ -166,10 +167,7 @@ class AnalystsFile:
         return known
 
     def _failed(self, error: duckdb.Error) -> StoreError:
-        return StoreError(
-            f"{self.path}: {type(error).__name__}: {error}. Check the free disk space; the file may be deleted, it "
-            "comes back from the log"
-        )
+        return store_error(self.path, error)
 
     def start_anew(self, reason: str, *, tolerant: bool = False) -> None:
         """Put the file away and begin at the log's beginning. Raises :class:`StoreError`."""
@@ -230,16 +228,20 @@ class AnalystsFile:
         self._cursor.close()
         try:
             database_files.detach(self._instance, _ALIAS)
+        except duckdb.Error as error:  # detached, and not checkpointed
+            log.warning("%s is closed with its write-ahead log: %s", self.path, store_error(self.path, error))
         finally:
             self._source.close()
             database_files.forget(self.path)
 
     def close(self) -> None:
-        """Give the file free."""
+        """Give the file free. What is committed is in it, also when its disk is too full to put all into one file."""
         self._wait_for_copy()
         self._copying.shutdown()
-        self._detach()
-        self._instance.close()
+        try:
+            self._detach()
+        finally:
+            self._instance.close()
 
 
 def _fill(cursor: duckdb.DuckDBPyConnection, batch: pa.Table) -> tuple[set[RequestPlace], bool]:

@@ -34,7 +34,7 @@ from turnlog_workers.materializer.log_follower import OPTIONS, LogFollower, Othe
 from turnlog_workers.materializer.observation import Observation
 from turnlog_workers.materializer.rebuilt_file import open_live, published_positions, rebuilt_of
 from turnlog_workers.store.database_files import FileLockedError
-from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.port import NoRoomError, StoreError, UnreadableStoreError
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ EXIT_UNREACHABLE = 3
 FILE_NAME = "analytics.duckdb"
 _POLL_S = 0.25
 _CONNECT_AGAIN = Backoff(0.25, 5.0)
+_ROOM_AGAIN = Backoff(1.0, 30.0)
 _HEALTH_CHECK_S = 5.0
 _MAX_WAITING_LETTERS = 1_000
 
@@ -82,6 +83,7 @@ class Materializer:
         self._file: AnalystsFile | None = None
         self._readers = for_readers(settings)
         self._ready = False
+        self._began = False  #: had the file open once, so a broker that is away is waited for
         self._published: Mapping[int, int] = {}  #: of the snapshot that our file has to reach before it is published
         self._dead_letters = True  #: are their bytes followed?
         self._told_healthy = True
@@ -120,18 +122,36 @@ class Materializer:
             try:
                 self._connect_and_follow()
             except BrokerUnreachableError as error:
-                if self._file is None:
+                if not self._began:
                     log.error("%s", error)
                     return EXIT_UNREACHABLE
                 failures += 1
                 delay_s = _CONNECT_AGAIN.next_delay(failures)
                 log.warning("%s; trying again in %g s", error, delay_s)
                 self._stop.wait(delay_s)
+            except NoRoomError as error:
+                failures += 1
+                delay_s = _ROOM_AGAIN.next_delay(failures)
+                log.error("%s. It is tried again in %g s", error, delay_s)
+                self._until_there_is_room(delay_s)
             else:
                 failures = 0
         if self._file is not None:
             self._publish(self._file, now=True)
         return 0
+
+    def _until_there_is_room(self, delay_s: float) -> None:
+        """The file is opened anew after that: DuckDB may have given it up. Its checkpoint is what was committed."""
+        self._began = True  # the broker was there, whatever becomes of it meanwhile
+        self._ready = False
+        try:
+            mark_unready()
+        except OSError as error:
+            log.warning("the readiness file cannot be changed: %s", error)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        self._stop.wait(delay_s)
 
     def _connect_and_follow(self) -> None:
         settings = self._settings
@@ -166,6 +186,8 @@ class Materializer:
                 file.start_anew(str(error))  # and connect again
             except UnreadableBatchError as error:
                 self._without_dead_letters(events.name, error)  # and connect again
+            except UnreadableStoreError as error:
+                file.start_anew(str(error))  # it was damaged, where nobody looked when it was opened
             except ProjectionError as error:
                 # Ours may have lost rows. If the log itself is odd, only the stream that is so is left out.
                 file.start_anew(str(error), tolerant=True)
@@ -190,6 +212,7 @@ class Materializer:
             self._file = None
         if self._file is None:
             self._file = open_live(self._settings.data_dir / FILE_NAME, kind, self._readers)
+            self._began = True
         return self._file
 
     def _publish(self, file: AnalystsFile, *, now: bool = False) -> None:

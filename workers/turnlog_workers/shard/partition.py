@@ -21,9 +21,10 @@ from turnlog_workers.base.ports import LogAuthorizationError, LogBrokenError, Lo
 from turnlog_workers.base.tasks import describe, end, frames, kept_running, was_cancelled, watched
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.shard.epoch import Claim, Epoch, FencedError
+from turnlog_workers.shard.saver import Saver, StoreTrouble
 from turnlog_workers.shard.serving import Serving
 from turnlog_workers.shard.worker_context import WorkerContext
-from turnlog_workers.store.port import PartitionStore, StoreError, UnreadableStoreError
+from turnlog_workers.store.port import NoRoomError, PartitionStore, StoreError, UnreadableStoreError
 
 log = logging.getLogger(__name__)
 _AGAIN = Backoff(0.1, 2.0)
@@ -31,8 +32,7 @@ _RETRY_AT_ONCE_S = 0.5
 _STEADY_S = 10.0
 _CANCEL_AGAIN_S = 10.0  #: longer than an orderly release takes
 _MAX_CANCELS = 6
-_UPKEEP_INTERVAL_S = 5.0  #: at most
-_SAVE_AGAIN_S = 1.0
+_NO_ROOM_AGAIN = Backoff(1.0, 15.0)  # each try may leave a claim in the log
 _MAX_STORE_FAILURES = 3  #: in a row: then the store is made anew
 
 
@@ -53,6 +53,7 @@ class Shard:
         self._place = at(topic=context.topics.events, partition=partition)
         self._store: asyncio.Task[PartitionStore] | None = None
         self._store_failures = 0  #: in a row, of what the store holds
+        self._store_trouble = StoreTrouble(context.now, self._place)
         self._rebuild: str | None = None  #: why the store is to be made anew; at most once in an assignment: then empty
         self._task: asyncio.Task[None] | None = None
 
@@ -169,10 +170,15 @@ class Shard:
                 self._context.counts.released("log")
                 failures = self._failed_again(failures, began)
                 await asyncio.sleep(_AGAIN.next_delay(failures))
+            except NoRoomError as error:
+                self._store_trouble.is_there(f"released, and not served here while there is no room: {error}")
+                self._context.counts.released("failure")
+                failures = self._failed_again(failures, began)
+                await asyncio.sleep(_NO_ROOM_AGAIN.next_delay(failures))
             except (Exception, asyncio.CancelledError) as error:
                 if was_cancelled(error):
                     raise
-                # A defect, or a disk that is full: crash-only, as after any other failure, but bounded in its pace.
+                # A defect: crash-only, as after any other failure, but bounded in its pace.
                 self._context.counts.released("failure")
                 log.error("released: %s%s", describe(error), frames(error), extra=self._place)
                 self._blame_the_store(error, began)
@@ -253,20 +259,22 @@ class Shard:
         # What lies between the log's work list and the first delivery is ours to read: Faust may stand further on.
         self.inbox.known_end = max(self.inbox.known_end, next_request, first)
         log.info("serving from request %d under claim %d", next_request, epoch.epoch, extra=self._place)
-        saver = kept_running(
-            lambda: self._save_regularly(serving),
-            f"the saver of partition {self.partition}",
-            gave_up=self._context.fatal,
+        saver = Saver(
+            serving,
+            interval_s=self._context.limits.store_commit_interval_s,
+            now=self._context.now,
+            trouble=self._store_trouble,
         )
+        saving = kept_running(saver.run, f"the saver of partition {self.partition}", gave_up=self._context.fatal)
         try:
             self.serving = serving
             await serving.resume()
             await serving.run()
         finally:
             self.serving = None
-            await end(saver)
+            await end(saving)
             await serving.close()
-            await self._save_last(serving)
+            await saver.save()  # what is confirmed stays so: the next epoch (ours or another's) has less to catch up
 
     async def _open_store(self) -> tuple[PartitionStore, int]:
         """The store, of this very log, and the log's end."""
@@ -340,30 +348,6 @@ class Shard:
             f"partition {self.partition}: the requests topic was re-created ({how_we_know}): new requests would be "
             "skipped as known. Use a new prefix (TURNLOG_PREFIX)"
         )
-
-    async def _save_regularly(self, serving: Serving) -> None:
-        interval_s = self._context.limits.store_commit_interval_s
-        saved_at = self._context.now()
-        while True:
-            await serving.unsaved.until_many(min(interval_s, _UPKEEP_INTERVAL_S))
-            if serving.unsaved.are_many or self._context.now() - saved_at >= interval_s:
-                saved_at = self._context.now()
-                try:
-                    await serving.save()
-                except Exception as error:
-                    log.error("the store cannot be written: %s", error, extra=self._place)
-                    await asyncio.sleep(_SAVE_AGAIN_S)
-            try:
-                await serving.upkeep()
-            except Exception as error:
-                log.error("idle sessions are not put away: %s", error, extra=self._place)
-
-    async def _save_last(self, serving: Serving) -> None:
-        """What is confirmed stays confirmed: the next epoch (ours or another's) has less to catch up."""
-        try:
-            await serving.save()
-        except Exception as error:
-            log.error("the store cannot be written: %s", error, extra=self._place)
 
 
 class _CatchUp:

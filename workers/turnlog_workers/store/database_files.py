@@ -18,6 +18,7 @@ from pathlib import Path
 import duckdb
 
 from turnlog_streams.table_types import Table
+from turnlog_workers.store.duckdb_errors import has_no_room, store_error
 from turnlog_workers.store.port import StoreError
 from turnlog_workers.store.tables import create_tables, insert_positions, quoted, read_positions, transaction
 
@@ -67,7 +68,7 @@ def attach(
 ) -> None:
     """Attach a file as ``alias``, with all tables; one that cannot be used is moved aside, or what ``away`` does.
 
-    Raises :class:`FileLockedError`, or :class:`StoreError` when not even a new file can be made.
+    Raises :class:`FileLockedError`, :class:`NoRoomError`, or :class:`StoreError` when not even a new file can be made.
     """
     path, away = path.resolve(), away or move_aside
     with _open_files_lock:
@@ -99,11 +100,14 @@ def attach_as_it_is(connection: duckdb.DuckDBPyConnection, path: Path, alias: st
 def _attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind) -> None:
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise StoreError(f"{path} may not be read or written by this user: change its rights, or remove it")
+    is_new = not path.exists()
     try:
         connection.execute(f"ATTACH '{quoted(path)}' AS {alias} (BLOCK_SIZE {kind.block_bytes})")
     except duckdb.Error as error:
         if "Could not set lock" in str(error):
             raise FileLockedError(f"{path} is open in another process") from error
+        if has_no_room(error):
+            raise _full(path, error, is_new=is_new) from error
         raise _UnusableError(f"it does not open ({_first_line(error)})") from error
     try:
         _check_or_create(connection, alias, kind)
@@ -111,8 +115,17 @@ def _attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind:
         with contextlib.suppress(duckdb.Error):
             detach(connection, alias)
         if isinstance(error, duckdb.Error):
+            if has_no_room(error):
+                raise _full(path, error, is_new=is_new) from error
             raise _UnusableError(f"it cannot be read ({_first_line(error)})") from error
         raise
+
+
+def _full(path: Path, error: duckdb.Error, *, is_new: bool) -> StoreError:
+    """What there is stays where it is: it is good. Of a new file nothing stays."""
+    if is_new:
+        delete(path)
+    return store_error(path, error)
 
 
 def _check_or_create(connection: duckdb.DuckDBPyConnection, alias: str, kind: FileKind) -> None:

@@ -16,15 +16,23 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import duckdb
 
-from turnlog_schemas.events import SESSION
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.folding.rows import ENCODING, STORE_TABLES, Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.base.process_lives import process_lives
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind, FileLockedError
-from turnlog_workers.store.port import FoundRows, LoadedStream, Saved, StoreError, UnreadableStoreError, WantedRows
-from turnlog_workers.store.stream_rows import StreamWriter, load_messages, load_streams, look_up, unanswered, unfinished
+from turnlog_workers.store.duckdb_errors import store_error
+from turnlog_workers.store.port import (
+    FoundRows,
+    LoadedStream,
+    NoRoomError,
+    Saved,
+    StoreError,
+    UnreadableStoreError,
+    WantedRows,
+)
+from turnlog_workers.store.stream_rows import StreamWriter, load_whole, look_up, unanswered, unfinished
 from turnlog_workers.store.temp_directory import ScratchFolder
 
 log = logging.getLogger(__name__)
@@ -114,10 +122,7 @@ class StoreDirectory:
             try:
                 return function(*args, **kwargs)
             except duckdb.Error as error:
-                raise StoreError(
-                    f"DuckDB in {self._path}: {type(error).__name__}: {error}. Check the free disk space; "
-                    "the files may be deleted, they come back from the log"
-                ) from error
+                raise store_error(f"DuckDB in {self._path}", error) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
@@ -257,7 +262,7 @@ class DuckPartitionStore:
 
     async def load(self, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
         """Whole streams."""
-        return await self._read(_load, names)
+        return await self._read(load_whole, names)
 
     async def look_up(self, wanted: Sequence[WantedRows]) -> list[FoundRows]:
         """Rows of streams, many in one query."""
@@ -296,7 +301,7 @@ class DuckPartitionStore:
         try:
             return await self._run(lambda: function(self._cursor, *args, **kwargs))
         except StoreError as error:
-            if isinstance(error.__cause__, duckdb.Error):
+            if isinstance(error.__cause__, duckdb.Error) and not isinstance(error, NoRoomError):
                 raise UnreadableStoreError(str(error)) from error
             raise
 
@@ -383,18 +388,3 @@ class DuckPartitionStore:
                 database_files.detach(self._instance, self._alias)
         finally:
             database_files.forget(self.file)
-
-
-def _load(connection: duckdb.DuckDBPyConnection, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
-    streams = load_streams(connection, set(names))
-    histories = load_messages(connection, [stream for (kind, _), stream in streams.items() if kind == SESSION])
-    return {
-        name: LoadedStream(
-            state=stream.state,
-            history=histories.get(stream.stream_offset, []),
-            stream_offset=stream.stream_offset,
-            last_offset=stream.last_offset,
-            unknown_events=stream.unknown_events,
-        )
-        for name, stream in streams.items()
-    }

@@ -19,6 +19,10 @@ class StoreError(RuntimeError):
     """A store cannot be read or written. Nothing of the failed call is in it; the log has everything."""
 
 
+class NoRoomError(StoreError):
+    """The disk is full. What is there stays good, and the same call works once there is room."""
+
+
 class UnreadableStoreError(StoreError):
     """What is in a store cannot be read: if that goes on, it is to be rebuilt from the log."""
 

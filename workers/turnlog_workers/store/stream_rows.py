@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from turnlog_schemas.events import SESSION
 from turnlog_streams.folding.canonical import decode
 from turnlog_streams.folding.fold import (
     Folded,
@@ -42,7 +43,7 @@ from turnlog_streams.table_types import Table
 from turnlog_streams.turn import Answer
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.store import tables
-from turnlog_workers.store.port import FoundRows, Saved, WantedRows
+from turnlog_workers.store.port import FoundRows, LoadedStream, Saved, WantedRows
 
 #: Names in one statement: an index finds each of them.
 _NAMES = 200
@@ -151,6 +152,22 @@ def load_messages(
         if windows[row.stream_offset].holds(message):
             found[row.stream_offset].append(message)
     return found
+
+
+def load_whole(connection: duckdb.DuckDBPyConnection, names: Collection[StreamName]) -> dict[StreamName, LoadedStream]:
+    """Streams with the messages that are held of them."""
+    streams = load_streams(connection, set(names))
+    histories = load_messages(connection, [stream for (kind, _), stream in streams.items() if kind == SESSION])
+    return {
+        name: LoadedStream(
+            state=stream.state,
+            history=histories.get(stream.stream_offset, []),
+            stream_offset=stream.stream_offset,
+            last_offset=stream.last_offset,
+            unknown_events=stream.unknown_events,
+        )
+        for name, stream in streams.items()
+    }
 
 
 def _select_window(connection: duckdb.DuckDBPyConnection, stream_offset: int, held: Window) -> list[tuple[Any, ...]]:

@@ -7,8 +7,17 @@ from typing import Any
 
 import pytest
 
+from turnlog.cli.dead_letters import document_of, line_of
 from turnlog.client import dead_letters
-from turnlog.client.dead_letters import DeadLetter, DeadLetterReader, LetterFilter, letter_id, mark_headers, read_mark
+from turnlog.client.dead_letters import (
+    DeadLetter,
+    DeadLetterReader,
+    LetterFilter,
+    Mark,
+    letter_id,
+    mark_headers,
+    read_mark,
+)
 from turnlog.client.dead_letters import read_letter as read
 from turnlog.client.redriving import Prepared, Redrive
 from turnlog.errors import UsageError
@@ -246,3 +255,20 @@ def test_what_would_be_parked_again_is_sent_by_force_only(request_: dict[str, An
 def test_one_of_a_partition_that_is_gone_goes_to_one_that_is_there() -> None:
     found = replace(letter(value=b"garbage", key=None), partition=PARTITIONS + 1)
     assert prepared(found, force=True).partition == 1
+
+
+# ---- as people see them
+
+
+def test_a_line_says_what_it_is_and_what_was_done() -> None:
+    found = letter(code="undecidable")
+    assert line_of(found) == f"0@7 1970-01-01T00:00:01Z undecidable web-1 {found.size_bytes} bytes: a reason"
+    done = replace(found, cut="value", mark=Mark(kind="redriven", at_ms=5_000, sent_to="chat.requests[1]@3"))
+    assert "bytes [cut] [redriven at 1970-01-01T00:00:05Z to chat.requests[1]@3]: a reason" in line_of(done)
+    document = document_of(done)
+    assert (document["state"], document["decided_at"], document["sent_to"]) == (
+        "redriven",
+        "1970-01-01T00:00:05Z",
+        "chat.requests[1]@3",
+    )
+    assert "value" not in document

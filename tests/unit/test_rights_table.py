@@ -64,3 +64,15 @@ def test_a_principal_that_cannot_be_is_refused(wrong: str) -> None:
     done = CliRunner().invoke(app, ["acls", "print", "--principal", wrong])
     assert done.exit_code == EXIT_USAGE
     assert "ROLE=TYPE:NAME" in done.output
+
+
+def test_no_topic_is_forgotten() -> None:
+    settings = Settings()
+    used = {
+        name
+        for right in rights(settings)
+        for name in settings.topics.all
+        if right.role == "worker" and right.kind == "topic" and {"Read", "Write"} & set(right.operations)
+        if right.name == name or (right.prefixed and name.startswith(right.name))
+    }
+    assert used == set(settings.topics.all)

@@ -100,8 +100,9 @@ async def check_readiness(settings: "Settings") -> Check | None:
 
 
 def _readyz(url: str) -> tuple[bool, str]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(url, timeout=_READYZ_TIMEOUT_S) as answer:
+        with opener.open(url, timeout=_READYZ_TIMEOUT_S) as answer:
             return True, answer.read(1000).decode(errors="replace").strip()
     except urllib.error.HTTPError as error:
         return False, error.read(1000).decode(errors="replace").strip() or f"status {error.code}"

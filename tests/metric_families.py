@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from turnlog.serve.measured import HttpMetrics
 from turnlog.serve.open_streams import OpenStreams
+from turnlog_workers.observe.health import Health, HealthCollector
 from turnlog_workers.observe.materializer_metrics import MaterializerCollector, MaterializerNow
 from turnlog_workers.observe.turn_times import TurnMetrics
 from turnlog_workers.observe.watchdog import loop_delay
@@ -70,6 +71,7 @@ def gateway_families() -> Families:
 
 
 def _of(registry: CollectorRegistry) -> Families:
+    registry.register(HealthCollector(Health(hang_after_s=1)))  # the port does
     found = {}
     for family in text_string_to_metric_families(generate_latest(registry).decode()):
         if not family.name.endswith("_created"):

@@ -56,6 +56,8 @@ def test_a_process_is_live_before_it_is_ready(port: ObservationPort) -> None:
     assert get(port, "/readyz") == (503, "it is starting\n")
     port.health.not_ready = lambda: ""
     assert get(port, "/readyz") == (200, "ok\n")
+    assert "turnlog_live 1.0\n" in get(port, "/metrics")[1]
+    assert "turnlog_ready 1.0\n" in get(port, "/metrics")[1]
     assert get(port, "/metrics")[1].count('{partition="7"}') == 7
     assert get(port, "/else")[0] == 404
 
@@ -66,6 +68,7 @@ def test_a_loop_that_hangs_is_red_and_written_down_once(
     port.health.beat()
     clock.now = 11
     assert get(port, "/livez") == (503, "the main loop has not turned for 11 s\n")
+    assert "turnlog_live 0.0\n" in get(port, "/metrics")[1]
     port.service_actions()
     port.service_actions()
     assert caplog.text.count("it stands at") == 1

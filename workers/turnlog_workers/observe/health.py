@@ -1,7 +1,10 @@
 """Is this process alive, and does it do what it is for? Judged when somebody asks, so that a hung loop is noticed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 
 class Health:
@@ -39,3 +42,21 @@ class Health:
         if self.hung:
             return f"the main loop has not turned for {self.beat_age_s:.0f} s"
         return self.stalled
+
+
+class HealthCollector(Collector):
+    """The same for those who look at numbers."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def describe(self) -> list[Metric]:
+        """Nothing is asked before somebody scrapes."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """1: yes, 0: no."""
+        live = not self._health.not_live()
+        ready = live and not self._health.not_ready()
+        yield GaugeMetricFamily("turnlog_live", "1: /livez is green; 0: it is red.", value=float(live))
+        yield GaugeMetricFamily("turnlog_ready", "1: /readyz is green; 0: it is red.", value=float(ready))

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from turnlog_workers.base.errors import UsageError
-from turnlog_workers.observe.health import Health
+from turnlog_workers.observe.health import Health, HealthCollector
 
 log = logging.getLogger(__name__)
 _TEXT = "text/plain; charset=utf-8"
@@ -28,6 +28,7 @@ class ObservationPort(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, health: Health, registry: CollectorRegistry) -> None:
         self.address_family = AF_INET6 if ":" in host else AF_INET
         self.health, self.registry = health, registry
+        registry.register(HealthCollector(health))
         self._main = threading.get_ident()
         self._told = False
         try:

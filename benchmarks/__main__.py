@@ -168,7 +168,7 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
             else _LONG_SESSIONS
         )
     )
-    events, idle, kills = (2_000, 200, 1) if quick else (1_000_000, 100_000, 20)
+    events, idle, kills = (2_000, 200, 1) if quick else (1_000_000, 100_000, 12)
 
     def job(name: str, what: str, run: Callable[[Deployment], Any], *, partitions: int | None = 1, **sizes: int) -> Job:
         return Job(kind=_SCALE, name=name, what=what, run=run, partitions=partitions, sizes=sizes)
@@ -202,7 +202,7 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
         job(
             "start",
             "from a command line to work",
-            lambda to: starts.measure(builds, to, rounds=1 if quick else 5, say=_say),
+            lambda to: starts.measure(builds, to, rounds=1 if quick else 3, say=_say),
         ),
         job(
             "restart",

@@ -30,6 +30,7 @@ from benchmarks import (
     scale,
     starts,
     steady,
+    streams,
     takeover,
     throughput,
 )
@@ -66,6 +67,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one small run of each: does everything work?")
     parser.add_argument("--runs", type=int, help="of each case, one case after the other (default: 5)")
     parser.add_argument("--turns", type=int, help="of a throughput run (default: 6000)")
+    parser.add_argument("--streams", type=int, help="of the case streams (default: 2000)")
     parser.add_argument("--seconds", type=float, help="of a latency run (default: 20)")
     parser.add_argument(
         "--cases",
@@ -112,7 +114,8 @@ def _jobs(options: argparse.Namespace, sizes: Path) -> list[Job]:
         )
         for framing in ("avro", "json")
     ]
-    jobs += _scale_jobs(options.quick, options.against) + _table_jobs(options.quick) + _http_jobs(options.quick)
+    jobs += [*_scale_jobs(options.quick, options.against), _streams_job(options)]
+    jobs += [*_table_jobs(options.quick), *_http_jobs(options.quick)]
     if options.quick:
         jobs = [replace(job, partitions=min(job.partitions or _QUICK_PARTITIONS, _QUICK_PARTITIONS)) for job in jobs]
     return _chosen(jobs, options.cases)
@@ -212,6 +215,23 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
             kills=kills,
         ),
     ]
+
+
+def _streams_job(options: argparse.Namespace) -> Job:
+    few = options.quick
+    load = streams.Streams(
+        streams=options.streams or (10 if few else 2_000),
+        words=20 if few else 600,
+        delta_ms=33,
+        start_s=0.2 if few else 5.0,
+    )
+    return Job(
+        kind=_SCALE,
+        name="streams",
+        what="slow answers side by side",
+        run=lambda to: streams.measure(load, to),
+        sizes=asdict(load),
+    )
 
 
 def _http_jobs(quick: bool) -> list[Job]:

@@ -92,6 +92,15 @@ BARS = (
         most=0.85,
     ),
     Bar(
+        case="streams",
+        figure="wall_max",
+        what="{streams} answers of {words} words side by side, a word each {delta_ms} ms: the slowest, against what it "
+        "takes alone",
+        most=1.25,
+    ),
+    Bar(case="streams", figure="late_p99_ms", what="the same: a word after it was due, p99", most=250.0, unit="ms"),
+    Bar(case="streams", figure="worker_cores", what="the same: the worker's CPU", most=1.0, unit="cores"),
+    Bar(
         case="start",
         figure="up_ratio",
         what="`turnlog up` in an empty folder to the first answer, against {against}",

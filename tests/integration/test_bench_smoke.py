@@ -24,7 +24,7 @@ OF_HTTP = ("http-streams",)
 OF_TWO = ("speedup", "up_ratio", "worker_ratio")  #: against a build before
 if EVERY_ONE:
     OF_LOAD = (*OF_LOAD, "worker+materializer", "worker-scraped", "bare-sent", "bare-confirmed", "latency-avro")
-    OF_SCALE = (*OF_SCALE, "long-session", "idle", "start", "restart")
+    OF_SCALE = (*OF_SCALE, "long-session", "idle", "start", "restart", "streams")
 
 
 @pytest.mark.timeout(TIMEOUT_S + 30)

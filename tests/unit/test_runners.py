@@ -113,10 +113,11 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     real_sleep = asyncio.sleep
 
     async def sleep(delay: float) -> None:
-        asked.append(delay)
+        asked.append(round(delay, 6))
         await real_sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(playback, "_now", lambda: sum(asked))
     return asked
 
 
@@ -551,3 +552,12 @@ def test_the_sample_and_its_licence_are_in_the_wheel() -> None:
     notice = (ROOT / "turnlog/data/NOTICE").read_text()
     assert "Copyright (c) 2024 Sierra" in notice
     assert "THE SOFTWARE IS PROVIDED" in notice
+
+
+async def test_a_late_delta_delays_none_after_it(monkeypatch: pytest.MonkeyPatch, delays: list[float]) -> None:
+    pace = playback.Pace(0.4)
+    await pace.tick()
+    monkeypatch.setattr(playback, "_now", lambda: 1.0 + sum(delays))  # the loop was busy for a second
+    for _ in range(4):
+        await pace.tick()
+    assert delays == [0.4, 0.0, 0.0, 0.2, 0.4]

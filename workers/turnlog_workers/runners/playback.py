@@ -42,18 +42,29 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class Pace:
-    """How fast deltas come. Without a delay it still lets other sessions go on every few deltas."""
+    """How fast deltas come: each at its place in time, so that one that comes late delays none after it.
+
+    Without a delay it still lets other sessions go on every few deltas.
+    """
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
         self._count = 0
+        self._began = 0.0  #: by the event loop's clock
 
     async def tick(self) -> None:
         """Wait before the next delta."""
         self._count += 1
         if self._delay_s > 0:
-            await asyncio.sleep(self._delay_s)
+            now = _now()
+            if self._count == 1:
+                self._began = now
+            await asyncio.sleep(max(0.0, self._began + self._count * self._delay_s - now))
         elif self._count % _DELTAS_PER_LOOP_PASS == 0:
             await asyncio.sleep(0)
 

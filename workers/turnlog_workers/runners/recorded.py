@@ -89,9 +89,9 @@ class RecordedRunner(OfflineRunner):
         if (shown_text(turn.user_content) or "") != (shown_text(recorded.user.content) or ""):
             reason = f"{self._where(turn)}: the recording has another user message there"
             raise RunnerError("recording_mismatch", reason, retryable=False)
-        pace = Pace(self._options.delta_ms / 1000)
         for step in recorded.steps[resume_position(turn, recorded.steps) :]:
             if isinstance(step, AssistantMessage):
+                pace = Pace(self._options.delta_ms / 1000)
                 for piece in text_pieces(step.content):
                     await pace.tick()
                     yield TextDelta(text=piece)

@@ -196,13 +196,13 @@ class ScriptRunner(OfflineRunner):
             plan = with_client_calls(plan, turn.client_tools, self._options)
         start = resume_position(turn, plan.steps)
         open_calls = open_calls_of(turn, plan.steps[start:])
-        pace = Pace(self._options.delta_ms / 1000)
         await self._reach("start", turn)
         for position, step in enumerate(plan.steps[start:], start=start):
             if isinstance(step, ToolResult):
                 yield await self._run_tool(turn, open_calls[0], step, tool_number(plan.steps, position))
                 open_calls = open_calls[1:]
                 continue
+            pace = Pace(self._options.delta_ms / 1000)  # from here on: what a tool took is not caught up with
             is_last = position == len(plan.steps) - 1
             if is_last:
                 for piece in words(plan.reasoning):

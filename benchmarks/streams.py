@@ -1,0 +1,149 @@
+"""Slow answers side by side on one worker: how much they cost, and how late their words come.
+
+Each session's model says a word each so many milliseconds. A word is due at its place in the answer, counted from the
+stream's first word; what counts is when this reader has it. Reader, broker and worker share the machine.
+"""
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.deployment import WORKER, Deployment
+from benchmarks.latency import percentile
+from benchmarks.load import Broker, Request
+from benchmarks.meter import foreign_cores, load_average, used
+from turnlog_schemas.codec import Codec
+from turnlog_schemas.commands import Chat, RequestHeader
+from turnlog_schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
+from turnlog_schemas.parts import text_content
+from turnlog_schemas.registry import COMMANDS, FRAMES
+from turnlog_streams.topics import partition_of
+
+_STALLED_S = 60.0
+_POLL_S = 0.1
+_MOST_TIMES_IDEAL = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """How many answers, how long, how fast."""
+
+    streams: int
+    words: int
+    delta_ms: int
+    start_s: float  #: they begin within so many seconds
+
+    @property
+    def ideal_s(self) -> float:
+        """What an answer takes where nothing is in its way."""
+        return self.words * self.delta_ms / 1000
+
+
+@dataclass(slots=True)
+class _Stream:
+    began: float = 0.0  #: the first word
+    ended: float = 0.0
+    words: int = 0
+    frames: int = 0
+
+
+@dataclass(slots=True)
+class _Seen:
+    streams: dict[str, _Stream]
+    word_s: float
+    late: list[tuple[float, int]] = field(default_factory=list)  #: of each frame: its oldest word, and how many it has
+    bad: list[str] = field(default_factory=list)
+    ended: int = 0
+
+    def delta(self, request_id: str, text: str, now: float) -> None:
+        stream = self.streams[request_id]
+        if not stream.frames:
+            stream.began = now
+        words = text.count(" ")
+        self.late.append((now - stream.began - stream.words * self.word_s, words))
+        stream.words += words
+        stream.frames += 1
+
+    def end(self, request_id: str, frame: Any, now: float, words: int) -> None:
+        stream = self.streams[request_id]
+        if not isinstance(frame, TurnCompleted) or stream.ended or stream.words != words:
+            self.bad.append(f"{request_id}: {type(frame).__name__} after {stream.words} of {words} words")
+        stream.ended = now
+        self.ended += 1
+
+
+async def measure(load: Streams, deployment: Deployment) -> dict[str, Any]:
+    """One run, default settings. Raises ``RuntimeError`` if a word is lost, doubled or behind its turn's end."""
+    with deployment.process("worker", WORKER):
+        async with Broker(deployment.settings) as broker:
+            return await _drive(load, deployment, broker)
+
+
+def _requests(load: Streams, name: str, count: int, partitions: int) -> list[Request]:
+    codec, text = Codec(COMMANDS), "".join(f"word{number:04d} " for number in range(load.words))
+    chat = Chat(content=text_content(text), model=f"echo:?delta_ms={load.delta_ms}")
+    made = []
+    for index in range(count):
+        session_id = request_id = f"{name}-{index:05d}"
+        value = codec.encode(RequestHeader(request_id=request_id, session_id=session_id), chat)
+        key = session_id.encode()
+        made.append(Request(request_id=request_id, partition=partition_of(key, partitions), key=key, value=value))
+    return made
+
+
+async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[str, Any]:
+    settings = deployment.settings
+    made = _requests(load, f"streams-{uuid.uuid4().hex[:6]}", load.streams, settings.partitions)
+    seen = _Seen({request.request_id: _Stream() for request in made}, load.delta_ms / 1000)
+    broker.consumer.assign(broker.tps(settings.topics.replies))
+    await broker.consumer.seek_to_beginning()
+    reading = asyncio.create_task(_read(broker, seen, load.words))
+    meter = deployment.meter()
+    load_before, before = load_average(), meter.read()
+    try:
+        began = time.monotonic()
+        for index, request in enumerate(made):
+            await asyncio.sleep(max(0.0, began + index * load.start_s / len(made) - time.monotonic()))
+            await broker.send(request)
+        deadline = time.monotonic() + _MOST_TIMES_IDEAL * load.ideal_s + _STALLED_S
+        while seen.ended < len(made) and time.monotonic() < deadline:
+            if reading.done():
+                await reading
+            deployment.check_alive()
+            await asyncio.sleep(_POLL_S)
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    after = meter.read()
+    if seen.bad or seen.ended != len(made):
+        raise RuntimeError(f"{seen.ended} of {len(made)} streams ended; not as they must: {seen.bad[:5]}")
+    words, cpu_s = load.streams * load.words, used(before, after)["worker"]
+    walls = sorted((stream.ended - stream.began) / load.ideal_s for stream in seen.streams.values())
+    late_ms = sorted(1000 * (oldest - word * seen.word_s) for oldest, many in seen.late for word in range(many))
+    return {
+        "wall_p50": percentile(walls, 50),
+        "wall_max": walls[-1],
+        "late_p50_ms": percentile(late_ms, 50),
+        "late_p99_ms": percentile(late_ms, 99),
+        "cpu_us_per_word": 1e6 * cpu_s / words,
+        "worker_cores": cpu_s / (after.at_s - before.at_s),
+        "words_per_frame": words / len(seen.late),
+        "load_average": [round(load_before, 2), round(load_average(), 2)],
+        "foreign_cores": foreign_cores(before, after),
+    }
+
+
+async def _read(broker: Broker, seen: _Seen, words: int) -> None:
+    decode = Codec(FRAMES).decode
+    while True:
+        found = await broker.consumer.getmany(timeout_ms=1000)
+        now = time.monotonic()
+        for records in found.values():
+            for record in records:
+                header, frame = decode(record.value)
+                if isinstance(frame, TextDelta):
+                    seen.delta(header.request_id, frame.text, now)
+                elif isinstance(frame, TERMINAL_FRAMES):
+                    seen.end(header.request_id, frame, now, words)

@@ -17,7 +17,7 @@ PROCESSES ?= 4
 # our modules and the tests' again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test pictures clients check format bench bench-smoke faults seeds http-faults export-faults rebuild-faults fuzz fuzz-runners model lock audit release-check clean
+.PHONY: help setup demo test pictures clients check format bench bench-smoke faults seeds http-faults export-faults rebuild-faults fuzz fuzz-runners model lock audit release-check upgrade-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ audit: $(READY) ## Ask for known vulnerabilities of requirements.lock, and write
 
 release-check: $(READY) ## Build sdist and wheel, and try them
 	@scripts/release-check.sh
+
+upgrade-check: $(READY) ## Restart workers one by one under load, from the last release to this build and back (ARGS="--old COMMIT")
+	@$(BIN)/python -m tests.upgrade_check $(ARGS)
 
 clean: ## Remove the environment and all caches (not turnlog-data)
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

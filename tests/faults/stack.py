@@ -34,6 +34,7 @@ DRAIN_S = 200.0
 WEAK_DRAIN_S = 15.0  #: whoever lacks a defence may never come to an end
 QUIET_S = 2.0
 _CRASH_S = 60.0
+_REPLACED_S = 120.0  #: one of another build does its imports itself, beside the load
 #: How long a paused worker stays away: past the session timeout of 2 s, so that others have claimed its partitions.
 PAUSE_S = 4.0
 IDLE_S = 0.5  #: then a session leaves memory: while its user thinks, or its turn waits for an owner
@@ -42,6 +43,17 @@ _ROUND_S = 1.0
 _RESET_EVERY_S = 0.7
 _LOOK_S = 0.01
 _POLL_S = 0.1
+#: A worker of the packages in the folder that is its argument, and of no others.
+_OF_ANOTHER_BUILD = """
+import sys
+folder = sys.argv.pop()
+sys.path.insert(0, folder)
+import turnlog_workers
+from turnlog.cli import main
+assert turnlog_workers.__file__.startswith(folder), turnlog_workers.__file__
+sys.argv[:] = ["turnlog", "worker"]
+main()
+"""
 
 
 @dataclass(slots=True)
@@ -90,6 +102,7 @@ class Stack:
         self._drained = True
         self._requests_topic_id = ""
         self.weaken = weaken  #: the weakness that its workers have (see ``weakened_worker``), if any
+        self.older: Path | None = None  #: the folder of another build, which workers are started of; ``None``: ours
         self._drain_s = WEAK_DRAIN_S if weaken else DRAIN_S
         self._began = time.monotonic()
 
@@ -106,6 +119,8 @@ class Stack:
         name = f"w{slot}" if slot == KEEPS_ITS_NAME else f"w{slot}.{self._incarnations[slot]}"
         weak = self.weaken is not None
         argv = ["-m", "tests.faults.weakened_worker"] if weak else ["-m", "turnlog", "worker"]
+        if self.older is not None:
+            argv = ["-c", _OF_ANOTHER_BUILD, str(self.older)]
         worker = self.deployment.run(
             name,
             [sys.executable, *argv],
@@ -121,6 +136,14 @@ class Stack:
         self._workers[slot : slot + 1] = [worker]
         self.tell(f"{name} (process {worker.pid}) starts {crash_at}")
         return worker
+
+    async def replace(self, slot: int) -> None:
+        """What a rolling restart does to a worker: SIGTERM, its end, and another one that serves."""
+        worker = self._workers[slot]
+        worker.signal(signal.SIGTERM)
+        await self._ended(worker)
+        another = self.start_worker(slot)
+        await eventually(lambda: another.ready, f"{another.name} is ready", _REPLACED_S)
 
     def start_materializer(self, crash_at: str = "") -> Process:
         way = self.broker.links["materializer"].address

@@ -157,6 +157,7 @@ def _rows_of_rounds(options: argparse.Namespace, found: dict[str, Any]) -> list[
         {"what": "workers paused past their session timeout (zombies)", "count": found["zombies"]},
         {"what": "materializers killed in the middle of a commit", "count": found["materializer_kills"]},
         {"what": "brokers killed and started again under load", "count": found["broker_restarts"]},
+        {"what": "workers that joined and left, one after the other (rebalances)", "count": found["guests"]},
         *(
             {"what": f"links between a process and the broker: {fault}", "count": count}
             for fault, count in found["link_faults"].items()

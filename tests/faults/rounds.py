@@ -16,6 +16,7 @@ from tests.faulty_link import LinkFault
 
 KILLS_AT_POINTS = 14  #: in a round, by two slots, each after one kill anywhere
 KILLS_ANYWHERE = 4  #: in the third slot meanwhile
+GUESTS = 4
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class Round:
     takeovers_s: list[float] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     link_faults: dict[str, int] = field(default_factory=dict)
+    guests: int = 0
 
 
 async def run_round(broker: FaultBroker, folder: Path, seed: str, number: int) -> Round:
@@ -69,6 +71,7 @@ async def run_round(broker: FaultBroker, folder: Path, seed: str, number: int) -
         takeovers_s=[round(seconds, 2) for seconds in outcome.takeovers_s],
         bad=bad[:50],
         link_faults=dict(outcome.link_faults),
+        guests=outcome.guests,
     )
 
 
@@ -85,6 +88,7 @@ async def a_round(stack: Stack, number: int) -> None:
         _beside_the_workers(stack),
     )
     await stack.claim_all_partitions()
+    await stack.storm(GUESTS)
     await asyncio.gather(stack.zombie(2), stack.break_link("w1", stack.chance.choice(list(LinkFault))))
     for _ in range(2 if number % 3 == 0 else 1):
         await stack.restart_broker()
@@ -121,6 +125,7 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
         "broker_restarts": sum(each.broker_restarts for each in rounds),
         "materializer_kills": sum(each.materializer_kills for each in rounds),
         "link_faults": link_faults,
+        "guests": sum(each.guests for each in rounds),
         "foreign_claims": sum(each.foreign_claims for each in rounds),
         "turns": sum(each.turns for each in rounds),
         "requests": sum(each.requests for each in rounds),

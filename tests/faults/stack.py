@@ -66,6 +66,7 @@ class Outcome:
     materializer_kills: int = 0
     foreign_claims: int = 0
     link_faults: dict[str, int] = field(default_factory=dict)  #: by what was wrong
+    guests: int = 0  #: workers that joined and left
     points: dict[str, int] = field(default_factory=dict)  #: kills by the point where they happened
     missed: list[str] = field(default_factory=list)  #: points that were not reached
     turns: int = 0
@@ -308,6 +309,19 @@ class Stack:
                 f"{process.name}, whose link had a fault ({fault}), ended with {process.exit_code}: "
                 f"{process.log[-1500:]}"
             )
+
+    async def storm(self, count: int) -> None:
+        """Workers that join and leave for good, one after the other, as quickly as they can."""
+        for number in range(count):
+            name = f"guest.{number}"
+            guest = self.deployment.worker(
+                name, script_journal=str(self.journal), max_takeovers="1000", fast_model=SUMMARY_MODELS[0]
+            )
+            await self.ready(guest)
+            self.tell(f"{name} has joined, and leaves")
+            guest.signal(signal.SIGTERM)
+            await self._ended(guest)
+            self.outcome.guests += 1
 
     async def restart_broker(self) -> None:
         """kill -9 of the broker and a start on its data."""

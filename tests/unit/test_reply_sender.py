@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
     KafkaStorageError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -51,6 +53,12 @@ class Producer:
     refuse: Callable[[str, list[bytes]], None] = lambda topic, values: None
     stored: list[tuple[str, int, bytes]] = field(default_factory=list)
     asked: int = 0
+    starts: bool = True
+    stopped: bool = False
+
+    async def start(self) -> None:
+        if not self.starts:
+            raise KafkaConnectionError
 
     @property
     def client(self) -> Any:
@@ -78,7 +86,7 @@ class Producer:
         return stored
 
     async def stop(self) -> None:
-        """Nothing is open."""
+        self.stopped = True
 
 
 @pytest.fixture(autouse=True)
@@ -234,3 +242,19 @@ async def test_who_cannot_ask_for_topics_hears_it() -> None:
     sender._producer = None
     with pytest.raises(LogError):
         await sender.look_for_topics()
+
+
+async def test_a_producer_whose_sending_ended_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka's ends when a connection is reset at the wrong moment; all that it is given fails from then on."""
+
+    def fail(topic: str, values: list[bytes]) -> None:
+        raise KafkaError("Unexpected error during batch delivery")
+
+    broken, fresh = Producer(refuse=fail), Producer()
+    sender, made = sender_of(broken), [Producer(starts=False), fresh]
+    monkeypatch.setattr(sender, "_new_producer", lambda: made.pop(0))
+    sent = [sender.put(REPLIES, partition, b"s", b"frame", []) for partition in range(3)]
+    await eventually(lambda: all(each.stored() for each in sent), "the next producer has them")
+    assert len(fresh.stored) == 3
+    assert not made
+    assert broken.stopped

@@ -63,6 +63,7 @@ class ReplySender:
         self._now_ms = now_ms
         self._codec = codec or Codec(FRAMES)
         self._producer: AIOKafkaProducer | None = None
+        self._replacing = asyncio.Lock()
         self._lanes: dict[tuple[str, int], Lane] = {}  #: those with frames
         self._draining: set[asyncio.Task[None]] = set()
         self._counts: dict[str, int] = {}  #: partitions, of every topic that the broker told last
@@ -77,7 +78,12 @@ class ReplySender:
 
     async def start(self) -> None:
         """Connect. Raises ``KafkaError`` or ``TimeoutError``."""
-        self._producer = AIOKafkaProducer(
+        self._producer = self._new_producer()
+        async with asyncio.timeout(self._settings.startup_timeout_s):
+            await self._producer.start()
+
+    def _new_producer(self) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
             **client_options(self._settings, "turnlog-replies"),
             acks=1,
             linger_ms=0,
@@ -85,8 +91,27 @@ class ReplySender:
             max_request_size=16 * _BATCH_BYTES,
             request_timeout_ms=int(self._settings.append_timeout_s * 1000),
         )
-        async with asyncio.timeout(self._settings.startup_timeout_s):
-            await self._producer.start()
+
+    async def _replace(self, broken: AIOKafkaProducer | None) -> None:
+        """Go on with a new producer, if it is still that one. If none can be started, the next failure tries again."""
+        async with self._replacing:
+            if broken is None or self._producer is not broken or self._stopped:
+                return
+            fresh = self._new_producer()
+            try:
+                async with asyncio.timeout(self._settings.append_timeout_s):
+                    await fresh.start()
+            except (KafkaError, OSError) as error:  # a timeout is one, too
+                log.warning("the reply producer is broken, and a new one does not start: %s", type(error).__name__)
+                broken = fresh
+            else:
+                self._producer = fresh
+                log.warning("the reply producer was broken; another one goes on")
+        try:
+            async with asyncio.timeout(self._settings.append_timeout_s):
+                await broken.stop()
+        except Exception as error:  # whatever broke it may be told again
+            log.info("the broken reply producer did not stop in order: %s", type(error).__name__)
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Send what waits (bounded), then disconnect."""
@@ -242,11 +267,14 @@ class ReplySender:
             batch = [frame for frame in batch if frame.on_its_way()]
             if not batch:
                 return
+        producer = self._producer
         try:
-            rest = await self._produce(lane, batch)
+            rest = await self._produce(producer, lane, batch)
         except BaseException as error:
             if was_cancelled(error):
                 raise
+            if type(error) is KafkaError:  # aiokafka's sending ended, on a connection reset: it fails from now on
+                await self._replace(producer)
             await self._failed(lane, batch, error)
         else:
             lane.queue.extendleft(reversed(rest))
@@ -281,11 +309,13 @@ class ReplySender:
         for queued in waiting:
             self._put(lane.topic, partition_of(queued.key, count), queued)
 
-    async def _produce(self, lane: Lane, batch: Sequence[SentFrame]) -> list[SentFrame]:
+    async def _produce(
+        self, producer: AIOKafkaProducer | None, lane: Lane, batch: Sequence[SentFrame]
+    ) -> list[SentFrame]:
         """One produce; what did not fit comes back."""
-        if self._producer is None:
+        if producer is None:
             raise TimeoutError
-        builder = self._producer.create_batch()
+        builder = producer.create_batch()
         taken = 0
         for queued in batch:
             self.joined += queued.make()
@@ -296,7 +326,7 @@ class ReplySender:
         if taken == 0:
             raise RecordTooLargeError(f"a frame of {len(batch[0].value)} bytes is too large to send")
         async with asyncio.timeout(self._settings.append_timeout_s + _BEYOND_THE_CLIENT_S):
-            await (await self._producer.send_batch(builder, lane.topic, partition=lane.partition))
+            await (await producer.send_batch(builder, lane.topic, partition=lane.partition))
         return list(batch[taken:])
 
     def _give_up(self, frames: Iterable[SentFrame], reason: str = "too many frames wait") -> None:

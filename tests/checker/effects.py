@@ -59,7 +59,10 @@ def _decisions(view: LogView, seen: SeenFrame) -> list[Decision]:
 
 
 def _attempts(view: LogView) -> Iterator[Anomaly]:
-    """Frames of one attempt of one owner: numbered without gaps, nothing new after the terminal one."""
+    """Frames of one attempt of one owner: numbered without gaps, nothing new after the terminal one.
+
+    Where the broker or the way there failed, what was not acknowledged may come late, and a second time.
+    """
     next_seq: dict[tuple[str, int, int], int] = defaultdict(int)
     ended: set[tuple[str, int, int]] = set()
     for seen in view.history.frames:
@@ -69,7 +72,8 @@ def _attempts(view: LogView) -> Iterator[Anomaly]:
         key = header.turn_id, header.epoch, header.attempt
         where = f"{seen.topic}[{seen.partition}]@{seen.offset}, turn {header.turn_id}, attempt {header.attempt}"
         terminal = isinstance(seen.frame, fr.TERMINAL_FRAMES)
-        if not terminal and key in ended:
+        late = view.history.frames_may_be_lost and header.frame_seq < next_seq[key]
+        if not terminal and key in ended and not late:
             text = f"{type(seen.frame).__name__} {header.frame_seq}"
             yield Anomaly(kind="frame after the terminal one", where=where, text=text)
         if header.frame_seq > next_seq[key] and not view.history.frames_may_be_lost:

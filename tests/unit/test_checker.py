@@ -387,6 +387,12 @@ def broker_lost_frames(d: Draft) -> None:
     d.frames_may_be_lost = True
 
 
+def frames_came_late(d: Draft) -> None:
+    """What was not acknowledged is there all the same, behind what was sent again."""
+    d.frames.append(d.frames[frame_of(d, fr.TextDelta)])
+    d.frames_may_be_lost = True
+
+
 def channel_asked(d: Draft) -> None:
     """A lifecycle request, and a look at what came of it."""
     d.request("rotate", "l1", "c")
@@ -419,6 +425,7 @@ def session_asked(d: Draft) -> None:
         unreadable_and_said_so,
         woke_up_late,
         broker_lost_frames,
+        frames_came_late,
         channel_asked,
         session_asked,
     ],

@@ -97,19 +97,20 @@ class ReplySender:
         async with self._replacing:
             if broken is None or self._producer is not broken or self._stopped:
                 return
+            ended: Any = broken
             fresh = self._new_producer()
             try:
                 async with asyncio.timeout(self._settings.append_timeout_s):
                     await fresh.start()
             except (KafkaError, OSError) as error:  # a timeout is one, too
                 log.warning("the reply producer is broken, and a new one does not start: %s", type(error).__name__)
-                broken = fresh
+                ended = fresh
             else:
                 self._producer = fresh
                 log.warning("the reply producer was broken; another one goes on")
         try:
             async with asyncio.timeout(self._settings.append_timeout_s):
-                await broken.stop()
+                await ended.stop()
         except Exception as error:  # whatever broke it may be told again
             log.info("the broken reply producer did not stop in order: %s", type(error).__name__)
 

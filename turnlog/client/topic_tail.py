@@ -6,7 +6,7 @@ there too (read uncommitted, as the product reads). Memory is bounded by one fet
 
 import re
 from collections.abc import AsyncGenerator, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,7 +64,7 @@ class Filter:
     session: str | None = None
     types: Collection[str] = ()  #: as they are named, or in snake case
     channel: str | None = None
-    members: set[str] | None = None  #: ids of the channel's sessions that are known; it learns more
+    members: set[str] = field(default_factory=set)  #: ids of the channel's sessions that are known; it learns more
 
     def __post_init__(self) -> None:
         """Types are compared in snake case."""
@@ -81,7 +81,6 @@ class Filter:
         return not self.types or type_of(payload) in self.types
 
     def _of_channel(self, header: Any, payload: Any, kind: str, subject: str) -> bool:
-        self.members = set() if self.members is None else self.members
         if kind == "channel":
             opened = getattr(payload, "session_id", None)
             if subject == self.channel and opened:

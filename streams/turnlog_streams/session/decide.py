@@ -102,11 +102,18 @@ def decide(session: Session, command: SessionCommand, policy: Policy, found: Fou
             assert_never(command)
 
 
-def _accept_chat(session: Session, command: AcceptChat, policy: Policy, found: Found) -> list[Fact]:
+def _asked_again(
+    session: Session, command: AcceptChat | Archive | Hide | Update | Cancel, found: Found
+) -> list[Fact] | None:
+    """What a request whose id was used before leads to: nothing where it is the same one. ``None``: it is new."""
     if known_answer(session, command.request_id, command.command_hash, found) is not None:
         return []
-    if is_used(session, command.request_id, found):
-        return [conflict(command)]
+    return [conflict(command)] if is_used(session, command.request_id, found) else None
+
+
+def _accept_chat(session: Session, command: AcceptChat, policy: Policy, found: Found) -> list[Fact]:
+    if (again := _asked_again(session, command, found)) is not None:
+        return again
     before, chat = session, command.chat
     facts = opening(session, command)
     for fact in facts:
@@ -208,11 +215,8 @@ def _refuse(session: Session, command: Refuse, found: Found) -> list[Fact]:
 
 
 def _archive(session: Session, command: Archive, found: Found) -> list[Fact]:
-    if known_answer(session, command.request_id, command.command_hash, found) is not None:
-        return []
-    if is_used(session, command.request_id, found):
-        return [conflict(command)]
-    return archive_on_request(session, command)
+    again = _asked_again(session, command, found)
+    return archive_on_request(session, command) if again is None else again
 
 
 def _start(
@@ -232,15 +236,13 @@ def _start(
 
 
 def _hide(session: Session, command: Hide, found: Found) -> list[Fact]:
-    if known_answer(session, command.request_id, command.command_hash, found) is not None:
-        return []
-    return [conflict(command)] if is_used(session, command.request_id, found) else hide(session, command, found)
+    again = _asked_again(session, command, found)
+    return hide(session, command, found) if again is None else again
 
 
 def _update(session: Session, command: Update, policy: Policy, found: Found) -> list[Fact]:
-    if known_answer(session, command.request_id, command.command_hash, found) is not None:
-        return []
-    return [conflict(command)] if is_used(session, command.request_id, found) else update(session, command, policy)
+    again = _asked_again(session, command, found)
+    return update(session, command, policy) if again is None else again
 
 
 def _start_next(session: Session, policy: Policy) -> list[Fact]:
@@ -268,10 +270,8 @@ def _end_failed(session: Session, turn: Turn, failed: ev.TurnFailed, policy: Pol
 
 
 def _cancel(session: Session, command: Cancel, policy: Policy, found: Found) -> list[Fact]:
-    if known_answer(session, command.request_id, command.command_hash, found) is not None:
-        return []
-    if is_used(session, command.request_id, found):
-        return [conflict(command)]
+    if (again := _asked_again(session, command, found)) is not None:
+        return again
     turn = session.turns.get(command.turn_id or session.running or "")
     if turn is None:
         which = f"turn {command.turn_id}" if command.turn_id else "running turn"

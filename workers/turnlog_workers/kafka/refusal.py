@@ -37,7 +37,7 @@ def refusal(settings: Settings) -> str | None:
     """What is wrong with our login or TLS, and what to do; ``None``: nothing that could be found in two seconds.
 
     Blocks for as long, and before it while a token is asked for; may be called in a thread with a loop that runs.
-    Raises ``SettingsError`` and ``OSError`` for files that cannot be read.
+    Raises ``SettingsError``, also for files that cannot be read.
     """
     if settings.security_protocol == "PLAINTEXT":
         return None

@@ -18,6 +18,7 @@ from turnlog_schemas.registry import FRAMES
 from turnlog_streams.reply import Reply
 from turnlog_workers.base.config import Settings
 from turnlog_workers.kafka.record_sender import KafkaRecordSender
+from turnlog_workers.kafka.reply_lane import WaitingDelta
 from turnlog_workers.kafka.reply_sender import ReplySender
 from turnlog_workers.shard.frame_sender import FrameSender
 
@@ -205,3 +206,13 @@ async def test_any_interleaving_says_the_same_text_in_order_before_each_frame(se
             else:
                 heard += "!." if isinstance(frame, fr.RequestRefused) else "-."
         assert heard == said[number]
+
+
+def test_a_delta_that_cannot_be_made_is_not_sent_empty() -> None:
+    def refuse(text: str) -> Any:
+        raise ValueError(text)
+
+    delta = WaitingDelta(b"s", "half", refuse, limit_bytes=100)
+    for _ in range(2):  # in a batch, and then alone
+        with pytest.raises(ValueError, match="half"):
+            delta.make()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from turnlog.cli.exits import explain
-from turnlog_workers.base import logs
+from turnlog_workers.base import logs, model_servers
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.model_servers import KEY_VARIABLES, MAX_SERVERS, KeySource, KeyUnavailableError, key_of
 from turnlog_workers.base.settings_check import SettingsError, check_models
@@ -142,3 +142,9 @@ def test_a_key_that_was_read_is_taken_out_of_every_line(monkeypatch: pytest.Monk
 )
 def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(headers, now=100.0) == seconds
+
+
+def test_settings_that_hold_no_secret_are_not_hidden() -> None:
+    variables = {f"TURNLOG_{name}".upper(): field for name, field in Settings.model_fields.items()}
+    plain = {name for name, field in variables.items() if "Secret" not in str(field.annotation)}
+    assert {name for name in plain if model_servers._SECRET_NAME.search(name)} <= model_servers.NO_SECRETS

@@ -56,6 +56,16 @@ def test_the_log_has_it_once_and_again_when_it_is_another_or_old(
     ]
 
 
+def test_the_moment_of_the_last_one_outlives_processes_that_publish_nothing(tmp_path: Path) -> None:
+    clock = Clock()
+    Publications(tmp_path, clock=clock, now=clock).succeeded(TARGET)
+    for _ in range(3):
+        clock.now += 100
+        publications = Publications(tmp_path, clock=clock, now=clock)
+        publications.failed(TARGET, "no room")
+        assert publications.fresh_at == 1000.0
+
+
 def test_health_suffers_when_it_lasts(tmp_path: Path) -> None:
     clock = Clock()
     publications = Publications(tmp_path, clock=clock, now=clock)

@@ -25,6 +25,7 @@ from turnlog_streams.reply import Reply
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError
+from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.kafka import reply_lane
 from turnlog_workers.kafka.reply_sender import ReplySender
 from turnlog_workers.shard.reply_watermark import Replied
@@ -252,7 +253,15 @@ async def test_a_producer_whose_sending_ended_is_replaced_once(monkeypatch: pyte
 
     broken, fresh = Producer(refuse=fail), Producer()
     sender, made = sender_of(broken), [Producer(starts=False), fresh]
-    monkeypatch.setattr(sender, "_new_producer", lambda: made.pop(0))
+
+    def new_producer() -> Producer:
+        if not tried:
+            tried.append("a secret's file is being replaced")
+            raise SettingsError(tried[0])
+        return made.pop(0)
+
+    tried: list[str] = []
+    monkeypatch.setattr(sender, "_new_producer", new_producer)
     sent = [sender.put(REPLIES, partition, b"s", b"frame", []) for partition in range(3)]
     await eventually(lambda: all(each.stored() for each in sent), "the next producer has them")
     assert len(fresh.stored) == 3

@@ -1,13 +1,15 @@
 """Tokens of a token endpoint: asked for once, renewed in time, within bounds, and no secret in any sentence."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.token_server import CLIENT_SECRET, TokenServer
 from turnlog_workers.base.config import Settings
-from turnlog_workers.kafka.login import sasl_token
+from turnlog_workers.base.settings_check import SettingsError
+from turnlog_workers.kafka.login import TokenProvider, sasl_token
 from turnlog_workers.kafka.refusal import refusal
 from turnlog_workers.kafka.token_endpoint import TokenEndpoint, TokenEndpointError
 
@@ -50,6 +52,32 @@ def test_a_token_is_asked_for_once_and_again_before_it_runs_out(server: TokenSer
     assert tokens.token() == "third"
     clock.now += 239
     assert tokens.token() == "third"  # no life was said
+
+
+async def test_a_secret_that_cannot_be_read_for_a_moment_ends_nothing(server: TokenServer, tmp_path: Path) -> None:
+    clock, file = Clock(), tmp_path / "secret"
+
+    def secret() -> str:
+        if not file.exists():
+            raise SettingsError("the file is not there")
+        return file.read_text()
+
+    tokens = TokenEndpoint(server.url, "me", secret, now=lambda: clock.now, sleep=clock.sleep)
+    with pytest.raises(SettingsError):
+        tokens.token()
+    file.write_text(CLIENT_SECRET)
+    first = tokens.token()
+    file.unlink()
+    clock.now += 81
+    assert tokens.token() == first, "it is valid for some time"
+    settings = Settings(
+        bootstrap_server="kafka:9092",
+        security_protocol="SASL_SSL",
+        sasl_mechanism="OAUTHBEARER",
+        sasl_token_file=str(tmp_path / "token"),
+    )
+    with pytest.raises(TokenEndpointError, match="cannot be read"):  # as a client that runs hears it: try again
+        await TokenProvider(settings).token()
 
 
 @pytest.mark.parametrize("failure", FAILURES)

@@ -37,8 +37,14 @@ Partitions = Annotated[
     list[int] | None,
     typer.Option("--partition", metavar="NUMBER", min=0, help="Only this partition of the requests; may be repeated."),
 ]
-Since = Annotated[datetime | None, typer.Option("--since", help="Only those parked at or after this time (UTC).")]
-Before = Annotated[datetime | None, typer.Option("--before", help="Only those parked before this time (UTC).")]
+#: As typer reads them, and as they are printed.
+_MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
+Since = Annotated[
+    datetime | None, typer.Option("--since", formats=_MOMENTS, help="Only those parked at or after this time (UTC).")
+]
+Before = Annotated[
+    datetime | None, typer.Option("--before", formats=_MOMENTS, help="Only those parked before this time (UTC).")
+]
 Limit = Annotated[int, typer.Option("--limit", min=0, help="Maximum number of them; 0: all.")]
 Every = Annotated[bool, typer.Option("--all", help="All that wait.", show_default=False)]
 

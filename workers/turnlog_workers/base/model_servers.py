@@ -19,6 +19,8 @@ MAX_KEY_BYTES = 16 * 1024  #: some keys are signed tokens
 KEY_VARIABLES = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY", "google": "GOOGLE_API_KEY"}
 _SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+#: Settings whose names end as if they held a key.
+NO_SECRETS = frozenset(("TURNLOG_USER_METADATA_KEY", "TURNLOG_HTTP_MAX_STREAMS_PER_KEY"))
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_ID)?$", re.IGNORECASE)
 
 
@@ -92,7 +94,7 @@ def _both(variable: str) -> str:
 
 def secrets_in_environment() -> list[str]:
     """The values of all variables whose names say that they hold a key or the like."""
-    return [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
+    return [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and name not in NO_SECRETS]
 
 
 class HttpServer(BaseModel):

@@ -9,7 +9,7 @@ from aiokafka.abc import AbstractTokenProvider
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import keep_secret
 from turnlog_workers.base.settings_check import SettingsError
-from turnlog_workers.kafka.token_endpoint import TokenEndpoint
+from turnlog_workers.kafka.token_endpoint import TokenEndpoint, TokenEndpointError
 
 _MAX_SECRET_BYTES = 64 * 1024
 #: One for all connections of a process, so that each of its tokens is asked for once.
@@ -54,8 +54,11 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
         self._settings = settings
 
     async def token(self) -> str:
-        """See :func:`sasl_token`."""
-        return await asyncio.to_thread(sasl_token, self._settings)
+        """See :func:`sasl_token`. Of a file that cannot be read, a client that runs takes no more than a failed try."""
+        try:
+            return await asyncio.to_thread(sasl_token, self._settings)
+        except SettingsError as error:
+            raise TokenEndpointError(str(error)) from None
 
 
 def _secret_in(path: Path, variable: str) -> str:

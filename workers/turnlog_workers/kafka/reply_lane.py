@@ -101,9 +101,9 @@ class WaitingDelta(SentFrame):
     def make(self) -> int:
         if self._encode is None:
             return 0
-        encode, pieces = self._encode, self._pieces
+        pieces = self._pieces
+        self.value, self.headers = self._encode(pieces[0] if len(pieces) == 1 else "".join(pieces))
         self._encode, self._pieces = None, []
-        self.value, self.headers = encode(pieces[0] if len(pieces) == 1 else "".join(pieces))
         return len(pieces) - 1
 
     def finish(self, *, stored: bool) -> None:

@@ -98,16 +98,19 @@ class ReplySender:
             if broken is None or self._producer is not broken or self._stopped:
                 return
             ended: Any = broken
-            fresh = self._new_producer()
+            fresh: Any = None
             try:
+                fresh = self._new_producer()
                 async with asyncio.timeout(self._settings.append_timeout_s):
                     await fresh.start()
-            except (KafkaError, OSError) as error:  # a timeout is one, too
+            except Exception as error:  # of the broker, or of a secret's file that is being replaced
                 log.warning("the reply producer is broken, and a new one does not start: %s", type(error).__name__)
                 ended = fresh
             else:
                 self._producer = fresh
                 log.warning("the reply producer was broken; another one goes on")
+        if ended is None:
+            return
         try:
             async with asyncio.timeout(self._settings.append_timeout_s):
                 await ended.stop()

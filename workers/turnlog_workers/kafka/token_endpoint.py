@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
+from turnlog_workers.base.settings_check import SettingsError
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ATTEMPTS = 3
 _PAUSE_S = 0.2  # doubles
@@ -81,7 +83,7 @@ class TokenEndpoint:
                 return held.text
             try:
                 self._token = self._ask()
-            except TokenEndpointError:
+            except (TokenEndpointError, SettingsError):  # its file may be unreadable for a moment
                 if held is None or self._now() >= held.expires_at:
                     raise
                 later = min(self._now() + _RETRY_REFRESH_S, held.expires_at)

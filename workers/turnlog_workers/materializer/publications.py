@@ -67,11 +67,11 @@ class Publications:
         self._file = data_dir / FILE_NAME
         self._clock = clock
         self._now = now
-        self._published_at: float | None = None
         before = read_state(data_dir)
+        self._published_at = None if before is None else before.published_at
         #: When the snapshot was as new as the file, in seconds since 1970; of one by an earlier process when it was
         #: published.
-        self.fresh_at = None if before is None else before.published_at
+        self.fresh_at = self._published_at
         self.failed_at: float | None = None  #: the newest failure, in seconds since 1970
         self.total = 0
         self.total_failures = 0

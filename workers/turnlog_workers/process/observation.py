@@ -30,7 +30,7 @@ class Observation:
     def start(self, service: WorkerService) -> None:
         """Answer and watch from now on. Raises :class:`UsageError` when the port is taken."""
         settings = self._settings
-        self._health.not_ready = lambda: _not_ready(service)
+        self._health.not_ready = lambda: not_ready(service)
         delay = None
         if settings.metrics_port is not None:
             delay = loop_delay(self.registry)
@@ -48,21 +48,32 @@ class Observation:
             await asyncio.to_thread(port.stop)
 
 
-def _not_ready(service: WorkerService) -> str:
+def not_ready(service: WorkerService) -> str:
+    """Why it is not ready, in words; empty: it serves what the group has assigned to it, be it nothing."""
     context = service.context
     if context is None:
         return "it is connecting"
     if context.draining:
         return "it is stopping"
-    return "" if context.membership.generation >= 0 else "the group has assigned nothing yet"
+    if context.membership.generation < 0:
+        return "the group has assigned nothing yet"
+    waiting = sorted((number, shard.held_up) for number, shard in list(service.shards.items()) if not shard.claims)
+    if not waiting:
+        return ""
+    names = ", ".join(str(number) for number, _ in waiting)
+    why = next((held_up for _, held_up in waiting if held_up), "")
+    return f"partitions {names} are not served yet" + (f": {why}" if why else "")
 
 
 def progress(service: WorkerService) -> Progress:
-    """Of every partition that should get on: not of a worker that drains, or has as many turns as it may have."""
+    """Of every partition that should get on: not of a worker that drains, or has as many turns as it may have.
+
+    Nor one that waits for what a new process would not have either: the broker, room on a disk.
+    """
     context = service.context
     if context is None or context.draining or context.open_turns() >= context.limits.max_queued_turns:
         return {}
-    return {number: (shard.lag, shard.inbox.covered) for number, shard in service.shards.items()}
+    return {number: (shard.lag, shard.done_so_far) for number, shard in service.shards.items() if not shard.held_up}
 
 
 def worker_now(service: WorkerService) -> WorkerNow:

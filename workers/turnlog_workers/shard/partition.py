@@ -10,16 +10,17 @@ The inbox belongs to the assignment, not to the epoch: a request leaves it only 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 
 from turnlog_streams.folding.fold import FoldError
-from turnlog_streams.reader_rule import LoggedEvent, LogPosition, record_id
+from turnlog_streams.reader_rule import LogPosition, record_id
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.counted import counted
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogAuthorizationError, LogBrokenError, LogError, RequestRecord
 from turnlog_workers.base.tasks import describe, end, frames, kept_running, was_cancelled, watched
 from turnlog_workers.intake.inbox import Inbox
+from turnlog_workers.shard.catch_up import CatchUp
 from turnlog_workers.shard.epoch import Claim, Epoch, FencedError
 from turnlog_workers.shard.saver import Saver, StoreTrouble
 from turnlog_workers.shard.serving import Serving
@@ -49,6 +50,8 @@ class Shard:
         self.serving: Serving | None = None
         self.claims = 0  #: opened by this shard
         self.requests_end = 0  #: of the topic, when it was looked at last
+        self._held_up = ""  #: why it is not served, where a new process would not help
+        self._caught_up = 0  #: events that were read on the way to serving
         self._context = context
         self._place = at(topic=context.topics.events, partition=partition)
         self._store: asyncio.Task[PartitionStore] | None = None
@@ -98,6 +101,16 @@ class Shard:
         self.inbox.skip(start, end)
         if self.serving is not None:
             self.serving.wake()
+
+    @property
+    def held_up(self) -> str:
+        """What it waits for that only others can mend (the broker, room on a disk); empty: nothing of that kind."""
+        return self.serving.held_up if self.serving is not None else self._held_up
+
+    @property
+    def done_so_far(self) -> int:
+        """A number that changes as long as it gets on: towards serving, or deciding requests."""
+        return self.inbox.covered if self.serving is not None else -2 - self._caught_up
 
     @property
     def running_turns(self) -> int:
@@ -168,11 +181,13 @@ class Shard:
             except LogError as error:
                 log.warning("released: %s", error, extra=self._place)
                 self._context.counts.released("log")
+                self._held_up = str(error)
                 failures = self._failed_again(failures, began)
                 await asyncio.sleep(_AGAIN.next_delay(failures))
             except NoRoomError as error:
                 self._store_trouble.is_there(f"released, and not served here while there is no room: {error}")
                 self._context.counts.released("failure")
+                self._held_up = str(error)
                 failures = self._failed_again(failures, began)
                 await asyncio.sleep(_NO_ROOM_AGAIN.next_delay(failures))
             except (Exception, asyncio.CancelledError) as error:
@@ -226,7 +241,7 @@ class Shard:
         """Claim, catch up, serve; whatever ends it, everything folded is thrown away."""
         store, events_end = await self._open_store()
         epoch = Epoch(self._context.event_log, self.partition, store.position)
-        catch_up = _CatchUp(store, self._context.limits.store_batch_events)
+        catch_up = CatchUp(store, self._context.limits.store_batch_events, self._catches_up)
         # Most of it before the claim: whoever serves now goes on meanwhile, and a refusal leaves no trace in the log.
         await epoch.read_ahead(events_end, catch_up.take)
         first = await self._check_deployment(epoch.position)
@@ -267,7 +282,7 @@ class Shard:
         )
         saving = kept_running(saver.run, f"the saver of partition {self.partition}", gave_up=self._context.fatal)
         try:
-            self.serving = serving
+            self.serving, self._held_up = serving, ""
             await serving.resume()
             await serving.run()
         finally:
@@ -275,6 +290,10 @@ class Shard:
             await end(saving)
             await serving.close()
             await saver.save()  # what is confirmed stays so: the next epoch (ours or another's) has less to catch up
+
+    def _catches_up(self, events: int) -> None:
+        self._caught_up += events
+        self._held_up = ""
 
     async def _open_store(self) -> tuple[PartitionStore, int]:
         """The store, of this very log, and the log's end."""
@@ -348,37 +367,3 @@ class Shard:
             f"partition {self.partition}: the requests topic was re-created ({how_we_know}): new requests would be "
             "skipped as known. Use a new prefix (TURNLOG_PREFIX)"
         )
-
-
-class _CatchUp:
-    """Collects what is read into store-sized batches; while one is written, the next one is read."""
-
-    def __init__(self, store: PartitionStore, batch_events: int) -> None:
-        self._store = store
-        self._batch_events = batch_events
-        self._events: list[LoggedEvent] = []
-        self._writing: asyncio.Task[object] | None = None
-
-    async def take(self, events: Sequence[LoggedEvent], position: LogPosition) -> None:
-        self._events.extend(events)
-        if len(self._events) >= self._batch_events:
-            await self._written()
-            self._write(position)
-
-    async def finish(self, position: LogPosition) -> None:
-        """Everything is written, up to this position."""
-        await self._written()
-        if position.next_offset != self._store.position.next_offset:
-            self._write(position)
-            await self._written()
-
-    def _write(self, position: LogPosition) -> None:
-        events, self._events = self._events, []
-        self._writing = asyncio.create_task(self._store.write(events, position), name="a batch of the catch-up")
-        # Of an abandoned claim: the next one reads and writes the same, and hears of it.
-        self._writing.add_done_callback(lambda writing: writing.cancelled() or writing.exception())
-
-    async def _written(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await writing

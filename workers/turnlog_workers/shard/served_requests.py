@@ -77,6 +77,11 @@ class ServedRequests:
         self._inbox.known_end = max(self._inbox.known_end, requests_end)
         return True
 
+    @property
+    def waiting(self) -> bool:
+        """Do the next requests wait for the broker?"""
+        return self._preparing is not None and not self._preparing.done()
+
     async def take(self) -> list[TakenRequest]:
         """The next requests, a bounded number, with the verdicts on them.
 

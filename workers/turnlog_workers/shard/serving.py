@@ -41,7 +41,7 @@ from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.shard.session_reads import SessionReads
 from turnlog_workers.shard.unsaved import Unsaved
 from turnlog_workers.shard.worker_context import WorkerContext
-from turnlog_workers.store.port import PartitionStore, StoreError
+from turnlog_workers.store.port import PartitionStore, StoreError, UnreadableStoreError
 
 log = logging.getLogger(__name__)
 _SAVE_AGAIN = Backoff(0.5, 5.0)
@@ -72,7 +72,7 @@ class Serving(SessionReads):
         self._inbox = inbox
         self._tail_end = 0
         self._decided_at_once = 0  #: requests and outcomes in the last step
-        self._closed = False
+        self._closed = self._waits_for_store = False
         self._wake = asyncio.Event()
         self._doubts: list[asyncio.Future[None]] = []
         self._frames = FrameSender(
@@ -173,6 +173,13 @@ class Serving(SessionReads):
         """Sessions with a turn at work."""
         return sum(stream.turn_at_work for stream in list(self.resident.sessions.values()))
 
+    @property
+    def held_up(self) -> str:
+        """What it waits for that only somebody else can mend; empty: nothing of that kind."""
+        if self._waits_for_store:
+            return "its store cannot be written"
+        return "requests wait for the broker" if self._requests.waiting else ""
+
     # ---- the loop
 
     async def resume(self) -> None:
@@ -263,8 +270,12 @@ class Serving(SessionReads):
         for failures in count(1):
             try:
                 await self.save()
+                self._waits_for_store = False
                 return
+            except UnreadableStoreError:
+                raise  # it is made anew at the next claim
             except StoreError as error:
+                self._waits_for_store = True
                 log.error("the partition waits for its store: %s", error, extra=at(partition=self._partition))
                 await asyncio.sleep(_SAVE_AGAIN.next_delay(failures))
 

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -15,6 +16,10 @@ pytest_plugins = ["tests.broker_fixture", "tests.browser", "tests.embedded_model
 # Some thousand tests and the modules of all of them stay to the end: looked through as often as by default, they cost a
 # third of the collecting, in each process of a run.
 gc.set_threshold(50_000, 20, 20)
+
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and so would be whatever the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

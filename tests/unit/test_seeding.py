@@ -67,7 +67,18 @@ def test_a_bar_is_told_and_judged() -> None:
     assert NEEDS_BUILD in lines[3]
     assert list(missed(known, ["takeover", "idle"])) == ["takeover: decode_ratio is 1.51, and must be ≤ 1.5 ×"]
     assert not list(missed(known, ["idle"]))
-    cases = {"analysts", "channel", "long-session", "takeover", "rebuild", "idle", "steady"}
+    cases = {
+        "analysts",
+        "channel",
+        "long-session",
+        "takeover",
+        "rebuild",
+        "idle",
+        "steady",
+        "streams",
+        "start",
+        "restart",
+    }
     assert {bar.case for bar in BARS} == cases
 
 

@@ -193,7 +193,28 @@ def topic_id(settings: Settings, name: str, *, timeout_s: float | None = None) -
 
 def _describe(admin: Any, names: Iterable[str]) -> dict[str, TopicFound]:
     """Those of the named topics that exist, in the order of the names."""
-    names = list(names)
+    existing = _existing(admin, list(names))
+    configs = _configs(admin, list(existing))
+    # One that was deleted between the two questions is not there, and is no matter of rights.
+    untold = _existing(admin, [name for name in existing if name not in configs])
+    for name in untold:
+        raise TopicsError(
+            f"the broker does not tell the configuration of topic {name}: grant DESCRIBE_CONFIGS on it to this user"
+        )
+    return {
+        name: TopicFound(
+            name=name,
+            topic_id=_id_of(topic),
+            partitions=len(topic["partitions"]),
+            replication_factor=min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
+            config=configs[name],
+        )
+        for name, topic in existing.items()
+        if name in configs
+    }
+
+
+def _existing(admin: Any, names: Sequence[str]) -> dict[str, Any]:
     if not names:
         return {}
     described = {topic["name"]: topic for topic in admin.describe_topics(names)}
@@ -207,17 +228,7 @@ def _describe(admin: Any, names: Iterable[str]) -> dict[str, TopicFound]:
         if code:
             raise TopicsError(f"the broker does not describe topic {name}: {for_code(code).__name__}")
         existing[name] = described[name]
-    configs = _configs(admin, list(existing))
-    return {
-        name: TopicFound(
-            name=name,
-            topic_id=_id_of(topic),
-            partitions=len(topic["partitions"]),
-            replication_factor=min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
-            config=configs[name],
-        )
-        for name, topic in existing.items()
-    }
+    return existing
 
 
 def _id_of(topic: Mapping[str, Any]) -> str:
@@ -227,18 +238,14 @@ def _id_of(topic: Mapping[str, Any]) -> str:
 
 
 def _configs(admin: Any, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Of those topics that the broker tells them of."""
     if not names:
         return {}
     keys = ["cleanup.policy", *_AT_LEAST]
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, keys) for name in names]
     answer = admin.describe_configs(resources, config_filter="all").get("topic", {})
     configs = {name: {key: entry["value"] for key, entry in answer.get(name, {}).items()} for name in names}
-    for name, config in configs.items():
-        if set(keys) - set(config):
-            raise TopicsError(
-                f"the broker does not tell the configuration of topic {name}: grant DESCRIBE_CONFIGS on it to this user"
-            )
-    return configs
+    return {name: config for name, config in configs.items() if not set(keys) - set(config)}
 
 
 def _create(admin: Any, specs: Sequence[TopicSpec], settings: Settings, timeout_s: float) -> None:

@@ -26,8 +26,8 @@ from turnlog.cli.common import (
     params_of,
     refuse_unservable,
 )
-from turnlog.cli.talk import CONNECT_TIMEOUT_S
 from turnlog.client.background import BackgroundLoop
+from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.terminal import output
 
 

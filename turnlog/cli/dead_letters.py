@@ -12,11 +12,11 @@ import typer
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, check_session_id, client_settings
 from turnlog.errors import EXIT_NOT_FOUND, EXIT_OK, EXIT_REFUSED, NotFoundError, UsageError
 from turnlog.terminal import output
-from turnlog_workers.base.counted import counted
+from turnlog_workers.base.counted import counted, moment
 from turnlog_workers.base.extras import require
 
 if TYPE_CHECKING:
-    from turnlog.client.dead_letters import DeadLetter, LetterFilter
+    from turnlog.client.dead_letters import DeadLetter, LetterFilter, Place
     from turnlog.client.redriving import Outcome
     from turnlog_workers.base.config import Settings
 
@@ -205,22 +205,22 @@ async def _decide(
     settings: "Settings", wanted: "LetterFilter", ids: list[str], limit: int, *, discard: bool, force: bool, json: bool
 ) -> int:
     """Do it with each; the exit code."""
-    from turnlog.client.dead_letters import dead_letter_reader
+    from turnlog.client.dead_letters import dead_letter_reader, letter_id
     from turnlog.client.redriving import LetterDesk
 
-    found: set[str] = set()
+    found: set[Place] = set()
     failed = 0
     async with dead_letter_reader(settings) as reader:
         desk = LetterDesk(settings, partition_count=reader.recorded_partitions)
         async with desk, aclosing(reader.letters(wanted)) as letters:
             async for letter in letters:
-                found.add(letter.id)
+                found.add((letter.partition, letter.offset))
                 outcome = await (desk.discard(letter) if discard else desk.redrive(letter, force=force))
                 failed += bool(outcome.why_not)
                 _tell(outcome, discard=discard, json=json)
                 if limit and len(found) == limit:
                     break
-    missing = [each for each in dict.fromkeys(ids) if _normal(each) not in found] if not limit else []
+    missing = [each for each in dict.fromkeys(ids) if letter_id(each) not in found] if not limit else []
     for each in missing:
         output.say(_not_there(each, settings))
     done = len(found) - failed
@@ -248,11 +248,6 @@ def _tell(outcome: "Outcome", *, discard: bool, json: bool) -> None:
     elif not discard:
         request = f" (request {outcome.request_id})" if outcome.request_id else ""
         output.print_text(f"{letter.id} -> {outcome.sent_to}{request}")
-
-
-def _normal(said: str) -> str:
-    partition, _, offset = said.partition("@")
-    return f"{int(partition)}@{int(offset)}"
 
 
 def _not_there(said: str, settings: "Settings") -> str:
@@ -300,12 +295,12 @@ def _filter(
     )
 
 
-def _ms(moment: datetime | None) -> int | None:
-    return None if moment is None else max(0, int(moment.replace(tzinfo=UTC).timestamp() * 1000))
+def _ms(said: datetime | None) -> int | None:
+    return None if said is None else max(0, int(said.replace(tzinfo=UTC).timestamp() * 1000))
 
 
 def _time(at_ms: int | None) -> str | None:
-    return None if at_ms is None else f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%dT%H:%M:%S}Z"
+    return None if at_ms is None else moment(at_ms)
 
 
 def line_of(letter: "DeadLetter", *, max_reason: int = _MAX_REASON) -> str:

@@ -11,7 +11,6 @@ import typer
 
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
 from turnlog.cli.doctor_checks import (
-    CONNECT_TIMEOUT_S,
     Check,
     check_dead_letters,
     check_default_model,
@@ -23,6 +22,7 @@ from turnlog.cli.doctor_checks import (
     log_ends,
 )
 from turnlog.cli.exits import explain
+from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.errors import EXIT_OK, EXIT_USAGE, TurnlogError
 from turnlog.terminal import output
 from turnlog_workers.base.counted import counted, duration

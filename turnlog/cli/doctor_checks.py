@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from turnlog.cli.exits import explain
 from turnlog.cli.lag import positions_of, summary
+from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.errors import EXIT_OK, SessionNotFoundError, TurnlogError
 from turnlog_workers.base.counted import counted, duration
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from turnlog.client.async_client import Client
     from turnlog_workers.base.config import Settings
 
-CONNECT_TIMEOUT_S = 5.0
 PATIENCE_S = 5.0  #: a request that waits for less is nothing to talk of
 _RESEND_AFTER_S = 5.0
 _AT_ONCE = 64  #: partitions that are asked at a time

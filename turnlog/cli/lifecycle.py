@@ -27,7 +27,7 @@ from turnlog.cli.common import (
     params_of,
     refuse_unservable,
 )
-from turnlog.cli.talk import CONNECT_TIMEOUT_S
+from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.errors import UsageError
 from turnlog.terminal import output
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, refuse_unservable
-from turnlog.cli.talk import CONNECT_TIMEOUT_S
+from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.errors import UsageError
 from turnlog.terminal import output
 

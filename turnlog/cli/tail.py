@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import aclosing
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ import typer
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, check_session_id, client_settings
 from turnlog.errors import NotFoundError, TurnTimedOutError, UsageError
 from turnlog.terminal import output
+from turnlog_workers.base.counted import moment
 
 if TYPE_CHECKING:
     from turnlog.client.replies import ReplyFrame
@@ -185,7 +185,7 @@ def event_line(document: Mapping[str, Any]) -> str:
     """An event as one line for people: when, where, whose, what."""
     body, said = document["event"], document["stream_id"]
     place = f"{document['partition']}@{document['offset']}"
-    when = f"{datetime.fromtimestamp(document['recorded_at'] / 1000, UTC):%Y-%m-%dT%H:%M:%S}Z "
+    when = f"{moment(document['recorded_at'])} "
     turn = f" {document['turn_id']}" if document.get("turn_id") else ""
     attempt = f" #{document['attempt']}" if (document.get("attempt") or 0) > 1 else ""
     details = [f"{name}={_short(item)}" for name, item in body.items() if _says(name, item)]

@@ -28,6 +28,7 @@ from turnlog.cli.common import (
     params_of,
     refuse_unservable,
 )
+from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.errors import UsageError
 from turnlog.terminal import output
 from turnlog_schemas.parts import ContentPart, NewSession
@@ -35,7 +36,6 @@ from turnlog_schemas.parts import ContentPart, NewSession
 if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
 
-CONNECT_TIMEOUT_S = 5.0
 Content = str | tuple[ContentPart, ...]
 
 

@@ -15,7 +15,8 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from turnlog.client.topic_look import CONNECT_TIMEOUT_S, count_partitions, in_words, topic_reader
+from turnlog.client.patience import CONNECT_TIMEOUT_S
+from turnlog.client.topic_look import count_partitions, in_words, topic_reader
 from turnlog_schemas.codec import Codec, is_foreign
 from turnlog_schemas.errors import UnknownFingerprintError, WireError
 from turnlog_schemas.events import EventHeader, PartitionClaimed

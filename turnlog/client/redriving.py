@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from turnlog.client.dead_letters import DISCARDED, REDRIVEN, DeadLetter, Headers, mark_headers
+from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.client.request_sender import stop_quietly
 from turnlog_schemas.codec import FRAMING_AVRO, Codec, RequestCodec
 from turnlog_schemas.commands import RequestHeader
@@ -23,7 +24,6 @@ from turnlog_workers.kafka.schema_topic import read_schemas
 from turnlog_workers.kafka.unreachable import unreachable
 
 _OURS = "x-turnlog-"
-_CONNECT_TIMEOUT_S = 5.0
 _SEND_TIMEOUT_S = 10.0
 _MARKS_TOGETHER = 100
 
@@ -199,7 +199,7 @@ class LetterDesk:
                 max_request_size=2 * max(SIZES[0], self._settings.max_request_bytes),
             )
             try:
-                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await producer.start()
             except BaseException as error:
                 await stop_quietly(producer)

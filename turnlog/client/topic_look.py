@@ -5,13 +5,12 @@ from contextlib import asynccontextmanager
 
 from aiokafka.errors import KafkaError
 
+from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.client.request_sender import RequestSender
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError
 from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.unreachable import unreachable
-
-CONNECT_TIMEOUT_S = 5.0
 
 
 async def count_partitions(settings: Settings, *topics: str) -> list[list[int]]:

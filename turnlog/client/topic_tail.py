@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from turnlog.client.frame_decoder import FrameDecoder
+from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.client.replies import ReplyFrame
 from turnlog.client.reply_consumer import ReplyConsumer, StartAt, from_beginning, from_end
 from turnlog.client.request_sender import RequestSender
@@ -22,7 +23,6 @@ from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
 
 _LAST = re.compile(r"-[1-9][0-9]{0,8}")
-_CONNECT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ async def tail(
     topic = settings.topics.events if events else settings.topics.replies
     read = await _partitions(settings, topic, wanted.session, partitions)
     decoder = FrameDecoder(settings, codec_of(events))
-    consumer = ReplyConsumer(settings, client_id="turnlog-tail", connect_timeout_s=_CONNECT_TIMEOUT_S)
+    consumer = ReplyConsumer(settings, client_id="turnlog-tail", connect_timeout_s=CONNECT_TIMEOUT_S)
     await consumer.start(topic, read, place.start())
     try:
         if place.since_ms is not None:
@@ -139,8 +139,8 @@ async def _partitions(settings: Settings, topic: str, session: str | None, wante
     sender = RequestSender(
         settings,
         client_id="turnlog-tail",
-        connect_timeout_s=_CONNECT_TIMEOUT_S,
-        send_timeout_s=_CONNECT_TIMEOUT_S,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        send_timeout_s=CONNECT_TIMEOUT_S,
     )
     try:
         there = await sender.partitions(topic)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from turnlog_workers.base.config import Settings
 
 PREFIX = "TURNLOG_"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 #: Read by something else than the settings; docs/settings.md has them, too.
 OTHER_VARIABLES = frozenset({"TURNLOG_CACHE_DIR", "TURNLOG_SCRIPT_JOURNAL", "TURNLOG_CRASH_AT", "TURNLOG_START_FILE"})
 _LONGEST_PAUSE_S = 3600.0
@@ -80,7 +81,7 @@ def conflicts(settings: "Settings") -> Iterator[str]:
 def checked_token_url(value: str) -> str:
     """The address of a token endpoint. Raises ``ValueError`` for what would send a secret in the clear, or is none."""
     parts = urlsplit(value)
-    loopback = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    loopback = parts.hostname in LOOPBACK
     if (parts.scheme != "https" and not (parts.scheme == "http" and loopback)) or not parts.hostname:
         raise ValueError("it must begin with https:// and name a host (http:// on this machine only)")
     if parts.username or parts.password or parts.fragment:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
-from turnlog_workers.base.settings_check import SettingsError
+from turnlog_workers.base.settings_check import LOOPBACK, SettingsError
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ATTEMPTS = 3
 _PAUSE_S = 0.2  # doubles
 _ATTEMPT_TIMEOUT_S = 3.0

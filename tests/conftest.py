@@ -5,6 +5,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,9 +32,8 @@ settings.register_profile("turnlog", deadline=None, suppress_health_check=[Healt
 settings.load_profile("turnlog")
 
 
-@pytest.fixture(autouse=True)
-def _log_levels() -> Iterator[None]:
-    """What a test sets up of logging ends with it: others look into the log, too."""
+@contextmanager
+def _logging_as_it_was() -> Iterator[None]:
     for name in ("turnlog_schemas", "turnlog_streams", "turnlog_workers", "turnlog"):
         logging.getLogger(name)  # there from now on, at the latest
     loggers = [logging.root, *(found for found in logging.root.manager.loggerDict.values() if _is_logger(found))]
@@ -45,6 +45,20 @@ def _log_levels() -> Iterator[None]:
     for logger, level, propagate, disabled in before:
         logger.setLevel(level)
         logger.propagate, logger.disabled = propagate, disabled
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_a_test() -> Iterator[None]:
+    """What a test sets up of logging ends with it: others look into the log, too."""
+    with _logging_as_it_was():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _logging_of_a_module() -> Iterator[None]:
+    """As above, for what runs in the fixtures of a whole module."""
+    with _logging_as_it_was():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

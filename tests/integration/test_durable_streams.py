@@ -41,7 +41,7 @@ def test_the_protocol_s_own_tests_of_reading_pass(shim: str, tmp_path: Path) -> 
         "--reporter=json",
         f"--outputFile={result}",
         "--testTimeout=30000",
-        "--retry=2",
+        "--retry=5",
     )  # they wait for fixed times
     said = run_node(tmp_path, "node_modules/vitest/vitest.mjs", "run", *report, "-t", "|".join(READING), BASE=shim)
     assert result.exists(), said

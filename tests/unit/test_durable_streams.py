@@ -6,8 +6,8 @@ from starlette.responses import Response
 
 from tests.durable_shim import MemoryStream
 from turnlog.serve.app import create_app
-from turnlog.serve.durable_streams.protocol import cursor_text, etag, matches, offset_text, read_request
-from turnlog.serve.durable_streams.reading import Extent, answer
+from turnlog.serve.durable_streams.protocol import ReadRequest, cursor_text, etag, matches, offset_text, read_request
+from turnlog.serve.durable_streams.reading import Extent, _events, answer
 from turnlog.serve.endpoints import Call, Endpoint
 from turnlog.serve.gateway import Gateway
 from turnlog.serve.http_errors import HttpError
@@ -94,3 +94,11 @@ async def test_a_reader_is_told_where_a_stream_begins_that_lost_its_beginning() 
         told = await http.get("/s", params={"offset": "-1", "live": "sse"})
         assert told.text.split("\n\n")[0] == "event: data\ndata:[2,3]"
         assert '"streamClosed":true' in told.text
+
+
+async def test_messages_go_out_in_one_piece_with_their_position() -> None:
+    stream = MemoryStream(name="s", content_type="application/json", messages=[b"1", b"2"], closed=True)
+    pieces = [piece async for piece in _events(stream, ReadRequest(live="sse"), 0, await stream.extent())]
+    assert [[line for line in piece.decode().splitlines() if "event:" in line] for piece in pieces] == [
+        ["event: data", "event: control"]
+    ]

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.runners.base import AssistantMessage, Runner, RunnerError, TextDelta, TurnInput, UsageReport
 from turnlog_workers.runners.smollm2 import packages
 from turnlog_workers.runners.smollm2 import runner as smollm2
-from turnlog_workers.runners.smollm2.runner import SmolLM2Runners, _messages
-from turnlog_workers.runners.smollm2.runtime_dir import RuntimeDir
+from turnlog_workers.runners.smollm2.runner import SmolLM2Runner, SmolLM2Runners, _messages
+from turnlog_workers.runners.smollm2.runtime_dir import RuntimeDir, ServerInfo
 
 pytestmark = pytest.mark.usefixtures("fake_engine")
 
@@ -131,6 +132,33 @@ async def test_its_death_is_a_failed_attempt_and_the_next_one_is_answered(
     with pytest.raises(RunnerError):
         await answer
     assert await said(runners(), "2 words every 1") == "0 1 "
+
+
+async def test_one_that_takes_the_connection_and_ends_was_never_asked(
+    runners: Callable[..., Runner], runtime_folder: Path
+) -> None:
+    runner = runners()
+    shared: Any = runner._shared  # type: ignore[attr-defined]
+    ready, tries = shared.ready, 0
+    dropped = asyncio.Event()
+
+    def drop(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+        dropped.set()
+
+    async def ending_first() -> ServerInfo:
+        nonlocal tries
+        tries += 1
+        info = await ready()
+        return replace(info, socket=str(ending)) if tries == 1 else info
+
+    ending = runtime_folder / "ending"
+    async with await asyncio.start_unix_server(drop, ending):
+        shared.ready = ending_first
+        runner._session_to = lambda info: SmolLM2Runner._session_to(runners(), info)  # type: ignore[attr-defined]
+        assert await said(runner, "2 words every 1") == "0 1 "
+    assert dropped.is_set()
+    assert tries == 2
 
 
 async def test_a_prompt_that_leaves_no_room_for_an_answer_is_too_long_before_its_first_word(

@@ -165,8 +165,8 @@ async def _events(source: Source, request: ReadRequest, start: int, extent: Exte
     else:
         while True:
             chunk = await source.read(chunk.next)
-            for part in _told(source, request, chunk, always=chunk.up_to_date or chunk.closed):
-                yield part
+            if told := _told(source, request, chunk, always=chunk.up_to_date or chunk.closed):
+                yield told
             if chunk.up_to_date or chunk.closed:
                 break
     if chunk.closed:
@@ -178,20 +178,16 @@ async def _events(source: Source, request: ReadRequest, start: int, extent: Exte
                 async for chunk in following:
                     when = limit.when()
                     limit.reschedule(None)  # what a reader takes its time for is no silence of ours
-                    for part in _told(source, request, chunk, always=True):
-                        yield part
+                    yield _told(source, request, chunk, always=True)
                     limit.reschedule(when)
     finally:
         await following.aclose()
 
 
-def _told(source: Source, request: ReadRequest, chunk: Chunk, *, always: bool) -> list[bytes]:
-    parts = []
-    if chunk.items:
-        parts.append(_data(source, chunk.items))
-    if chunk.items or always:
-        parts.append(_control(request, chunk))
-    return parts
+def _told(source: Source, request: ReadRequest, chunk: Chunk, *, always: bool) -> bytes:
+    """Messages and their position go out in one piece: no reader sees the one and waits for the other."""
+    data = _data(source, chunk.items) if chunk.items else b""
+    return data + _control(request, chunk) if data or always else b""
 
 
 def _data(source: Source, items: tuple[bytes, ...]) -> bytes:

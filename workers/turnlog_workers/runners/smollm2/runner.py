@@ -37,6 +37,8 @@ _FOLDER = "smollm2-1"
 _HOST = "http://model"  #: nobody resolves it: the connection is a Unix socket
 _MAX_THREADS = 4  #: more do not make so small a model faster
 _CONNECTING_TRIES = 3
+#: Before any answer. One that is ending still takes connections, and drops them.
+_NOT_ANSWERED = (ConnectionError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)
 #: The marks of this model's vocabulary that are not those of chat templates in general; source: its tokens 3 to 16.
 _OWN_MARKS = (
     *("<repo_name>", "<reponame>", "<file_sep>", "<filename>", "<gh_stars>", "<empty_output>"),
@@ -109,7 +111,7 @@ class SmolLM2Runner(HttpRunner):
                 self._info = info
                 try:
                     return await self._request(info, turn, messages)
-                except aiohttp.ClientConnectorError:  # it ended, as one that nobody has used for long does
+                except _NOT_ANSWERED:  # it ended, as one that nobody has used for long does
                     self._shared.lost(info)
             raise fault("unreachable", "the model's process ends as soon as it has started")
         finally:

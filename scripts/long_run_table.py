@@ -4,7 +4,9 @@
 docs/results/faults.json, by `python -m tests.faults --result docs/results/faults.json`:
 {"date": "…", "version": "…", "machine": "…",
  "runs": [{"what": "…", "count": 100, "anomalies": 0, "seeds": "1-100", "seconds": 1700}],
- "faults": {"takeover_s": {"count": 300, "p50": 3.1, "p95": 6.2, "max": 9.3}}}
+ "faults": {"takeover_s": {"count": 300, "p50": 3.1, "p95": 6.2, "max": 9.3},
+            "late_frames": {"rounds": 10, "frames": 6, "copies": 5}},
+ "leaders": {"late_frames": {…}}}
 
 docs/results/million.json, by `python -m tests.faults.million --result docs/results/million.json`
 
@@ -59,7 +61,23 @@ def _times(result: dict[str, object]) -> list[str]:
             f"the bound is {million['bound_s']:g} s), and {again['assigned_to_serving_s']} s after it if its file "
             "is there.",
         ]
-    return [*lines, *_seeds(result.get("seeds"))]
+    return [*lines, *_late_frames(result), *_seeds(result.get("seeds"))]
+
+
+def _late_frames(result: dict[str, object]) -> list[str]:
+    """What is allowed where a broker fails, and how often it was so."""
+    told = []
+    for name, where in (("faults", "on one node"), ("leaders", "on three nodes")):
+        part = result.get(name)
+        late = part.get("late_frames") if isinstance(part, dict) else None
+        if late and late["rounds"]:
+            told.append(
+                f"{late['frames']:,} in {late['rounds']:,} rounds {where} "
+                f"({late['copies']:,} of them for the second time)"
+            )
+    if not told:
+        return []
+    return ["", f"Frames behind the terminal one of their attempt, as a broken link may bring them: {', '.join(told)}."]
 
 
 def _seeds(seeds: object) -> list[str]:

@@ -1,6 +1,6 @@
 """The checker: one pure function over what a run left behind. It knows nothing of how the run was made."""
 
-from tests.checker.effects import check_frames, check_tools
+from tests.checker.effects import LateFrame, check_frames, check_tools, late_frames
 from tests.checker.forwards import check_forwards
 from tests.checker.history import Anomaly, GroupCommit, History, SeenFrame, SentRequest, StoreContent, ToolRun
 from tests.checker.history_compactions import check_history_compactions
@@ -31,6 +31,7 @@ __all__ = [
     "Anomaly",
     "GroupCommit",
     "History",
+    "LateFrame",
     "SeenFrame",
     "SentRequest",
     "StoreContent",
@@ -38,4 +39,5 @@ __all__ = [
     "accepted_events",
     "check",
     "check_lifecycle",
+    "late_frames",
 ]

@@ -1,7 +1,8 @@
 """Checks of what the world saw: reply frames and tools. An effect must follow an event that readers accept."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from tests.checker.history import Anomaly, SeenFrame, ToolRun
 from tests.checker.history_compactions import backed_page, backed_run, unheard_runs
@@ -82,6 +83,38 @@ def _attempts(view: LogView) -> Iterator[Anomaly]:
         next_seq[key] = max(next_seq[key], header.frame_seq + 1)
         if terminal:
             ended.add(key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateFrame:
+    """A frame that ends nothing, behind the end of its own attempt."""
+
+    where: str
+    again: bool  #: it was there in time, and this is a second one
+
+
+def late_frames(frames: Sequence[SeenFrame]) -> list[LateFrame]:
+    """No anomalies where a broker fails: a produce that it did not answer in time is sent again, and both may arrive.
+
+    A frame that may be dropped is not sent again, so that it may arrive behind the end for the first time.
+    """
+    seen_before: set[tuple[str, int, int, int]] = set()
+    ended: set[tuple[str, int, int]] = set()
+    late: list[LateFrame] = []
+    for seen in frames:
+        header = seen.header
+        if header.turn_id is None:
+            continue
+        key = header.turn_id, header.epoch, header.attempt
+        number = (*key, header.frame_seq)
+        if key in ended and not isinstance(seen.frame, fr.TERMINAL_FRAMES):
+            where = f"{seen.topic}[{seen.partition}]@{seen.offset}, turn {header.turn_id}, attempt {header.attempt}"
+            what = f"{where}: {type(seen.frame).__name__} {header.frame_seq}"
+            late.append(LateFrame(where=what, again=number in seen_before))
+        seen_before.add(number)
+        if isinstance(seen.frame, fr.TERMINAL_FRAMES):
+            ended.add(key)
+    return late
 
 
 def _backed(view: LogView, seen: SeenFrame) -> Iterator[Anomaly]:

@@ -1,8 +1,8 @@
 """The long form: ``python -m tests.faults --seed S [--kills 300] [--zombies 30] [--minutes 30] [--resume FILE]``.
 
-Rounds of kills at named points and anywhere, zombies, the materializer's and the broker's deaths, broken links; each
-defence switched off once; and simulated seeds beside all of it. Prints one JSON document; the exit code is 0 only when
-all of it was done and nothing was amiss.
+Rounds of kills at named points and anywhere, zombies, the materializer's and the broker's deaths, broken links; leaders
+that move in a cluster of three nodes; each defence switched off once; and simulated seeds beside all of it. Prints one
+JSON document; the exit code is 0 only when all of it was done and nothing was amiss.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from typing import Any
 
 import psutil
 
+from tests.faults import leaders
 from tests.faults.broker import FaultBroker, fault_broker
+from tests.faults.cluster import FaultCluster, fault_cluster
 from tests.faults.defences import RECIPES, Tried, as_they_should, try_with_all, try_without
 from tests.faults.progress import OtherRunError, Progress
 from tests.faults.rounds import Round, run_round, summary
@@ -58,6 +60,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--zombies", type=int, default=30)
     parser.add_argument("--broker-restarts", type=int, default=20)
     parser.add_argument("--link-faults", type=int, default=10, help="of each kind")
+    parser.add_argument("--leaders", type=int, default=10, help="that go away, in each way")
     parser.add_argument("--seed", default="1", help="of the faults and of the load")
     parser.add_argument("--minutes", type=float, default=30.0, help="nothing new begins after that")
     parser.add_argument("--resume", type=Path, help="what is done is written here, and what is here is not done again")
@@ -72,10 +75,14 @@ def _options() -> argparse.Namespace:
 async def _real_parts(options: argparse.Namespace, progress: Progress, deadline: float) -> None:
     with tempfile.TemporaryDirectory(prefix="turnlog-faults-") as name:
         folder = Path(name)
-        async with fault_broker(folder) as broker:
-            await _rounds(options, progress, deadline, broker, folder)
-            if options.defences:
-                await _defences(options, progress, deadline, broker, folder)
+        if options.defences or not _enough(options, summary(progress.of(Round))):
+            async with fault_broker(folder) as broker:
+                await _rounds(options, progress, deadline, broker, folder)
+                if options.defences:
+                    await _defences(options, progress, deadline, broker, folder)
+        if not _enough_leaders(options, leaders.summary(progress.of(leaders.Moved))) and time.monotonic() < deadline:
+            async with fault_cluster(folder) as cluster:
+                await _leaders(options, progress, deadline, cluster, folder)
 
 
 async def _rounds(
@@ -92,13 +99,37 @@ async def _rounds(
         _say(
             f"round {number}: {one.kills} kills, {one.zombies} zombies, "
             f"{sum(one.link_faults.values())} link faults, {one.turns} turns, "
-            f"{one.seconds:.0f} s, {len(one.bad)} anomalies"
+            f"{one.seconds:.0f} s, {one.late_frames} late frames, {len(one.bad)} anomalies"
         )
-        for text in one.bad[:10]:
-            _say(f"  {text[:2000]}")
-        if one.bad and options.keep:
-            shutil.copytree(here, options.keep / here.name, dirs_exist_ok=True)
-        shutil.rmtree(here, ignore_errors=True)
+        _put_away(options, here, one.bad)
+
+
+async def _leaders(
+    options: argparse.Namespace, progress: Progress, deadline: float, cluster: FaultCluster, folder: Path
+) -> None:
+    """Rounds until enough leaders have moved."""
+    for number in range(len(progress.of(leaders.Moved)), MAX_ROUNDS):
+        found = leaders.summary(progress.of(leaders.Moved))
+        if _enough_leaders(options, found) or time.monotonic() > deadline:
+            break
+        here = folder / f"leaders-{number}"
+        one = await leaders.run_moves(cluster, here, options.seed, number)
+        progress.add(one)
+        _say(
+            f"leaders {number}: {sum(one.faults.values())} faults, {one.elections} elections, "
+            f"{one.partitions_moved} partitions moved, {one.turns} turns, {one.seconds:.0f} s, "
+            f"{one.late_frames} late frames, {len(one.bad)} anomalies"
+        )
+        _put_away(options, here, one.bad)
+
+
+def _put_away(options: argparse.Namespace, here: Path, bad: list[str]) -> None:
+    """Keep the files of a round with findings, if somebody wants them."""
+    for text in bad[:10]:
+        _say(f"  {text[:2000]}")
+    if bad and options.keep:
+        shutil.copytree(here, options.keep / here.name, dirs_exist_ok=True)
+    shutil.rmtree(here, ignore_errors=True)
 
 
 def _enough(options: argparse.Namespace, found: dict[str, Any]) -> bool:
@@ -108,6 +139,10 @@ def _enough(options: argparse.Namespace, found: dict[str, Any]) -> bool:
         and found["broker_restarts"] >= options.broker_restarts
         and min(found["link_faults"].values()) >= options.link_faults
     )
+
+
+def _enough_leaders(options: argparse.Namespace, found: dict[str, Any]) -> bool:
+    return bool(min(found["faults"].values()) >= options.leaders)
 
 
 async def _defences(
@@ -130,22 +165,30 @@ async def _defences(
 
 def _report(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     found = summary(progress.of(Round))
+    moved = leaders.summary(progress.of(leaders.Moved))
     tried = progress.of(Tried)
     simulated = Simulated.of(progress.of(Chunk))
     amiss = [one for one in tried if not as_they_should(one)]
     done = (
         _enough(options, found)
+        and _enough_leaders(options, moved)
         and simulated.seeds >= options.seeds
         and (len(tried) > len(RECIPES) or not options.defences)
     )
     return {
-        "ok": done and not found["anomalies"] and not amiss and not simulated.failing,
+        "ok": done and not found["anomalies"] and not moved["anomalies"] and not amiss and not simulated.failing,
         "date": datetime.now(UTC).date().isoformat(),
         "version": version("turnlog"),
         "machine": f"{psutil.cpu_count()} cores, {platform.system()} {platform.machine()}, Python "
         f"{platform.python_version()}, load average {psutil.getloadavg()[1]:.1f}",
-        "runs": [*_rows_of_rounds(options, found), *_rows_of_defences(options, tried), *_rows_of_seeds(simulated)],
+        "runs": [
+            *_rows_of_rounds(options, found),
+            *_rows_of_leaders(options, moved),
+            *_rows_of_defences(options, tried),
+            *_rows_of_seeds(simulated),
+        ],
         "faults": found,
+        "leaders": moved,
         "defences": {one.defence or "all of them": one.found for one in tried},
         "simulation": simulated.as_json(),
     }
@@ -164,6 +207,18 @@ def _rows_of_rounds(options: argparse.Namespace, found: dict[str, Any]) -> list[
         ),
     ]
     same = {"anomalies": found["anomalies"], "seeds": f"{options.seed}", "seconds": found["seconds"]}
+    return [row | same for row in rows]
+
+
+def _rows_of_leaders(options: argparse.Namespace, moved: dict[str, Any]) -> list[dict[str, Any]]:
+    if not moved["rounds"]:
+        return []
+    same = {"anomalies": moved["anomalies"], "seeds": f"{options.seed}", "seconds": moved["seconds"]}
+    rows = [
+        {"what": f"nodes of three that lead partitions, {fault} and back", "count": count}
+        for fault, count in moved["faults"].items()
+    ]
+    rows.append({"what": "partitions whose leader became another one by that", "count": moved["partitions_moved"]})
     return [row | same for row in rows]
 
 

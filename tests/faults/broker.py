@@ -16,8 +16,43 @@ SETTINGS = {"group.min.session.timeout.ms": "1000", "broker.session.timeout.ms":
 LINKS = ("w0", "w1", "w2", "materializer", "load")
 
 
-class FaultBroker:
+class FaultNode:
     """One Kafka node. It ends with the thread that started it, so it has one of its own, as long as itself."""
+
+    def __init__(self, node: DevBroker) -> None:
+        self._node = node
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fault-broker")
+
+    @property
+    def bootstrap_server(self) -> str:
+        """``host:port``."""
+        return self._node.bootstrap_server
+
+    @property
+    def pid(self) -> int:
+        """Process id, while it runs."""
+        return self._node.pid
+
+    async def start(self) -> None:
+        """On an empty folder, or on what was left. The loop goes on meanwhile."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._node.start)
+
+    async def kill(self) -> None:
+        """``kill -9``."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._node.kill)
+
+    async def stop(self) -> None:
+        """SIGTERM, and its end; one that does not run is left alone."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._node.stop)
+
+    async def close(self) -> None:
+        """Stop it for good."""
+        await self.stop()
+        self._thread.shutdown()
+
+
+class FaultBroker(FaultNode):
+    """A node alone, with a link for each process that uses it."""
 
     def __init__(self, folder: Path, port: int, controller: int, links: Mapping[str, FaultyLink]) -> None:
         """``links`` are there already; their targets are the ports of this node."""
@@ -35,26 +70,11 @@ class FaultBroker:
             "listener.security.protocol.map": ",".join(protocols),
             "controller.quorum.voters": f"1@{HOST}:{controller}",
         }
-        self._broker = DevBroker(folder / "broker", port=port, extra_settings=SETTINGS | ways)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fault-broker")
+        super().__init__(DevBroker(folder / "broker", port=port, extra_settings=SETTINGS | ways))
 
-    @property
-    def bootstrap_server(self) -> str:
-        """``host:port``."""
-        return self._broker.bootstrap_server
-
-    async def start(self) -> None:
-        """On an empty folder, or on what was left. The loop goes on meanwhile."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._broker.start)
-
-    async def kill(self) -> None:
-        """``kill -9``."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._broker.kill)
-
-    async def stop(self) -> None:
-        """For good."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._broker.stop)
-        self._thread.shutdown()
+    def way_of(self, name: str) -> str:
+        """The address that one of :data:`LINKS` is given."""
+        return self.links[name].address
 
 
 @contextlib.asynccontextmanager
@@ -69,4 +89,4 @@ async def fault_broker(folder: Path) -> AsyncIterator[FaultBroker]:
         try:
             yield broker
         finally:
-            await broker.stop()
+            await broker.close()

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.faults.defences import Tried
+from tests.faults.leaders import Moved
 from tests.faults.rounds import Round
 from tests.faults.simulated import Chunk
 
-T = TypeVar("T", Round, Chunk, Tried)
-_KINDS: dict[str, type[Round] | type[Chunk] | type[Tried]] = {"round": Round, "seeds": Chunk, "defence": Tried}
+Done = Round | Chunk | Tried | Moved
+T = TypeVar("T", Round, Chunk, Tried, Moved)
+_KINDS: dict[str, type[Done]] = {"round": Round, "seeds": Chunk, "defence": Tried, "leaders": Moved}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -31,7 +33,7 @@ class Progress:
         self._path = path
         self._seed = seed
         self._lock = threading.Lock()
-        self._done: list[Round | Chunk | Tried] = []
+        self._done: list[Done] = []
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 fields = json.loads(line)
@@ -45,7 +47,7 @@ class Progress:
         with self._lock:
             return [one for one in self._done if isinstance(one, kind)]
 
-    def add(self, one: Round | Chunk | Tried) -> None:
+    def add(self, one: Done) -> None:
         """Something is done. From any thread."""
         with self._lock:
             self._done.append(one)

@@ -41,6 +41,8 @@ class Round:
     bad: list[str] = field(default_factory=list)
     link_faults: dict[str, int] = field(default_factory=dict)
     guests: int = 0
+    late_frames: int | None = None  #: ``None``: they were not counted yet
+    late_copies: int = 0
 
 
 async def run_round(broker: FaultBroker, folder: Path, seed: str, number: int) -> Round:
@@ -72,6 +74,8 @@ async def run_round(broker: FaultBroker, folder: Path, seed: str, number: int) -
         bad=bad[:50],
         link_faults=dict(outcome.link_faults),
         guests=outcome.guests,
+        late_frames=outcome.late_frames,
+        late_copies=outcome.late_copies,
     )
 
 
@@ -131,6 +135,11 @@ def summary(rounds: list[Round]) -> dict[str, Any]:
         "requests": sum(each.requests for each in rounds),
         "events": sum(each.events for each in rounds),
         "frames": sum(each.frames for each in rounds),
+        "late_frames": {
+            "rounds": sum(each.late_frames is not None for each in rounds),
+            "frames": sum(each.late_frames or 0 for each in rounds),
+            "copies": sum(each.late_copies for each in rounds),
+        },
         "seconds": round(sum(each.seconds for each in rounds), 1),
         "points": dict(sorted(points.items())),
         "missed": [point for each in rounds for point in each.missed],

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
-from tests.checker import Anomaly, History, check, check_lifecycle
+from tests.checker import Anomaly, History, check, check_lifecycle, late_frames
 from tests.deployment import START_S, Deployment, Process, Wire
 from tests.faults.broker import FaultBroker
+from tests.faults.cluster import FaultCluster
 from tests.faults.load import SUMMARY_MODELS, Load
 from tests.faults.points import hit_of
 from tests.faults.record import CommitSampler, collect, positions_in
@@ -75,6 +76,8 @@ class Outcome:
     frames: int = 0
     requests: int = 0
     commits: int = 0
+    late_frames: int = 0  #: behind the end of their own attempt
+    late_copies: int = 0  #: of these: they were there in time, too
     takeovers_s: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     anomalies: list[Anomaly] = field(default_factory=list)
@@ -88,12 +91,14 @@ class Outcome:
 class Stack:
     """Three workers, the materializer, load, and somebody who watches. Use :func:`running`."""
 
-    def __init__(self, broker: FaultBroker, deployment: Deployment, seed: str, weaken: str | None = None) -> None:
+    def __init__(
+        self, broker: FaultBroker | FaultCluster, deployment: Deployment, seed: str, weaken: str | None = None
+    ) -> None:
         self.broker = broker
         self.deployment = deployment
         self.outcome = Outcome()
         self.chance = random.Random(f"{seed}/faults")
-        self.load = Load(deployment, seed, bootstrap_server=broker.links["load"].address)
+        self.load = Load(deployment, seed, bootstrap_server=broker.way_of("load"))
         self.takeovers = Takeovers()
         self.journal = deployment.folder / "journal.jsonl"
         self._workers: list[Process] = []
@@ -126,7 +131,7 @@ class Stack:
             name,
             [sys.executable, *argv],
             worker_name=name,
-            bootstrap_server=self.broker.links[f"w{slot}"].address,
+            bootstrap_server=self.broker.way_of(f"w{slot}"),
             crash_at=crash_at,
             script_journal=str(self.journal),
             max_takeovers="1000",
@@ -147,7 +152,7 @@ class Stack:
         await eventually(lambda: another.ready, f"{another.name} is ready", _REPLACED_S)
 
     def start_materializer(self, crash_at: str = "") -> Process:
-        way = self.broker.links["materializer"].address
+        way = self.broker.way_of("materializer")
         self._materializer = self.deployment.start(
             "materializer", "materialize", crash_at=crash_at, bootstrap_server=way
         )
@@ -287,13 +292,14 @@ class Stack:
 
     async def break_link(self, name: str, fault: LinkFault, lasts_s: float = PAUSE_S) -> None:
         """Let something be wrong between one process and the broker for longer than a session's timeout."""
+        assert isinstance(self.broker, FaultBroker)
         process = self._materializer if name == "materializer" else None
         if name.startswith("w"):
             process = self._workers[int(name.removeprefix("w"))]
         if process is not None:
             await self.ready(process)
         link, ends = self.broker.links[name], time.monotonic() + lasts_s
-        self._broker_failed = True
+        self.broker_fails()
         self.tell(f"the link of {name} from now on: {fault}")
         try:
             while (left_s := ends - time.monotonic()) > 0:
@@ -323,9 +329,14 @@ class Stack:
             await self._ended(guest)
             self.outcome.guests += 1
 
+    def broker_fails(self) -> None:
+        """From now on: what was not acknowledged may be lost, or come late and twice."""
+        self._broker_failed = True
+
     async def restart_broker(self) -> None:
         """kill -9 of the broker and a start on its data."""
-        self._broker_failed = True
+        assert isinstance(self.broker, FaultBroker)
+        self.broker_fails()
         await self.broker.kill()
         await self.broker.start()
         self.outcome.broker_restarts += 1
@@ -415,6 +426,10 @@ class Stack:
         outcome.events = sum(map(len, history.log.values()))
         outcome.frames, outcome.requests = len(history.frames), len(history.requests)
         outcome.commits = len(history.commits)
+        for late in late_frames(history.frames):
+            self.tell(f"late: {late}")
+            outcome.late_frames += 1
+            outcome.late_copies += late.again
         outcome.takeovers_s = self.takeovers.seconds(history, wire)
         self.tell("all is judged")
         return history
@@ -440,7 +455,13 @@ Scenario = Callable[[Stack], Awaitable[None]]
 
 
 async def run_stack(
-    broker: FaultBroker, folder: Path, seed: str, scenario: Scenario, *, weaken: str | None = None, **settings: str
+    broker: FaultBroker | FaultCluster,
+    folder: Path,
+    seed: str,
+    scenario: Scenario,
+    *,
+    weaken: str | None = None,
+    **settings: str,
 ) -> tuple[Outcome, History]:
     """Start a deployment, load it, do the scenario to it, drain, and check what is left."""
     with Deployment(broker.bootstrap_server, folder, partitions=PARTITIONS, **settings) as deployment:

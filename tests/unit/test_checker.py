@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.checker import StoreContent, ToolRun, accepted_events, check
+from tests.checker import StoreContent, ToolRun, accepted_events, check, late_frames
 from tests.checker.drafts import SESSION, USAGE, Draft, found, frame_of, good, offset_of
 from tests.checker.stores import session_columns
 from turnlog_schemas import events as ev
@@ -434,6 +434,19 @@ def test_what_may_be_is_not_found(change: Plant) -> None:
     draft = good()
     change(draft)
     assert check(draft.history()) == []
+
+
+def test_late_frames_are_told_by_whether_they_were_in_time_too() -> None:
+    draft = good()
+    assert late_frames(draft.frames) == []
+    end = draft.frames[frame_of(draft, fr.TurnCompleted)]
+    delta = replace(end, offset=99, header=replace(end.header, frame_seq=7), frame=fr.TextDelta(text="late"))
+    draft.frames.insert(0, delta)
+    draft.frames.append(delta)
+    assert [late.again for late in late_frames(draft.frames)] == [True]
+    draft.frames.remove(delta)
+    assert [late.again for late in late_frames(draft.frames)] == [False]
+    assert f"]@{delta.offset}, turn t1" in late_frames(draft.frames)[0].where
 
 
 def test_a_journal_line_becomes_a_tool_run() -> None:

@@ -311,5 +311,8 @@ def test_a_result_becomes_a_table() -> None:
     made = table({**head, "faults": faults, "million": million})
     assert "timeout of 2 s: median 3.1 s, 95 % within 6.2 s, the longest 9.3 s (300 takeovers" in made
     assert "1,000,001 events that this host never had is served 40.5 s after" in made
+    assert "second time" not in made
+    late = {"late_frames": {"rounds": 10, "frames": 6, "copies": 5}}
+    assert "6 in 10 rounds on three nodes (5 of them for the second time)" in table({**head, "leaders": late})
     with pytest.raises(ValueError, match="no marks"):
         filled("no page", None)

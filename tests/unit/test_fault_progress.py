@@ -1,12 +1,14 @@
 """A long fault run goes on where it was stopped: what is in its file is not done again."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.faults import simulated
+from tests.faults import leaders, rounds, simulated
 from tests.faults.defences import Tried
+from tests.faults.leaders import LeaderFault, Moved
 from tests.faults.progress import OtherRunError, Progress
 from tests.faults.rounds import Round
 from tests.faults.seeds import FIRST, go_on
@@ -29,19 +31,34 @@ ROUND = Round(
     takeovers_s=[2.5],
 )
 CHUNK = Chunk(low=0, high=500, seeds=500, failing=0, seconds=20.0)
+MOVED = Moved(number=0, seed="7/leaders 0", seconds=60.0, faults={"killed": 1, "paused": 1}, late_frames=3, bad=["x"])
 TRIED = Tried(defence="the reader's rule", caught=True, seconds=20.0, found=["version gap"])
 
 
 def test_what_is_done_is_known_to_the_next_run(tmp_path: Path) -> None:
     file = tmp_path / "rounds.jsonl"
     first = Progress(file, "7")
-    for one in (ROUND, CHUNK, TRIED):
+    for one in (ROUND, CHUNK, TRIED, MOVED):
         first.add(one)
     second = Progress(file, "7")
     assert (second.of(Round), second.of(Chunk), second.of(Tried)) == ([ROUND], [CHUNK], [TRIED])
+    assert second.of(Moved) == [MOVED]
     with pytest.raises(OtherRunError):
         Progress(file, "8")
     assert Progress(None, "8").of(Round) == []
+
+
+def test_rounds_of_leaders_are_summed_up() -> None:
+    found = leaders.summary([MOVED, MOVED])
+    assert found["faults"] == {"killed": 2, "stopped": 0, "paused": 2}, "also what did not happen"
+    assert found["late_frames"] == {"rounds": 2, "frames": 6, "copies": 0}
+    assert found["bad"] == ["round 0 of leaders: x"] * 2
+    assert set(leaders.summary([])["faults"]) == set(LeaderFault)
+
+
+def test_rounds_of_before_late_frames_were_counted_do_not_count() -> None:
+    later = replace(ROUND, late_frames=2, late_copies=1)
+    assert rounds.summary([ROUND, later])["late_frames"] == {"rounds": 1, "frames": 2, "copies": 1}
 
 
 def test_seeds_that_are_done_are_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:

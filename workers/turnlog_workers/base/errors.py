@@ -34,6 +34,10 @@ class BrokerUnreachableError(TurnlogError):
     exit_code = EXIT_UNREACHABLE
 
 
+class BrokerRefusesError(BrokerUnreachableError):
+    """A broker answers, and will not let us in: to try again cannot help."""
+
+
 class NotFoundError(TurnlogError):
     """A topic, a session, a file or a position does not exist (any more)."""
 

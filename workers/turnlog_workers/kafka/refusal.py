@@ -18,7 +18,7 @@ from aiokafka.errors import (
 )
 
 from turnlog_workers.base.config import Settings
-from turnlog_workers.base.errors import BrokerUnreachableError
+from turnlog_workers.base.errors import BrokerRefusesError
 from turnlog_workers.base.logs import quiet
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.login import sasl_token
@@ -28,9 +28,9 @@ _TIMEOUT_S = 2.0
 
 
 def raise_if_refused(settings: Settings) -> None:
-    """Raise :class:`BrokerUnreachableError` if the broker answers and does not let us in: to wait cannot help."""
+    """Raise :class:`BrokerRefusesError` if the broker answers and does not let us in: to wait cannot help."""
     if sentence := refusal(settings):
-        raise BrokerUnreachableError(sentence)
+        raise BrokerRefusesError(sentence)
 
 
 def refusal(settings: Settings) -> str | None:

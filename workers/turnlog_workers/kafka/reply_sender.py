@@ -78,9 +78,13 @@ class ReplySender:
 
     async def start(self) -> None:
         """Connect. Raises ``KafkaError`` or ``TimeoutError``."""
-        self._producer = self._new_producer()
-        async with asyncio.timeout(self._settings.startup_timeout_s):
-            await self._producer.start()
+        self._producer = producer = self._new_producer()
+        try:
+            async with asyncio.timeout(self._settings.startup_timeout_s):
+                await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
 
     def _new_producer(self) -> AIOKafkaProducer:
         return AIOKafkaProducer(

@@ -1,7 +1,7 @@
 """The sentence for a broker that does not answer: which one was asked, why that one, and what to do."""
 
 from turnlog_workers.base.config import Settings
-from turnlog_workers.base.errors import BrokerUnreachableError
+from turnlog_workers.base.errors import BrokerRefusesError, BrokerUnreachableError
 from turnlog_workers.base.json_file import read_json
 from turnlog_workers.base.process_lives import process_lives
 from turnlog_workers.kafka.refusal import refusal
@@ -38,8 +38,19 @@ def unreachable(settings: Settings, error: BaseException, what: str = "no broker
         )
     suspect = name in _NO_CONNECTION or (settings.sasl_mechanism == "OAUTHBEARER" and name in _NO_ANSWER)
     if suspect and (sentence := refusal(settings)):
-        return BrokerUnreachableError(sentence)
+        return BrokerRefusesError(sentence)
     return BrokerUnreachableError(f"{what} at {address} ({_reason(error)}). {_advice(settings, error)}")
+
+
+def broke(error: BaseException | None) -> bool:
+    """Did a connection end or never come about, so that another try may do? Told by an error and its causes."""
+    while error is not None:
+        if isinstance(error, BrokerRefusesError):
+            return False
+        if type(error).__name__ in _NO_CONNECTION:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _reason(error: BaseException) -> str:

@@ -28,6 +28,7 @@ from turnlog_workers.base.settings_check import unknown_variables
 from turnlog_workers.kafka.kafka_python import connected
 from turnlog_workers.kafka.schema_topic import read_schemas
 from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_topics
+from turnlog_workers.kafka.unreachable import broke
 from turnlog_workers.materializer.analysts_file import AnalystsFile, RequestPlace, analysts_kind
 from turnlog_workers.materializer.analysts_tables import for_readers
 from turnlog_workers.materializer.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
@@ -117,12 +118,13 @@ class Materializer:
     def _run(self) -> int:
         failures = 0
         settings = self._settings
+        first_until = time.monotonic() + settings.startup_timeout_s
         log.info("connecting to Kafka at %s, for %g s at most", settings.bootstrap_server, settings.startup_timeout_s)
         while not self._stop.is_set():
             try:
                 self._connect_and_follow()
             except BrokerUnreachableError as error:
-                if not self._began:
+                if not self._began and not (broke(error) and time.monotonic() < first_until):
                     log.error("%s", error)
                     return EXIT_UNREACHABLE
                 failures += 1

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.registry import packaged
@@ -33,6 +34,7 @@ from turnlog_workers.kafka.settings_topic import RunSettings
 from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.topics_admin import TopicsState, check_topics
 from turnlog_workers.observe.turn_times import TurnMetrics
+from turnlog_workers.process.connecting import unless_it_breaks
 from turnlog_workers.process.limits import actor_limits, shard_limits
 from turnlog_workers.process.surplus_partitions import GrowthWatch, Surplus, SurplusPartition, committed_in_group
 from turnlog_workers.process.tail_watch import TailWatch
@@ -93,13 +95,14 @@ class WorkerService:
         settings = self._settings
         warnings = [*unknown_variables(settings), *check_models(settings)]
         log.info("connecting to Kafka at %s, for %g s at most", settings.bootstrap_server, settings.startup_timeout_s)
-        topics = await asyncio.to_thread(check_topics, settings)
+        limit_s = settings.startup_timeout_s
+        topics = await unless_it_breaks(partial(asyncio.to_thread, check_topics, settings), limit_s)
         for problem in (*warnings, *topics.problems):
             log.warning("%s", problem)
         await asyncio.gather(
-            asyncio.to_thread(schema_topic.publish_schemas, settings),
-            self._replies.start(),
-            self._run_settings.catch_up(),
+            unless_it_breaks(partial(asyncio.to_thread, schema_topic.publish_schemas, settings), limit_s),
+            unless_it_breaks(self._replies.start, limit_s),
+            unless_it_breaks(self._run_settings.catch_up, limit_s),
         )
         self._stores = StoreDirectory(
             settings.data_dir / "stores",

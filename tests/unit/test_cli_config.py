@@ -13,6 +13,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.shown_settings import is_of
 
 SECRET = "planted-secret-of-a-test"
+OF_A_PLAN = "https://other.example/mcp?plan-7"
 
 
 @pytest.fixture(autouse=True)
@@ -76,11 +77,13 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arg
     monkeypatch.setenv("TURNLOG_HTTP_KEYS", json.dumps({"a": {"hash": SECRET}}))
     monkeypatch.setenv("SOME_API_KEY", SECRET)
     server = {"command": ["server", f"--token={SECRET}"], "env_from": ["SOME_API_KEY"]}
-    monkeypatch.setenv("TURNLOG_MCP_SERVERS", json.dumps({"files": server}))
+    web = {"url": f"https://tools.example/{'x' * 20}?key={SECRET}"}
+    monkeypatch.setenv("TURNLOG_MCP_SERVERS", json.dumps({"files": server, "web": web, "other": {"url": OF_A_PLAN}}))
     monkeypatch.setenv("TURNLOG_WORKER_NAME", f"worker-{SECRET}")
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert SECRET not in done.output
+    assert "plan-7" not in done.output, "who knows what an address says behind its ?"
     assert "(hidden)" in done.output
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -26,12 +27,12 @@ from turnlog_workers.runners.base import AssistantMessage, RunnerOutput, TextDel
 from turnlog_workers.sessions.history_compactor import UnrecordableError
 from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import TurnAttempt
-from turnlog_workers.shard import partition
+from turnlog_workers.shard import partition, saver
 from turnlog_workers.shard.channel_in_memory import ChannelInMemory
 from turnlog_workers.shard.serving import Serving
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.store.memory_store import MemoryStore, MemoryStores
-from turnlog_workers.store.port import StoreError, UnreadableStoreError
+from turnlog_workers.store.port import DamagedStoreError, StoreError, UnreadableStoreError
 
 SECRET = "what the user wrote"
 
@@ -151,6 +152,66 @@ async def test_a_store_that_cannot_be_read_at_a_takeover_is_made_anew_from_the_l
         await world.answer("s-1", fr.TurnCompleted)
         assert len(world.log.of(ev.TurnAccepted)) == 1, "the same request is known"
         assert len(fresh) == 1
+
+
+@pytest.mark.parametrize("shows", ["write", "rest"])
+async def test_a_store_that_turns_out_to_be_damaged_while_it_serves_is_made_anew_at_once(
+    monkeypatch: pytest.MonkeyPatch, shows: str
+) -> None:
+    """As at a checkpoint: nothing that is asked of the partition needs the block."""
+    monkeypatch.setattr(saver, "_UPKEEP_INTERVAL_S", 0.01)
+    fresh: list[str] = []
+    open_fresh, works = MemoryStores.open_fresh, getattr(MemoryStore, shows)
+
+    async def made_anew(self: MemoryStores, partition: int, reason: str) -> MemoryStore:
+        fresh.append(reason)
+        return await open_fresh(self, partition, reason)
+
+    async def damaged(self: MemoryStore, *args: Any) -> Any:
+        if len(fresh) < 2:
+            raise DamagedStoreError("block 7 is damaged")
+        return await works(self, *args)
+
+    async with OnePartition() as world:
+        world.context.limits = replace(world.context.limits, idle_timeout_s=0.0, store_commit_interval_s=0.0)
+        await world.take_over()
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnCompleted)
+        monkeypatch.setattr(partition, "_AGAIN", Backoff(3600, 3600))  # or nobody would see that it is at once
+        monkeypatch.setattr(MemoryStores, "open_fresh", made_anew)
+        monkeypatch.setattr(MemoryStore, shows, damaged)
+        world.chat("s", "s-2")
+        await eventually(lambda: len(fresh) == 2, "it is made anew, and so is the one that is damaged then")
+        await eventually(lambda: world.shard.serving is not None, "it is served")
+        world.chat("s", "s-1")
+        await world.answer("s-2", fr.TurnCompleted)
+        assert len(world.log.of(ev.TurnAccepted)) == 2, "the same request is known"
+
+
+async def test_a_store_that_is_damaged_again_and_again_is_made_anew_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(saver, "_UPKEEP_INTERVAL_S", 0.01)
+    monkeypatch.setattr(partition, "_AGAIN", Backoff(0.01, 0.01))
+    made = 0
+    open_fresh = MemoryStores.open_fresh
+
+    async def made_anew(self: MemoryStores, partition: int, reason: str) -> MemoryStore:
+        nonlocal made
+        made += 1
+        return await open_fresh(self, partition, reason)
+
+    async def damaged(self: MemoryStore, *_: Any) -> Any:
+        raise DamagedStoreError("block 7 is damaged")
+
+    monkeypatch.setattr(MemoryStores, "open_fresh", made_anew)
+    async with OnePartition() as world:
+        monkeypatch.setattr(MemoryStore, "write", damaged)
+        await world.shard.stop()
+        world.shard = partition.Shard(world.context, 0)
+        world.shard.start()
+        await eventually(lambda: world.context.counts.releases["failure"] > 8, "it goes on trying")
+    assert made == 3
 
 
 async def test_an_event_that_cannot_be_folded_marks_its_stream_and_no_other() -> None:

@@ -175,7 +175,8 @@ def test_a_store_that_cannot_be_written_is_said_seldom_and_when_it_is_over(caplo
     caplog.set_level(logging.INFO)
     now = 0.0
     place: dict[str, Any] = {}
-    trouble = StoreTrouble(lambda: now, place)
+    both = StoreTrouble(lambda: now, place)
+    trouble = both.writing
     trouble.is_over()
     for _ in range(130):
         trouble.is_there("full")
@@ -192,3 +193,14 @@ def test_a_store_that_cannot_be_written_is_said_seldom_and_when_it_is_over(caplo
         "the store is written again, after 130 s",
         "full",
     ]
+    caplog.clear()
+    for _ in range(50):
+        trouble.is_over()
+        both.upkeep.is_there("not put away")
+        now += 1.0
+    both.upkeep.is_over()
+    assert [record.message for record in caplog.records] == [
+        "the store is written again, after 0 s",
+        "not put away",
+        "idle sessions are put away again, after 50 s",
+    ], "what goes well with the store ends no trouble of another kind"

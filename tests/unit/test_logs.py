@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import pytest
@@ -141,6 +142,30 @@ def test_what_the_environment_holds_under_a_secrets_name_stands_in_no_line(monke
     assert logs.without_known_secrets("refused planted-for-a-plug-in, password=x") == "refused [secret], password=x"
 
 
+def test_of_tokens_that_change_the_newest_are_known_and_what_was_there_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "_kept_secrets", OrderedDict())
+    monkeypatch.setattr(logs, "_MAX_KEPT_SECRETS", 3)
+    monkeypatch.setenv("SHOP_API_KEY", "of-the-start")
+    logs.set_up(Settings(sasl_password="a-password"), io.StringIO())  # type: ignore[arg-type]
+    for number in range(10):
+        logs.keep_secret("in-use-again")
+        logs.keep_secret(f"token-{number}")
+    assert list(logs._kept_secrets) == ["token-8", "in-use-again", "token-9"]
+    known = [*logs._kept_secrets, "of-the-start", "a-password"]
+    assert logs.redacted(" ".join(known)) == " ".join(["[secret]"] * 5)
+    assert logs.redacted("token-0 token-7") == "token-0 token-7"
+    logs.set_up(Settings(), io.StringIO())
+    assert logs.redacted("token-9 a-password") == "[secret] a-password"
+
+
+def test_a_key_in_the_address_of_a_tool_server_is_a_secret() -> None:
+    url = "https://tools.example/mcp?tenant=acme-shop&api_key=hunter2-hunter2&sig=x"
+    settings = Settings(mcp_servers={"shop": {"url": url}})  # type: ignore[dict-item]
+    assert logs.secrets_of(settings) == ("hunter2-hunter2",)
+
+
 @pytest.mark.parametrize(
     ("line", "clean"),
     [
@@ -151,6 +176,12 @@ def test_what_the_environment_holds_under_a_secrets_name_stands_in_no_line(monke
         ("sent bearer abcdef.ghijkl-mnop==", "sent bearer [secret]"),
         ("the bearer of this", "the bearer of this"),
         ("https://me:hunter2@host/x", "https://[secret]@host/x"),
+        ("https://hunter2@host/x", "https://[secret]@host/x"),
+        ("redis://:hun@ter2@host:1/x", "redis://[secret]@host:1/x"),
+        ("asked https://host/mcp?key=hunter2&v=2 in vain", "asked https://host/mcp?[secret] in vain"),
+        ("{'url': 'https://host/x?hunter2', 'n': 1}", "{'url': 'https://host/x?[secret]', 'n': 1}"),
+        ("(is it https://host/x?) Ask me@host?", "(is it https://host/x?) Ask me@host?"),
+        ("https://host/x#options", "https://host/x#options"),
         ("key sk-abcdefghijklmnopqrstuvwx", "key [secret]"),
         ("fencing_token=17 epoch=17", "fencing_token=17 epoch=17"),
         ("kafka://localhost:9092", "kafka://localhost:9092"),

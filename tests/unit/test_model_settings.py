@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_a_file_without_a_key(content: bytes | None, tmp_path: Path) -> None:
 
 
 def test_a_key_that_was_read_is_taken_out_of_every_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_kept_secrets", set())
+    monkeypatch.setattr(logs, "_kept_secrets", OrderedDict())
     monkeypatch.setattr(logs, "_in_force", logs.SecretFilter())
     record = logging.LogRecord("x", logging.INFO, "", 0, "asked with %s, or x", (SECRET,), None)
     logs.keep_secret("x")  # too short to be one

@@ -24,6 +24,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.devstack.stack import child_specs, http_spec, with_metrics_ports
 from turnlog_workers.materializer.observation import Observation
+from turnlog_workers.materializer.process import Materializer
 from turnlog_workers.materializer.publications import Publications
 
 
@@ -42,7 +43,7 @@ def test_the_materializer_answers_with_its_lag_and_the_age_of_its_snapshot(tmp_p
     sentences = ["it has not caught up with the log yet"]
     observation.start(lambda: sentences[0])
     try:
-        port = observation._port
+        port = observation._port.served
         assert port is not None
         assert get(port, "/livez") == (200, "ok\n")
         assert get(port, "/readyz") == (503, "it has not caught up with the log yet\n")
@@ -85,6 +86,37 @@ def test_a_materializer_that_stands_still_is_red_and_one_without_a_broker_is_not
         assert observation._health.not_live() != ""
     assert observation._health.not_live() == ""
     assert observation.now().lag == {}
+    now = 1000.0  # the broker was away
+    with observation.following():
+        observation.follows(file, {0: 10})
+        assert observation._health.not_live() == "", "what it could not do meanwhile is no reason for a new start"
+        now = 1009.0
+        observation.rests()  # while the whole file is copied
+        now = 2000.0
+        observation.follows(file, {0: 10})
+        assert observation._health.not_live() == ""
+        now = 2011.0
+        observation.follows(file, {0: 10})
+        assert observation._health.not_live() != ""
+
+
+def test_a_file_that_is_made_anew_again_and_again_is_so_ever_more_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, pauses, made = SimpleNamespace(monotonic=lambda: now), list[float](), list[str]()
+    monkeypatch.setattr("turnlog_workers.materializer.process.time", clock)
+    now = 0.0
+    stop = SimpleNamespace(wait=pauses.append)
+    materializer = Materializer(Settings(data_dir=tmp_path), cast(Any, stop))
+    file = cast(Any, SimpleNamespace(path="a file", start_anew=lambda reason, tolerant: made.append(reason)))
+    for number in range(10):
+        now += 100
+        materializer._start_anew(file, str(number))
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    now += 601
+    materializer._start_anew(file, "10")
+    assert made == [str(number) for number in range(11)]
+    assert len(pauses) == 9, "the first time at once"
 
 
 def test_an_idle_snapshot_stays_young_and_one_of_a_process_before_has_its_age(tmp_path: Path) -> None:
@@ -182,7 +214,7 @@ async def test_a_gateway_s_port_is_its_own_and_says_what_it_waits_for() -> None:
     observation = GatewayObservation(gateway, lambda: accepting[0])
     observation.start()
     try:
-        port = observation._port
+        port = observation._port.served
         assert port is not None
 
         async def ready() -> str:

@@ -1,14 +1,19 @@
 """Tokens of a token endpoint: asked for once, renewed in time, within bounds, and no secret in any sentence."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.token_server import CLIENT_SECRET, TokenServer
+from turnlog.cli.exits import explain
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.settings_check import SettingsError
+from turnlog_workers.kafka import login
 from turnlog_workers.kafka.login import TokenProvider, sasl_token
 from turnlog_workers.kafka.refusal import refusal
 from turnlog_workers.kafka.token_endpoint import TokenEndpoint, TokenEndpointError
@@ -54,6 +59,48 @@ def test_a_token_is_asked_for_once_and_again_before_it_runs_out(server: TokenSer
     assert tokens.token() == "third"  # no life was said
 
 
+@pytest.mark.parametrize(("said", "life_s"), [("50", 50), ("50.0", 50), ("0.5", 0.5), (50.0, 50)])
+def test_a_life_may_be_said_as_text(server: TokenServer, said: object, life_s: float) -> None:
+    clock = Clock()
+    tokens = endpoint(server.url, clock)
+    server.answers = [(200, {"access_token": "first", "expires_in": said})]
+    assert tokens.token() == "first"
+    clock.now += 0.79 * life_s
+    assert tokens.token() == "first"
+    clock.now += 0.02 * life_s
+    assert tokens.token() != "first"
+
+
+def test_an_address_is_named_without_what_may_be_a_key(server: TokenServer) -> None:
+    server.answers = [(200, [])]
+    with pytest.raises(TokenEndpointError, match=r"/token\?\[secret\] answers") as caught:
+        endpoint(f"{server.url}?api=hunter2", Clock()).token()
+    assert "hunter2" not in explain(caught.value)[1]
+    assert explain(RuntimeError("no https://me@host/x?hunter2"))[1].startswith(
+        "Unexpected RuntimeError: no https://[secret]@host/x?[secret] ("
+    )
+
+
+async def test_an_endpoint_that_hangs_takes_no_thread_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go_on = threading.Semaphore(0), threading.Event()
+
+    def hangs(_: Settings) -> str:
+        asked.release()
+        assert go_on.wait(60)
+        return "a-token"
+
+    monkeypatch.setattr(login, "sasl_token", hangs)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+    waiting = [asyncio.create_task(TokenProvider(Settings()).token()) for _ in range(20)]
+    try:
+        for _ in range(2):
+            assert await asyncio.to_thread(asked.acquire, timeout=60)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), 60) == "done"
+    finally:
+        go_on.set()
+    assert await asyncio.gather(*waiting) == ["a-token"] * 20
+
+
 async def test_a_secret_that_cannot_be_read_for_a_moment_ends_nothing(server: TokenServer, tmp_path: Path) -> None:
     clock, file = Clock(), tmp_path / "secret"
 
@@ -95,9 +142,13 @@ def test_an_endpoint_that_is_away_is_asked_three_times(server: TokenServer, fail
     assert len(server.asked) == 6, "a renewal that failed is tried again after a while, not for each connection"
     clock.now += 20
     server.answers = [failure] * 3
-    with pytest.raises(TokenEndpointError, match=r"TURNLOG_SASL_TOKEN_URL=http://127.0.0.1:.* cannot"):
-        tokens.token()
-    assert len(server.asked) == 9
+    for _ in range(10):
+        with pytest.raises(TokenEndpointError, match=r"TURNLOG_SASL_TOKEN_URL=http://127.0.0.1:.* cannot"):
+            tokens.token()
+    assert len(server.asked) == 9, "the connections that come right after a failure do not wait as long as the first"
+    clock.now += 1.5
+    assert tokens.token()
+    assert len(server.asked) == 10
 
 
 def test_an_endpoint_that_nobody_listens_for() -> None:
@@ -123,6 +174,10 @@ def test_an_endpoint_that_nobody_listens_for() -> None:
         ((200, {"access_token": "t", "expires_in": 0}), "answers with no token"),
         ((200, {"access_token": "t", "expires_in": True}), "answers with no token"),
         ((200, {"access_token": "t", "expires_in": "soon"}), "answers with no token"),
+        ((200, {"access_token": "t", "expires_in": "-1"}), "answers with no token"),
+        ((200, {"access_token": "t", "expires_in": "0"}), "answers with no token"),
+        ((200, {"access_token": "t", "expires_in": "1e9"}), "answers with no token"),
+        ((200, {"access_token": "t", "expires_in": "٣٦٠٠"}), "answers with no token"),
         ((200, {"access_token": "t" * 70_000}), "answers with no token"),
     ],
 )

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,8 +70,11 @@ def doctor(
 
 
 async def _collect(settings: "Settings", model: str | None, timeout_s: float, *, quiet: bool) -> list[Check]:
+    from turnlog_workers.base.logs import without_url_secrets
+
     checks = []
-    async for check in _examine(settings, model, timeout_s):
+    async for found in _examine(settings, model, timeout_s):
+        check = replace(found, detail=without_url_secrets(found.detail))
         checks.append(check)
         if not quiet:
             _print(check)

@@ -8,7 +8,9 @@ from turnlog.errors import EXIT_FAILED, EXIT_TIMED_OUT, TurnlogError
 
 def explain(error: BaseException) -> tuple[int, str]:
     """The exit code and the sentence for any error that a command can end with."""
-    text = str(error) or type(error).__name__
+    from turnlog_workers.base.logs import without_url_secrets  # it takes a moment, which --help has no need of
+
+    text = without_url_secrets(str(error)) or type(error).__name__
     if isinstance(error, TurnlogError):
         return error.exit_code, text
     if isinstance(error, TimeoutError):

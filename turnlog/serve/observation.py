@@ -9,7 +9,7 @@ from turnlog.serve.gateway import Gateway
 from turnlog.serve.measured import HttpMetrics
 from turnlog_workers.base.tasks import end, kept_running
 from turnlog_workers.observe.health import Health
-from turnlog_workers.observe.port import ObservationPort
+from turnlog_workers.observe.port import PortOfSettings
 from turnlog_workers.observe.watchdog import Watchdog, loop_delay
 
 
@@ -20,22 +20,22 @@ class Observation:
         """``accepting``: does the port for HTTP take connections?"""
         self._gateway = gateway
         self._accepting = accepting
-        self._port: ObservationPort | None = None
         self._task: asyncio.Task[None] | None = None
         self.registry = CollectorRegistry()
         self.measured = gateway.settings.metrics_port is not None
         self.metrics = HttpMetrics(self.registry, gateway.streams) if self.measured else None
+        self._health = Health(hang_after_s=gateway.settings.watchdog_timeout_s)
+        self._port = PortOfSettings(gateway.settings, self._health, self.registry)
 
     def start(self) -> None:
         """Answer from now on. Raises :class:`UsageError` when the port is taken."""
-        settings = self._gateway.settings
-        if settings.metrics_port is None:
+        self._health.not_ready = self.not_ready
+        self._port.open()
+        if self._port.served is None:
             return
-        health = Health(hang_after_s=settings.watchdog_timeout_s)
-        health.not_ready = self.not_ready
-        self._port = ObservationPort(settings.metrics_host, settings.metrics_port, health, self.registry)
         delay = loop_delay(self.registry)
-        watchdog = Watchdog(health, dict, timeout_s=settings.watchdog_timeout_s, delay=delay)
+        timeout_s = self._gateway.settings.watchdog_timeout_s
+        watchdog = Watchdog(self._health, dict, timeout_s=timeout_s, delay=delay)
         self._task = kept_running(watchdog.run, "the watchdog", gave_up=lambda _: None)
 
     def not_ready(self) -> str:
@@ -49,6 +49,4 @@ class Observation:
     async def stop(self) -> None:
         """Answer no more."""
         await end(self._task)
-        port, self._port = self._port, None
-        if port is not None:
-            await asyncio.to_thread(port.stop)
+        await asyncio.to_thread(self._port.close)

@@ -11,9 +11,11 @@ import re
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
+from urllib.parse import parse_qsl, urlsplit
 
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.model_servers import secrets_in_environment
@@ -32,7 +34,9 @@ _NAMED_SECRET = re.compile(
     r"(?:(?:bearer|basic)\s+)?)(\"[^\"]*\"|'[^']*'|[^\s,;)}\]]+)",
     re.IGNORECASE,
 )
-_URL_CREDENTIALS = re.compile(r"(\w://)[^/\s:@]+:[^/\s@]+@")
+_URL_CREDENTIALS = re.compile(r"(\w://)[^/\s?#\"<>]{1,2000}@")
+_URL_QUERY = re.compile(r"(\w://[^\s?#\"'<>]{1,2000}\?)(?=[\w%&=/+-])[^\s\"'<>]+")  # it may be signed
+_SECRET_PARAMETER = re.compile(r"key|token|secret|sig|pass|auth|cred|code", re.IGNORECASE)
 _MODEL_KEY = re.compile(r"\bsk-[A-Za-z0-9_-]{16,}")
 _BEARER = re.compile(r"\b(bearer\s+)[A-Za-z0-9._~+/-]{8,}=*", re.IGNORECASE)
 
@@ -62,13 +66,13 @@ class SecretFilter(logging.Filter):
         super().__init__()
         self._secrets: list[str] = []
         self._formatter = logging.Formatter()
-        self.add(*secrets)
+        self.know(*secrets)
 
-    def add(self, *secrets: str) -> None:
-        """Further values to take out."""
+    def know(self, *secrets: str) -> None:
+        """Take out these values from now on, and no others."""
         # A value may also appear as Python or JSON would quote it.
         forms = {form for s in secrets if s for form in (s, repr(s)[1:-1], json.dumps(s)[1:-1])}
-        self._secrets = sorted({*self._secrets, *forms}, key=len, reverse=True)
+        self._secrets = sorted(forms, key=len, reverse=True)
 
     def without_known(self, text: str) -> str:
         """The text without the values that are known to be secret."""
@@ -80,7 +84,7 @@ class SecretFilter(logging.Filter):
         """The text without secrets."""
         text = self.without_known(text)
         text = _NAMED_SECRET.sub(rf"\g<1>{_REDACTED}", text)
-        text = _URL_CREDENTIALS.sub(rf"\g<1>{_REDACTED}@", text)
+        text = without_url_secrets(text)
         text = _BEARER.sub(rf"\g<1>{_REDACTED}", text)
         return _MODEL_KEY.sub(_REDACTED, text)
 
@@ -99,20 +103,32 @@ class SecretFilter(logging.Filter):
         return True
 
 
+def without_url_secrets(text: str) -> str:
+    """Addresses without a name and password, and without what stands behind their ``?``."""
+    text = _URL_CREDENTIALS.sub(rf"\g<1>{_REDACTED}@", text)
+    return _URL_QUERY.sub(rf"\g<1>{_REDACTED}", text)
+
+
 _in_force = SecretFilter()
-_kept_secrets: set[str] = set()  # keys that were read after the log was set up
+_set_up_with: tuple[str, ...] = ()  # secrets that a process has from its start to its end
+_kept_secrets: OrderedDict[str, None] = OrderedDict()  # keys and tokens that were read since, the latest used last
+_keeping = threading.Lock()
 _MIN_SECRET_CHARACTERS = 6  # a shorter one is no secret, and would be found in every other word
-_MAX_KEPT_SECRETS = 10_000
+_MAX_KEPT_SECRETS = 300  # tokens change every few minutes, each line is searched for all; more than there are servers
 
 
 def keep_secret(secret: str) -> None:
-    """Take this value out of every line that is logged from now on."""
-    if secret in _kept_secrets or len(secret) < _MIN_SECRET_CHARACTERS:
+    """Take this value out of every line that is logged from now on, until many others have been used after it."""
+    if len(secret) < _MIN_SECRET_CHARACTERS:
         return
-    if len(_kept_secrets) >= _MAX_KEPT_SECRETS:
-        _kept_secrets.clear()
-    _kept_secrets.add(secret)
-    _in_force.add(secret)
+    with _keeping:
+        known = secret in _kept_secrets
+        _kept_secrets[secret] = None
+        _kept_secrets.move_to_end(secret)
+        while len(_kept_secrets) > _MAX_KEPT_SECRETS:
+            _kept_secrets.popitem(last=False)
+        if not known:
+            _in_force.know(*_set_up_with, *_kept_secrets)
 
 
 def redacted(text: str) -> str:
@@ -181,11 +197,15 @@ def _human_place(record: logging.LogRecord) -> str:
 
 
 def secrets_of(settings: Settings) -> tuple[str, ...]:
-    """Every secret value among the settings."""
+    """Every secret value among the settings; of a tool server's address what its query's ``key=`` and the like say."""
     values = (getattr(settings, name) for name in type(settings).model_fields)
-    return tuple(
-        secret for value in values if hasattr(value, "get_secret_value") and (secret := value.get_secret_value())
-    )
+    whole = (secret for value in values if hasattr(value, "get_secret_value") and (secret := value.get_secret_value()))
+    queries = (query for server in settings.mcp_servers.values() for query in parse_qsl(urlsplit(server.url).query))
+    return (*whole, *(value for name, value in queries if _is_named_secret(name, value)))
+
+
+def _is_named_secret(name: str, value: str) -> bool:
+    return len(value) >= _MIN_SECRET_CHARACTERS and _SECRET_PARAMETER.search(name) is not None
 
 
 #: How many keep a library quiet at the moment, and the level that it had before.
@@ -252,16 +272,17 @@ def set_up(settings: Settings, stream: TextIO | None = None) -> None:
     asks for more: at DEBUG a Kafka client drowns everything, and a model's client may write whole prompts.
     Replaces what was set up before, so it may be called again.
     """
-    global _in_force
+    global _in_force, _set_up_with
     stream = stream or sys.stderr
     on_terminal = stream.isatty()
     human = settings.log_format == "human" or (settings.log_format == "auto" and on_terminal)
     handler = logging.StreamHandler(stream)
     colours = on_terminal and not os.environ.get("NO_COLOR")
     handler.setFormatter(HumanFormatter(colours=colours) if human else JsonFormatter())
-    _in_force = SecretFilter((*secrets_of(settings), *_kept_secrets))
-    for secret in secrets_in_environment():  # a plug-in's, and a tool's: what they raise may quote them
-        keep_secret(secret)
+    named = secrets_in_environment()  # a plug-in's, and a tool's: what they raise may quote them
+    with _keeping:
+        _set_up_with = (*secrets_of(settings), *(each for each in named if len(each) >= _MIN_SECRET_CHARACTERS))
+        _in_force = SecretFilter((*_set_up_with, *_kept_secrets))
     handler.addFilter(_in_force)
     handler.addFilter(SeldomFilter(_TALKATIVE))
     levels = logging.getLevelNamesMapping()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aiokafka.abc import AbstractTokenProvider
@@ -15,6 +16,8 @@ _MAX_SECRET_BYTES = 64 * 1024
 #: One for all connections of a process, so that each of its tokens is asked for once.
 _endpoints: dict[tuple[str, ...], TokenEndpoint] = {}
 _finding = threading.Lock()
+#: An endpoint that does not answer must not keep threads from all else that a process does beside its loop.
+_asking = ThreadPoolExecutor(max_workers=2, thread_name_prefix="login")
 
 
 def sasl_password(settings: Settings) -> str:
@@ -56,7 +59,7 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
     async def token(self) -> str:
         """See :func:`sasl_token`. Of a file that cannot be read, a client that runs takes no more than a failed try."""
         try:
-            return await asyncio.to_thread(sasl_token, self._settings)
+            return await asyncio.get_running_loop().run_in_executor(_asking, sasl_token, self._settings)
         except SettingsError as error:
             raise TokenEndpointError(str(error)) from None
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
+from turnlog_workers.base.logs import without_url_secrets
 from turnlog_workers.base.settings_check import LOOPBACK, SettingsError
 
 _ATTEMPTS = 3
@@ -22,11 +23,13 @@ _PAUSE_S = 0.2  # doubles
 _ATTEMPT_TIMEOUT_S = 3.0
 _TIMEOUT_S = 6.0  # all attempts together: who starts a process waits for them
 _MAX_ANSWER_BYTES = 64 * 1024
+_SILENT_S = 1.0  # after a failure
 _REFRESHED_AT = 0.8  # of a token's life
 _RETRY_REFRESH_S = 10.0
 _LIFE_UNSAID_S = 300.0
 _LONGEST_LIFE_S = 1e9
 _TOKEN = re.compile(r"[!-~]+")  # of printable ASCII, without spaces: it goes into a line of the login
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 #: What an endpoint may say; source: RFC 6749, section 5.2. Anything else that it says is not repeated.
 _CODES = {
     *("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client"),
@@ -72,18 +75,27 @@ class TokenEndpoint:
         self._url, self._client_id, self._secret, self._scope = url, client_id, secret, scope
         self._ca_file, self._now, self._sleep = ca_file, now, sleep
         self._token: _Token | None = None
+        self._failed: tuple[float, TokenEndpointError] | None = None  #: until when nobody asks again, and why
         self._lock = threading.Lock()
 
     def token(self) -> str:
-        """One that is valid. Raises :class:`TokenEndpointError` with a sentence; never one that holds a secret."""
+        """One that is valid. Raises :class:`TokenEndpointError` with a sentence; never one that holds a secret.
+
+        Whoever asks right after a failure is told of that one: else all connections would wait, one after the other.
+        """
         with self._lock:
             held = self._token
             if held is not None and self._now() < held.refresh_at:
                 return held.text
+            if self._failed is not None and self._now() < self._failed[0]:
+                raise type(self._failed[1])(str(self._failed[1]))  # each thread its own
             try:
                 self._token = self._ask()
-            except (TokenEndpointError, SettingsError):  # its file may be unreadable for a moment
+                self._failed = None
+            except (TokenEndpointError, SettingsError) as error:  # its file may be unreadable for a moment
                 if held is None or self._now() >= held.expires_at:
+                    if isinstance(error, TokenEndpointError):
+                        self._failed = self._now() + _SILENT_S, error
                     raise
                 later = min(self._now() + _RETRY_REFRESH_S, held.expires_at)
                 self._token = _Token(text=held.text, refresh_at=later, expires_at=held.expires_at)
@@ -157,12 +169,14 @@ class TokenEndpoint:
             said = None
         token, life_s = (said.get("access_token"), said.get("expires_in")) if isinstance(said, dict) else (None, None)
         life_s = _LIFE_UNSAID_S if life_s is None else life_s
+        if isinstance(life_s, str) and _SECONDS.fullmatch(life_s):  # RFC 6749 asks for a number, and some say it so
+            life_s = float(life_s)
         if not isinstance(token, str) or not _TOKEN.fullmatch(token) or not _is_life(life_s):
             raise _Refused(f"{self._named()} answers with no token: is it the address of a token endpoint?")
         return _Token(text=token, refresh_at=asked_at + _REFRESHED_AT * life_s, expires_at=asked_at + life_s)
 
     def _named(self) -> str:
-        return f"the token endpoint TURNLOG_SASL_TOKEN_URL={self._url}"
+        return f"the token endpoint TURNLOG_SASL_TOKEN_URL={without_url_secrets(self._url)}"
 
 
 def _is_life(value: object) -> bool:

@@ -4,13 +4,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry
-
 from turnlog_workers.base.config import Settings
 from turnlog_workers.materializer.analysts_file import AnalystsFile
 from turnlog_workers.observe.health import Health
 from turnlog_workers.observe.materializer_metrics import MaterializerCollector, MaterializerNow
-from turnlog_workers.observe.port import ObservationPort
+from turnlog_workers.observe.port import PortOfSettings
 from turnlog_workers.observe.watchdog import Progress, Watchdog
 
 
@@ -18,7 +16,6 @@ class Observation:
     """Of one materializer. Its thread tells; the port's thread reads."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._health = Health(hang_after_s=settings.watchdog_timeout_s)
         self._watchdog = Watchdog(
             self._health,
@@ -27,24 +24,18 @@ class Observation:
             what="events wait, and none was written",
             where=lambda: "",
         )
-        self._port: ObservationPort | None = None
+        self._port = PortOfSettings(settings, self._health)
         self._file: AnalystsFile | None = None
         self._ends: Mapping[int, int] = {}
 
     def start(self, not_ready: Callable[[], str]) -> None:
         """Answer from now on, where a port is named. Raises :class:`UsageError` when it is taken."""
         self._health.not_ready = not_ready
-        if self._settings.metrics_port is not None:
-            registry = CollectorRegistry()
-            registry.register(MaterializerCollector(self.now))
-            host, port = self._settings.metrics_host, self._settings.metrics_port
-            self._port = ObservationPort(host, port, self._health, registry)
+        self._port.open(MaterializerCollector(self.now))
 
     def stop(self) -> None:
         """Answer no more."""
-        port, self._port = self._port, None
-        if port is not None:
-            port.stop()
+        self._port.close()
 
     def turns(self) -> None:
         """The loop goes on."""
@@ -52,7 +43,7 @@ class Observation:
 
     def rests(self) -> None:
         """What comes may take as long as it takes: connecting, a copy of the whole file."""
-        self._health.rest()
+        self._watchdog.rest()
 
     def follows(self, file: AnalystsFile, ends: Mapping[int, int]) -> None:
         """``file`` is written; the log ends there."""
@@ -65,7 +56,7 @@ class Observation:
         try:
             yield
         finally:
-            self._ends, self._health.stalled = {}, ""
+            self._ends = {}
             self.rests()
 
     def _progress(self) -> Progress:

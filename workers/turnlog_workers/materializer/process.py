@@ -4,6 +4,7 @@ Kill it anywhere: the file's checkpoints say where to go on, and a snapshot appe
 """
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -45,6 +46,8 @@ FILE_NAME = "analytics.duckdb"
 _POLL_S = 0.25
 _CONNECT_AGAIN = Backoff(0.25, 5.0)
 _ROOM_AGAIN = Backoff(1.0, 30.0)
+_ANEW_AGAIN = Backoff(1.0, 60.0)
+_ANEW_IN_A_ROW_S = 600.0
 _HEALTH_CHECK_S = 5.0
 _MAX_WAITING_LETTERS = 1_000
 
@@ -90,6 +93,7 @@ class Materializer:
         self._told_healthy = True
         self._waiting: OrderedDict[RequestPlace, bytes] = OrderedDict()  #: bytes whose event is not read yet
         self._pending: list[LoggedEvent] = []
+        self._made_anew, self._made_anew_at = 0, -math.inf  #: how often in a row, and when last
         self._observation = Observation(settings)
 
     def run(self) -> int:
@@ -185,14 +189,25 @@ class Materializer:
                 file.close()  # whoever opens it next takes the rebuilt one: connect again
                 self._file = None
             except OtherLogError as error:
-                file.start_anew(str(error))  # and connect again
+                self._start_anew(file, str(error))  # and connect again
             except UnreadableBatchError as error:
                 self._without_dead_letters(events.name, error)  # and connect again
             except UnreadableStoreError as error:
-                file.start_anew(str(error))  # it was damaged, where nobody looked when it was opened
+                self._start_anew(file, str(error))  # it was damaged, where nobody looked when it was opened
             except ProjectionError as error:
                 # Ours may have lost rows. If the log itself is odd, only the stream that is so is left out.
-                file.start_anew(str(error), tolerant=True)
+                self._start_anew(file, str(error), tolerant=True)
+
+    def _start_anew(self, file: AnalystsFile, reason: str, *, tolerant: bool = False) -> None:
+        """The file is made anew. If that happens again and again it is the disk, or the log, and not the file."""
+        now = time.monotonic()
+        self._made_anew = self._made_anew + 1 if now < self._made_anew_at + _ANEW_IN_A_ROW_S else 0
+        if self._made_anew:
+            delay_s = _ANEW_AGAIN.next_delay(self._made_anew)
+            log.warning("%s was made anew not long ago; it is made anew again in %g s", file.path, delay_s)
+            self._stop.wait(delay_s)
+        self._made_anew_at = time.monotonic()
+        file.start_anew(reason, tolerant=tolerant)
 
     def _without_dead_letters(self, events: str, error: UnreadableBatchError) -> None:
         """A foreign record among the dead letters must not keep anybody from the events."""

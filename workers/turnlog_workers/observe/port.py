@@ -9,7 +9,9 @@ from socket import AF_INET, AF_INET6
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
+from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import UsageError
 from turnlog_workers.observe.health import Health, HealthCollector
 
@@ -60,6 +62,29 @@ class ObservationPort(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """Whoever asked is gone: no reason for a traceback."""
         log.debug("an answer was not sent: %s", type(sys.exc_info()[1]).__name__)
+
+
+class PortOfSettings:
+    """The port of a process, where ``TURNLOG_METRICS_PORT`` names one."""
+
+    def __init__(self, settings: Settings, health: Health, registry: CollectorRegistry | None = None) -> None:
+        self._settings, self._health, self._registry = settings, health, registry or CollectorRegistry()
+        self.served: ObservationPort | None = None  #: ``None``: nobody is answered
+
+    def open(self, *collectors: Collector) -> None:
+        """Answer from now on, with these numbers too. Raises :class:`UsageError` when the port is taken."""
+        if self._settings.metrics_port is None:
+            return
+        for collector in collectors:
+            self._registry.register(collector)
+        host, port = self._settings.metrics_host, self._settings.metrics_port
+        self.served = ObservationPort(host, port, self._health, self._registry)
+
+    def close(self) -> None:
+        """Answer no more; blocks for up to half a second."""
+        served, self.served = self.served, None
+        if served is not None:
+            served.stop()
 
 
 class _Handler(BaseHTTPRequestHandler):

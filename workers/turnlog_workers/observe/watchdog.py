@@ -61,6 +61,11 @@ class Watchdog:
             self._health.beat()
             self.look(loop.time())
 
+    def rest(self) -> None:
+        """Nothing can go on from here to the next look: that time is held against nobody."""
+        self._since, self._health.stalled = {}, ""
+        self._health.rest()
+
     def look(self, now: float) -> None:
         """One look; ``now`` in monotonic seconds."""
         since: dict[int, tuple[int, float]] = {}

@@ -8,7 +8,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.tasks import end, kept_running
 from turnlog_workers.kafka.record_sender import KafkaRecordSender
 from turnlog_workers.observe.health import Health
-from turnlog_workers.observe.port import ObservationPort
+from turnlog_workers.observe.port import PortOfSettings
 from turnlog_workers.observe.turn_times import TurnMetrics
 from turnlog_workers.observe.watchdog import Progress, Watchdog, loop_delay
 from turnlog_workers.observe.worker_metrics import PartitionNow, WorkerCollector, WorkerNow
@@ -24,28 +24,22 @@ class Observation:
         self.registry = CollectorRegistry()
         self.turn_metrics = TurnMetrics(self.registry) if settings.metrics_port is not None else None
         self._health = Health(hang_after_s=settings.watchdog_timeout_s)
-        self._port: ObservationPort | None = None
+        self._port = PortOfSettings(settings, self._health, self.registry)
         self._task: asyncio.Task[None] | None = None
 
     def start(self, service: WorkerService) -> None:
         """Answer and watch from now on. Raises :class:`UsageError` when the port is taken."""
         settings = self._settings
         self._health.not_ready = lambda: not_ready(service)
-        delay = None
-        if settings.metrics_port is not None:
-            delay = loop_delay(self.registry)
-            self.registry.register(WorkerCollector(lambda: worker_now(service)))
-            host, port = settings.metrics_host, settings.metrics_port
-            self._port = ObservationPort(host, port, self._health, self.registry)
+        self._port.open(WorkerCollector(lambda: worker_now(service)))
+        delay = loop_delay(self.registry) if self._port.served is not None else None
         watchdog = Watchdog(self._health, lambda: progress(service), timeout_s=settings.watchdog_timeout_s, delay=delay)
         self._task = kept_running(watchdog.run, "the watchdog", gave_up=lambda _: None)
 
     async def stop(self) -> None:
         """Answer no more."""
         await end(self._task)
-        if self._port is not None:
-            port, self._port = self._port, None
-            await asyncio.to_thread(port.stop)
+        await asyncio.to_thread(self._port.close)
 
 
 def not_ready(service: WorkerService) -> str:

@@ -25,7 +25,7 @@ from turnlog_workers.shard.epoch import Claim, Epoch, FencedError
 from turnlog_workers.shard.saver import Saver, StoreTrouble
 from turnlog_workers.shard.serving import Serving
 from turnlog_workers.shard.worker_context import WorkerContext
-from turnlog_workers.store.port import NoRoomError, PartitionStore, StoreError, UnreadableStoreError
+from turnlog_workers.store.port import DamagedStoreError, NoRoomError, PartitionStore, StoreError, UnreadableStoreError
 
 log = logging.getLogger(__name__)
 _AGAIN = Backoff(0.1, 2.0)
@@ -35,6 +35,7 @@ _CANCEL_AGAIN_S = 10.0  #: longer than an orderly release takes
 _MAX_CANCELS = 6
 _NO_ROOM_AGAIN = Backoff(1.0, 15.0)  # each try may leave a claim in the log
 _MAX_STORE_FAILURES = 3  #: in a row: then the store is made anew
+_MAX_REBUILDS = 3  #: of files that were damaged: then the disk is
 
 
 class ShardStuckError(Exception):
@@ -57,7 +58,9 @@ class Shard:
         self._store: asyncio.Task[PartitionStore] | None = None
         self._store_failures = 0  #: in a row, of what the store holds
         self._store_trouble = StoreTrouble(context.now, self._place)
-        self._rebuild: str | None = None  #: why the store is to be made anew; at most once in an assignment: then empty
+        self._rebuild = ""  #: why the store is to be made anew; empty: it is not
+        self._rebuilds = 0  #: in this assignment
+        self._damage: DamagedStoreError | None = None  #: that the claim before has left
         self._task: asyncio.Task[None] | None = None
 
     # ---- what the worker calls
@@ -185,7 +188,7 @@ class Shard:
                 failures = self._failed_again(failures, began)
                 await asyncio.sleep(_AGAIN.next_delay(failures))
             except NoRoomError as error:
-                self._store_trouble.is_there(f"released, and not served here while there is no room: {error}")
+                self._store_trouble.writing.is_there(f"released, and not served here while there is no room: {error}")
                 self._context.counts.released("failure")
                 self._held_up = str(error)
                 failures = self._failed_again(failures, began)
@@ -196,19 +199,27 @@ class Shard:
                 # A defect: crash-only, as after any other failure, but bounded in its pace.
                 self._context.counts.released("failure")
                 log.error("released: %s%s", describe(error), frames(error), extra=self._place)
-                self._blame_the_store(error, began)
-                await asyncio.sleep(_AGAIN.max_s)
+                if not self._blame_the_store(error, began):
+                    await asyncio.sleep(_AGAIN.max_s)
 
-    def _blame_the_store(self, error: BaseException, began: float) -> None:
-        """A partition that fails again and again for what its store holds is served from a new one, once."""
+    def _blame_the_store(self, error: BaseException, began: float) -> bool:
+        """A partition that fails again and again for what its store holds is served from a new one, once; with a file
+        that is damaged some times, and never again with that one. Is it to be made anew now?
+        """
         if self._context.now() - began > _STEADY_S:
             self._store_failures = 0
-        if isinstance(error, FoldError):
+        damaged = isinstance(error, DamagedStoreError)
+        if damaged or isinstance(error, FoldError):
             self._store_failures = _MAX_STORE_FAILURES
         elif isinstance(error, UnreadableStoreError) or not isinstance(error, StoreError):
             self._store_failures += 1
-        if self._store_failures >= _MAX_STORE_FAILURES and self._rebuild is None:
-            self._rebuild = f"the partition could not be served with it ({describe(error)})"
+        if self._rebuild or self._store_failures < _MAX_STORE_FAILURES:
+            return False
+        if self._rebuilds >= (_MAX_REBUILDS if damaged else 1):
+            return False
+        self._rebuild = f"the partition could not be served with it ({describe(error)})"
+        self._rebuilds += 1
+        return True
 
     def _failed_again(self, failures: int, began: float) -> int:
         """Failures in a row, this one too; a time without trouble ends a row."""
@@ -290,6 +301,7 @@ class Shard:
             await end(saving)
             await serving.close()
             await saver.save()  # what is confirmed stays so: the next epoch (ours or another's) has less to catch up
+            self._damage = serving.unsaved.damage  # perhaps it shows only now
 
     def _catches_up(self, events: int) -> None:
         self._caught_up += events
@@ -297,6 +309,9 @@ class Shard:
 
     async def _open_store(self) -> tuple[PartitionStore, int]:
         """The store, of this very log, and the log's end."""
+        damage, self._damage = self._damage, None
+        if damage is not None:
+            self._blame_the_store(damage, self._context.now())
         if self._rebuild:
             store = await self._opened_fresh(self._rebuild)
             self._rebuild = ""
@@ -315,7 +330,10 @@ class Shard:
     async def _opened_fresh(self, reason: str) -> PartitionStore:
         opening, self._store = self._store, None
         if opening is not None:
-            await (await opening).close()
+            try:
+                await (await opening).close()
+            except StoreError as error:  # as it may be of one that is damaged: it is put away
+                log.warning("the store was not closed in order: %s", error, extra=self._place)
         return await self._opened(lambda: self._context.stores.open_fresh(self.partition, reason))
 
     async def _opened(self, make: Callable[[], Coroutine[None, None, PartitionStore]]) -> PartitionStore:

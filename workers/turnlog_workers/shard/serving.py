@@ -246,6 +246,8 @@ class Serving(SessionReads):
 
     async def _step(self) -> bool:
         """Everything that waits now, as few appends as it fits into. True: look again at once."""
+        if self.unsaved.damage is not None:
+            raise self.unsaved.damage  # released, and claimed again with a new store
         await self._look_at_tail()
         outcomes = self._outcomes.take()
         requests = await self._requests.take() if self._context.may_take_requests(self.wake) else []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_workers.store.port import PartitionStore, Saved
+from turnlog_workers.store.port import DamagedStoreError, PartitionStore, Saved
 
 _MANY_BYTES = 8 * 1024 * 1024  #: of encoded events: in memory they take some times as much
 
@@ -24,6 +24,7 @@ class Unsaved:
         self._became_many = asyncio.Event()
         self.saved_at = time.time()  #: when the store was as new as the log; seconds since 1970, shown only
         self.failed_at: float | None = None
+        self.damage: DamagedStoreError | None = None  #: of the store, whatever showed it: it cannot take them any more
 
     def __len__(self) -> int:
         return len(self._events)

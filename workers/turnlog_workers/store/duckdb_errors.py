@@ -5,7 +5,7 @@ import os
 
 import duckdb
 
-from turnlog_workers.store.port import NoRoomError, StoreError, UnreadableStoreError
+from turnlog_workers.store.port import DamagedStoreError, NoRoomError, StoreError
 
 _ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SAID = tuple(os.strerror(number) for number in _ERRNOS)  # DuckDB's errors have no number
@@ -23,7 +23,7 @@ def store_error(where: object, error: duckdb.Error) -> StoreError:
     """What DuckDB says, with what can be done."""
     if has_no_room(error):
         return NoRoomError(f"{where}: the disk is full ({error}). Free disk space: it goes on by itself then")
-    kind = UnreadableStoreError if any(said in str(error) for said in _DAMAGED) else StoreError
+    kind = DamagedStoreError if any(said in str(error) for said in _DAMAGED) else StoreError
     return kind(
         f"{where}: {type(error).__name__}: {error}. Check the disk; what is deleted there comes back from the log"
     )

@@ -300,8 +300,10 @@ class DuckPartitionStore:
     ) -> T:
         try:
             return await self._run(lambda: function(self._cursor, *args, **kwargs))
+        except (NoRoomError, UnreadableStoreError):
+            raise
         except StoreError as error:
-            if isinstance(error.__cause__, duckdb.Error) and not isinstance(error, NoRoomError):
+            if isinstance(error.__cause__, duckdb.Error):
                 raise UnreadableStoreError(str(error)) from error
             raise
 

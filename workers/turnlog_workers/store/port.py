@@ -27,6 +27,10 @@ class UnreadableStoreError(StoreError):
     """What is in a store cannot be read: if that goes on, it is to be rebuilt from the log."""
 
 
+class DamagedStoreError(UnreadableStoreError):
+    """The file itself is damaged: it is to be rebuilt from the log, as soon as that shows."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedStream:
     """A session or a channel as a store holds it."""

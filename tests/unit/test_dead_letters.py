@@ -1,11 +1,13 @@
 """Dead letters: read out of their records, filtered, and made into what is sent again."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaError
 
 from turnlog.cli.dead_letters import document_of, line_of
 from turnlog.client import dead_letters
@@ -19,8 +21,8 @@ from turnlog.client.dead_letters import (
     read_mark,
 )
 from turnlog.client.dead_letters import read_letter as read
-from turnlog.client.redriving import Prepared, Redrive
-from turnlog.errors import UsageError
+from turnlog.client.redriving import LetterDesk, Prepared, Redrive
+from turnlog.errors import BrokerUnreachableError, UsageError
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.commands import Chat, RequestHeader
 from turnlog_schemas.parts import text_content
@@ -258,6 +260,38 @@ def test_one_of_a_partition_that_is_gone_goes_to_one_that_is_there() -> None:
 
 
 # ---- as people see them
+
+
+class MarkProducer:
+    """Takes marks, which are stored when the test says so."""
+
+    def __init__(self) -> None:
+        self.marks: list[asyncio.Future[None]] = []
+
+    async def send(self, *_: Any, **__: Any) -> asyncio.Future[None]:
+        self.marks.append(asyncio.get_running_loop().create_future())
+        return self.marks[-1]
+
+    async def stop(self) -> None:
+        """There is no connection."""
+
+
+async def test_one_is_said_to_be_discarded_once_that_is_stored() -> None:
+    desk, producer = LetterDesk(Settings(), partition_count=3), MarkProducer()
+    desk._producer = producer  # type: ignore[assignment]
+    letters = [replace(letter(), offset=number) for number in range(4)]
+    for each in letters:
+        await desk.discard(each)
+    assert desk.outcomes() == []
+    producer.marks[0].set_result(None)
+    assert [outcome.letter.offset for outcome in desk.outcomes()] == [0]
+    assert desk.outcomes() == []
+    producer.marks[1].set_result(None)
+    producer.marks[2].set_exception(KafkaError("not stored"))
+    producer.marks[3].set_result(None)
+    with pytest.raises(BrokerUnreachableError, match="what was done is not recorded in"):
+        await desk.flush()
+    assert [outcome.letter.offset for outcome in desk.outcomes()] == [1, 3], "and nothing of the one that is not stored"
 
 
 def test_a_line_says_what_it_is_and_what_was_done() -> None:

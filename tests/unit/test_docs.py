@@ -316,3 +316,10 @@ def test_a_result_becomes_a_table() -> None:
     assert "6 in 10 rounds on three nodes (5 of them for the second time)" in table({**head, "leaders": late})
     with pytest.raises(ValueError, match="no marks"):
         filled("no page", None)
+
+
+def test_readme_and_changelog_agree_on_what_is_released() -> None:
+    newest = next(line for line in read("CHANGELOG.md").splitlines() if line.startswith("## "))
+    version, _, when = newest.removeprefix("## [").partition("] ")
+    assert re.fullmatch(r"\(unreleased\)|- \d{4}-\d\d-\d\d", when), newest
+    assert (f"Version {version}, not released yet." in read("README.md")) == (when == "(unreleased)")

@@ -12,8 +12,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from turnlog_workers.base.config import Settings
+from turnlog_workers.kafka.rights import ROLES
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
+DEPLOYING = (FOLDER.parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
 PARSER = YAML(typ="safe")
 BASE = PARSER.load(FOLDER / "kustomization.yaml")
 OBJECTS = [found for name in BASE["resources"] for found in PARSER.load_all(FOLDER / name)]
@@ -89,6 +91,25 @@ def test_a_container_has_limits_and_says_when_it_serves(name: str) -> None:
         assert annotations["prometheus.io/port"] == LITERALS["TURNLOG_METRICS_PORT"]
         for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
             assert container(name)[probe]["httpGet"] == {"path": path, "port": "metrics"}
+
+
+def test_every_role_has_a_user_of_its_own() -> None:
+    secrets = {
+        name: next(each["secretRef"]["name"] for each in container(name)["envFrom"] if "secretRef" in each)
+        for name in NAMES
+    }
+    roles = {name: "operator" if name == "turnlog-topics" else name.removeprefix("turnlog-") for name in NAMES}
+    assert secrets == {name: f"turnlog-kafka-{role}" for name, role in roles.items()}
+    assert set(roles.values()) <= set(ROLES), "`turnlog acls print` gives each its rights"
+    (loop,) = re.findall(r"for role in ([a-z ]+); do\n.*turnlog-kafka-\$role", DEPLOYING)
+    assert set(loop.split()) == set(roles.values())
+
+
+def test_the_job_is_gone_before_it_is_applied_again() -> None:
+    assert WORKLOADS["turnlog-topics"]["spec"]["ttlSecondsAfterFinished"] <= 60
+    applied = re.findall(r"(.*)\n *kubectl apply -k", DEPLOYING)
+    assert applied == [applied[0]]
+    assert "kubectl -n turnlog delete job turnlog-topics --ignore-not-found" in applied[0]
 
 
 def test_no_service_leads_to_the_metrics() -> None:

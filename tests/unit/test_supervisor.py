@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from turnlog_workers.base.json_file import read_json
 from turnlog_workers.base.start_file import START_FILE_VARIABLE, wait_for_start
 from turnlog_workers.devstack.stack import Stack, child_environment, child_specs, http_spec
 from turnlog_workers.devstack.stack_dir import DataDirError, ProcessRecord, StackDir, StackInUseError, identify
-from turnlog_workers.devstack.supervisor import ChildFailedError, ChildSpec, Limits
+from turnlog_workers.devstack.supervisor import Child, ChildFailedError, ChildSpec, Limits
 
 FAST = Limits(
     ready_timeout_s=10.0,
@@ -218,6 +219,29 @@ async def test_a_broker_that_cannot_start_ends_the_stack_before_anything_else_st
     with pytest.raises(ChildFailedError, match="broker died 5 times"):
         await asyncio.wait_for(bench.stack({"worker-1": "good"}, broker="broken").run(), 20)
     assert set(bench.notes) == {"broker started"}
+
+
+async def test_a_port_that_somebody_else_took_is_named_with_what_to_do(bench: Bench) -> None:
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        spec = replace(fake_child("broker", bench.journal, "broken"), port=port)
+        child = Child(spec, data_dir=bench.directory.data_dir, limits=FAST, say=said.append, on_change=lambda: None)
+        with pytest.raises(ChildFailedError) as caught:
+            await asyncio.wait_for(child.supervise(asyncio.Event()), 60)
+    assert f"port {port} is in use by another program" in said[0]
+    assert str(caught.value).startswith(
+        f"broker died 5 times in a row before it was ready (last: exit code 3). Port {port} on 127.0.0.1 is in use by "
+        "another program: stop that program, or run turnlog up again with another --port; without one it takes a free "
+        "port. What it said is in "
+    )
+
+
+def test_each_child_that_listens_says_where(tmp_path: Path) -> None:
+    broker, _ = child_specs(tmp_path, workers=1, port=9092, env={})
+    http = http_spec(8080, {})
+    assert (broker.port, broker.port_option) == (9092, "--port")
+    assert (http.port, http.port_option) == (8080, "--http")
 
 
 async def test_a_start_that_never_gets_ready_counts_as_a_death(bench: Bench) -> None:

@@ -210,16 +210,25 @@ async def _decide(
 
     found: set[Place] = set()
     failed = 0
+
+    def tell() -> None:
+        nonlocal failed
+        for outcome in desk.outcomes():
+            failed += bool(outcome.why_not)
+            _tell(outcome, discard=discard, json=json)
+
     async with dead_letter_reader(settings) as reader:
         desk = LetterDesk(settings, partition_count=reader.recorded_partitions)
-        async with desk, aclosing(reader.letters(wanted)) as letters:
-            async for letter in letters:
-                found.add((letter.partition, letter.offset))
-                outcome = await (desk.discard(letter) if discard else desk.redrive(letter, force=force))
-                failed += bool(outcome.why_not)
-                _tell(outcome, discard=discard, json=json)
-                if limit and len(found) == limit:
-                    break
+        try:
+            async with desk, aclosing(reader.letters(wanted)) as letters:
+                async for letter in letters:
+                    found.add((letter.partition, letter.offset))
+                    await (desk.discard(letter) if discard else desk.redrive(letter, force=force))
+                    tell()
+                    if limit and len(found) == limit:
+                        break
+        finally:
+            tell()  # also of what was done before something failed
     missing = [each for each in dict.fromkeys(ids) if letter_id(each) not in found] if not limit else []
     for each in missing:
         output.say(_not_there(each, settings))

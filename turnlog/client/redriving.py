@@ -113,7 +113,8 @@ class LetterDesk:
         self._partition_count = partition_count
         self._redrive: Redrive | None = None
         self._producer: AIOKafkaProducer | None = None
-        self._marks: list[Any] = []  #: on their way
+        self._marks: list[asyncio.Future[Any]] = []  #: on their way
+        self._outcomes: list[tuple[Outcome, asyncio.Future[Any] | None]] = []  #: to be told; and what they wait for
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,11 +127,22 @@ class LetterDesk:
             if self._producer is not None:
                 await stop_quietly(self._producer)
 
-    async def redrive(self, letter: DeadLetter, *, force: bool = False) -> Outcome:
+    def outcomes(self) -> list[Outcome]:
+        """What came of letters since this was asked last: of those sent once they are stored, of those discarded once
+        that is recorded. In order, except where some are stored and one before them is not yet.
+        """
+        told, self._outcomes = self._outcomes, []
+        for outcome, mark in told:
+            if mark is not None and not mark.done():
+                self._outcomes.append((outcome, mark))
+        return [outcome for outcome, mark in told if mark is None or _is_stored(mark)]
+
+    async def redrive(self, letter: DeadLetter, *, force: bool = False) -> None:
         """Send it to the partition that its key belongs to now, and mark it. Raises :class:`BrokerUnreachableError`."""
         prepared = (await self._planner()).prepare(letter, force=force)
         if isinstance(prepared, str):
-            return Outcome(letter=letter, why_not=prepared)
+            self._outcomes.append((Outcome(letter=letter, why_not=prepared), None))
+            return
         topic = self._settings.topics.requests
         producer = await self._started()
         try:
@@ -144,20 +156,23 @@ class LetterDesk:
                 )
         except REFUSED_RECORDS as error:
             await self._replace()  # the refused batch took a sequence number with it
-            return Outcome(letter=letter, why_not=f"the broker does not take it for {topic} ({type(error).__name__})")
+            why_not = f"the broker does not take it for {topic} ({type(error).__name__})"
+            self._outcomes.append((Outcome(letter=letter, why_not=why_not), None))
+            return
         except (KafkaError, OSError) as error:
             raise unreachable(
                 self._settings, error, f"dead letter {letter.id}: not acknowledged; send it again"
             ) from error
         sent_to = f"{topic}[{stored.partition}]@{stored.offset}"
+        self._outcomes.append((Outcome(letter=letter, sent_to=sent_to, request_id=prepared.request_id), None))
         await self._mark(letter, REDRIVEN, sent_to)
-        return Outcome(letter=letter, sent_to=sent_to, request_id=prepared.request_id)
+        await self._flush_many()
 
-    async def discard(self, letter: DeadLetter) -> Outcome:
+    async def discard(self, letter: DeadLetter) -> None:
         """Record that it is done with. Its bytes stay for as long as its topic keeps them."""
-        await self._started()
-        await self._mark(letter, DISCARDED)
-        return Outcome(letter=letter)
+        mark = await self._mark(letter, DISCARDED)
+        self._outcomes.append((Outcome(letter=letter), mark))
+        await self._flush_many()
 
     async def flush(self) -> None:
         """Wait until all marks are stored. Raises :class:`BrokerUnreachableError`."""
@@ -169,19 +184,23 @@ class LetterDesk:
             topic = self._settings.topics.dead_letters
             raise unreachable(self._settings, error, f"what was done is not recorded in {topic}") from error
 
-    async def _mark(self, letter: DeadLetter, kind: str, sent_to: str = "") -> None:
+    async def _flush_many(self) -> None:
+        if len(self._marks) >= _MARKS_TOGETHER:
+            await self.flush()
+
+    async def _mark(self, letter: DeadLetter, kind: str, sent_to: str = "") -> asyncio.Future[Any]:
         producer = await self._started()
         headers: Sequence[tuple[str, bytes]] = mark_headers(letter, kind, sent_to)
         topic, partition = self._settings.topics.dead_letters, letter.stored[0]
         try:
             async with asyncio.timeout(_SEND_TIMEOUT_S):
-                self._marks.append(
-                    await producer.send(topic, key=letter.id.encode(), headers=list(headers), partition=partition)
+                mark: asyncio.Future[Any] = await producer.send(
+                    topic, key=letter.id.encode(), headers=list(headers), partition=partition
                 )
         except (KafkaError, OSError) as error:
             raise unreachable(self._settings, error, f"what was done is not recorded in {topic}") from error
-        if len(self._marks) >= _MARKS_TOGETHER:
-            await self.flush()
+        self._marks.append(mark)
+        return mark
 
     async def _planner(self) -> Redrive:
         if self._redrive is None:
@@ -215,3 +234,7 @@ class LetterDesk:
         if self._producer is not None:
             producer, self._producer = self._producer, None
             await stop_quietly(producer)
+
+
+def _is_stored(mark: asyncio.Future[Any]) -> bool:
+    return mark.done() and not mark.cancelled() and mark.exception() is None

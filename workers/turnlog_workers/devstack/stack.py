@@ -213,6 +213,7 @@ def child_specs(
         name="broker",
         argv=(*python, "turnlog_workers.devstack.broker", "--data-dir", broker_dir, "--port", str(port)),
         env=env,
+        port=port,
     )
     children = [
         ChildSpec(
@@ -256,7 +257,7 @@ def _start_file_in(data_dir: Path) -> Path:
 def http_spec(port: int, env: Mapping[str, str]) -> ChildSpec:
     """The HTTP front's command line."""
     argv = (sys.executable, "-P", "-m", "turnlog", "serve", "--port", str(port))
-    return ChildSpec(name="http", argv=argv, env=env)
+    return ChildSpec(name="http", argv=argv, env=env, port=port, port_option="--http")
 
 
 class MakeSpecs(Protocol):

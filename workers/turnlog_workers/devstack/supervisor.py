@@ -12,6 +12,7 @@ from typing import BinaryIO
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.readiness_file import READY_FILE_VARIABLE
 from turnlog_workers.base.start_file import START_FILE_VARIABLE
+from turnlog_workers.devstack.broker_ports import HOST, is_free
 from turnlog_workers.devstack.launch import launch_argv
 from turnlog_workers.devstack.stack_dir import ProcessRecord, StackError, identify
 
@@ -28,6 +29,8 @@ class ChildSpec:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)  # on top of the supervisor's own environment
     start_file: Path | None = None  # it is started early, and begins only when this file is there (base.start_file)
+    port: int | None = None  # that it listens on
+    port_option: str = "--port"  # of `turnlog up`, which names another one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +177,11 @@ class Child:
         """Has it died so often before it was ready that it is tried ever more seldom?"""
         return self._early_deaths >= self._limits.max_early_deaths
 
+    @property
+    def _port_is_taken(self) -> bool:
+        """It has ended; does somebody else listen where it should?"""
+        return self.spec.port is not None and not is_free(self.spec.port)
+
     def _settle(self) -> None:
         self.settled.set()
         self._on_change()
@@ -190,13 +198,19 @@ class Child:
             return self._failed(how)
         delay_s = Backoff(limits.backoff_first_s, limits.backoff_max_s).next_delay(self._deaths_in_row)
         when = "" if was_ready else " before it was ready"
-        self._say(f"{self.spec.name}: {_verb(how)}{when} ({how}); starting it again in {delay_s:g} s")
+        taken = f"; port {self.spec.port} is in use by another program" if self._port_is_taken else ""
+        self._say(f"{self.spec.name}: {_verb(how)}{when} ({how}{taken}); starting it again in {delay_s:g} s")
         return delay_s
 
     def _failed(self, how: str) -> float:
         """It does not get ready, time after time. The pause before the next try; raises if it is essential."""
         limits, deaths = self._limits, self._early_deaths
         died = f"{self.spec.name} {_verb(how)} {deaths} times in a row before it was ready (last: {how})"
+        if self._port_is_taken:
+            died += (
+                f". Port {self.spec.port} on {HOST} is in use by another program: stop that program, or run turnlog up "
+                f"again with another {self.spec.port_option}; without one it takes a free port"
+            )
         if self._essential:
             raise ChildFailedError(f"{died}. What it said is in {self.log_path}.")
         seldom = Backoff(2 * limits.backoff_max_s, limits.seldom_max_s)

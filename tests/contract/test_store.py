@@ -260,6 +260,17 @@ async def test_at_rest_it_is_read_and_written_as_before(stores: PartitionStores)
     assert await store.load(log.streams) == log.expected()
 
 
+async def test_streams_that_are_forgotten_are_read_and_written_as_before(stores: PartitionStores) -> None:
+    log = random_log(23, 120)
+    store = await stores.open(0)
+    await fill(store, log, 9)
+    await store.forget([*log.streams, (ev.SESSION, "of no log")])
+    assert await store.load(log.streams) == log.expected()
+    write_on(log, 120)
+    await fill(store, log, 9)
+    assert await store.load(log.streams) == log.expected()
+
+
 async def test_a_closed_store_says_so(stores: PartitionStores) -> None:
     store = await stores.open(0)
     await store.close()
@@ -269,6 +280,8 @@ async def test_a_closed_store_says_so(stores: PartitionStores) -> None:
         await store.write([], LogPosition(next_offset=1))
     with pytest.raises(StoreError):
         await store.rest()
+    with pytest.raises(StoreError):
+        await store.forget([])
 
 
 async def test_a_partition_has_one_owner(stores: PartitionStores) -> None:

@@ -446,6 +446,9 @@ class SimStore:
     async def unanswered(self) -> list[Unanswered]:
         return await self._run(self._inner.unanswered)
 
+    async def forget(self, streams: Collection[StreamName]) -> None:
+        await self._run(lambda: self._inner.forget(list(streams)))
+
     async def rest(self) -> None:
         await self._run(self._inner.rest)
 

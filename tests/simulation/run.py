@@ -5,7 +5,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -113,7 +113,8 @@ class Simulation:
         self.world = World(rng, self.loop, partitions=rng.choice((1, 1, 2)), verbose=verbose)
         self.group = Group(self.world)
         self.group.static = rng.random() < 0.7
-        limits, variant, count = limits_of(rng), rng.choice((0, 0, 1)), rng.randint(1, 3)
+        limits = replace(limits_of(rng), max_idle_sessions=(500, 500, 1, 0)[seed % 4])
+        variant, count = rng.choice((0, 0, 1)), rng.randint(1, 3)
         if plan.tight is not None:
             variant = int(plan.tight)
         long_histories = rng.random() < 0.5 if plan.long_histories is None else plan.long_histories

@@ -25,8 +25,12 @@ class Shelf:
 
     position: LogPosition = field(default_factory=lambda: LogPosition(next_offset=100))
     loads: list[list[StreamName]] = field(default_factory=list)
+    forgotten: list[StreamName] = field(default_factory=list)
     rests: int = 0
     failing: bool = False
+
+    async def forget(self, names: list[StreamName]) -> None:
+        self.forgotten += names
 
     async def rest(self) -> None:
         if self.failing:
@@ -48,7 +52,9 @@ class Memory:
     def __init__(self) -> None:
         self.now = 0.0
         self.shelf = Shelf()
-        parts: Any = SimpleNamespace(now=lambda: self.now, limits=SimpleNamespace(idle_timeout_s=IDLE_S))
+        parts: Any = SimpleNamespace(
+            now=lambda: self.now, limits=SimpleNamespace(idle_timeout_s=IDLE_S, max_idle_sessions=3)
+        )
         self.resident = Resident(parts, self.shelf)  # type: ignore[arg-type]
 
     async def with_a_turn(self, name: str = "s") -> OneSession:
@@ -98,6 +104,23 @@ async def test_what_the_store_has_not_stays_but_its_runner_goes() -> None:
     memory.shelf.position = LogPosition(next_offset=101)
     await memory.resident.reap()
     assert not memory.resident.sessions
+
+
+async def test_of_idle_sessions_only_so_many_stay_and_those_that_were_used_last() -> None:
+    memory = Memory()
+    sessions = {}
+    for name in ("used first", "not stored", "at work", "b", "c", "used last"):
+        memory.now += 0.5
+        sessions[name] = await memory.with_a_turn(name)
+    sessions["not stored"].live.last_offset = 100
+    at_work = asyncio.create_task(asyncio.Event().wait())
+    sessions["at work"].actor._tasks.add(at_work)  # type: ignore[arg-type]
+    await memory.resident.reap()
+    assert set(memory.resident.sessions) == {"not stored", "at work", "b", "c", "used last"}
+    assert memory.shelf.forgotten == [("session", "used first")]
+    assert not sessions["used first"].runners[0].alive
+    assert all(session.runners[0].alive for name, session in sessions.items() if name != "used first")
+    at_work.cancel()
 
 
 async def test_who_is_gone_leaves_nothing_behind() -> None:

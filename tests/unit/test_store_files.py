@@ -304,6 +304,16 @@ async def test_a_file_of_another_version_or_log_is_rebuilt(tmp_path: Path, state
     assert hashes(tmp_path / f"p0000.{ENCODING}.duckdb") == live
 
 
+async def test_what_left_memory_is_not_kept_for_the_next_batch(tmp_path: Path) -> None:
+    store = await filled(StoreDirectory(tmp_path, deployment=DEPLOYMENT))
+    kept = set(store._writer._streams)
+    first = min(kept)
+    await store.forget([first])
+    assert set(store._writer._streams) == kept - {first}
+    await store.rest()
+    assert not store._writer._streams
+
+
 async def test_rebuilt_in_other_batches_it_has_the_same_hashes(tmp_path: Path) -> None:
     log = random_log(77, 150)
     found = []

@@ -16,6 +16,7 @@ def shard_limits(settings: Settings) -> ShardLimits:
         store_batch_events=settings.store_batch_events,
         session_timeout_s=settings.session_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
+        max_idle_sessions=settings.max_idle_sessions,
         stalled_delivery_s=settings.stalled_delivery_s,
         append_linger_s=settings.append_linger_ms / 1000,
     )

@@ -137,7 +137,13 @@ class SessionActor:
                 duration_ms=0,
             )
 
-        self._turn_task = self._task(self._run(one, failures), f"turn {turn_id}", failed)
+        task = self._turn_task = self._task(self._run(one, failures), f"turn {turn_id}", failed)
+        task.add_done_callback(self._turn_over)
+
+    def _turn_over(self, task: asyncio.Task[None]) -> None:
+        """Most sessions in memory are idle: they hold nothing of the turn that they had."""
+        if self._turn_task is task:
+            self._turn_task = self._attempt = None
 
     def compact(self, request: OwedRun) -> None:
         """Compact the history as somebody asked, once what runs has ended."""

@@ -5,6 +5,7 @@ store has passed its last event.
 """
 
 import asyncio
+import heapq
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
@@ -22,7 +23,15 @@ from turnlog_workers.shard.channel_in_memory import ChannelInMemory
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.shard.stream import AnyStream
 from turnlog_workers.shard.worker_context import WorkerContext
-from turnlog_workers.store.port import FoundRows, LoadedStream, PartitionStore, Saved, StoreError, WantedRows
+from turnlog_workers.store.port import (
+    NOTHING_FETCHED,
+    FoundRows,
+    LoadedStream,
+    PartitionStore,
+    Saved,
+    StoreError,
+    WantedRows,
+)
 
 log = logging.getLogger(__name__)
 _MAX_MESSAGES = 2_000  #: that are looked up for one purpose
@@ -130,7 +139,10 @@ class Resident:
         if wanted:
             self._fetched |= wanted.keys()
             for name, rows in zip(wanted, await self._store.look_up(list(wanted.values())), strict=True):
-                self.get(*name).fetched.add(wanted[name], rows)
+                stream = self.get(*name)
+                if stream.fetched is NOTHING_FETCHED:
+                    stream.fetched = FoundRows()
+                stream.fetched.add(wanted[name], rows)
 
     def saved(self, streams: Mapping[StreamName, Saved]) -> None:
         """So far streams are saved. What is decided now goes on without knowing: it may have asked the store before."""
@@ -141,7 +153,7 @@ class Resident:
         self._in_use = frozenset()
         for name in self._fetched:
             if (stream := self._known(*name)) is not None:
-                stream.fetched = FoundRows()
+                stream.fetched = NOTHING_FETCHED
         self._fetched = set()
         saved, self._saved = self._saved, {}
         for name, until in saved.items():
@@ -182,11 +194,15 @@ class Resident:
         for some in _parts_of(dead):
             closing = (stream.actor.close_runner() for stream in some if stream.actor and not stream.busy)
             _note_failures(await asyncio.gather(*closing, return_exceptions=True))
-        for part in _parts_of([stream for stream in self.sessions.values() if self._idle(stream)]):
-            await self._reap_sessions(part)
+        limits = self._context.limits
+        long_idle = self._context.now() - limits.idle_timeout_s
+        for part in _parts_of([stream for stream in self.sessions.values() if self._idle(stream, long_idle)]):
+            await self._reap_sessions(part, long_idle)
+        await self._reap_surplus(limits.max_idle_sessions)
         for name, channel in list(self.channels.items()):
-            if self._idle(channel) and channel.last_offset < self._store.position.next_offset:
+            if self._idle(channel, long_idle) and self._is_stored(channel):
                 self.channels.pop(name, None)
+                await self._store.forget([(channel.kind, name)])
         # Whoever is gone has no use for it, and what a partition at rest holds keeps memory from being given back.
         self._saved = {name: until for name, until in self._saved.items() if self._known(*name) is not None}
         if not (self.sessions or self.channels or self._resting):
@@ -197,22 +213,43 @@ class Resident:
                 self._resting = False
                 raise
 
-    async def _reap_sessions(self, idle: list[SessionInMemory]) -> None:
-        actors = []
+    async def _reap_surplus(self, most: int) -> None:
+        """Of the idle sessions that the store has, only so many stay: those that were used last."""
+        if len(self.sessions) <= most:
+            return
+        now = self._context.now()
+        idle = [stream for stream in self.sessions.values() if self._idle(stream, now) and self._is_stored(stream)]
+        for part in _parts_of(heapq.nsmallest(len(idle) - most, idle, key=_last_used)):
+            await self._reap_sessions(part, max(map(_last_used, part)))
+
+    async def _reap_sessions(self, idle: list[SessionInMemory], until: float) -> None:
+        """Those of them that leave were used at that moment at the latest."""
+        actors, left = [], []
         for stream in idle:
-            if stream.actor is not None and self._idle(stream):
+            if stream.actor is not None and self._idle(stream, until):
                 actors.append(stream.actor)
                 stream.actor = None
         _note_failures(await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True))
         for stream in idle:  # closing took its time: some may be at work again
-            if self._idle(stream) and stream.last_offset < self._store.position.next_offset:
+            if self._idle(stream, until) and self._is_stored(stream):
                 self.sessions.pop(stream.stream_id, None)
+                left.append((stream.kind, stream.stream_id))
                 crash_point("resident.after_evict")
+        if left:
+            await self._store.forget(left)
 
-    def _idle(self, stream: AnyStream) -> bool:
+    def _is_stored(self, stream: AnyStream) -> bool:
+        return stream.last_offset < self._store.position.next_offset
+
+    def _idle(self, stream: AnyStream, until: float) -> bool:
+        """Has it nothing to do, and was used at that moment at the latest?"""
         if (stream.kind, stream.stream_id) in self._in_use or stream.busy:
             return False
-        return stream.last_used < self._context.now() - self._context.limits.idle_timeout_s
+        return stream.last_used <= until
+
+
+def _last_used(stream: AnyStream) -> float:
+    return stream.last_used
 
 
 def _note_failures(results: Iterable[object]) -> None:

@@ -15,7 +15,7 @@ from turnlog_streams.forwarding import Forward, ReceiveForward, ReceiveReceipt
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.history.compaction_plan import SessionHistory, needs_history_compaction, session_tokens
 from turnlog_streams.history.messages import HistoryMessage, history_message, of_turn
-from turnlog_streams.history.tokens import Weights, measured_prompt, prompt_tokens, with_margin
+from turnlog_streams.history.tokens import Weights, measured_prompt, message_tokens, prompt_tokens, with_margin
 from turnlog_streams.history.view import assemble, summary_message
 from turnlog_streams.history.window import window_of
 from turnlog_streams.lookups import NOTHING, Found, Lookup
@@ -50,7 +50,7 @@ class SessionInMemory(Stream[Session]):
         self.saved_to = state.messages  #: messages up to here are in the store
         self.actor: SessionActor | None = None
         self.frame_seqs: dict[tuple[str | None, int], int] = {}
-        self.weights = Weights()  #: tokens of its messages, as far as they were counted
+        self.weights = Weights()  #: tokens of its messages, as far as a plan counted them
         self._counted = (0, 0)  #: messages, and what they weigh together
 
     @property
@@ -324,7 +324,7 @@ class SessionInMemory(Stream[Session]):
         if count > len(self.history):  # a failed decision's messages are gone again
             count = weight = 0
         if count < len(self.history):
-            weight += sum(map(self.weights, self.history[count:]))
+            weight += sum(map(message_tokens, self.history[count:]))
             self._counted = (len(self.history), weight)
         session = self.state
         measured = max(usage.last_input_tokens if usage else 0, session.measure.input_tokens if session.measure else 0)

@@ -17,7 +17,7 @@ from turnlog_streams.policy import Policy
 from turnlog_streams.reply import Reply
 from turnlog_workers.intake.request_reader import StreamCommand
 from turnlog_workers.shard.unsaved_rows import NOTHING_UNSAVED
-from turnlog_workers.store.port import FoundRows
+from turnlog_workers.store.port import NOTHING_FETCHED
 
 State = TypeVar("State")
 
@@ -35,7 +35,7 @@ class Stream(ABC, Generic[State]):
         self.stream_offset: int | None = None  #: under which the store has it; ``None``: it has nothing of it
         self.unsaved = NOTHING_UNSAVED  #: rows that are not in the store yet
         self.written: Written = WROTE_NOTHING  #: the rows among them that the newest fact made
-        self.fetched = FoundRows()  #: rows of the store, for what is decided now
+        self.fetched = NOTHING_FETCHED  #: rows of the store, for what is decided now
         self.set_aside = ""  #: why nothing is decided for it here: something of ours failed on it
 
     # ---- what it is

@@ -38,6 +38,7 @@ class ShardLimits:
     store_batch_events: int
     session_timeout_s: float
     idle_timeout_s: float
+    max_idle_sessions: int = 500  #: in memory, of one partition, once the store has them
     stalled_delivery_s: float
     append_linger_s: float = 0.0  #: between two appends
 

@@ -159,6 +159,10 @@ class MemoryStore:
         self._check_open()
         return list(self._data.unanswered)
 
+    async def forget(self, streams: Collection[StreamName]) -> None:
+        """Nothing to do: rows are all that is kept."""
+        self._check_open()
+
     async def rest(self) -> None:
         """Nothing to do: there is no file."""
         self._check_open()

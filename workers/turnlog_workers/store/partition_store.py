@@ -276,6 +276,10 @@ class DuckPartitionStore:
         """Requests whose answers may not have been sent."""
         return await self._read(unanswered)
 
+    async def forget(self, streams: Collection[StreamName]) -> None:
+        """Drop what the next batch of these would have saved reading back."""
+        await self._run(lambda: self._writer.forget(streams))
+
     async def rest(self) -> None:
         """Fold the write-ahead log into the file; the last store that comes to rest empties DuckDB's memory."""
         await self._run(self._rest)
@@ -360,7 +364,7 @@ class DuckPartitionStore:
 
     def _rest(self) -> None:
         self._checkpoint()
-        self._writer.forget_streams()
+        self._writer.forget()
         self.resting = True
         self._directory.give_memory_back()
 

@@ -5,7 +5,7 @@ DuckDB files (``store.partition_store``) and memory (``store.memory_store``) pas
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from turnlog_streams.folding.fold import StreamName, StreamState
 from turnlog_streams.folding.rows import Unanswered
@@ -91,6 +91,9 @@ class FoundRows:
             self.messages[after, limit - 1] = found.messages[after, limit]
 
 
+NOTHING_FETCHED: Final = FoundRows()  #: of every stream that nothing was fetched for: it is not added to
+
+
 class Saved(NamedTuple):
     """How far a stream is saved."""
 
@@ -136,6 +139,10 @@ class PartitionStore(Protocol):
         compaction that was asked for, a refusal, a lifecycle decision that waits for nothing, or the delivery that one
         waited for last.
         """
+        ...
+
+    async def forget(self, streams: Collection[StreamName]) -> None:
+        """These have left memory: what is kept of them to save reading them back may go. Their rows stay."""
         ...
 
     async def rest(self) -> None:

@@ -82,9 +82,13 @@ class StreamWriter:
             self._streams.popitem(last=False)
         return saved
 
-    def forget_streams(self) -> None:
-        """Drop the streams that were kept; the next batch reads what it needs."""
-        self._streams.clear()
+    def forget(self, streams: Collection[StreamName] | None = None) -> None:
+        """Drop streams that were kept, all of them if none are named; the next batch reads what it needs."""
+        if streams is None:
+            self._streams.clear()
+            return
+        for name in streams:
+            self._streams.pop(name, None)
 
     def _commit(self, events: Sequence[LoggedEvent], position: LogPosition) -> dict[StreamName, Saved]:
         names = touched(events)

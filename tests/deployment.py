@@ -35,7 +35,7 @@ from turnlog_workers.kafka.kafka_python import connected
 from turnlog_workers.kafka.topic_limits import max_message_bytes as max_message_bytes_of
 from turnlog_workers.kafka.topics_admin import init_topics
 
-START_S = 40.0  #: a process gets so long until it serves: the machine may be busy
+START_S = 120.0  #: a process gets so long until it serves: the machine may be busy
 _EXIT_S = 40.0
 _MAX_FETCH_BYTES = 9 * 1024 * 1024
 #: A dead worker is noticed soon. The broker must allow it (``group.min.session.timeout.ms``).

@@ -14,7 +14,7 @@ from turnlog_workers.runners.smollm2 import packages
 from turnlog_workers.runners.smollm2.runtime_dir import RuntimeDir
 
 FAKE_ENGINE = Path(__file__).parent / "fake_engine"
-_END_S = 20.0
+_END_S = 60.0
 
 
 @pytest.fixture

@@ -266,4 +266,4 @@ class OnePartition:
         def found() -> list[Any]:
             return [frame for frame in self.sender.to(request_id) if isinstance(frame, kind)]
 
-        return (await eventually(found, f"{request_id} gets a {kind.__name__}", 10.0))[0]
+        return (await eventually(found, f"{request_id} gets a {kind.__name__}", 60))[0]

@@ -10,7 +10,7 @@ POLL_INTERVAL_S = 0.02
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
+def until(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
     """The condition's first true answer; AssertionError naming ``what`` when there is none in time."""
     deadline = time.monotonic() + timeout_s
     while not (answer := condition()):
@@ -19,7 +19,7 @@ def until(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
     return answer
 
 
-async def eventually(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
+async def eventually(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
     """As `until`, for a test on an event loop."""
     deadline = time.monotonic() + timeout_s
     while not (answer := condition()):
@@ -28,7 +28,7 @@ async def eventually(condition: Callable[[], T], what: str, timeout_s: float = 2
     return answer
 
 
-async def tried(attempt: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = 20.0) -> T:
+async def tried(attempt: Callable[[], Awaitable[T | None]], what: str, timeout_s: float = 60.0) -> T:
     """What an attempt gives that is not ``None``: made again until then."""
     deadline = time.monotonic() + timeout_s
     while (found := await attempt()) is None:

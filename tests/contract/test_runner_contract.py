@@ -206,7 +206,7 @@ async def test_closing_between_two_outputs_ends_the_turn(model: str, sample: str
         running = runner.run(turn)
         for _ in range(count):
             await anext(running)
-        await asyncio.wait_for(aclose(running), timeout=5)
+        await asyncio.wait_for(aclose(running), timeout=60)
         with pytest.raises(StopAsyncIteration):
             await anext(running)
 
@@ -224,11 +224,11 @@ async def test_a_cancelled_wait_ends_at_once(model: str, sample: str, monkeypatc
     runner = runner_of(model, sample)
     running = runner.run(turn_of(model, sample))
     task = asyncio.ensure_future(exhaust(running))
-    await asyncio.wait_for(waiting.wait(), timeout=5)
+    await asyncio.wait_for(waiting.wait(), timeout=60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, timeout=5)
-    await asyncio.wait_for(aclose(running), timeout=5)
+        await asyncio.wait_for(task, timeout=60)
+    await asyncio.wait_for(aclose(running), timeout=60)
     await runner.aclose()
 
 

@@ -31,7 +31,7 @@ def produce(bootstrap_server: str, topic: str, values: list[bytes]) -> None:
     producer = KafkaProducer(bootstrap_servers=bootstrap_server, acks="all")
     try:
         for future in [producer.send(topic, value=value, partition=0) for value in values]:
-            future.get(timeout=20)
+            future.get(timeout=60)
     finally:
         producer.close()
 
@@ -115,7 +115,7 @@ def test_the_run_s_broker_does_not_create_topics_by_itself_and_allows_short_sess
     admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap_server)
     try:
         with pytest.raises(KafkaError):
-            producer.send("never-created", b"x").get(timeout=10)
+            producer.send("never-created", b"x").get(timeout=60)
         assert "never-created" not in admin.list_topics()
     finally:
         admin.close()
@@ -142,12 +142,12 @@ def test_foreground_command_says_ready_and_sigterm_stops_it_cleanly(tmp_path: Pa
         (java,) = psutil.Process(process.pid).children()
 
         second = foreground(tmp_path)
-        _, complaint = second.communicate(timeout=30)
+        _, complaint = second.communicate(timeout=60)
         assert second.returncode == 2
         assert f"already running on {tmp_path} (process {java.pid}, port {port})" in complaint
 
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
         assert not java.is_running()
     finally:
         end_group(process)
@@ -160,7 +160,7 @@ def test_java_does_not_outlive_a_killed_foreground_command(tmp_path: Path) -> No
         assert process.stdout.readline().startswith("ready ")
         (java,) = psutil.Process(process.pid).children()
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         until(lambda: not java.is_running() or java.status() == psutil.STATUS_ZOMBIE, "Java ends with its parent")
     finally:
         end_group(process)
@@ -169,7 +169,7 @@ def test_java_does_not_outlive_a_killed_foreground_command(tmp_path: Path) -> No
 def end_group(process: "subprocess.Popen[str]") -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()

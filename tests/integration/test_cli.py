@@ -175,7 +175,7 @@ class Deployment:
                 text=True,
             )
         try:
-            until(lambda: ready_file.exists() or process.poll() is not None, f"{arguments} is ready", 60.0)
+            until(lambda: ready_file.exists() or process.poll() is not None, f"{arguments} is ready", 120.0)
             assert process.poll() is None, log.read_text()
             yield process
         finally:
@@ -296,7 +296,7 @@ def test_nobody_answers_is_6(idle: Deployment) -> None:
     assert "turnlog doctor" in waited.err
     followed = idle.run("tail", "-n", "1", "--timeout-s", "0.5")
     assert (followed.code, followed.out) == (6, "")
-    doctor = idle.run("doctor", "--timeout-s", "1", "--json")
+    doctor = idle.run("doctor", "--timeout-s", "3", "--json")
     assert doctor.code == 6
     assert [check["check"] for check in doctor.document["checks"] if not check["ok"]] == ["worker"]
     assert "3 of 3 partitions did not answer" in doctor.document["checks"][-1]["detail"]

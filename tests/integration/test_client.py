@@ -199,14 +199,14 @@ async def test_the_answer_to_the_very_first_request_is_never_missed(settings: Se
     async with answering(settings):
         for number in range(6):
             async with Client(settings) as client:
-                result = await client.chat("web-1", str(number), resend_after_s=60).result(timeout_s=20)
+                result = await client.chat("web-1", str(number), resend_after_s=60).result(timeout_s=60)
                 assert result.text == str(number)
 
 
 async def test_many_turns_side_by_side_get_their_own_answers(settings: Settings) -> None:
     async with answering(settings), Client(settings) as client:
         turns = [client.chat(f"web-{number % 7}", f"text {number}") for number in range(60)]
-        results = await asyncio.gather(*(turn.result(timeout_s=30) for turn in turns))
+        results = await asyncio.gather(*(turn.result(timeout_s=60) for turn in turns))
         assert [result.text for result in results] == [f"text {number}" for number in range(60)]
 
 
@@ -216,7 +216,7 @@ async def test_enqueue_says_where_the_request_is(settings: Settings) -> None:
         again = await client.enqueue("web-1", "Hello", request_id=sent.request_id)
         assert sent.partition == again.partition == partition_of(b"web-1", PARTITIONS)
         assert again.offset == sent.offset + 1
-        result = await client.chat("web-1", "Hello", request_id=sent.request_id).result(timeout_s=20)
+        result = await client.chat("web-1", "Hello", request_id=sent.request_id).result(timeout_s=60)
         assert result.text == "Hello"
 
 
@@ -226,7 +226,7 @@ async def test_a_client_that_hears_nothing_sends_the_same_request_again(settings
 
     async with answering(settings, second_time) as responder, Client(settings) as client:
         turn = client.chat("web-1", "Hello", resend_after_s=0.1)
-        assert (await turn.result(timeout_s=20)).text == "Hello"
+        assert (await turn.result(timeout_s=60)).text == "Hello"
         assert turn.resends >= 2
         assert len({request.record.value for request in responder.received}) == 1
 
@@ -269,7 +269,7 @@ async def test_a_refusal_is_an_error(settings: Settings, code: str, error: type[
 
     async with answering(settings, refuse), Client(settings) as client:
         with pytest.raises(error, match=rf"refused \({code}\): not now"):
-            await client.chat("web-1", "Hello").result(timeout_s=20)
+            await client.chat("web-1", "Hello").result(timeout_s=60)
 
 
 async def test_json_frames_and_frames_that_nobody_knows(settings: Settings) -> None:
@@ -281,7 +281,7 @@ async def test_json_frames_and_frames_that_nobody_knows(settings: Settings) -> N
         b"{broken",
     ]
     async with answering(settings, json_frames=True) as responder, Client(settings) as client:
-        await client.chat("web-1", "first").result(timeout_s=20)
+        await client.chat("web-1", "first").result(timeout_s=60)
         turn = client.chat("web-1", "Hello", request_id="r1")
         for value in strange:
             await responder.write(b"web-1", value)
@@ -306,14 +306,14 @@ async def test_records_that_cannot_be_parsed_are_passed_over(
     ]
     async with answering(settings) as responder, Client(settings) as client:
         first_turn = client.chat("web-1", "first", request_id="r1")
-        assert (await first_turn.result(timeout_s=20)).text == "first"
+        assert (await first_turn.result(timeout_s=60)).text == "first"
         home = partition_of(b"web-1", PARTITIONS)
         for partition in (home, (home + 1) % PARTITIONS):
             for data in strange:
                 assert responder.producer is not None
                 await raw_batches.produce(responder.producer, settings.topics.replies, partition, data)
         for text in ("second", "third"):
-            assert (await client.chat("web-1", text).result(timeout_s=20)).text == text
+            assert (await client.chat("web-1", text).result(timeout_s=60)).text == text
         assert client.failure is None
         async with asyncio.timeout(30):
             seen = await first(client.follow("web-1", from_position="beginning"), 16)
@@ -348,7 +348,7 @@ async def test_frames_of_a_newer_writer_are_read_by_its_published_schemas(settin
         header = to_dict(FrameHeader)(FrameHeader(session_id="web-1", request_id="r1"))
         schemaless_writer(buffer, newer.parsed, {**header, **to_dict(TurnCompleted)(frame), "mood": "fine"})
         await responder.write(b"web-1", buffer.getvalue())
-        assert (await turn.result(timeout_s=20)).text == "from the future"
+        assert (await turn.result(timeout_s=60)).text == "from the future"
 
 
 async def first(stream: AsyncGenerator[ReplyFrame, None], count: int) -> list[ReplyFrame]:
@@ -365,7 +365,7 @@ async def first(stream: AsyncGenerator[ReplyFrame, None], count: int) -> list[Re
 async def test_a_stream_is_taken_up_where_a_reader_left(settings: Settings) -> None:
     async with answering(settings), Client(settings) as client:
         for session, text in (("web-1", "one"), ("web-2", "other"), ("web-1", "two")):
-            await client.chat(session, text, request_id=text).result(timeout_s=20)
+            await client.chat(session, text, request_id=text).result(timeout_s=60)
         async with asyncio.timeout(30):
             whole = await first(client.follow("web-1", from_position="beginning"), 10)
             assert {reply.header.request_id for reply in whole} == {"one", "two"}
@@ -408,7 +408,7 @@ async def test_what_is_not_there_gets_a_sentence(settings: Settings) -> None:
 async def test_a_request_beyond_what_the_broker_takes_is_refused(settings: Settings) -> None:
     async with Client(settings) as client:
         with pytest.raises(RequestRefusedError, match=r"too_long.*1100\d\d\d bytes"):
-            await client.chat("web-1", "x" * 1_100_000).result(timeout_s=20)
+            await client.chat("web-1", "x" * 1_100_000).result(timeout_s=60)
 
 
 async def test_closing_the_client_ends_what_is_followed(settings: Settings) -> None:
@@ -431,14 +431,14 @@ async def test_a_broker_that_is_killed_and_comes_back_is_no_error(tmp_path: Path
         await asyncio.to_thread(make_topics, settings)
         async with Client(settings) as client:
             async with answering(settings):
-                await client.chat("web-1", "before").result(timeout_s=20)
+                await client.chat("web-1", "before").result(timeout_s=60)
             turn = client.chat("web-1", "Hello", request_id="r1", resend_after_s=1)
             async with turn:
                 await asyncio.to_thread(broker.kill)
                 await asyncio.to_thread(broker.start)
                 async with answering(settings, quiet_at_first):
                     assert (await turn.result(timeout_s=40)).text == "Hello"
-                    assert (await client.chat("web-1", "after").result(timeout_s=20)).text == "after"
+                    assert (await client.chat("web-1", "after").result(timeout_s=60)).text == "after"
     finally:
         await asyncio.to_thread(broker.stop)
 

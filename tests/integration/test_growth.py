@@ -98,7 +98,7 @@ async def test_partitions_added_while_a_worker_runs(deployment: Deployment, admi
         await wire.terminal("before")
         assert before[0] == partition_of(b"s-0", PARTITIONS)
         await grow(deployment, admin)
-        await eventually(lambda: says_growth(worker), "the worker says that partitions were added", 10)
+        await eventually(lambda: says_growth(worker), "the worker says that partitions were added", 60)
     async with deployment.wire() as wire:  # a producer that knows of them
         ids = await chats(deployment, wire, "grown")
         assert {int(request_id.split("-")[-2]) for request_id in ids} == set(range(GROWN))
@@ -179,7 +179,7 @@ async def test_a_log_that_grew_as_a_whole_is_refused(deployment: Deployment, adm
         await wire.terminal("before")
         for topic in ("events", "replies", "requests"):
             await grow(deployment, admin, topic=topic)
-        await eventually(lambda: "no worker can start on it any more" in worker.log, "the worker says so", 15)
+        await eventually(lambda: "no worker can start on it any more" in worker.log, "the worker says so", 60)
         assert await asyncio.to_thread(worker.stop) == 0
     second = deployment.worker("w1")
     assert await asyncio.to_thread(second.wait) == 1

@@ -161,7 +161,7 @@ def produce(settings: Settings, records: Sequence[LoggedEvent]) -> None:
             for record in records
         ]
         for future, record in zip(sent, records, strict=True):
-            assert future.get(timeout=20).offset == record.offset
+            assert future.get(timeout=60).offset == record.offset
     finally:
         producer.close()
 
@@ -328,7 +328,7 @@ def test_bytes_of_dead_letters(settings: Settings, start: Callable[..., Process]
 
     def park(offset: int, value: bytes) -> None:
         headers = [("x-turnlog-partition", b"1"), ("x-turnlog-offset", str(offset).encode())]
-        producer.send(settings.topics.dead_letters, key=b"k", value=value, headers=headers).get(timeout=20)
+        producer.send(settings.topics.dead_letters, key=b"k", value=value, headers=headers).get(timeout=60)
 
     def rows() -> Any:
         with snapshot(settings) as connection:
@@ -339,7 +339,7 @@ def test_bytes_of_dead_letters(settings: Settings, start: Callable[..., Process]
     try:
         park(7, b"\x00\xff")
         park(99, b"of an owner that was fenced")
-        producer.send(settings.topics.dead_letters, value=b"of nobody").get(timeout=20)
+        producer.send(settings.topics.dead_letters, value=b"of nobody").get(timeout=60)
         process = start(settings)
         process.wait_ready()
         until(lambda: rows() == [(7, b"\x00\xff"), (8, None)], "the first bytes are there")
@@ -393,9 +393,9 @@ def test_an_event_of_a_newer_version_is_kept_raw(settings: Settings, start: Call
     try:
         text = schema.text.encode()
         key = schema.fingerprint.hex().encode()
-        producer.send(settings.topics.schemas, key=key, value=text).get(timeout=20)
+        producer.send(settings.topics.schemas, key=key, value=text).get(timeout=60)
         value = AVRO_MAGIC + schema.fingerprint + body.getvalue()
-        producer.send(settings.topics.events, value=value, partition=0).get(timeout=20)
+        producer.send(settings.topics.events, value=value, partition=0).get(timeout=60)
     finally:
         producer.close()
     write_on(log, 30, newer=False)
@@ -421,8 +421,8 @@ def test_a_record_that_nobody_can_read_stops_it_with_a_sentence(
     producer = KafkaProducer(bootstrap_servers=settings.bootstrap_server)
     try:
         for foreign in (b"random bytes", None):
-            producer.send(settings.topics.events, value=foreign, key=b"k", partition=2).get(timeout=20)
-        producer.send(settings.topics.events, value=b"\xc3\x01" + b"a newer version's?", partition=2).get(timeout=20)
+            producer.send(settings.topics.events, value=foreign, key=b"k", partition=2).get(timeout=60)
+        producer.send(settings.topics.events, value=b"\xc3\x01" + b"a newer version's?", partition=2).get(timeout=60)
     finally:
         producer.close()
     process = start(settings)

@@ -114,7 +114,7 @@ async def test_a_conversation_survives_its_workers_and_its_models_process(
             await cancelled_at_once(wire, folder)
         check_history(await published(deployment.settings.snapshot, len(QUESTIONS) + 1), answers)
         worker.stop()
-        await eventually(lambda: folder.server() is None, "the model's process ends with its last user", 10.0)
+        await eventually(lambda: folder.server() is None, "the model's process ends with its last user", 60)
 
 
 async def cancelled_at_once(wire: Wire, folder: RuntimeDir) -> None:

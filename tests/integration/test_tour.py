@@ -359,7 +359,7 @@ class Workers:
         for number in range(WORKERS):
             self._start(f"w{number}")
         for worker in self._running.values():
-            until(lambda worker=worker: worker.ready, f"{worker.name} is ready", 60.0)  # type: ignore[misc]
+            until(lambda worker=worker: worker.ready, f"{worker.name} is ready", 120.0)  # type: ignore[misc]
 
     def _start(self, name: str) -> None:
         self._running[name] = self._deployment.worker(name)

@@ -109,7 +109,7 @@ async def _decided(world: OnePartition, request_id: str) -> None:
     def decided() -> bool:
         return any(event.request_id == request_id for event in world.log.of(ev.RequestDecided))
 
-    await eventually(decided, f"{request_id} is decided", 10.0)
+    await eventually(decided, f"{request_id} is decided", 60)
 
 
 # ---- messages that a summary covers

@@ -60,7 +60,7 @@ async def test_a_shard_that_does_not_stop_keeps_no_other_from_being_released(
     worker._shards = dict(enumerate(shards))
     worker._replies, worker._producer, worker._reader = clients
     worker._stores = Part()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await worker.stop()
     assert [shard.stopped for shard in shards] == [True, False, True]
     assert [client.stopped for client in clients] == [False, True, True]
@@ -74,7 +74,7 @@ async def test_an_assignment_that_hangs_does_not_hold_up_the_end(
     worker = a_worker(tmp_path)
     await worker._changing.acquire()
     worker._shards = {0: (shard := Part())}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await worker.stop()
     assert shard.stopped
 

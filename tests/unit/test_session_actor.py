@@ -229,7 +229,7 @@ async def test_a_cancelled_turn_stops_the_run_that_it_waits_for() -> None:
     turn_id = session.chat(LONG * 4, new_session=NewSession(instructions="x", history_keep_tail=0))
     await session.settle()
     turn_id = session.chat(LONG * 4)
-    await asyncio.wait_for(stuck.wait(), 10)
+    await asyncio.wait_for(stuck.wait(), 60)
     session.tell(
         Cancel(
             request_id="c", command_hash="h", turn_id=turn_id, reply=ReplyAddress(), partial=session.actor.partial_text
@@ -255,7 +255,7 @@ async def test_no_turn_sees_a_summary_that_is_not_confirmed() -> None:
     assert not submitted.is_set()
     turn_id = session.chat(LONG * 4)
     session.chat("and then?")
-    await asyncio.wait_for(submitted.wait(), 10)
+    await asyncio.wait_for(submitted.wait(), 60)
     seen = len(session.given)
     session.tell(Cancel(request_id="c", command_hash="h", turn_id=turn_id, reply=ReplyAddress()))
     for _ in range(50):

@@ -59,7 +59,7 @@ class Topic:
 
 
 async def some(frames: AsyncGenerator[ReplyFrame, None], count: int) -> list[int]:
-    return [(await asyncio.wait_for(anext(frames), 5)).offset for _ in range(count)]
+    return [(await asyncio.wait_for(anext(frames), 60)).offset for _ in range(count)]
 
 
 async def begun(topic: Topic, key: str, start: int | None = None) -> AsyncGenerator[ReplyFrame, None]:

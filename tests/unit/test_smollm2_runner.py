@@ -112,7 +112,7 @@ async def test_more_than_may_wait_are_overload(runners: Callable[..., Runner], r
 async def test_whoever_stops_listening_frees_the_slot(runners: Callable[..., Runner]) -> None:
     async with aclosing(runners(embedded_slots=1).run(turn("100000 words every 5"))) as outputs:  # type: ignore[type-var]
         assert isinstance(await anext(outputs), TextDelta)
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(60):
         assert await said(runners(embedded_slots=1), "1 words every 1") == "0 "
 
 

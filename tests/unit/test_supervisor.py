@@ -100,7 +100,7 @@ class Bench:
         finally:
             if not task.done():
                 stack.request_stop()
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, 60)
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ async def test_readiness_ends_a_row_of_early_deaths(bench: Bench) -> None:
 
 async def test_a_broker_that_cannot_start_ends_the_stack_before_anything_else_starts(bench: Bench) -> None:
     with pytest.raises(ChildFailedError, match="broker died 5 times"):
-        await asyncio.wait_for(bench.stack({"worker-1": "good"}, broker="broken").run(), 20)
+        await asyncio.wait_for(bench.stack({"worker-1": "good"}, broker="broken").run(), 60)
     assert set(bench.notes) == {"broker started"}
 
 
@@ -265,7 +265,7 @@ async def test_a_second_stop_request_kills_at_once(bench: Bench) -> None:
     async with bench.running(stack) as task:
         stack.request_stop()
         stack.request_stop()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
     assert bench.state["children"] == {}
 
 
@@ -274,7 +274,7 @@ async def test_what_fails_between_broker_and_children_is_raised_after_a_clean_st
         raise LookupError("topics have other counts")
 
     with pytest.raises(LookupError, match="other counts"):
-        await asyncio.wait_for(bench.stack({"worker-1": "good"}, prepare=fail).run(), 20)
+        await asyncio.wait_for(bench.stack({"worker-1": "good"}, prepare=fail).run(), 60)
     assert bench.notes == ["broker started", "broker ready", "broker stopped"]
 
 

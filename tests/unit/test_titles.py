@@ -83,7 +83,7 @@ async def test_the_next_turn_does_not_wait_for_a_title() -> None:
 
     one = Roomy(fast=never, policy=POLICY)
     one.chat("How do I bake bread?")
-    await asyncio.wait_for(asked.wait(), 5)
+    await asyncio.wait_for(asked.wait(), 60)
     one.chat("How do I eat it?")
     await eventually(lambda: one.kinds.count("TurnCompleted") == 2, "both turns are done")
     await one.actor.stop()

@@ -325,9 +325,9 @@ async def test_a_cancelled_turn_cancels_its_tools_and_closes_their_calls() -> No
 
     one = OneSession(main=calls_then_answers(call("waits")), toolbox=toolbox(waits))
     one.chat("Go.")
-    await asyncio.wait_for(begun.wait(), 5)
+    await asyncio.wait_for(begun.wait(), 60)
     one.chat("Stop.", on_busy="interrupt")
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 60)
     closed = next(event for event in one.of(ev.MessageStored) if event.role == "tool")
     assert (closed.interrupted, closed.outcome) == (True, "interrupted")
     await one.actor.stop()
@@ -390,7 +390,7 @@ async def test_after_a_takeover_only_idempotent_calls_are_made_again(idempotent:
 
     one = Resumed(main=calls_then_answers(call("book")), toolbox=toolbox(book))
     turn_id = one.chat("Go.")
-    await asyncio.wait_for(begun.wait(), 5)
+    await asyncio.wait_for(begun.wait(), 60)
     await one.actor.stop()  # the owner is gone
     one.tell(ResumeTurn(turn_id=turn_id, attempt=1))
     await one.settle()

@@ -61,4 +61,4 @@ async def test_a_partition_writes_its_store_before_the_interval_is_over_when_muc
         assert world.stores._data[0].position.next_offset == start
         world.shard.serving.unsaved._many_events = 2
         world.chat("s", "s-2")
-        await eventually(lambda: world.stores._data[0].position.next_offset > start, "it is written", 10.0)
+        await eventually(lambda: world.stores._data[0].position.next_offset > start, "it is written", 60)

@@ -107,7 +107,7 @@ async def test_a_dead_letter_that_is_not_taken_is_waited_for() -> None:
         await eventually(lambda: one.sender.tries, "it was tried")
         assert progress(service) == {}
         one.sender.broken = False
-        await eventually(lambda: progress(service) == {0: (0, 0)}, "it is parked", 10.0)
+        await eventually(lambda: progress(service) == {0: (0, 0)}, "it is parked", 60)
 
 
 async def test_a_long_catch_up_gets_on() -> None:

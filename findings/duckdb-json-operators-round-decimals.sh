@@ -2,10 +2,10 @@
 # DuckDB keeps the digits of a number in a JSON column, and loses them on the way out: the operators -> and ->> read a
 # fraction as a double and print that, so an amount of 19 digits comes back rounded, and 1.10 as 1.1.
 #
-# ->> gives text, so one would expect the text that is stored, as in PostgreSQL, and an exact DECIMAL from a cast of it.
-# Only numbers with a fraction or an exponent are read so: an integer of 30 digits comes back whole. A cast of the JSON
-# value itself to VARCHAR gives the digits; from inside an object json_transform with the type DECIMAL gives them since
-# 2.0, while 1.5 is wrong there by 0.21.
+# ->> gives text, so one would expect the text that is stored, as of PostgreSQL's type json, and an exact DECIMAL from
+# a cast of it. Only numbers with a fraction or an exponent are read so: an integer of 30 digits comes back whole. A
+# cast of the JSON value itself to VARCHAR gives the digits; from inside an object json_transform with the type DECIMAL
+# gives them since 2.0, while 1.5 is wrong there by 0.21.
 #
 # Seen 2026-11-29 with duckdb 1.5.5 and 2.0.1, Python 3.11, for a column that holds {"v": NUMBER}:
 #   NUMBER                          column  ->>                              cast of ->> to DECIMAL(38, 2)

@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # pydantic-ai does not send a tool call's arguments back as the model wrote them, although they are a string in the API
-# and a string in its messages: it parses and writes them anew, so the model reads a rounded amount, a repeated key once,
-# and for a number beyond a double's range Infinity, which is no JSON.
+# and a string in its messages: it parses and writes them anew, so the model reads a rounded amount, a repeated key
+# once, and for a number beyond a double's range Infinity, which is no JSON.
 #
-# The history that the program keeps is not changed; only the request is, so the two differ without a sign. A server's
-# cache of the prompt, which wants the same text again, ends at the first call written otherwise. The openai client
-# below sends the string as it is.
+# The history that the program keeps is not changed; only the request is, so the two differ without a sign. The openai
+# client below sends the string as it is.
 #
 # Seen 2026-11-29 with pydantic-ai-slim 2.68.0 and openai 3.57.0, Python 3.11, a local server that notes the request:
 #   in the history                     sent

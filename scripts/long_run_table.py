@@ -3,7 +3,7 @@
 
 docs/results/faults.json, by `python -m tests.faults --result docs/results/faults.json`:
 {"date": "…", "version": "…", "machine": "…",
- "runs": [{"what": "…", "count": 100, "anomalies": 0, "seeds": "1-100", "seconds": 1700}],
+ "runs": [{"what": "…", "date": "…", "count": 100, "anomalies": 0, "seeds": "1-100", "seconds": 1700}],
  "faults": {"takeover_s": {"count": 300, "p50": 3.1, "p95": 6.2, "max": 9.3},
             "late_frames": {"rounds": 10, "frames": 6, "copies": 5}},
  "leaders": {"late_frames": {…}}}
@@ -31,12 +31,13 @@ def table(result: dict[str, object] | None) -> str:
     if result is None:
         return _NONE_YET
     lines = [f"{result['date']}, version {result['version']}, {result['machine']}.", ""]
-    lines += ["| run | count | anomalies | seeds | seconds |", "|---|---:|---:|---|---:|"]
+    lines += ["| run | date | count | anomalies | seeds | seconds |", "|---|---|---:|---:|---|---:|"]
     runs = result["runs"]
     assert isinstance(runs, list)
     for run in runs:
         cells = (f"{run[name]:,}" for name in ("count", "anomalies"))
-        lines.append(f"| {run['what']} | {' | '.join(cells)} | {run['seeds']} | {run['seconds']:,.0f} |")
+        date = run.get("date", result["date"])
+        lines.append(f"| {run['what']} | {date} | {' | '.join(cells)} | {run['seeds']} | {run['seconds']:,.0f} |")
     return "\n".join([*lines, *_times(result)]) + "\n"
 
 

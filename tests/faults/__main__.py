@@ -26,10 +26,13 @@ from tests.faults.broker import FaultBroker, fault_broker
 from tests.faults.cluster import FaultCluster, fault_cluster
 from tests.faults.defences import RECIPES, Tried, as_they_should, try_with_all, try_without
 from tests.faults.progress import OtherRunError, Progress
+from tests.faults.report import with_earlier
 from tests.faults.rounds import Round, run_round, summary
 from tests.faults.simulated import Chunk, Simulated, Simulating
+from turnlog_workers.base.json_file import read_json
 
 MAX_ROUNDS = 60
+RESULT_HELP = "write the document here, too (docs/results/faults.json); the figures of what was left out stay there"
 
 
 def main() -> int:
@@ -50,7 +53,8 @@ def main() -> int:
     print(json.dumps(report), flush=True)
     if options.result:
         options.result.parent.mkdir(parents=True, exist_ok=True)
-        options.result.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        kept = with_earlier(report, read_json(options.result))
+        options.result.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return 0 if report["ok"] else 1
 
 
@@ -67,7 +71,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=100_000, help="simulated; 0: none")
     parser.add_argument("--first-seed", type=int, default=1_000_000, help="of the simulation")
     parser.add_argument("--defences", action=argparse.BooleanOptionalAction, default=True, help="switch each off once")
-    parser.add_argument("--result", type=Path, help="write the JSON document here, too (docs/results/faults.json)")
+    parser.add_argument(
+        "--result",
+        type=Path,
+        help=RESULT_HELP,
+    )
     parser.add_argument("--keep", type=Path, help="keep files of rounds with findings here")
     return parser.parse_args()
 

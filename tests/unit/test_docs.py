@@ -297,7 +297,11 @@ def test_a_result_becomes_a_table() -> None:
     run = {"what": "kills", "count": 1000, "anomalies": 0, "seeds": "1-10", "seconds": 1700.4}
     made = table({"date": "2026-11-23", "version": "0.1.0", "machine": "2 cores", "runs": [run]})
     assert made.startswith("2026-11-23, version 0.1.0, 2 cores.\n")
-    assert made.endswith("| kills | 1,000 | 0 | 1-10 | 1,700 |\n")
+    assert made.endswith("| kills | 2026-11-23 | 1,000 | 0 | 1-10 | 1,700 |\n")
+    made = table(
+        {"date": "2026-11-23", "version": "0.1.0", "machine": "2 cores", "runs": [{"date": "2026-11-20"} | run]}
+    )
+    assert "| kills | 2026-11-20 |" in made
     assert "takeovers" not in made
     faults = {"session_timeout_s": 2.0, "takeover_s": {"count": 300, "p50": 3.1, "p95": 6.2, "max": 9.3}}
     million = {

@@ -10,6 +10,7 @@ from tests.faults import leaders, rounds, simulated
 from tests.faults.defences import Tried
 from tests.faults.leaders import LeaderFault, Moved
 from tests.faults.progress import OtherRunError, Progress
+from tests.faults.report import with_earlier
 from tests.faults.rounds import Round
 from tests.faults.seeds import FIRST, go_on
 from tests.faults.simulated import Chunk, Simulated, Simulating, SimulationProcess
@@ -59,6 +60,25 @@ def test_rounds_of_leaders_are_summed_up() -> None:
 def test_rounds_of_before_late_frames_were_counted_do_not_count() -> None:
     later = replace(ROUND, late_frames=2, late_copies=1)
     assert rounds.summary([ROUND, later])["late_frames"] == {"rounds": 1, "frames": 2, "copies": 1}
+
+
+def test_what_a_run_left_out_keeps_its_figures_and_their_date() -> None:
+    row = {"what": "kills", "count": 100, "anomalies": 0, "seeds": "4", "seconds": 300.0}
+    other = {"what": "simulated runs", "count": 500, "anomalies": 0, "seeds": "0-499", "seconds": 9.0}
+    earlier = {"date": "2026-11-28", "runs": [row, other], "defences": {"a": ["b"]}, "simulation": {"seeds": 500}}
+    nothing = {"leaders": leaders.summary([]), "defences": {}, "simulation": {"seeds": 0}}
+    report = {"ok": True, "date": "2026-11-29", "runs": [row | {"count": 300}], "faults": {}, **nothing}
+    both = with_earlier(report, earlier)
+    assert [(each["what"], each["date"], each["count"]) for each in both["runs"]] == [
+        ("kills", "2026-11-29", 300),
+        ("simulated runs", "2026-11-28", 500),
+    ]
+    assert (both["defences"], both["simulation"]) == (earlier["defences"], earlier["simulation"])
+    assert both["leaders"] == nothing["leaders"], "no earlier run has done them"
+    again = with_earlier(report | {"defences": {"c": ["d"]}}, both)
+    assert again["defences"] == {"c": ["d"]}
+    assert again["runs"] == both["runs"], "a date stays"
+    assert with_earlier(report, {})["runs"] == both["runs"][:1]
 
 
 def test_seeds_that_are_done_are_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:

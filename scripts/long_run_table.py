@@ -72,10 +72,9 @@ def _late_frames(result: dict[str, object]) -> list[str]:
         part = result.get(name)
         late = part.get("late_frames") if isinstance(part, dict) else None
         if late and late["rounds"]:
-            told.append(
-                f"{late['frames']:,} in {late['rounds']:,} rounds {where} "
-                f"({late['copies']:,} of them for the second time)"
-            )
+            rounds = f"{late['rounds']:,} round{'' if late['rounds'] == 1 else 's'}"
+            copies = f" ({late['copies']:,} of them for the second time)" if late["frames"] else ""
+            told.append(f"{late['frames']:,} in {rounds} {where}{copies}")
     if not told:
         return []
     return ["", f"Frames behind the terminal one of their attempt, as a broken link may bring them: {', '.join(told)}."]

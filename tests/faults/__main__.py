@@ -83,7 +83,8 @@ def _options() -> argparse.Namespace:
 async def _real_parts(options: argparse.Namespace, progress: Progress, deadline: float) -> None:
     with tempfile.TemporaryDirectory(prefix="turnlog-faults-") as name:
         folder = Path(name)
-        if options.defences or not _enough(options, summary(progress.of(Round))):
+        wanted = options.defences or not _enough(options, summary(progress.of(Round)))
+        if wanted and time.monotonic() < deadline:
             async with fault_broker(folder) as broker:
                 await _rounds(options, progress, deadline, broker, folder)
                 if options.defences:

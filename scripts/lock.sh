@@ -22,4 +22,4 @@ compile() { # output file, further arguments
 
 # The tools first: the runtime's lock then repeats their versions, so that what is tested is what runs.
 compile requirements-dev.lock --extra dev "$@"
-compile requirements.lock --extra worker --extra serve --constraint requirements-dev.lock
+compile requirements.lock --extra worker --extra serve --extra otel --constraint requirements-dev.lock

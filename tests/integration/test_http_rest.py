@@ -12,8 +12,9 @@ import pytest
 from tests.deployment import START_S, eventually_async
 from tests.http_stack import HttpStack, http_stack, start_gateway
 from tests.metric_families import gateway_families, materializer_families, worker_families
+from tests.otlp_receiver import Receiver, Span, otlp_receiver
 from tests.unit.test_serve_front import BOSS, SHOP, bearer, hashed, keys
-from tests.waiting import until
+from tests.waiting import eventually, until
 from turnlog_workers.devstack.broker import DevBroker
 
 SLOW = "script:slow?tools=0&words=400&delta_ms=30"
@@ -21,7 +22,17 @@ READER = {**SHOP, "name": "reader", "sha256": hashed("reader-key"), "scopes": ["
 
 
 @pytest.fixture(scope="module")
-def stack(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpStack]:
+def receiver() -> Iterator[Receiver]:
+    """Of the spans of the stack's processes."""
+    with otlp_receiver() as receiver, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        environment.setenv("OTEL_METRIC_EXPORT_INTERVAL", "1000")
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def stack(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[HttpStack]:
     with http_stack(broker, tmp_path_factory.mktemp("rest"), metrics_port="0") as stack:
         yield stack
 
@@ -79,6 +90,34 @@ async def test_a_session_from_its_first_message_to_its_archive(http: httpx2.Asyn
     refused = await http.post(f"{path}/turns", json={"text": "More"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "archived")
     assert refused.headers["x-should-retry"] == "false"
+
+
+async def test_a_trace_goes_from_the_http_request_to_the_model(http: httpx2.AsyncClient, receiver: Receiver) -> None:
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    begun = await http.post(
+        "/v1/sessions/traced-1/turns",
+        json={"text": "A word that no span has"},
+        headers={"traceparent": f"00-{trace}-{parent}-01", "authorization": "Bearer a-key-that-no-span-has"},
+    )
+    assert begun.status_code == 202, begun.text
+    wanted = {"POST /v1/sessions/{session_id}/turns", "turnlog.request", "turnlog.queue", "turnlog.turn", "chat echo"}
+    spans: dict[str, Span] = {}
+
+    def arrived() -> bool:
+        spans.update({span.name: span for span in receiver.of_trace(trace)})
+        return wanted <= set(spans)
+
+    await eventually(arrived, "the spans of the trace", 60.0)
+    request = spans["POST /v1/sessions/{session_id}/turns"]
+    assert (request.service, request.parent_id) == ("turnlog-gateway", parent)
+    assert request.attributes["http.response.status_code"] == 202
+    for name in ("turnlog.request", "turnlog.queue", "turnlog.turn"):
+        assert (spans[name].service, spans[name].parent_id) == ("turnlog-worker", request.span_id), name
+    assert spans["chat echo"].parent_id == spans["turnlog.turn"].span_id
+    assert spans["chat echo"].attributes["gen_ai.conversation.id"] == "traced-1"
+    assert "that-no-span-has" not in str(receiver.spans)
+    assert "that no span has" not in str(receiver.spans)
+    await eventually(lambda: "/v1/metrics" in receiver.paths, "the conventions' numbers", 60.0)
 
 
 async def test_a_turn_is_cancelled_and_a_stream_goes_on_behind_its_position(http: httpx2.AsyncClient) -> None:

@@ -108,6 +108,7 @@ def test_prometheus_scrapes_every_process_and_monitoring_is_for_this_machine(ser
 
 def test_every_variable_is_a_setting(services: dict[str, Any]) -> None:
     known = {f"TURNLOG_{name.upper()}" for name in Settings.model_fields} | MODEL_KEYS
+    known |= {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"}  # OpenTelemetry's own
     for name in ("topics", "worker", "materializer", "serve"):
         given = set(services[name]["environment"])
         assert given <= known, f"{name}: unknown settings {sorted(given - known)}"

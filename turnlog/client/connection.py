@@ -20,8 +20,10 @@ from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.commands import Command, RequestHeader, is_for_channel
 from turnlog_schemas.errors import WireError
 from turnlog_schemas.request_checks import check_ids, wrong_request_id
-from turnlog_workers.base.cloudevents import Envelope, trace_headers
+from turnlog_workers.base.cloudevents import Envelope
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.trace_context import TraceContext
+from turnlog_workers.observe import tracing
 
 log = logging.getLogger(__name__)
 _DOCTOR = "no worker serves that (`turnlog doctor` says more)"
@@ -161,12 +163,13 @@ class Connection:
             raise UsageError(f"the request for {kind} {key} holds text that is not Unicode: {error}") from error
         except OverflowError as error:
             raise UsageError(f"the request for {kind} {key} holds a number that cannot be: {error}") from error
+        trace = tracing.current() if traceparent is None else TraceContext(traceparent)
         headers = self._envelope.headers(type(command), uuid.uuid4().hex, now_ms)
         return PreparedRequest(
             key=key or "",
             request_id=header.request_id or "",
             value=value,
-            headers=(*headers, *trace_headers(traceparent, None)),
+            headers=(*headers, *trace.headers()) if trace is not None else tuple(headers),
             kind=kind,
         )
 

@@ -18,12 +18,9 @@ def prepare(
     session_id: str,
     request_id: str | None = None,
     metadata: Mapping[str, str] | None = None,
-    traceparent: str | None = None,
 ) -> PreparedRequest:
     """The bytes of a session's request. Raises :class:`UsageError` for one that nobody could answer."""
-    return client._connection.prepare(
-        command, session_id=session_id, request_id=request_id, metadata=metadata, traceparent=traceparent
-    )
+    return client._connection.prepare(command, session_id=session_id, request_id=request_id, metadata=metadata)
 
 
 async def send(client: Client, request: PreparedRequest) -> Position:

@@ -22,6 +22,7 @@ from turnlog.serve.http_errors import HttpError, json_envelope
 from turnlog.serve.measured import HttpMetrics, Measured
 from turnlog.serve.openai import chat_completions, conversations, models, responses
 from turnlog.serve.rest import openapi
+from turnlog.serve.traced import Traced
 
 #: Of every part of the front; the order counts where paths overlap. They are looked through one by one for each
 #: request, so those that somebody waits for most come first.
@@ -55,7 +56,7 @@ def create_app(
     gateway: Gateway, endpoints: Sequence[Endpoint] = ENDPOINTS, metrics: HttpMetrics | None = None
 ) -> Starlette:
     """The application of a gateway that is connected, or will be before it is asked."""
-    middleware = [Middleware(_EveryResponse)]
+    middleware = [Middleware(Traced), Middleware(_EveryResponse)]
     if metrics is not None:
         middleware.insert(0, Middleware(Measured, metrics=metrics))
     origins = list(gateway.settings.http_cors_origins)

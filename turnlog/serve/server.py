@@ -21,6 +21,7 @@ from turnlog.serve.gateway import Gateway
 from turnlog.serve.observation import Observation
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.readiness_file import mark_ready
+from turnlog_workers.observe import tracing
 
 log = logging.getLogger(__name__)
 _GRACEFUL_S = 5
@@ -131,12 +132,15 @@ async def serve(settings: Settings, listening: socket.socket) -> int:
     server: _Server | None = None
     observation = Observation(gateway, lambda: server is not None and server.started)
     observation.start()
+    tracing.start("turnlog-gateway")
     try:
         async with gateway:
             server = _Server(_config(create_app(gateway, metrics=observation.metrics)), gateway)
             return await _until_the_end(server, gateway, listening)
     finally:
         await observation.stop()
+        if tracing.active is not None:
+            await asyncio.to_thread(tracing.stop)
 
 
 async def _until_the_end(server: uvicorn.Server, gateway: Gateway, listening: socket.socket) -> int:

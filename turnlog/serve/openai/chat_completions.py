@@ -56,7 +56,6 @@ async def _begun(call: Call, asked: ChatRequest, content: bytes) -> tuple[Begun,
             goes.chat,
             session_id=goes.session_id,
             request_id=goes.request_id,
-            traceparent=call.request.headers.get("traceparent"),
         )
         try:
             return await call.gateway.turns.begin(request), goes

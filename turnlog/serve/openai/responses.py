@@ -47,7 +47,6 @@ async def _create(call: Call) -> Response:
             session_id=goes.session_id,
             request_id=request_id,
             metadata={ECHO: packed},
-            traceparent=call.request.headers.get("traceparent"),
         )
         return await call.gateway.turns.begin(request)
 

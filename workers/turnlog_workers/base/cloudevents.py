@@ -8,7 +8,6 @@ from functools import lru_cache
 
 from turnlog_schemas.codec import CONTENT_TYPES, FRAMING_AVRO
 
-TRACE_HEADERS = ("traceparent", "tracestate")
 ID_HEADER = 4  #: where ``ce_id`` stands: the one header of an envelope whose length differs
 
 
@@ -47,13 +46,3 @@ class Envelope:
             ("ce_source", self._source),
             ("content-type", CONTENT_TYPES[framing].encode()),
         )
-
-
-def trace_headers(traceparent: str | None, tracestate: str | None) -> list[tuple[str, bytes]]:
-    """W3C trace context, copied from the request to everything that it causes."""
-    headers = []
-    if traceparent:
-        headers.append(("traceparent", traceparent.encode()))
-        if tracestate:
-            headers.append(("tracestate", tracestate.encode()))
-    return headers

@@ -34,6 +34,7 @@ from turnlog_streams.refusals import Refuse
 from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, Hide, RequestHistoryCompaction, Update
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.ports import RequestRecord
+from turnlog_workers.base.trace_context import trace_of
 from turnlog_workers.intake.command_hash import command_hash
 
 
@@ -375,17 +376,7 @@ def _new_ids(record: RequestRecord, channel: str) -> tuple[str, ...]:
 
 
 def _address(record: RequestRecord, framing: str, reply_to: str | None) -> ReplyAddress:
-    trace = {key: value for key, value in record.headers if key in ("traceparent", "tracestate")}
-    return ReplyAddress(
-        reply_to=reply_to,
-        framing=framing,
-        traceparent=_ascii(trace.get("traceparent")),
-        tracestate=_ascii(trace.get("tracestate")),
-    )
-
-
-def _ascii(value: bytes | None) -> str | None:
-    """A trace header, if it is what such a header may be; anything else is dropped, not passed on."""
-    if value is None or len(value) > 512 or not value.isascii():
-        return None
-    return value.decode("ascii")
+    trace = trace_of(record.headers)
+    if trace is None:
+        return ReplyAddress(reply_to=reply_to, framing=framing)
+    return ReplyAddress(reply_to=reply_to, framing=framing, traceparent=trace.traceparent, tracestate=trace.tracestate)

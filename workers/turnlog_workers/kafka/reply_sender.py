@@ -22,11 +22,12 @@ from turnlog_schemas.registry import FRAMES
 from turnlog_streams.reply import Reply
 from turnlog_streams.reply_frames import shortened
 from turnlog_streams.topics import partition_of
-from turnlog_workers.base.cloudevents import Envelope, trace_headers
+from turnlog_workers.base.cloudevents import Envelope
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.linger import linger_s
 from turnlog_workers.base.ports import Headers, LogError
 from turnlog_workers.base.tasks import was_cancelled, watched
+from turnlog_workers.base.trace_context import trace_headers
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.reply_lane import DROPPED, Encoded, Lane, SentFrame, Shorten, WaitingDelta
 

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.tasks import end, kept_running
 from turnlog_workers.kafka.record_sender import KafkaRecordSender
+from turnlog_workers.observe import tracing
 from turnlog_workers.observe.health import Health
 from turnlog_workers.observe.port import PortOfSettings
 from turnlog_workers.observe.turn_times import TurnMetrics
@@ -30,6 +31,7 @@ class Observation:
     def start(self, service: WorkerService) -> None:
         """Answer and watch from now on. Raises :class:`UsageError` when the port is taken."""
         settings = self._settings
+        tracing.start("turnlog-worker", service.owner)
         self._health.not_ready = lambda: not_ready(service)
         self._port.open(WorkerCollector(lambda: worker_now(service)))
         delay = loop_delay(self.registry) if self._port.served is not None else None
@@ -40,6 +42,8 @@ class Observation:
         """Answer no more."""
         await end(self._task)
         await asyncio.to_thread(self._port.close)
+        if tracing.active is not None:
+            await asyncio.to_thread(tracing.stop)
 
 
 def not_ready(service: WorkerService) -> str:

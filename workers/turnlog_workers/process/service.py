@@ -254,6 +254,11 @@ class WorkerService:
         return self._context
 
     @property
+    def owner(self) -> str:
+        """What claims call this worker."""
+        return self._owner
+
+    @property
     def replies(self) -> ReplySender:
         """Who sends its frames."""
         return self._replies

@@ -38,6 +38,7 @@ from turnlog_streams.session.state import OwedRun
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.tasks import describe, frames
+from turnlog_workers.observe import tracing
 from turnlog_workers.runners.base import (
     Runner,
     RunnerError,
@@ -50,9 +51,9 @@ from turnlog_workers.runners.contained import (
     close_runner,
     contained,
     new_runner,
-    outputs_of,
 )
 from turnlog_workers.runners.fault_log import log_fault
+from turnlog_workers.runners.traced import traced_outputs
 from turnlog_workers.sessions.task_reader import TaskReader
 
 log = logging.getLogger(__name__)
@@ -212,6 +213,14 @@ class HistoryCompactor:
     async def _automatic(self, run: _Run | None) -> bool:
         if run is None:
             return False
+        with tracing.history_compaction(self._session_id, AUTOMATIC, None) as failed:
+            changed = await self._made(run)
+            if run.code:
+                failed(run.code)
+        return changed
+
+    async def _made(self, run: _Run) -> bool:
+        """An automatic run: where the model makes no summary, the history is cut short."""
         commands: list[SessionCommand] = []
         await self._fetch_earlier(run)
         if run.made.by_model:
@@ -231,6 +240,13 @@ class HistoryCompactor:
         if run is None:
             await self._end([SkipHistoryCompaction(request_id=request.request_id)])
             return False
+        with tracing.history_compaction(self._session_id, MANUAL, request.reply) as failed:
+            changed = await self._made_as_asked(run)
+            if run.code:
+                failed(run.code)
+        return changed
+
+    async def _made_as_asked(self, run: _Run) -> bool:
         await self._fetch_earlier(run)
         await self._summarise(run)
         if run.text is None:
@@ -338,7 +354,7 @@ class HistoryCompactor:
         runner = new_runner(self._make_runner, model)
         reader = TaskReader()
         try:
-            outputs = outputs_of(runner, turn)
+            outputs = traced_outputs(runner, turn)
             try:
                 await reader.read(outputs)
             finally:

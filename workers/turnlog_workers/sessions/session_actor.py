@@ -8,6 +8,7 @@ stored messages, in the same attempt.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any
 
 from turnlog_schemas.parts import Usage
@@ -20,6 +21,7 @@ from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.tasks import describe, frames, watched
 from turnlog_workers.files.reader import FileReader
+from turnlog_workers.observe.tracing import NOT_TRACED, TracedAttempt
 from turnlog_workers.runners.base import CONTEXT_TOO_LONG, Runner, RunnerError, TurnInput
 from turnlog_workers.runners.checked import OutputError
 from turnlog_workers.runners.contained import (
@@ -122,7 +124,15 @@ class SessionActor:
         """Close the runner before the next turn."""
         self._fresh_runner = True
 
-    def start(self, turn_id: str, attempt: int, *, next_message_seq: int, failures: int) -> None:
+    def start(
+        self,
+        turn_id: str,
+        attempt: int,
+        *,
+        next_message_seq: int,
+        failures: int,
+        trace: AbstractContextManager[TracedAttempt | None] = NOT_TRACED,
+    ) -> None:
         """Run an attempt that the log has confirmed. The one before it has ended."""
         one = self._attempt = TurnAttempt(self.session_id, turn_id, attempt, next_message_seq, self._host, self._limits)
 
@@ -137,7 +147,7 @@ class SessionActor:
                 duration_ms=0,
             )
 
-        task = self._turn_task = self._task(self._run(one, failures), f"turn {turn_id}", failed)
+        task = self._turn_task = self._task(self._traced(one, failures, trace), f"turn {turn_id}", failed)
         task.add_done_callback(self._turn_over)
 
     def _turn_over(self, task: asyncio.Task[None]) -> None:
@@ -212,6 +222,12 @@ class SessionActor:
         if await self._compactor.automatic(usage):
             self._fresh_runner = True
 
+    async def _traced(
+        self, attempt: TurnAttempt, failures: int, trace: AbstractContextManager[TracedAttempt | None]
+    ) -> None:
+        with trace as attempt.traced:
+            await self._run(attempt, failures)
+
     async def _run(self, attempt: TurnAttempt, failures: int) -> None:
         async with self._order:
             if failures:
@@ -225,6 +241,8 @@ class SessionActor:
             crash_point("actor.before_terminal")
             await self._record_end(attempt, ending)
             attempt.ended = True
+            if attempt.traced is not None:
+                attempt.traced.ended(ending.code if isinstance(ending, FailAttempt) else None)
             if isinstance(ending, CompleteTurn):  # while nobody waits for it, if it can be
                 self._title_if_due()
                 async with self._running:

@@ -18,8 +18,8 @@ from turnlog_workers.runners.contained import (
     close_runner,
     contained,
     new_runner,
-    outputs_of,
 )
+from turnlog_workers.runners.traced import traced_outputs
 from turnlog_workers.sessions.task_reader import TaskReader
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Titler:
         runner = new_runner(self.make_runner, task.model)
         reader = TaskReader()
         try:
-            outputs = outputs_of(runner, turn)
+            outputs = traced_outputs(runner, turn)
             try:
                 await reader.read(outputs)
             finally:

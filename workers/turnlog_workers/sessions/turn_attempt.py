@@ -20,6 +20,7 @@ from turnlog_streams.session.title import TitleTask
 from turnlog_streams.turn import without_result
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.tasks import was_cancelled
+from turnlog_workers.observe.tracing import TracedAttempt
 from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
@@ -32,7 +33,8 @@ from turnlog_workers.runners.base import (
     UsageReport,
 )
 from turnlog_workers.runners.checked import MAX_OUTPUTS, OutputError, TextJoiner, checked, one_line
-from turnlog_workers.runners.contained import close_outputs, fault_of, outputs_of
+from turnlog_workers.runners.contained import close_outputs, fault_of
+from turnlog_workers.runners.traced import traced_outputs
 from turnlog_workers.sessions.history_compactor import CompactionHost, UnrecordableError
 from turnlog_workers.sessions.streamed_text import DeltaBuffer, DeltaHost, PartialText
 from turnlog_workers.tools.toolbox import TurnToolbox
@@ -100,6 +102,7 @@ class TurnAttempt:
         self.attempt = attempt
         self.began = 0.0  #: by the event loop's clock
         self.ended = False  #: the log has confirmed its end
+        self.traced: TracedAttempt | None = None  #: its span
         self.stopped = False  #: nothing more is taken from its runner, whatever that still yields
         self._handed_over = False  #: only calls that the client runs are open: the turn ends with them
         self.shortened = False  #: its history was compacted because the model could not take it
@@ -179,7 +182,7 @@ class TurnAttempt:
         await self._host.confirm_ownership()
         if self._handed_over:
             return True
-        outputs = outputs_of(runner, turn)
+        outputs = traced_outputs(runner, turn)
         try:
             while True:
                 try:

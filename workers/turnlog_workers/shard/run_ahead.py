@@ -31,8 +31,8 @@ from turnlog_streams.reply import Reply, unrecorded_refusal
 from turnlog_streams.session.commands import SessionCommand
 from turnlog_streams.session.decide import decide
 from turnlog_streams.session.state import OwedRun, evolve
-from turnlog_workers.base.cloudevents import trace_headers
 from turnlog_workers.base.ports import EventLog, NewRecord, RecordsRefusedError
+from turnlog_workers.base.trace_context import trace_headers
 from turnlog_workers.intake.request_reader import StreamCommand
 from turnlog_workers.kafka.event_log import BATCH_OVERHEAD_BYTES
 from turnlog_workers.shard.session_in_memory import SessionInMemory

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from turnlog_schemas.commands import ResetRunner
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
@@ -23,6 +23,7 @@ from turnlog_workers.base.tasks import describe, end, frames
 from turnlog_workers.intake.bounded_retry import persistently
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.intake.request_reader import ForStream, Incoming, Misrouted, Query, StreamCommand, Unreadable
+from turnlog_workers.observe import tracing
 from turnlog_workers.shard.forwarder import Forwarder
 from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.run_ahead import Decision, DecisionTooLargeError, RunAhead
@@ -30,6 +31,9 @@ from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.shard.stream import AnyStream
 from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.port import StoreError
+
+if TYPE_CHECKING:
+    from turnlog_workers.observe.spans import Tracing
 
 log = logging.getLogger(__name__)
 Fetched = RequestRecord | UnreadableRange | None
@@ -198,6 +202,8 @@ class ServedRequests:
                     if self._context.turn_metrics is not None and record.timestamp_ms is not None:
                         metrics, sent_ms = self._context.turn_metrics, record.timestamp_ms
                         self._run_ahead.groups[-1].done.append(partial(metrics.accepted, sent_ms, self._context.now_ms))
+                    if tracing.active is not None:
+                        self._trace(tracing.active, record, item)
                     self._run_ahead.note(Decision(partial(self.decide, request), partial(self._unstorable, request)))
                     return
                 except StoreError:
@@ -236,6 +242,14 @@ class ServedRequests:
             and isinstance(stream, SessionInMemory)
         ):
             done.append(stream.reset_runner)
+
+    def _trace(self, active: "Tracing", record: RequestRecord, item: ForStream) -> None:
+        """A span, once what was decided is in the log."""
+        context, place = self._context, (self._context.topics.requests, record.partition, record.offset)
+        told = partial(active.requested, item.command, record.timestamp_ms, context.now_ms)
+        self._run_ahead.groups[-1].done.append(
+            partial(told, stream_id=item.stream_id, deployment=context.topics_id, place=place)
+        )
 
     async def _unstorable(self, request: TakenRequest, error: RecordsRefusedError) -> None:
         """The log does not take what the request leads to. It takes a refusal, or a dead letter at least."""

@@ -25,6 +25,7 @@ from turnlog_workers.base.ports import RecordsRefusedError
 from turnlog_workers.base.tasks import describe
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.intake.request_reader import ForStream
+from turnlog_workers.observe import tracing
 from turnlog_workers.observe.turn_times import TurnTimes
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.sessions.session_actor import SessionActor
@@ -343,6 +344,8 @@ class Serving(SessionReads):
             self.unsaved.append(event, record.size_bytes)
             if self._turn_times is not None:
                 self._turn_times.confirmed(header, payload)
+            if tracing.active is not None:
+                tracing.active.confirmed(header, payload, self._context.topics_id)
         crash_point("shard.after_accept")
         if any(isinstance(record.payload, _TERMINAL) for record in group.records):
             crash_point("shard.after_terminal")
@@ -351,9 +354,9 @@ class Serving(SessionReads):
         turn = stream.state.turns.get(turn_id)
         if turn is None or stream.state.running != turn_id:
             return
-        self._actor(stream).start(
-            turn_id, turn.attempt, next_message_seq=stream.state.messages + 1, failures=turn.runner_failures
-        )
+        trace = tracing.attempt(stream.stream_id, turn, self._context.topics_id)
+        next_seq, failures = stream.state.messages + 1, turn.runner_failures
+        self._actor(stream).start(turn_id, turn.attempt, next_message_seq=next_seq, failures=failures, trace=trace)
 
     def _actor(self, stream: SessionInMemory) -> SessionActor:
         if stream.actor is None:

@@ -20,6 +20,7 @@ from turnlog_workers.base.logs import keep_secret, without_known_secrets
 from turnlog_workers.base.mcp_settings import McpServer
 from turnlog_workers.base.model_servers import KeyUnavailableError
 from turnlog_workers.base.tasks import was_cancelled
+from turnlog_workers.observe import tracing
 from turnlog_workers.runners.base import ToolDefinition
 from turnlog_workers.runners.checked import one_line, type_name
 from turnlog_workers.tools.base import NAME, Tool, ToolContext, ToolError, ToolLimits
@@ -109,6 +110,7 @@ class McpConnection:
         meta: Any = {
             "turnlog/idempotency-key": context.idempotency_key,
             "turnlog/fencing-token": context.fencing_token,
+            **tracing.outgoing(),
         }
         try:
             result = await client.call_tool(tool, arguments, meta=meta)

@@ -17,6 +17,7 @@ from turnlog_schemas.parts import ToolCall, cut_text, text_content
 from turnlog_workers.base.logs import at, without_known_secrets
 from turnlog_workers.base.tasks import was_cancelled
 from turnlog_workers.base.tool_rules import ToolRule
+from turnlog_workers.observe import tracing
 from turnlog_workers.runners.base import RunnerError, ToolDefinition, ToolResult, TurnInput, no_such_tool
 from turnlog_workers.runners.checked import repaired, type_name
 from turnlog_workers.runners.contained import TookTooLongError, UnexpectedError, contained
@@ -123,20 +124,26 @@ class Toolbox:
         """Run a call; whatever goes wrong is its result. Only a cancellation comes through."""
         limits = tool.limits
         timeout_s = self._bounds.timeout_s if limits.timeout_s is None else limits.timeout_s
+        with tracing.tool_call(tool.definition.name, call.call_id, turn.session_id) as failed:
+            ended = await self._contained(tool, call, turn, timeout_s)
+            if ended.outcome != "ok":
+                failed(ended.outcome)
+        most = self._bounds.max_output_bytes if limits.max_output_bytes is None else limits.max_output_bytes
+        text = _cut(repaired(ended.text), most)
+        return ToolResult(call_id=call.call_id, content=text_content(text), name=call.name, outcome=ended.outcome)
+
+    async def _contained(self, tool: Tool, call: ToolCall, turn: TurnInput, timeout_s: float) -> _Ended:
         try:
-            ended = await contained(
+            return await contained(
                 self._ended(tool, call, turn, timeout_s),
                 timeout_s=2 * timeout_s + _GRACE_S,
                 what="a tool",
                 session_id=turn.session_id,
             )
         except TookTooLongError:
-            ended = _timed_out(timeout_s)
+            return _timed_out(timeout_s)
         except UnexpectedError:  # it cancelled its own task, or wanted to end the process
-            ended = _Ended("error", "Error: the tool failed.")
-        most = self._bounds.max_output_bytes if limits.max_output_bytes is None else limits.max_output_bytes
-        text = _cut(repaired(ended.text), most)
-        return ToolResult(call_id=call.call_id, content=text_content(text), name=call.name, outcome=ended.outcome)
+            return _Ended("error", "Error: the tool failed.")
 
     async def _ended(self, tool: Tool, call: ToolCall, turn: TurnInput, timeout_s: float) -> _Ended:
         try:

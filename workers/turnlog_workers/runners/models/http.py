@@ -23,6 +23,7 @@ from turnlog_streams.history.messages import HistoryMessage
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.logs import at, keep_secret
 from turnlog_workers.base.model_servers import HttpServer, KeyUnavailableError
+from turnlog_workers.observe import tracing
 from turnlog_workers.runners.availability import Availability
 from turnlog_workers.runners.base import ReasoningDelta, Runner, RunnerError, RunnerOutput, TextDelta, TurnInput
 from turnlog_workers.runners.fault_log import as_logged, texts_of
@@ -121,6 +122,7 @@ class HttpRunner(OfflineRunner):
             raise invalid_response("no HTTP that can be read") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise stream_cut("the connection was lost") from error
+        tracing.note_answer(finish_reason=answer.finish_reason)
         yield ModelAnswer(message=answer.message(), usage=answer.usage)
 
     def _is_ping(self, name: str) -> bool:
@@ -156,7 +158,8 @@ class HttpRunner(OfflineRunner):
         return await self._send(f"{self._server.url}/chat/completions", body, {})
 
     async def _send(self, address: str, body: dict[str, Any], headers: dict[str, str]) -> aiohttp.ClientResponse:
-        kinds = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        tracing.note_answer(server=self._server.url)
+        kinds = {"Content-Type": "application/json", "Accept": "text/event-stream", **tracing.outgoing()}
         return await self._opened().post(
             address,
             data=await _encoded(body),

@@ -41,6 +41,7 @@ from pydantic_ai.tools import ToolDefinition
 from turnlog_schemas.files import file_name
 from turnlog_schemas.parts import ContentPart, Usage
 from turnlog_streams.history.messages import HistoryMessage
+from turnlog_workers.observe import tracing
 from turnlog_workers.runners.base import CONTEXT_TOO_LONG, ReasoningDelta, RunnerError, TextDelta, TurnInput
 from turnlog_workers.runners.base import ToolDefinition as Offered
 from turnlog_workers.runners.models.chat_stream import count_of, whole_answer
@@ -78,6 +79,7 @@ class _Client(httpx2.AsyncClient):
     """Notes the responses of the call that is under way: not every library closes its own when it is stopped."""
 
     async def send(self, *args: Any, **kwargs: Any) -> httpx2.Response:
+        args[0].headers.update(tracing.outgoing())
         response = await super().send(*args, **kwargs)
         if (opened := _opened.get(None)) is not None:
             opened.append(response)
@@ -307,6 +309,7 @@ def _count_usage_once(response: StreamedResponse) -> None:
 def _answer(response: StreamedResponse, text: str | None) -> ModelAnswer:
     details = response.provider_details or {}
     reason = response.finish_reason
+    tracing.note_answer(finish_reason=reason)
     if not details.get("finish_reason") and reason != "content_filter":
         raise stream_cut("the stream ended before the model had finished")
     if reason == "error":

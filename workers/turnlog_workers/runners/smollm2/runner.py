@@ -19,6 +19,7 @@ from pydantic import Field
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.model_servers import HttpServer
+from turnlog_workers.observe import tracing
 from turnlog_workers.runners.availability import Availability
 from turnlog_workers.runners.base import CONTEXT_TOO_LONG, ReasoningDelta, Runner, RunnerError, TextDelta, TurnInput
 from turnlog_workers.runners.models.chat_stream import ChatAnswer
@@ -136,7 +137,7 @@ class SmolLM2Runner(HttpRunner):
         return await self._session_to(info).post(
             f"{_HOST}/v1/chat/completions",
             data=json.dumps(body, ensure_ascii=False).encode(errors="replace"),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **tracing.outgoing()},
         )
 
     def _session_to(self, info: ServerInfo) -> aiohttp.ClientSession:

@@ -68,6 +68,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="of each case, one case after the other (default: 5)")
     parser.add_argument("--turns", type=int, help="of a throughput run (default: 6000)")
     parser.add_argument("--streams", type=int, help="of the case streams (default: 2000)")
+    parser.add_argument("--words", type=int, help="of each of its answers (default: 600)")
+    parser.add_argument("--delta-ms", type=int, help="from one of their words to the next (default: 33)")
     parser.add_argument("--seconds", type=float, help="of a latency run (default: 20)")
     parser.add_argument(
         "--cases",
@@ -221,8 +223,8 @@ def _streams_job(options: argparse.Namespace) -> Job:
     few = options.quick
     load = streams.Streams(
         streams=options.streams or (10 if few else 2_000),
-        words=20 if few else 600,
-        delta_ms=33,
+        words=options.words or (20 if few else 600),
+        delta_ms=options.delta_ms or 33,
         start_s=0.2 if few else 5.0,
     )
     return Job(

@@ -13,9 +13,23 @@ class Host:
 
     def __init__(self) -> None:
         self.frames: list[Any] = []
+        self.waiting: Waiting | None = None
 
-    def send_delta(self, turn: Any, frame: Any) -> None:
+    def send_delta(self, turn: Any, frame: Any) -> "Waiting | None":
         self.frames.append(frame)
+        return self.waiting
+
+
+class Waiting:
+    """A frame that may still take up text."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self.text = ""
+
+    def join(self, text: str) -> bool:
+        self.text += text if self.open else ""
+        return self.open
 
 
 async def test_the_first_piece_counts_and_no_later_one() -> None:
@@ -33,6 +47,31 @@ async def test_the_first_piece_counts_and_no_later_one() -> None:
     buffer.add("said", reasoning=False)
     assert buffer.first_at == first
     assert host.frames == [fr.ReasoningDelta(text="thinking"), fr.TextDelta(text="said")]
+
+
+async def test_a_frame_that_waits_takes_up_what_is_said_next() -> None:
+    host = Host()
+    host.waiting = first = Waiting()
+    buffer = DeltaBuffer(0.001, host)
+    buffer.begin(object())  # type: ignore[arg-type]
+    for text in ("a", "b", "c"):
+        buffer.add(text, reasoning=False)
+    assert (host.frames, first.text) == ([fr.TextDelta(text="a")], "bc")
+    first.open = False  # it went
+    buffer.add("d", reasoning=False)
+    buffer.add("e", reasoning=False)
+    buffer.flush()
+    assert "".join(frame.text for frame in host.frames) == "ade"
+    host.waiting = Waiting()
+    buffer.add("thought", reasoning=True)
+    buffer.flush()
+    assert host.frames[-1] == fr.ReasoningDelta(text="thought"), "never in a frame of text"
+    buffer.add(" more", reasoning=True)
+    assert host.waiting.text == " more"
+    buffer.close()
+    buffer.add("late", reasoning=True)
+    buffer.flush()
+    assert (host.waiting.text, host.frames[-1].text) == (" more", "thought")
 
 
 def test_events_of_older_versions_do_not_say_it() -> None:

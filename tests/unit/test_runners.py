@@ -108,7 +108,7 @@ def stored(found: list[RunnerOutput]) -> tuple[HistoryMessage, ...]:
 
 @pytest.fixture
 def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were asked of asyncio.sleep; they pass at once."""
+    """The seconds that were slept, or waited for a delta's place in time; they pass at once."""
     asked: list[float] = []
     real_sleep = asyncio.sleep
 
@@ -117,6 +117,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         await real_sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(playback, "_next_beat", sleep)
     monkeypatch.setattr(playback, "_now", lambda: sum(asked))
     return asked
 
@@ -560,4 +561,31 @@ async def test_a_late_delta_delays_none_after_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(playback, "_now", lambda: 1.0 + sum(delays))  # the loop was busy for a second
     for _ in range(4):
         await pace.tick()
-    assert delays == [0.4, 0.0, 0.0, 0.2, 0.4]
+    assert delays == [0.4, 0.2, 0.4]
+
+
+async def test_answers_side_by_side_share_their_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, made = asyncio.get_running_loop(), []
+    call_at = loop.call_at
+
+    def counted(when: float, *rest: Any, **named: Any) -> asyncio.TimerHandle:
+        made.append(when)
+        return call_at(when, *rest, **named)
+
+    monkeypatch.setattr(loop, "call_at", counted)
+    said: list[int] = []
+
+    async def answer(number: int) -> None:
+        pace = playback.Pace(0.03)
+        for _ in range(6):
+            await pace.tick()
+        said.append(number)
+
+    answers = [asyncio.create_task(answer(number)) for number in range(300)]
+    await asyncio.sleep(0)
+    for cancelled in answers[::3]:
+        cancelled.cancel()  # whoever waits for the same timer still goes on
+    for ended in await asyncio.gather(*answers, return_exceptions=True):
+        assert ended is None or isinstance(ended, asyncio.CancelledError)
+    assert sorted(said) == [number for number in range(300) if number % 3]
+    assert len(made) < 600, "not one for each delta"

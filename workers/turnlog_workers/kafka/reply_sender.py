@@ -125,6 +125,8 @@ class ReplySender:
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Send what waits (bounded), then disconnect."""
         self._stopped = True
+        for lane in self._lanes.values():
+            lane.pressed.set()
         if self._draining:
             tasks = tuple(self._draining)
             await asyncio.wait(tasks, timeout=timeout_s)
@@ -245,15 +247,10 @@ class ReplySender:
         return most if len(lane.queue) < self._settings.max_pending_replies // _SHARE_OF_ONE_TOPIC else 0
 
     async def _drain(self, lane: Lane) -> None:
-        """Empty a lane: collect a little, send, until nothing waits."""
+        """Empty a lane: collect a little, send, pause, until nothing waits."""
         loop = asyncio.get_running_loop()
-        pause_s = 0.0
         try:
             while lane.queue:
-                if pause_s > _UNPAUSED_S and not lane.pressed.is_set() and not self._stopped:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(pause_s):
-                            await lane.pressed.wait()
                 began, many = loop.time(), len(lane.queue)
                 await asyncio.sleep(linger_s(self._settings.reply_linger_ms / 1000, many, many=_MANY_FRAMES))
                 if lane.partition < 0:
@@ -262,6 +259,10 @@ class ReplySender:
                     await self._send_some(lane)
                 # Overload shows in how many wait and in how long a round takes: then frames get larger, not more.
                 pause_s = min(_MOST_PAUSE_S, max(_PAUSE_PER_FRAME_S * many, loop.time() - began))
+                if pause_s > _UNPAUSED_S and not lane.pressed.is_set() and not self._stopped:
+                    with contextlib.suppress(TimeoutError):  # also where nothing waits yet: it comes
+                        async with asyncio.timeout(pause_s):
+                            await lane.pressed.wait()
         finally:
             if self._lanes.get((lane.topic, lane.partition)) is lane:
                 del self._lanes[lane.topic, lane.partition]

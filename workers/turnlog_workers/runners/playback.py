@@ -1,8 +1,11 @@
 """What the offline runners share: they play a plan of whole messages, word by word."""
 
 import asyncio
+import math
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
+from weakref import WeakKeyDictionary
 
 from turnlog_schemas.parts import TEXT, ContentPart, Usage, content_text
 from turnlog_streams.history.messages import HistoryMessage
@@ -12,6 +15,8 @@ from turnlog_workers.runners.base import AssistantMessage, RunnerError, ToolResu
 _WORD = re.compile(r"\s*\S+\s*|\s+")
 _CHARACTERS_PER_TOKEN = 4
 _DELTAS_PER_LOOP_PASS = 32
+_BEAT_S = 0.005  #: those that are due within it wait for one timer
+_LEAST_SHARED_S = 0.02  #: a faster pace has timers of its own
 
 Step = AssistantMessage | ToolResult
 """A message that a turn stores after the user's."""
@@ -42,14 +47,41 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+_Beats = dict[int, list["asyncio.Future[None]"]]
+_BEATS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Beats] = WeakKeyDictionary()
+
+
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+async def _next_beat(delay_s: float) -> None:
+    """Sleep a few milliseconds longer: thousands of answers that are played side by side share their timers."""
+    loop = asyncio.get_running_loop()
+    beats = _BEATS.get(loop)
+    if beats is None:
+        beats = _BEATS[loop] = {}
+    beat = math.ceil((loop.time() + delay_s) / _BEAT_S)
+    waiting = beats.get(beat)
+    if waiting is None:
+        waiting = beats[beat] = []
+        loop.call_at(beat * _BEAT_S, partial(_wake, beats, beat))
+    future = loop.create_future()
+    waiting.append(future)
+    await future
+
+
+def _wake(beats: _Beats, beat: int) -> None:
+    for future in beats.pop(beat):
+        if not future.done():  # its turn was cancelled
+            future.set_result(None)
 
 
 class Pace:
     """How fast deltas come: each at its place in time, so that one that comes late delays none after it.
 
-    Without a delay it still lets other sessions go on every few deltas.
+    Those that are late already come together, as out of a connection that was not read for a while; others are still
+    let go on every few deltas.
     """
 
     def __init__(self, delay_s: float) -> None:
@@ -64,8 +96,11 @@ class Pace:
             now = _now()
             if self._count == 1:
                 self._began = now
-            await asyncio.sleep(max(0.0, self._began + self._count * self._delay_s - now))
-        elif self._count % _DELTAS_PER_LOOP_PASS == 0:
+            left_s = self._began + self._count * self._delay_s - now
+            if left_s > 0:
+                await (_next_beat if self._delay_s >= _LEAST_SHARED_S else asyncio.sleep)(left_s)
+                return
+        if self._count % _DELTAS_PER_LOOP_PASS == 0:
             await asyncio.sleep(0)
 
 

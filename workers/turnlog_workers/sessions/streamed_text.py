@@ -11,17 +11,26 @@ _MAX_FRAME_CHARACTERS = 16_384
 _PIECES = 512
 
 
+class Waiting(Protocol):
+    """A frame that is not encoded yet."""
+
+    def join(self, text: str) -> bool:
+        """Take up what is said next. False: that needs a frame of its own."""
+        ...
+
+
 class DeltaHost(Protocol):
     """What takes the pieces of a running attempt."""
 
-    def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
-        """Send an ephemeral frame."""
+    def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> Waiting | None:
+        """Send an ephemeral frame; it comes back where it may still take up what is said next."""
         ...
 
 
 class DeltaBuffer:
     """The first piece goes out at once, then at most one frame per interval; pieces in between are joined.
 
+    While its frame waits for its lane, that takes up what is said: most words of a busy worker cost a call or two.
     It knows nothing of its attempt: in a cycle, both would keep their history until the collector comes by.
     """
 
@@ -33,6 +42,7 @@ class DeltaBuffer:
         self._reasoning = False
         self._timer: asyncio.TimerHandle | None = None
         self._next_at = 0.0
+        self._waiting: Waiting | None = None  #: the newest frame, while it may take up more
         self.first_at: float | None = None  #: when the first piece went out, by the event loop's clock
 
     def begin(self, turn: TurnInput) -> None:
@@ -43,10 +53,15 @@ class DeltaBuffer:
         """Take a piece."""
         if not text:
             return
-        if self._text and reasoning != self._reasoning:
+        if reasoning != self._reasoning:
             self.flush()
+            self._waiting = None
+            self._reasoning = reasoning
+        elif self._waiting is not None:
+            if self._waiting.join(text):
+                return
+            self._waiting = None
         self._text += text
-        self._reasoning = reasoning
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._interval_s <= 0 or now >= self._next_at or len(self._text) > _MAX_FRAME_CHARACTERS:
@@ -68,11 +83,12 @@ class DeltaBuffer:
             for start in range(0, len(text), _MAX_FRAME_CHARACTERS):
                 piece = text[start : start + _MAX_FRAME_CHARACTERS]
                 frame = fr.ReasoningDelta(text=piece) if self._reasoning else fr.TextDelta(text=piece)
-                self._host.send_delta(self._turn, frame)
+                self._waiting = self._host.send_delta(self._turn, frame)
 
     def close(self) -> None:
         """Drop what waits: its turn goes on elsewhere."""
         self._text = ""
+        self._turn = self._waiting = None
         if self._timer is not None:
             self._timer.cancel()
 

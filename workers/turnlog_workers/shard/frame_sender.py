@@ -25,6 +25,13 @@ class _Spoken:
     last: Sent | None = None  #: its newest frame, where that is a delta which may still take up more
     kind: type[fr.TextDelta | fr.ReasoningDelta] | None = None  #: of that
 
+    def join(self, text: str) -> bool:
+        """Take up more of the same kind."""
+        if self.last is None or not self.last.join(text):
+            self.last = None
+            return False
+        return True
+
 
 class FrameSender:
     """Gives frames their place: epoch, partition and ``frame_seq``.
@@ -90,17 +97,20 @@ class FrameSender:
             log.error("%s %s: nobody can be told: %s", stream.kind, stream.stream_id, describe(again), extra=place)
             return None
 
-    def delta(self, stream: SessionInMemory, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
-        """An ephemeral frame of the running attempt."""
+    def delta(
+        self, stream: SessionInMemory, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta
+    ) -> _Spoken | None:
+        """An ephemeral frame of the running attempt; where it waits, what takes up the pieces after it."""
         open_turn = stream.state.turns.get(turn.turn_id)
         if open_turn is None:
-            return
+            return None
         spoken = self._spoken.get(stream.stream_id)
         if spoken is not None and (spoken.turn_id != turn.turn_id or spoken.attempt != turn.attempt):
+            spoken.last = None
             spoken = None
         if spoken is not None and spoken.last is not None:
-            if spoken.kind is frame.__class__ and spoken.last.join(frame.text):
-                return
+            if spoken.kind is frame.__class__ and spoken.join(frame.text):
+                return spoken
             spoken.last = None
         reply = Reply(
             frame=frame,
@@ -113,13 +123,15 @@ class FrameSender:
             self.send(stream, reply)
             if self._joins_deltas:
                 self._spoken[stream.stream_id] = _Spoken(turn.turn_id, turn.attempt)
-            return
+            return None
         frame_seq = stream.next_frame_seq(reply)
         try:
             spoken.last = self._queue(stream, reply, frame_seq, may_wait=True)
             spoken.kind = frame.__class__
         except Exception as error:
             self._instead(stream, reply, frame_seq, error)
+            return None
+        return spoken
 
     def close(self) -> None:
         """Drop the deltas that wait: their turns are said anew by the next owner."""

@@ -29,6 +29,7 @@ from turnlog_workers.observe import tracing
 from turnlog_workers.observe.turn_times import TurnTimes
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.sessions.session_actor import SessionActor
+from turnlog_workers.sessions.streamed_text import Waiting
 from turnlog_workers.shard.containment import Containment
 from turnlog_workers.shard.epoch import Epoch
 from turnlog_workers.shard.forwarder import Forwarder
@@ -147,11 +148,10 @@ class Serving(SessionReads):
         self.confirmed_at = -math.inf
         self._doubts.append(self._waiter())
 
-    def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> None:
+    def send_delta(self, turn: TurnInput, frame: fr.TextDelta | fr.ReasoningDelta) -> Waiting | None:
         """An ephemeral frame of the running attempt."""
         stream = self.resident.sessions.get(turn.session_id)
-        if stream is not None:
-            self._frames.delta(stream, turn, frame)
+        return None if stream is None else self._frames.delta(stream, turn, frame)
 
     def notice(self, events_end: int, requests_end: int, *, patience_s: float) -> None:
         """What the topics' ends are: foreign records in the log, and requests that nobody delivers, show here.

@@ -1,7 +1,7 @@
 """A worker without any files takes over a partition with a long log: beside reading it alone, and a build before.
 
-Run as a process, ``python -m benchmarks.takeover``, it reads and decodes the log of the first partitions as a worker
-does, and nothing else, and prints how many seconds that took.
+Run as a process, ``python -m benchmarks.takeover``, it reads and decodes the log of some partitions as a worker does,
+and nothing else, and prints how many seconds that took.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,10 @@ async def _seen(deployment: Deployment, text: str) -> float:
     return time.monotonic()
 
 
-def read_alone(settings: Settings, partitions: int = 1) -> float:
-    """Reading and decoding the first partitions, one after the other, in a process of its own: seconds."""
-    argv = [sys.executable, "-m", "benchmarks.takeover", settings.bootstrap_server, settings.prefix, str(partitions)]
+def read_alone(settings: Settings, partitions: Sequence[int] = (0,)) -> float:
+    """Reading and decoding partitions, one after the other, in a process of its own: seconds."""
+    which = ",".join(map(str, partitions))
+    argv = [sys.executable, "-m", "benchmarks.takeover", settings.bootstrap_server, settings.prefix, which]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_LIMIT_S)
     if done.returncode != 0:
         raise RuntimeError(f"reading alone failed:\n{done.stderr}")
@@ -91,16 +92,16 @@ def _taken_by(build: Build, events: int, folder: Path) -> float:
     return float(json.loads(result.read_text())["never_owned"]["assigned_to_serving_s"])
 
 
-async def _decode_all(settings: Settings, partitions: int) -> float:
+async def _decode_all(settings: Settings, partitions: Sequence[int]) -> float:
     async def look() -> None:
         pass  # this build wrote it all
 
     reader, producer = TopicReader(settings), LogProducer(settings)
     schemas: SharedLook[bytes] = SharedLook(look, known=lambda _: False, now=time.monotonic)
     log = KafkaEventLog(settings, producer, reader, source="benchmark", schemas=schemas)
-    ends = [(await log.bounds(partition))[1] for partition in range(partitions)]
+    ends = {partition: (await log.bounds(partition))[1] for partition in partitions}
     began = time.monotonic()
-    for partition, end in enumerate(ends):
+    for partition, end in ends.items():
         async for _ in log.read(partition, 0, end):
             pass
     seconds = time.monotonic() - began
@@ -109,6 +110,6 @@ async def _decode_all(settings: Settings, partitions: int) -> float:
 
 
 if __name__ == "__main__":
-    address, prefix, count = sys.argv[1:]
+    address, prefix, which = sys.argv[1:]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(runner.run(_decode_all(Settings(bootstrap_server=address, prefix=prefix), int(count))))
+        print(runner.run(_decode_all(Settings(bootstrap_server=address, prefix=prefix), [*map(int, which.split(","))])))

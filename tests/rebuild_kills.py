@@ -37,7 +37,7 @@ _LATEST_KILL_S = 6.0  #: a process takes one or two to start
 _LATEST_PLACE_S = 15.0
 _PLACES = {
     "materialize": ("", "materializer.mid_commit:{}"),
-    "rebuild": ("", "rebuild.after_commit:{}", "rebuild.in_swap"),
+    "rebuild": ("", "rebuild.after_batch:{}", "rebuild.in_swap"),
 }
 _WAIT_S = 300.0
 

@@ -14,6 +14,7 @@ from turnlog_streams.folding.rows import STORE_TABLES
 from turnlog_streams.projection.project import project
 from turnlog_streams.projection.rows import TABLES
 from turnlog_streams.projection.state import ProjectionError, State, StreamKey
+from turnlog_streams.projection.values import raw_rows
 from turnlog_streams.reader_rule import LoggedEvent, record_id
 from turnlog_streams.session.state import Session, evolve
 
@@ -85,7 +86,7 @@ def expected_tables(partition: int, log: Sequence[LoggedEvent]) -> Tables:
     """The rows of the analysts' file that a log prefix leads to, made in one go."""
     events = accepted_events(log)
     states: dict[StreamKey, State] = {}
-    changes = project(events, states, keep_raw_events=True)
+    changes = project(events, states)
     rows: dict[str, Any] = {
         "sessions": changes.new_sessions.values(),
         "turns": changes.new_turns.values(),
@@ -95,7 +96,7 @@ def expected_tables(partition: int, log: Sequence[LoggedEvent]) -> Tables:
         "refusals": changes.refusals,
         "unknown_events": changes.unknown_events,
         "dead_letters": changes.dead_letters,
-        "events": changes.events,
+        "events": raw_rows(events),
         "attempts": changes.attempts,
         "forwards": changes.new_forwards.values(),
         "channel_events": changes.channel_events,

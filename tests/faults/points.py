@@ -29,7 +29,7 @@ WORKER_POINTS = {
 }
 MOST_HITS = 20  #: of a point that only a test's own worker has
 #: Points that other processes pass.
-OTHER_POINTS = {"materializer.mid_commit", "rebuild.after_commit", "rebuild.in_swap"}
+OTHER_POINTS = {"materializer.mid_commit", "rebuild.after_batch", "rebuild.in_swap"}
 
 
 def hit_of(point: str, chance: random.Random) -> int:

@@ -86,7 +86,7 @@ def test_killed_at_any_place_it_goes_on_and_verify_finds_nothing(
     """And what somebody changed in the snapshot is found, with the row in both."""
     settings = with_data(written[0], tmp_path)
     small = {"TURNLOG_STORE_BATCH_EVENTS": "30"}
-    for place in ("rebuild.after_commit:2", "rebuild.in_swap"):
+    for place in ("rebuild.after_batch:2", "rebuild.in_swap"):
         killed = turnlog(settings, "rebuild", **small, TURNLOG_CRASH_AT=place)
         assert killed.returncode == -9, killed.stderr
     done = turnlog(settings, "rebuild")

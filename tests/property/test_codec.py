@@ -11,15 +11,17 @@ import pytest
 from fastavro import schemaless_writer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from tests.strategies import any_record, of_family, records
 from turnlog_schemas import commands as cmd
 from turnlog_schemas.avro_reader import framed_reader
 from turnlog_schemas.codec import Codec, RequestCodec
 from turnlog_schemas.errors import InvalidCommandError, UndecodableError
+from turnlog_schemas.json_writer import json_writer
 from turnlog_schemas.mapping import to_dict
 from turnlog_schemas.parts import ContentPart
-from turnlog_schemas.registry import COMMANDS, FAMILIES, Family, packaged
+from turnlog_schemas.registry import COMMANDS, EVENTS, FAMILIES, Family, packaged
 
 CODECS = {name: Codec(family) for name, family in FAMILIES.items()}
 REQUESTS = RequestCodec()
@@ -76,6 +78,22 @@ def test_both_packages_and_our_writer_write_the_same_bytes_and_read_each_other(
     assert codec.decode(framed[:10] + by_avro) == (header, record)
     assert framed_reader(family.header, payload)(framed) == (header, record)
     assert codec._decode_with_library(framed) == (header, record)
+
+
+@pytest.mark.parametrize("payload", EVENTS.payloads, ids=lambda payload: payload.__name__)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_our_json_of_an_event_is_the_librarys(payload: type, data: st.DataObject) -> None:
+    record = data.draw(records(payload))
+    assert json_writer(payload)(record) == to_json(to_dict(payload)(record)).decode()
+
+
+def test_our_json_escapes_what_the_library_does() -> None:
+    text = "".join(map(chr, range(0x300))) + "\u2028\uffff\U0001f600"
+    part = ContentPart(kind="text", text=text)
+    assert json_writer(ContentPart)(part) == to_json(to_dict(ContentPart)(part)).decode()
+    lone = json_writer(ContentPart)(ContentPart(kind="text", text="\ud800"))
+    assert json.loads(lone)["text"] == "\ud800"
 
 
 @given(any_record())

@@ -15,7 +15,7 @@ from turnlog_schemas.parts import NewSession, ToolCall, Usage, text_content
 from turnlog_streams.projection.project import project
 from turnlog_streams.projection.rows import TABLES, ChannelRow
 from turnlog_streams.projection.state import Changes, ProjectionError, SessionState
-from turnlog_streams.projection.values import content_columns
+from turnlog_streams.projection.values import content_columns, raw_rows
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_streams.table_types import Millis
 
@@ -31,7 +31,7 @@ class Tables:
         self.states: dict[Any, SessionState] = {}
 
     def apply(self, events: Sequence[LoggedEvent]) -> Changes:
-        changes = project(events, self.states, keep_raw_events=True)
+        changes = project(events, self.states)
         self._insert("sessions", changes.new_sessions.values())
         self._replace("sessions", changes.changed_sessions.values())
         self._replace("sessions", changes.changed_profiles.values())
@@ -55,9 +55,10 @@ class Tables:
             assert call.result_message_seq is None
             call.result_message_seq, call.outcome = result.result_message_seq, result.outcome
             call.result_at = result.result_at
-        written_once = "messages", "attempts", "usage", "refusals", "unknown_events", "dead_letters", "events"
+        written_once = "messages", "attempts", "usage", "refusals", "unknown_events", "dead_letters"
         for name in (*written_once, "channel_events"):
             self._insert(name, getattr(changes, name))
+        self._insert("events", raw_rows(events))
         self._insert("compaction_requests", changes.history_compaction_requests)
         self._insert("compactions", changes.history_compactions)
         return changes

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import pytest
 
 from tests.event_logs import LogWriter, accepted_batches, random_log
 from turnlog.snapshot.difference import differences
+from turnlog_streams.projection.rows import TABLES
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import UsageError
 from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
 from turnlog_workers.materializer.moments import Until, parse_until
+from turnlog_workers.materializer.parallel_rebuild import _Plan, _put_together
 from turnlog_workers.materializer.process import Materializer
 from turnlog_workers.materializer.rebuilding import Progress
 from turnlog_workers.materializer.rebuilt_file import marks_of, open_live, published_positions, rebuilt_of
 from turnlog_workers.store.database_files import FileLockedError
+from turnlog_workers.store.tables import table_hashes
 
 KIND = analysts_kind("chat.events id", (0, 1))
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -149,3 +153,54 @@ def test_the_difference_of_two_moments(tmp_path: Path, log: LogWriter) -> None:
     back = differences(*reversed(paths))
     assert [session.session_id for session in back] == [session.session_id for session in found]
     assert differences(paths[0], paths[0]) == []
+
+
+def test_a_file_that_is_made_anew_keeps_what_was_checkpointed_and_equals_one_that_is_written_on(tmp_path: Path) -> None:
+    log = random_log(5, 200)
+    batches = list(accepted_batches(log.records, 20))
+    written = AnalystsFile(tmp_path / "written.duckdb", KIND)
+    made = AnalystsFile(tmp_path / "made.duckdb", KIND, logged=False)
+    for number, (events, position) in enumerate(batches, start=1):
+        written.write(events, {0: position})
+        made.write(events, {0: position})
+        if number == 3:
+            made.checkpoint()
+            kept = made.positions
+        if number == 5:
+            assert made.positions != kept
+            made.close()
+            made = AnalystsFile(tmp_path / "made.duckdb", KIND, logged=False)
+            assert made.positions == kept
+            for again, behind in batches[3:5]:
+                made.write(again, {0: behind})
+    made.checkpoint()
+    written.checkpoint()
+    for file in (made, written):
+        file.close()
+    assert hashes(made.path) == hashes(written.path)
+
+
+def test_parts_become_one_file_once(tmp_path: Path) -> None:
+    """However often it is tried: whoever is killed behind it begins here again."""
+    logs = [random_log(20 + partition, 80, partition=partition) for partition in (0, 1)]
+    whole = AnalystsFile(tmp_path / "whole.duckdb", KIND)
+    parts = [tmp_path / f"{partition}.duckdb" for partition in (0, 1)]
+    for partition, part in enumerate(parts):
+        file = AnalystsFile(part, replace(KIND, partitions=(partition,)), logged=False)
+        for events, position in accepted_batches(logs[partition].records, 30):
+            file.write(events, {partition: position})
+            whole.write(events, {partition: position})
+        file.checkpoint()
+        file.close()
+    whole.checkpoint()
+    whole.close()
+    ends = {partition: len(logs[partition].records) for partition in (0, 1)}
+    plan = _Plan(marks=KIND.marks, groups=[[0], [1]], ends=ends, moments={})
+    for _ in range(2):
+        _put_together(parts, plan, KIND, tmp_path / "temp")
+        assert hashes(parts[0]) == hashes(whole.path)
+
+
+def hashes(path: Path) -> dict[str, str]:
+    with duckdb.connect(str(path), read_only=True) as connection:
+        return table_hashes(connection, TABLES)

@@ -38,7 +38,7 @@ from turnlog_streams.projection.state import (
     open_turn,
     session_row,
 )
-from turnlog_streams.projection.values import content_columns, json_column, json_records, raw_row, unknown_row
+from turnlog_streams.projection.values import content_columns, json_column, json_records, unknown_row
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.table_types import Millis
 
@@ -61,7 +61,6 @@ def project(
     events: Sequence[LoggedEvent],
     states: MutableMapping[StreamKey, State],
     *,
-    keep_raw_events: bool = False,
     tolerant: bool = False,
 ) -> Changes:
     """The changes that accepted events (in log order) make; brings ``states`` up to date.
@@ -73,8 +72,6 @@ def project(
     """
     changes = Changes()
     for logged in events:
-        if keep_raw_events:
-            changes.events.append(raw_row(logged))
         kind = logged.header.stream_kind
         if kind == ev.SESSION:
             state = states.get(key := _key(logged))

@@ -10,7 +10,6 @@ from turnlog_streams.projection.rows import (
     ChannelEventRow,
     ChannelRow,
     DeadLetterRow,
-    EventRow,
     ForwardRow,
     MessageRow,
     RefusalRow,
@@ -107,7 +106,6 @@ class Changes:
     refusals: list[RefusalRow] = field(default_factory=list)
     unknown_events: list[UnknownEventRow] = field(default_factory=list)
     dead_letters: list[DeadLetterRow] = field(default_factory=list)
-    events: list[EventRow] = field(default_factory=list)
 
     def rows(self) -> int:
         """How many rows are written, new and changed."""

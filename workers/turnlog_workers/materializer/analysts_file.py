@@ -56,11 +56,12 @@ class AnalystsFile:
         temp: Path | None = None,
         away: database_files.Away = database_files.move_aside,
         readers: ForReaders = PLAIN,
+        logged: bool = True,
     ) -> None:
         """Open the file where it stands, or make it. Raises :class:`StoreError`.
 
         ``temp``: of this process alone, for what does not fit into memory. ``away``: what becomes of a file that cannot
-        be used.
+        be used. Not ``logged``: what is written is kept from the next :meth:`checkpoint` on, which takes far less time.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,7 @@ class AnalystsFile:
         self.kind = kind
         self._readers = readers
         self._away = away
+        self._logged = logged
         self._instance = duckdb.connect(
             ":memory:",
             config={
@@ -96,7 +98,7 @@ class AnalystsFile:
             raise
 
     def _open(self) -> None:
-        database_files.attach(self._instance, self.path, _ALIAS, self.kind, away=self._away)
+        database_files.attach(self._instance, self.path, _ALIAS, self.kind, away=self._away, logged=self._logged)
         self._attached = True
         # Closed only when the database is detached: see turnlog_workers.materializer.snapshot.
         self._source = self.path.open("rb", buffering=0)
@@ -106,11 +108,11 @@ class AnalystsFile:
             bring_up_to_date(self._cursor, self._readers)
         except duckdb.Error as error:
             raise self._failed(error) from error
-        self._writer = BatchWriter(self._cursor, max_cached_sessions=_MAX_CACHED_SESSIONS)
+        self._writer = BatchWriter(self._cursor, max_cached_sessions=_MAX_CACHED_SESSIONS, each_batch=self._logged)
 
     @property
     def positions(self) -> Mapping[int, LogPosition]:
-        """The committed checkpoint of every partition."""
+        """Of every partition: behind what is written; in a file that is not ``logged``, kept from a checkpoint on."""
         return self._writer.positions
 
     @property
@@ -147,6 +149,7 @@ class AnalystsFile:
     def checkpoint(self) -> None:
         """Put what is committed into the file itself. Not while it is being published. Raises :class:`StoreError`."""
         try:
+            self._writer.flush()
             self._cursor.execute(f"CHECKPOINT {_ALIAS}")
         except duckdb.Error as error:
             raise self._failed(error) from error

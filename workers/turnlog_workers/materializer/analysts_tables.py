@@ -1,6 +1,7 @@
 """The analysts' tables: made with comments, and written as the projection says."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -24,6 +25,8 @@ from turnlog_streams.projection.rows import (
     USAGE,
 )
 from turnlog_streams.projection.state import Changes
+from turnlog_streams.projection.values import raw_columns
+from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.table_types import MOMENT
 from turnlog_workers.base.config import Settings
 from turnlog_workers.materializer.macros import MACROS
@@ -31,7 +34,7 @@ from turnlog_workers.materializer.prices import PRICES_TABLE, Price, read_prices
 from turnlog_workers.materializer.question_views import HISTORY, QUESTION_VIEWS, SEARCH
 from turnlog_workers.materializer.row_views import DEFAULT_USER_KEY, row_views
 from turnlog_workers.materializer.views import View, ensure_views
-from turnlog_workers.store.tables import create_tables, insert, quoted, update
+from turnlog_workers.store.tables import create_tables, insert, insert_columns, quoted, update
 
 _MOMENT_COMMENT = (
     "A moment, stored as UTC: the same for every reader, whatever their zone. It is shown, and cut to days, in the "
@@ -114,6 +117,11 @@ def write_changes(connection: duckdb.DuckDBPyConnection, changes: Changes) -> No
     insert(connection, COMPACTION_REQUESTS, changes.history_compaction_requests)
     insert(connection, COMPACTIONS, changes.history_compactions)
     insert(connection, USAGE, changes.usage)
-    insert(connection, EVENTS, changes.events)
     insert(connection, CHANNELS, changes.new_channels.values())
     update(connection, CHANNELS, CHANNELS.updated, changes.changed_channels.values())
+
+
+def write_events(connection: duckdb.DuckDBPyConnection, events: Sequence[LoggedEvent]) -> None:
+    """The events of a batch as they stand in the log, within the caller's transaction."""
+    if events:
+        insert_columns(connection, EVENTS, raw_columns(events))

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import uvloop
+
 from turnlog_schemas.registry import packaged
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, read_on, record_id
 from turnlog_workers.base.config import Settings
@@ -146,7 +148,7 @@ def bulk_reader(settings: Settings) -> Iterator[BulkReader]:
     async def look() -> None:
         await asyncio.to_thread(read_schemas, settings, packaged())
 
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         reader = TopicReader(settings)
         schemas: SharedLook[bytes] = SharedLook(
             look, known=lambda name: packaged().find(name) is not None, now=time.monotonic

@@ -43,7 +43,7 @@ from turnlog_workers.store.database_files import FileKind, FileLockedError
 from turnlog_workers.store.port import StoreError
 
 _WORTH_RECORDS = 100_000  #: below, starting processes takes longer than it saves
-_MAX_PROCESSES = 4
+MAX_PROCESSES = 4
 _REPORT_S = 2.0
 _RELEASED_WITHIN_S = 10.0  #: of a part, by a process whose parent was killed
 _GC_THRESHOLD = 200_000  #: events and rows by the thousand, none of them in a cycle
@@ -109,21 +109,26 @@ def _make_in_parts(settings: Settings, path: Path, kind: FileKind, bound: Bound,
         return 0
     parts = [folder / f"{number}.duckdb" for number in range(len(plan.groups))]
     read = _run(settings, plan, kind, parts, report)
-    whole = folder / "whole.duckdb"
-    database_files.delete(whole)
-    file = AnalystsFile(whole, kind, temp=folder / "temp", away=database_files.delete)
+    _put_together(parts, plan, kind, folder / "temp")
     try:
-        for part in parts:
-            file.take_from(part)
-        file.checkpoint()
-    finally:
-        file.close()
-    try:
-        whole.replace(path)
+        parts[0].replace(path)
         shutil.rmtree(folder)
     except OSError as error:
         raise StoreError(f"{path} cannot be made: {error}. Check the rights of its folder") from error
     return read
+
+
+def _put_together(parts: Sequence[Path], plan: _Plan, kind: FileKind, temp: Path) -> None:
+    """Into the first of them, all or nothing: its own rows stay where they are."""
+    file = AnalystsFile(parts[0], kind, temp=temp, away=database_files.delete, logged=False)
+    try:
+        if any(file.positions[partition].next_offset for group in plan.groups[1:] for partition in group):
+            return  # by a call before this one
+        for part in parts[1:]:
+            file.take_from(part)
+        file.checkpoint()
+    finally:
+        file.close()
 
 
 def _plan(folder: Path, kind: FileKind, bound: Bound) -> _Plan | None:
@@ -134,7 +139,7 @@ def _plan(folder: Path, kind: FileKind, bound: Bound) -> _Plan | None:
         return _Plan(marks=kind.marks, groups=known["groups"], **dict(zip(("ends", "moments"), offsets, strict=True)))
     shutil.rmtree(folder, ignore_errors=True)
     records = sum(bound.ends.values()) if bound.records is None else bound.records
-    processes = min(os.cpu_count() or 1, _MAX_PROCESSES, sum(end > 0 for end in bound.ends.values()))
+    processes = min(os.cpu_count() or 1, MAX_PROCESSES, sum(end > 0 for end in bound.ends.values()))
     if records < _WORTH_RECORDS or processes < 2:
         return None
     groups: list[list[int]] = [[] for _ in range(processes)]

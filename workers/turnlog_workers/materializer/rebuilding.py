@@ -21,9 +21,9 @@ from turnlog_workers.materializer.log_follower import OtherLogError
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
 
-_BATCHES = 4  #: of the materializer's in one commit: rows of a session that goes on in one are written once
+_BATCHES = 4  #: of the materializer's at once: rows of a session that goes on in one are written once
 _MEMORY_MB = 1024
-_CHECKPOINT_EVENTS = 1_000_000  #: what a process that comes back may have to replay
+_CHECKPOINT_EVENTS = 250_000  #: what a process that comes back may have to read again
 _REPORT_S = 2.0
 
 ChooseBound = Callable[[BulkReader, Sequence[int]], Bound]  #: of these partitions
@@ -101,6 +101,7 @@ def rebuild_partitions(
             temp=path.with_name(f".{path.name}.temp"),
             away=database_files.delete,
             readers=for_readers(settings),
+            logged=False,
         )
         try:
             return _Run(reader, file, bound, _BATCHES * settings.store_batch_events, report).run()
@@ -156,7 +157,7 @@ class _Run:
         while not self._reader.is_done:
             events = self._reader.read(self._batch)
             self._file.write(events, self._reader.positions)
-            crash_point("rebuild.after_commit")
+            crash_point("rebuild.after_batch")
             if self._done() >= checkpointed + _CHECKPOINT_EVENTS:
                 self._file.checkpoint()
                 checkpointed = self._done()

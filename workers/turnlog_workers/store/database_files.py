@@ -65,8 +65,11 @@ def attach(
     kind: FileKind,
     *,
     away: Away | None = None,
+    logged: bool = True,
 ) -> None:
     """Attach a file as ``alias``, with all tables; one that cannot be used is moved aside, or what ``away`` does.
+
+    Not ``logged``: what is committed is stored by the next checkpoint only, and is not written twice.
 
     Raises :class:`FileLockedError`, :class:`NoRoomError`, or :class:`StoreError` when not even a new file can be made.
     """
@@ -77,11 +80,11 @@ def attach(
         _open_files.add(path)
     try:
         try:
-            _attach(connection, path, alias, kind)
+            _attach(connection, path, alias, kind, logged=logged)
         except _UnusableError as error:
             log.warning("%s is %s and rebuilt from the log: %s", path, what_is_done(away), error)
             away(path)
-            _attach(connection, path, alias, kind)
+            _attach(connection, path, alias, kind, logged=logged)
     except BaseException as error:
         forget(path)
         if isinstance(error, _UnusableError):
@@ -97,12 +100,15 @@ def attach_as_it_is(connection: duckdb.DuckDBPyConnection, path: Path, alias: st
         raise StoreError(f"{path} cannot be attached again: {error}. Check the disk, or restart the worker") from error
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind) -> None:
+def _attach(
+    connection: duckdb.DuckDBPyConnection, path: Path, alias: str, kind: FileKind, *, logged: bool = True
+) -> None:
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise StoreError(f"{path} may not be read or written by this user: change its rights, or remove it")
     is_new = not path.exists()
     try:
-        connection.execute(f"ATTACH '{quoted(path)}' AS {alias} (BLOCK_SIZE {kind.block_bytes})")
+        unlogged = "" if logged else ", RECOVERY_MODE no_wal_writes"
+        connection.execute(f"ATTACH '{quoted(path)}' AS {alias} (BLOCK_SIZE {kind.block_bytes}{unlogged})")
     except duckdb.Error as error:
         if "Could not set lock" in str(error):
             raise FileLockedError(f"{path} is open in another process") from error

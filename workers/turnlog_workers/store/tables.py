@@ -60,14 +60,27 @@ def _definition(column: Column) -> str:
 def arrow_table(columns: Iterable[Column], rows: Collection[Any]) -> Any:
     """Rows (objects with the columns as attributes) as an Arrow table."""
     columns = tuple(columns)
-    arrays = [pa.array(list(map(attrgetter(column.name), rows)), _ARROW_TYPES[column.sql_type]) for column in columns]
+    return _arrow(columns, [list(map(attrgetter(column.name), rows)) for column in columns])
+
+
+def _arrow(columns: Sequence[Column], values: Iterable[Sequence[Any]]) -> Any:
+    arrays = [pa.array(each, _ARROW_TYPES[column.sql_type]) for column, each in zip(columns, values, strict=True)]
     return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
 
 
 def insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: Collection[Any]) -> None:
-    """Insert rows in bulk."""
-    if rows:
+    """Insert rows in bulk: of a tuple type as it is, of any other by its attributes."""
+    if not rows:
+        return
+    if issubclass(table.row, tuple):
+        insert_columns(connection, table, zip(*rows, strict=True))
+    else:
         with_batch(connection, arrow_table(table.columns, rows), f"INSERT INTO {table.place} SELECT * FROM batch")
+
+
+def insert_columns(connection: duckdb.DuckDBPyConnection, table: Table, columns: Iterable[Sequence[Any]]) -> None:
+    """Insert rows that are there column by column, in the table's order."""
+    with_batch(connection, _arrow(table.columns, columns), f"INSERT INTO {table.place} SELECT * FROM batch")
 
 
 def update(connection: duckdb.DuckDBPyConnection, table: Table, names: Sequence[str], rows: Collection[Any]) -> None:

@@ -31,7 +31,7 @@ from turnlog_workers.devstack.launch import launch_argv
 
 _ROOT = Path(__file__).resolve().parents[1]
 #: What workers and the materializer import, now or as they go; of packages each module.
-_MODULES = ("faust.app", "faust.assignor.partition_assignor", "pyarrow.dataset", "turnlog.cli.app", "uvloop")
+_MODULES = ("faust.app", "faust.assignor.partition_assignor", "turnlog.cli.app", "uvloop")
 _OURS = ("turnlog", "tests.")  #: the modules that are run like this; Faust's command line wants to be the first
 _PACKAGES = (
     "turnlog_schemas",
@@ -306,7 +306,6 @@ def _import_all() -> None:
             if error.name != _NOT_HERE:
                 raise
     sys.meta_path.remove(without)
-    # Arrow's allocator has a thread, too, and looks after it at a fork.
     assert threading.active_count() == 1, "a thread does not survive a fork"
 
 

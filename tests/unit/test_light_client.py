@@ -28,7 +28,7 @@ sys.meta_path.insert(0, Missing())
 @pytest.fixture(scope="module")
 def preamble() -> str:
     blocked = modules_of_others()
-    assert {"faust", "kafka", "duckdb", "pyarrow", "jgo", "psutil", "avro"} <= blocked
+    assert {"faust", "kafka", "duckdb", "nanoarrow", "jgo", "psutil", "avro"} <= blocked
     return _BLOCK.format(blocked=blocked)
 
 

@@ -13,9 +13,9 @@ Extra = Literal["worker", "sql", "stack", "serve", "lake"]
 MODULES: Mapping[Extra, tuple[str, ...]] = {
     "sql": ("duckdb",),
     "lake": ("duckdb_extension_ducklake", "duckdb"),
-    "worker": ("faust", "kafka", "duckdb", "pyarrow"),
+    "worker": ("faust", "kafka", "duckdb", "nanoarrow"),
     "serve": ("starlette", "uvicorn", "jinja2", "markdown_it", "nh3", "duckdb"),
-    "stack": ("jgo", "psutil", "faust", "kafka", "duckdb", "pyarrow"),
+    "stack": ("jgo", "psutil", "faust", "kafka", "duckdb", "nanoarrow"),
 }
 
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from turnlog_streams.projection.rows import PROJECTION_VERSION, TABLES
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
@@ -19,7 +19,7 @@ from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
 from turnlog_workers.store.duckdb_errors import store_error
 from turnlog_workers.store.port import StoreError
-from turnlog_workers.store.tables import quoted, transaction
+from turnlog_workers.store.tables import arrow_columns, quoted, transaction, with_batch
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +159,12 @@ class AnalystsFile:
         if not found:
             return set()
         partitions, offsets = zip(*found, strict=True)
-        batch = pa.table(
-            {"partition": partitions, "request_offset": offsets, "bytes": pa.array(found.values(), pa.binary())}
+        batch = arrow_columns(
+            [
+                ("partition", "BIGINT", partitions),
+                ("request_offset", "BIGINT", offsets),
+                ("bytes", "BLOB", found.values()),
+            ]
         )
         try:
             known, changed = _fill(self._cursor, batch)
@@ -247,17 +251,20 @@ class AnalystsFile:
             self._instance.close()
 
 
-def _fill(cursor: duckdb.DuckDBPyConnection, batch: pa.Table) -> tuple[set[RequestPlace], bool]:
-    """DuckDB finds ``batch`` by its name, as in ``store.tables``."""
-    known = cursor.execute(
-        "SELECT partition, request_offset FROM internal.dead_letters SEMI JOIN batch USING (partition, request_offset)"
+def _fill(cursor: duckdb.DuckDBPyConnection, batch: Any) -> tuple[set[RequestPlace], bool]:
+    known = with_batch(
+        cursor,
+        batch,
+        "SELECT partition, request_offset FROM internal.dead_letters SEMI JOIN batch USING (partition, request_offset)",
     )
     places = {(partition, offset) for partition, offset in known.fetchall()}
     if not places:
         return places, False
-    changed = cursor.execute(
+    changed = with_batch(
+        cursor,
+        batch,
         "UPDATE internal.dead_letters AS known SET bytes = batch.bytes FROM batch "
         "WHERE known.partition = batch.partition AND known.request_offset = batch.request_offset "
-        "AND known.bytes IS NULL"
+        "AND known.bytes IS NULL",
     ).fetchone()
     return places, bool(changed and changed[0])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from turnlog_schemas.events import CHANNEL, SESSION
 from turnlog_streams.projection.rows import (
@@ -24,7 +23,7 @@ from turnlog_streams.projection.rows import (
 )
 from turnlog_streams.projection.state import ChannelState, OpenCall, OpenTurn, SessionState, State, StreamKey
 from turnlog_streams.table_types import MOMENT, Table
-from turnlog_workers.store.tables import with_batch
+from turnlog_workers.store.tables import arrow_columns, with_batch
 
 SessionNumber = tuple[int, int]  #: partition and session_offset
 Name = tuple[int, str]  #: partition, and session id or channel
@@ -173,4 +172,6 @@ def _select(
         return connection.execute(statement, list(key)).fetchall()
     matching = f"{select} SEMI JOIN batch USING (partition, {wanted.column}) WHERE {condition} ORDER BY {order}"
     partitions, values = zip(*wanted.keys, strict=True)
-    return with_batch(connection, pa.table({"partition": partitions, wanted.column: values}), matching).fetchall()
+    sql_type = next(column.sql_type for column in table.columns if column.name == wanted.column)
+    batch = arrow_columns([("partition", "BIGINT", partitions), (wanted.column, sql_type, values)])
+    return with_batch(connection, batch, matching).fetchall()

@@ -17,8 +17,9 @@ from turnlog_schemas.parts import ReplyAddress
 from turnlog_schemas.registry import FRAMES
 from turnlog_streams.reply import Reply
 from turnlog_workers.base.config import Settings
+from turnlog_workers.kafka import reply_lane
 from turnlog_workers.kafka.record_sender import KafkaRecordSender
-from turnlog_workers.kafka.reply_lane import WaitingDelta
+from turnlog_workers.kafka.reply_lane import SentFrame, WaitingDelta
 from turnlog_workers.kafka.reply_sender import ReplySender
 from turnlog_workers.shard.frame_sender import FrameSender
 
@@ -206,6 +207,29 @@ async def test_any_interleaving_says_the_same_text_in_order_before_each_frame(se
             else:
                 heard += "!." if isinstance(frame, fr.RequestRefused) else "-."
         assert heard == said[number]
+
+
+def test_a_frame_brings_out_the_deltas_of_its_own_session_and_no_others() -> None:
+    def delta(key: bytes, text: str) -> WaitingDelta:
+        return WaitingDelta(key, text, lambda text: (text.encode(), ()), limit_bytes=100)
+
+    lane = reply_lane.Lane("replies", 0, lasting=True)
+    one, two, three = delta(b"a", "1"), delta(b"b", "2"), delta(b"b", "3")
+    last = SentFrame(b"b", b"end", (), terminal=True)
+    for frame in (one, two, three):
+        lane.add(frame)
+    assert not lane.queue
+    assert not lane.pressed.is_set()
+    lane.add(last)
+    assert list(lane.queue) == [two, three, last]
+    assert lane.pressed.is_set()
+    later = delta(b"b", "4")
+    lane.add(later)
+    assert lane.release() == 2
+    assert list(lane.queue) == [two, three, last, one, later]
+    lane.add(delta(b"c", "5"))
+    assert len(list(lane.give_up())) == 6
+    assert not lane.deltas
 
 
 def test_a_delta_that_cannot_be_made_is_not_sent_empty() -> None:

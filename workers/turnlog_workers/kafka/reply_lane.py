@@ -120,7 +120,10 @@ DROPPED.finish(stored=False)
 
 
 class Lane:
-    """The frames of one topic and partition (-1: not known yet), in order."""
+    """The frames of one topic and partition (-1: not known yet), in order for each session.
+
+    Deltas that wait for others hold nothing up, and no other session's frame brings them out before their time.
+    """
 
     def __init__(self, topic: str, partition: int, *, lasting: bool) -> None:
         """``lasting``: it is tried for ever, since nobody else would send what it holds."""
@@ -128,23 +131,40 @@ class Lane:
         self.partition = partition
         self.lasting = lasting
         self.queue: deque[SentFrame] = deque()
+        self.deltas: dict[bytes, list[WaitingDelta]] = {}  #: by key: they come behind what is queued
+        self.delta_count = 0
         self.alone = 0  #: so many of the next go one by one
-        self.pressed = asyncio.Event()  #: something waits that is not a later delta of a turn
+        self.pressed = asyncio.Event()  #: something is queued
         self._tries = 0
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.partition}]"
 
     def add(self, frame: SentFrame) -> None:
-        """Queue a frame."""
+        """Queue a frame, behind the deltas of its session; a delta waits for :meth:`release`."""
+        if isinstance(frame, WaitingDelta):
+            self.delta_count += 1
+            before = self.deltas.get(frame.key)
+            if before is None:
+                self.deltas[frame.key] = [frame]
+            else:
+                before.append(frame)
+            return
+        if self.deltas and (before := self.deltas.pop(frame.key, None)) is not None:
+            self.delta_count -= len(before)
+            self.queue.extend(before)
         self.queue.append(frame)
-        if not isinstance(frame, WaitingDelta):
-            self.pressed.set()
+        self.pressed.set()
+
+    def release(self) -> int:
+        """Queue the deltas; how many they are."""
+        for deltas in self.deltas.values():
+            self.queue.extend(deltas)
+        released, self.deltas, self.delta_count = self.delta_count, {}, 0
+        return released
 
     def next_batch(self, most: int) -> list[SentFrame]:
         """Take what goes next."""
-        if len(self.queue) <= most and not self.alone:
-            self.pressed.clear()
         if self.alone:
             self.alone -= 1
             most = 1
@@ -156,7 +176,6 @@ class Lane:
 
     def failed(self, batch: list[SentFrame], error: BaseException) -> tuple[list[SentFrame], float]:
         """Put back what is to be tried again; what is given up instead, and the pause before the next try."""
-        self.pressed.set()
         of_one = isinstance(error, OF_ONE_RECORD) or not isinstance(error, KafkaError | OSError)
         if of_one and len(batch) > 1:
             self.queue.extendleft(reversed(batch))
@@ -179,6 +198,7 @@ class Lane:
 
     def give_up(self) -> Iterable[SentFrame]:
         """Empty it: nobody can store what it holds."""
+        self.release()
         given_up, self.queue = self.queue, deque()
         self.alone = self._tries = 0
         return given_up

@@ -7,7 +7,6 @@ topic that cannot be written delays no other.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -39,7 +38,7 @@ _SHARE_OF_ONE_TOPIC = 10  #: a caller's own reply topic may hold a tenth of what
 #: Of the text of a delta that others join, so that the frame is at most 64 KiB long, whatever JSON has to escape.
 _JOINED_BYTES, _JOINED_JSON_BYTES = 60 * 1024, 10 * 1024
 _PAUSE_PER_FRAME_S = 0.003  #: a lane sends about 330 later deltas a second, what is said beyond that joins them,
-_MOST_PAUSE_S = 0.15  #: and none waits longer than this for others
+_MOST_PAUSE_S = 0.13  #: and none waits longer than this for others
 _MANY_FRAMES = 4  #: that wait for a lane: with more, it collects longer
 _UNPAUSED_S = 0.015  #: a pause up to this is not worth its timer
 _OVERFLOW = 2  #: so many times ``max_pending_replies`` may wait, then terminal frames are given up, too
@@ -244,30 +243,47 @@ class ReplySender:
         most = _OVERFLOW * self._settings.max_pending_replies
         if topic in self._own_topics or lane is None:
             return most
-        return most if len(lane.queue) < self._settings.max_pending_replies // _SHARE_OF_ONE_TOPIC else 0
+        waiting = len(lane.queue) + lane.delta_count
+        return most if waiting < self._settings.max_pending_replies // _SHARE_OF_ONE_TOPIC else 0
 
     async def _drain(self, lane: Lane) -> None:
-        """Empty a lane: collect a little, send, pause, until nothing waits."""
+        """Empty a lane: collect a little, send, until nothing waits. Deltas go a pause after those before them."""
         loop = asyncio.get_running_loop()
+        linger, due = self._settings.reply_linger_ms / 1000, 0.0
         try:
-            while lane.queue:
-                began, many = loop.time(), len(lane.queue)
-                await asyncio.sleep(linger_s(self._settings.reply_linger_ms / 1000, many, many=_MANY_FRAMES))
+            while lane.queue or lane.deltas or (loop.time() < due and not self._stopped):
+                if not lane.queue and await self._paused(lane, due - loop.time()):
+                    due = 0.0  # without another moment for collecting: it was long enough
+                    if not lane.deltas:
+                        break
+                else:
+                    await asyncio.sleep(linger_s(linger, len(lane.queue) or lane.delta_count, many=_MANY_FRAMES))
+                began = loop.time()
+                deltas = lane.release() if began >= due or self._stopped else 0
                 if lane.partition < 0:
                     await self._find_partitions(lane)
-                else:
+                elif lane.queue:
                     await self._send_some(lane)
-                # Overload shows in how many wait and in how long a round takes: then frames get larger, not more.
-                pause_s = min(_MOST_PAUSE_S, max(_PAUSE_PER_FRAME_S * many, loop.time() - began))
-                if pause_s > _UNPAUSED_S and not lane.pressed.is_set() and not self._stopped:
-                    with contextlib.suppress(TimeoutError):  # also where nothing waits yet: it comes
-                        async with asyncio.timeout(pause_s):
-                            await lane.pressed.wait()
+                if deltas:  # overload shows in how many wait and how long it takes: frames get larger, not more
+                    pause_s = min(_MOST_PAUSE_S, max(_PAUSE_PER_FRAME_S * deltas, loop.time() - began))
+                    due = loop.time() + pause_s if pause_s > _UNPAUSED_S else 0.0
         finally:
             if self._lanes.get((lane.topic, lane.partition)) is lane:
                 del self._lanes[lane.topic, lane.partition]
             if not self._stopped:  # it died: whoever waits for these must not wait for ever
                 self._give_up(lane.give_up())
+
+    async def _paused(self, lane: Lane, pause_s: float) -> bool:
+        """Let deltas wait for others, until something else comes. Was it the whole pause?"""
+        if pause_s <= 0 or self._stopped:
+            return False
+        lane.pressed.clear()
+        try:
+            async with asyncio.timeout(pause_s):
+                await lane.pressed.wait()
+        except TimeoutError:
+            return True
+        return False
 
     async def _send_some(self, lane: Lane) -> None:
         batch = lane.next_batch(_BATCH_RECORDS)
@@ -289,8 +305,6 @@ class ReplySender:
         else:
             lane.queue.extendleft(reversed(rest))
             self.sent += len(batch) - len(rest)
-            if rest:
-                lane.pressed.set()
             self._finish(batch[: len(batch) - len(rest)], stored=True)
             lane.went_well()
 

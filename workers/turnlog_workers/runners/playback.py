@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -55,8 +55,8 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _next_beat(delay_s: float) -> None:
-    """Sleep a few milliseconds longer: thousands of answers that are played side by side share their timers."""
+def _next_beat(delay_s: float) -> Awaitable[None]:
+    """The end of a sleep, to the next beat: thousands of answers that are played side by side share their timers."""
     loop = asyncio.get_running_loop()
     beats = _BEATS.get(loop)
     if beats is None:
@@ -68,7 +68,7 @@ async def _next_beat(delay_s: float) -> None:
         loop.call_at(beat * _BEAT_S, partial(_wake, beats, beat))
     future = loop.create_future()
     waiting.append(future)
-    await future
+    return future
 
 
 def _wake(beats: _Beats, beat: int) -> None:
@@ -98,7 +98,7 @@ class Pace:
                 self._began = now
             left_s = self._began + self._count * self._delay_s - now
             if left_s > 0:
-                await (_next_beat if self._delay_s >= _LEAST_SHARED_S else asyncio.sleep)(left_s)
+                await (_next_beat(left_s) if self._delay_s >= _LEAST_SHARED_S else asyncio.sleep(left_s))
                 return
         if self._count % _DELTAS_PER_LOOP_PASS == 0:
             await asyncio.sleep(0)

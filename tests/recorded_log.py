@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 from fastavro import schemaless_writer
 
+from tests.erasing_steps import erase_some
 from tests.event_logs import accepted_batches, random_log
 from turnlog_schemas.codec import AVRO_MAGIC, Codec, UnknownPayload
 from turnlog_schemas.mapping import avro_fields, to_dict
@@ -77,7 +78,10 @@ def _encoded(codec: Codec, newer: Schema, event: LoggedEvent) -> bytes:
 
 def record(version: str) -> Path:
     """Write the log of this version. Raises ``FileExistsError``, and ``LookupError`` if an event type is not in it."""
-    logs = [random_log(seed, STEPS, partition=partition).records for partition, seed in enumerate(SEEDS)]
+    writers = [random_log(seed, STEPS, partition=partition) for partition, seed in enumerate(SEEDS)]
+    for writer in writers:
+        erase_some(writer, 1)
+    logs = [writer.records for writer in writers]
     if missing := {cls.__name__ for cls in EVENTS.payloads} - {type(e.payload).__name__ for log in logs for e in log}:
         raise LookupError(f"no {', '.join(sorted(missing))} in it: take other seeds or more steps")
     codec, newer = Codec(EVENTS), _newer_schema()

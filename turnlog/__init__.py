@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from turnlog.client.chat_turn import ChatTurn
     from turnlog.client.files import file_part
     from turnlog.client.replies import FinishedTurn, Position, ReplyFrame
-    from turnlog.client.session_info import HistoryCompaction, HistoryPage, SessionInfo
+    from turnlog.client.session_info import ErasureReceipt, HistoryCompaction, HistoryPage, SessionInfo
     from turnlog.client.sync_client import SyncClient, SyncTurn
     from turnlog.errors import (
         BrokerUnreachableError,
@@ -74,7 +74,7 @@ _HOMES = {
     "turnlog.snapshot.listing": ("ListedSession", "SessionList"),
     "turnlog.snapshot.live": ("LiveSnapshot", "open_snapshot"),
     "turnlog.client.replies": ("FinishedTurn", "Position", "ReplyFrame"),
-    "turnlog.client.session_info": ("HistoryCompaction", "HistoryPage", "SessionInfo"),
+    "turnlog.client.session_info": ("ErasureReceipt", "HistoryCompaction", "HistoryPage", "SessionInfo"),
     "turnlog.client.sync_client": ("SyncClient", "SyncTurn"),
     "turnlog_workers.base.config": ("Settings",),
     "turnlog_workers.runners.base": ("Runner", "RunnerError", "RunnerFactory"),
@@ -87,6 +87,7 @@ __all__ = [
     "Client",
     "ClientTool",
     "ContentPart",
+    "ErasureReceipt",
     "FinishedTurn",
     "HistoryCompaction",
     "HistoryCompactionFailedError",

@@ -65,6 +65,11 @@ class UpdateSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EraseSession:
+    """Make every text of the session unreadable, for good, and take nothing more for it. Of sealed logs only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResetRunner:
     """Close the session's runner; its next turn makes a new one, by the settings of then."""
 
@@ -154,11 +159,13 @@ class ForwardReceipt:
     refused: bool = False  #: the session that it was to create is there already, and none of this channel
 
 
-SessionRequest = Chat | CancelTurn | HideTurn | UpdateSession | ResetRunner | GetSession | GetHistory | CompactHistory
+SessionRequest = (
+    Chat | CancelTurn | HideTurn | UpdateSession | EraseSession | ResetRunner | GetSession | GetHistory | CompactHistory
+)
 ChannelRequest = CreateSession | ResolveSession | RotateSession | ArchiveSession | ActiveSession
 Command = SessionRequest | ChannelRequest | Forwarded | ForwardReceipt
 SESSION_COMMANDS: tuple[type, ...] = (
-    *(Chat, CancelTurn, HideTurn, UpdateSession, ResetRunner, GetSession, GetHistory, CompactHistory),
+    *(Chat, CancelTurn, HideTurn, UpdateSession, EraseSession, ResetRunner, GetSession, GetHistory, CompactHistory),
 )
 CHANNEL_COMMANDS: tuple[type, ...] = (CreateSession, ResolveSession, RotateSession, ArchiveSession, ActiveSession)
 COMMANDS: tuple[type, ...] = (*SESSION_COMMANDS, *CHANNEL_COMMANDS, Forwarded, ForwardReceipt)

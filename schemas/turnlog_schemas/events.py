@@ -7,6 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
+from turnlog_schemas.compaction_events import (
+    HistoryCompacted as HistoryCompacted,
+)
+from turnlog_schemas.compaction_events import (
+    HistoryCompactionFailed as HistoryCompactionFailed,
+)
+from turnlog_schemas.compaction_events import (
+    HistoryCompactionRequested as HistoryCompactionRequested,
+)
+from turnlog_schemas.compaction_events import (
+    HistoryCompactionSkipped as HistoryCompactionSkipped,
+)
 from turnlog_schemas.direct_init import direct_init
 from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import (
@@ -28,6 +40,8 @@ PARTITION = "partition"
 #: Of the logs that this version writes and reads; every claim says it. Raised only where events are no longer read as
 #: they were meant, which no release may do. 0: not said, by a development build from before the first release.
 LOG_FORMAT = 1
+#: Of a log whose texts are sealed, in the claims of its owners: who cannot open seals must not take blanks for texts.
+SEALED_LOG_FORMAT = 2
 
 
 @direct_init
@@ -234,6 +248,22 @@ class SessionArchived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionErased:
+    """The session's texts cannot be read any more: the receipt. Nothing but this stays of it, and it takes nothing.
+
+    The times are counted from this event, in milliseconds; -1: for ever, 0: not said.
+    """
+
+    request_id: str
+    command_hash: str  #: of a command without fields: the same for every request
+    requests_kept_ms: int = 0  #: requests that held its texts are gone then
+    replies_kept_ms: int = 0
+    dead_letters_kept_ms: int = 0
+    key_kept_ms: int = 0  #: the broker may hold the bytes of its dropped key until then
+    reply: ReplyAddress = DEFAULT_ADDRESS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionActivated:
     """The session is its channel's active one again."""
 
@@ -258,6 +288,14 @@ class ChannelSessionArchived:
 
     session_id: str
     active: str | None = None  #: session id: the channel's active session from here on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSessionErased:
+    """What the channel knew of one of its sessions cannot be read any more."""
+
+    session_id: str
+    rank: int  #: of the session in its channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,56 +339,6 @@ class ForwardReceived:
     seq: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryCompactionRequested:
-    """Somebody wants the history summarised: a run is owed, and ends in one of the three events below."""
-
-    request_id: str
-    command_hash: str
-    instructions: str | None = None  #: what the summary must take care of
-    reply: ReplyAddress = DEFAULT_ADDRESS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryCompacted:
-    """A summary stands for a range of messages in what models see. The messages stay as they are."""
-
-    history_compaction_id: str  #: the same for the same range under the same settings
-    from_seq: int
-    to_seq: int  #: both ends inclusive
-    summary: str
-    history_seq: int  #: the session's highest message_seq when the run read it
-    method: str  #: ``model``, ``truncation`` (no model read the messages) or ``given`` (the request brought it)
-    trigger: str  #: ``automatic`` or ``manual``
-    model: str | None = None  #: that wrote it
-    tokens_before: int = 0  #: of the prompt that the history makes (estimated)
-    tokens_after: int = 0
-    usage: Usage  #: of the summary's model calls
-    duration_ms: int = 0
-    request_id: str | None = None  #: of the request that is answered by it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryCompactionFailed:
-    """No summary could be had of a model. The turn that wanted it goes on."""
-
-    history_seq: int  #: the session's highest message_seq when the run read it
-    trigger: str
-    code: str
-    reason: str
-    model: str | None = None
-    usage: Usage  #: of the summary's model calls
-    duration_ms: int = 0
-    request_id: str | None = None  #: of the request that is answered by it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryCompactionSkipped:
-    """There was nothing to summarise that the newest summary does not stand for."""
-
-    request_id: str
-
-
 Event = (
     PartitionClaimed
     | RequestDeadLettered
@@ -368,10 +356,12 @@ Event = (
     | SessionTitled
     | SessionUpdated
     | SessionArchived
+    | SessionErased
     | SessionActivated
     | SessionDeactivated
     | ChannelSessionOpened
     | ChannelSessionArchived
+    | ChannelSessionErased
     | RequestDecided
     | CommandForwarded
     | ForwardDelivered

@@ -115,6 +115,16 @@ class TurnHidden:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionErased:
+    """Terminal, of a request to erase a session: when what it does not reach is gone, as its event says."""
+
+    requests_kept_ms: int = 0
+    replies_kept_ms: int = 0
+    dead_letters_kept_ms: int = 0
+    key_kept_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRefused:
     """Terminal: nothing was done."""
 
@@ -183,6 +193,7 @@ Frame = (
     | TurnFailed
     | TurnCancelled
     | TurnHidden
+    | SessionErased
     | RequestRefused
     | SessionInfo
     | HistoryPage
@@ -200,6 +211,7 @@ FRAMES: tuple[type, ...] = (
     TurnFailed,
     TurnCancelled,
     TurnHidden,
+    SessionErased,
     RequestRefused,
     SessionInfo,
     HistoryPage,
@@ -207,6 +219,6 @@ FRAMES: tuple[type, ...] = (
     HistoryCompactionFailed,
 )
 TERMINAL_FRAMES = (
-    *(TurnCompleted, TurnFailed, TurnCancelled, TurnHidden, RequestRefused),
+    *(TurnCompleted, TurnFailed, TurnCancelled, TurnHidden, SessionErased, RequestRefused),
     *(SessionInfo, HistoryPage, HistoryCompacted, HistoryCompactionFailed),
 )

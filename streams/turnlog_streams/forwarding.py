@@ -19,6 +19,7 @@ ARCHIVED = "archived"
 ACTIVATED = "activated"
 DEACTIVATED = "deactivated"
 OPENED = "opened"
+ERASED = "erased"
 
 NO_WAITS: Map[str, frozenset[int]] = Map()  #: request id -> forwards that must arrive before its answer is given
 
@@ -113,6 +114,11 @@ def pending(outbox: tuple[Forward, ...], event: ev.CommandForwarded) -> tuple[Fo
         request_id_of_origin=event.request_id_of_origin,
     )
     return (*outbox, forward)
+
+
+def without_texts(forward: Forward) -> Forward:
+    """The forward of a session that is erased: what a new one was to be made of is not told any more."""
+    return forward if forward.new_session is None else changed(forward, new_session=NewSession())
 
 
 def delivered(outbox: tuple[Forward, ...], seq: int) -> tuple[Forward, ...]:

@@ -91,6 +91,7 @@ class Written:
     marks: Mapping[str, int] = field(default_factory=dict)
     opened: ChannelSession | None = None
     archived: str | None = None  #: session id: its row says so from here on
+    erased: ChannelSession | None = None  #: instead of its row
 
 
 WROTE_NOTHING = Written()
@@ -146,6 +147,8 @@ class RowsInMemory:
         if rows.opened is not None:
             sessions = sessions.set(rows.opened.session_id, rows.opened)
             last = (rows.opened.session_id, last)
+        if rows.erased is not None:
+            sessions = sessions.set(rows.erased.session_id, rows.erased)
         if rows.archived is not None:
             sessions = sessions.set(rows.archived, changed(sessions[rows.archived], archived=True))
             while last is not None and sessions[last[0]].archived:

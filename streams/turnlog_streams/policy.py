@@ -22,6 +22,16 @@ def _no_files(model: str) -> Sequence[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ErasurePolicy:
+    """Of a sealed log: how long what an erasure does not reach is kept, in milliseconds; -1: for ever, 0: not known."""
+
+    requests_kept_ms: int = 0
+    replies_kept_ms: int = 0
+    dead_letters_kept_ms: int = 0
+    key_kept_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What the worker allows. Sizes in bytes of UTF-8."""
 
@@ -47,6 +57,7 @@ class Policy:
     max_summary_tokens: int = DEFAULT_MAX_SUMMARY_TOKENS
     summary_window_tokens: int = 32_768  #: of the fast model: what one call for a summary may have in all
     max_summary_instructions_bytes: int = 4 * 1024
+    erasure: ErasurePolicy | None = None  #: absent: texts are not sealed
 
     def model_of(self, channel: str | None) -> str:
         """The model of a turn when neither its request nor its session names one."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from turnlog_schemas.direct_init import direct_init
-from turnlog_schemas.events import LOG_FORMAT, EventHeader, PartitionClaimed
+from turnlog_schemas.events import LOG_FORMAT, SEALED_LOG_FORMAT, EventHeader, PartitionClaimed
 from turnlog_streams.records import changed
 
 NO_EPOCH = -1
@@ -58,11 +58,26 @@ class LogFormatError(ValueError):
     """A log that this version must not read: its events do not mean what they mean here."""
 
 
-def check_log_format(payload: object, topic: str, partition: int, offset: int) -> None:
-    """Look at every record, before anything is made of those behind it. Raises :class:`LogFormatError`."""
-    if not isinstance(payload, PartitionClaimed) or payload.log_format == LOG_FORMAT:
+def check_log_format(payload: object, topic: str, partition: int, offset: int, *, sealed: bool = False) -> None:
+    """Look at every record, before anything is made of those behind it. Raises :class:`LogFormatError`.
+
+    ``sealed``: this reader can open what is sealed.
+    """
+    if not isinstance(payload, PartitionClaimed):
+        return
+    if payload.log_format == (SEALED_LOG_FORMAT if sealed else LOG_FORMAT):
         return
     where = f"{topic}[{partition}]@{offset}"
+    if payload.log_format == SEALED_LOG_FORMAT:
+        raise LogFormatError(
+            f"{where}: the texts of this log are sealed, and this process finds no topic with their keys: restore "
+            "it, or grant the right to read it"
+        )
+    if sealed and payload.log_format == LOG_FORMAT:
+        raise LogFormatError(
+            f"{where}: this log keeps its texts in the clear, although there is a topic for keys: sealing is chosen "
+            "when a prefix is made. Remove that topic"
+        )
     if payload.log_format > LOG_FORMAT:
         raise LogFormatError(
             f"{where}: the log is of format {payload.log_format}, this version reads format {LOG_FORMAT}: upgrade it"

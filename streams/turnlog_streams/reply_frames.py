@@ -14,7 +14,8 @@ from turnlog_streams.history.compaction import compacted_answer, newest_summary_
 from turnlog_streams.history.messages import HistoryMessage, final_text, of_turn
 from turnlog_streams.history.view import HistorySummary
 from turnlog_streams.reply import Reply
-from turnlog_streams.session.state import Session
+from turnlog_streams.session.erased_state import Erasure
+from turnlog_streams.session.state import Session, evolve
 from turnlog_streams.turn import Answer, CompactedAnswer, Turn, pending_calls
 
 #: Of a page as it is sent, unless its first message has more: what a topic with Kafka's own limit of 1 MiB takes.
@@ -39,6 +40,8 @@ def replies_to(before: Session, fact: Fact, history: Sequence[HistoryMessage]) -
     if isinstance(event, ev.TurnHidden):
         hidden = fr.TurnHidden(hidden_turn_id=fact.turn_id or "")
         return [Reply(frame=hidden, address=event.reply, request_id=event.request_id)]
+    if isinstance(event, ev.SessionErased):
+        return [erased_told(evolve(before, fact), event.request_id, event.reply)]
     if isinstance(event, ev.RequestDecided):
         return [] if event.waits_for else [_decided_told(before, event.request_id, event.reply)]
     if isinstance(event, ev.ForwardDelivered):
@@ -58,6 +61,18 @@ def _replies_of_turn(before: Session, fact: Fact, history: Sequence[HistoryMessa
         Reply(frame=frame, address=turn.reply, request_id=turn.request_id, turn_id=turn.turn_id, attempt=fact.attempt)
         for frame in _frames_of_turn(fact.event, turn, history)
     ]
+
+
+def erased_told(session: Session, request_id: str, address: ReplyAddress) -> Reply:
+    """The receipt of an erased session."""
+    kept = session.erasure or Erasure()
+    receipt = fr.SessionErased(
+        requests_kept_ms=kept.requests_kept_ms,
+        replies_kept_ms=kept.replies_kept_ms,
+        dead_letters_kept_ms=kept.dead_letters_kept_ms,
+        key_kept_ms=kept.key_kept_ms,
+    )
+    return Reply(frame=receipt, address=address, request_id=request_id, channel=session.channel)
 
 
 def _decided_told(session: Session, request_id: str, address: ReplyAddress) -> Reply:
@@ -150,6 +165,8 @@ def reply_again(
     """
     if answer.kind == "decided":
         return None if request_id in session.waits else _decided_told(session, request_id, address)
+    if answer.kind == "erased":
+        return erased_told(session, request_id, address)
     if answer.kind == "hidden":
         hidden = fr.TurnHidden(hidden_turn_id=answer.turn_id or "")
         return Reply(frame=hidden, address=address, request_id=request_id)

@@ -36,8 +36,13 @@ class Topics:
         return f"{self.prefix}.dead-letters"
 
     @property
+    def keys(self) -> str:
+        """Of a prefix whose texts are sealed, and of no other."""
+        return f"{self.prefix}.keys"
+
+    @property
     def all(self) -> tuple[str, ...]:
-        """Every topic, in the order in which they are made."""
+        """Every topic that each prefix has, in the order in which they are made."""
         return (self.requests, self.events, self.replies, self.schemas, self.settings, self.dead_letters)
 
 

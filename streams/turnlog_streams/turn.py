@@ -106,7 +106,7 @@ class Answer:
     turn_id: str | None = None  #: ``None``: refused, or no turn's
     kind: str = "open"  #: ``open``, ``completed``, ``requires_action``, ``failed``, ``cancelled`` or ``refused``; of a
     #: request to compact the history ``compacting``, ``compacted`` or ``not_compacted``; of one to hide a turn
-    #: ``hidden``; of a lifecycle request ``decided``
+    #: ``hidden``; of one to erase the session ``erased``; of a lifecycle request ``decided``
     code: str = ""
     reason: str = ""
     attempt: int = 0

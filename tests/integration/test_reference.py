@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import shlex
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def deployed(broker: DevBroker, folder: Path, **settings: str) -> Iterator[Deplo
 
 @pytest.fixture(scope="module")
 def stack(broker: DevBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with deployed(broker, tmp_path_factory.mktemp("reference")) as deployment:
+    with deployed(broker, tmp_path_factory.mktemp("reference"), seal_texts="true") as deployment:
         yield deployment
 
 
@@ -54,12 +54,6 @@ def stack_without_summaries(broker: DevBroker, tmp_path_factory: pytest.TempPath
     """One whose summary model always fails."""
     with deployed(broker, tmp_path_factory.mktemp("failing"), fast_model="script:f?tools=0&fatal=true") as deployment:
         yield deployment
-
-
-@pytest.fixture
-async def client(stack: Deployment) -> AsyncIterator[Client]:
-    async with Client(stack.settings) as client:
-        yield client
 
 
 class Tail:
@@ -259,6 +253,10 @@ async def compact_in_vain(scene: Scene) -> None:
         await scene.client.compact(scene.session_id)
 
 
+async def ERASE(scene: Scene) -> None:
+    await scene.client.erase(scene.session_id)
+
+
 COMPACT = Operation(before=to_be_compacted, verb=lambda scene: scene.client.compact(scene.session_id))
 CREATE = Operation(before=nothing, verb=lambda scene: scene.client.create(scene.name))
 RESOLVE = Operation(before=nothing, verb=lambda scene: scene.client.resolve(scene.name))
@@ -290,6 +288,8 @@ OPERATIONS: dict[str, Operation] = {
         before=waiting, verb=lambda scene: scene.client.cancel(scene.session_id, scene.turn_id)
     ),
     "update a session": Operation(before=chatted, verb=lambda scene: scene.client.update(scene.session_id, title="Hi")),
+    "erase a session": Operation(before=chatted, verb=ERASE),
+    "erase a session of a channel": Operation(before=created, verb=ERASE),
     "reset the runner": Operation(before=chatted, verb=lambda scene: scene.client.reset_runner(scene.session_id)),
     "get": Operation(before=chatted, verb=lambda scene: scene.client.get(scene.session_id)),
     "history": Operation(before=chatted, verb=lambda scene: scene.client.history(scene.session_id)),
@@ -419,6 +419,11 @@ async def update_conflict(scene: Scene) -> None:
     await scene.client.update(scene.session_id, title="Hi", request_id="used")
 
 
+async def erase_conflict(scene: Scene) -> None:
+    await used_by_a_chat(scene)
+    await scene.client.erase(scene.session_id, request_id="used")
+
+
 async def update_twice_too_much(scene: Scene) -> None:
     for first in (0, 200):
         metadata = {f"name{number}": "1" for number in range(first, first + 200)}
@@ -482,6 +487,9 @@ PROVOKED: dict[tuple[str, str], tuple[Step, Step]] = {
     ("UpdateSession", "model_not_allowed"): (chatted, lambda scene: scene.client.update(scene.session_id, **FORBIDDEN)),
     ("UpdateSession", "too_long"): (chatted, update_twice_too_much),
     ("UpdateSession", "conflict"): (nothing, update_conflict),
+    ("EraseSession", "not_found"): (nothing, lambda scene: scene.client.erase(scene.session_id)),
+    ("EraseSession", "not_sealed"): (chatted, lambda scene: scene.client.erase(scene.session_id)),
+    ("EraseSession", "conflict"): (nothing, erase_conflict),
     ("CancelTurn", "not_running"): (chatted, lambda scene: scene.client.cancel(scene.session_id)),
     ("CancelTurn", "conflict"): (nothing, cancel_conflict),
     ("ResetRunner", "not_found"): (nothing, lambda scene: scene.client.reset_runner(scene.session_id)),
@@ -519,9 +527,16 @@ def test_every_refusal_can_be_provoked() -> None:
 
 
 @pytest.mark.parametrize(("command", "code"), PROVOKED)
-async def test_a_refusal_is_as_it_says(stack: Deployment, client: Client, command: str, code: str) -> None:
+async def test_a_refusal_is_as_it_says(request: pytest.FixtureRequest, command: str, code: str) -> None:
     before, step = PROVOKED[command, code]
-    scene = Scene(client=client, name=f"no{list(PROVOKED).index((command, code))}")
+    in_the_clear = code == "not_sealed"
+    stack: Deployment = request.getfixturevalue("stack_without_summaries" if in_the_clear else "stack")
+    async with Client(stack.settings) as client:
+        scene = Scene(client=client, name=f"no{list(PROVOKED).index((command, code))}")
+        await check_refusal(before, step, scene, stack, command, code)
+
+
+async def check_refusal(before: Step, step: Step, scene: Scene, stack: Deployment, command: str, code: str) -> None:
     async with Tail(stack) as tail, scene.open:
         await before(scene)
         requests, _, _ = await tail.settled()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnlog_schemas.codec import UnknownPayload
-from turnlog_schemas.events import LOG_FORMAT, SESSION, EventHeader, PartitionClaimed, RequestsLost
+from turnlog_schemas.events import LOG_FORMAT, SEALED_LOG_FORMAT, SESSION, EventHeader, PartitionClaimed, RequestsLost
 from turnlog_streams.reader_rule import (
     NO_EPOCH,
     LogFormatError,
@@ -262,10 +262,20 @@ def test_what_identifies_a_record() -> None:
     assert record_id(*event(4, 2, stream_id="web")) == "4.2.web"
 
 
-@pytest.mark.parametrize(("log_format", "what"), [(0, "earlier development build"), (LOG_FORMAT + 1, "upgrade it")])
+@pytest.mark.parametrize(
+    ("log_format", "what"), [(0, "earlier development build"), (2, "no topic with their keys"), (3, "upgrade it")]
+)
 def test_a_log_of_another_format_is_refused_with_its_place_and_the_way_out(log_format: int, what: str) -> None:
     _, payload = claim(1)
     assert isinstance(payload, PartitionClaimed)
     check_log_format(payload, "chat.events", 3, 17)
     with pytest.raises(LogFormatError, match=rf"chat\.events\[3\]@17: .*{what}"):
         check_log_format(replace(payload, log_format=log_format), "chat.events", 3, 17)
+
+
+def test_who_can_open_seals_refuses_a_log_that_was_begun_in_the_clear() -> None:
+    _, payload = claim(1)
+    assert isinstance(payload, PartitionClaimed)
+    check_log_format(replace(payload, log_format=SEALED_LOG_FORMAT), "chat.events", 3, 17, sealed=True)
+    with pytest.raises(LogFormatError, match=r"chat\.events\[3\]@17: .*in the clear"):
+        check_log_format(payload, "chat.events", 3, 17, sealed=True)

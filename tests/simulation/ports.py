@@ -418,6 +418,10 @@ class SimStore:
     def position(self) -> LogPosition:
         return self._inner.position
 
+    @property
+    def outworn(self) -> bool:
+        return self._inner.outworn
+
     async def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._closed:
             raise StoreError("simulated: closed")

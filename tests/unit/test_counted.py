@@ -35,7 +35,7 @@ def test_a_time_has_the_unit_that_fits(seconds: float, said: str) -> None:
 )
 def test_a_state_is_what_a_session_does(what: dict[str, Any], said: str) -> None:
     nothing = {"turns": 0, "completed_turns": 0, "failed_turns": 0, "cancelled_turns": 0}
-    assert session_state({**nothing, "archived": False, "running_turn_id": None, **what}) == said
+    assert session_state({**nothing, "archived": False, "erased_at": None, "running_turn_id": None, **what}) == said
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "sessions active": ("turnlog sessions active web",),
     "sessions cancel": ("turnlog sessions cancel web-1",),
     "sessions hide": ("turnlog sessions hide web-1 t-0-17",),
+    "sessions erase": ("turnlog sessions erase web-1", "turnlog sessions erase --meta user_id=ada --yes"),
     "sessions reset": ("turnlog sessions reset web-1",),
     "sessions history": ("turnlog sessions history web-1",),
     "sessions compact": ('turnlog sessions compact web-1 --instructions "Keep every amount."',),

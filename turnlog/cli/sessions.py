@@ -19,6 +19,7 @@ from turnlog.cli.common import (
     metadata_of,
     snapshot_or_fail,
 )
+from turnlog.cli.erasing import erase
 from turnlog.errors import NotFoundError
 from turnlog.terminal import output
 from turnlog.terminal.sessions_table import print_sessions, session_state, snapshot_age
@@ -37,9 +38,10 @@ sessions_app = typer.Typer(
 )
 
 _SESSION = """
-    SELECT session_id, title, channel, model, instructions, metadata, archived, turns, started_turns, completed_turns,
-           failed_turns, cancelled_turns, running_turn_id, messages, input_tokens, output_tokens, created_at,
-           last_active_at, covered_to, history_max_tokens, history_keep_tail, partition, stream_version, unknown_events
+    SELECT session_id, title, channel, model, instructions, metadata, archived, erased_at, turns, started_turns,
+           completed_turns, failed_turns, cancelled_turns, running_turn_id, messages, input_tokens, output_tokens,
+           created_at, last_active_at, covered_to, history_max_tokens, history_keep_tail, partition,
+           stream_version, unknown_events
     FROM sessions WHERE session_id = ?
 """
 _TURNS = """
@@ -64,7 +66,7 @@ _SUMMARY = """
 """
 
 
-for verb in (*lifecycle.VERBS, *history.VERBS):
+for verb in (*lifecycle.VERBS, *history.VERBS, erase):
     sessions_app.command(verb.__name__)(verb)
 
 

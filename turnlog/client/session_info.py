@@ -94,3 +94,13 @@ def history_compaction(header: FrameHeader, frame: frames.HistoryCompacted) -> H
         tokens_after=frame.tokens_after,
         usage=frame.usage,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureReceipt:
+    """How long what an erasure does not reach is kept: milliseconds from it; -1: for ever, 0: not known."""
+
+    requests_kept_ms: int
+    replies_kept_ms: int
+    dead_letters_kept_ms: int
+    key_kept_ms: int  #: the bytes of the dropped key, at the broker

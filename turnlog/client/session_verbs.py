@@ -5,7 +5,14 @@ from typing import TypeVar
 
 from turnlog.client.connection import Connection
 from turnlog.client.replies import FinishedTurn, ReplyFrame, TurnView
-from turnlog.client.session_info import HistoryCompaction, HistoryPage, SessionInfo, history_compaction, session_info
+from turnlog.client.session_info import (
+    ErasureReceipt,
+    HistoryCompaction,
+    HistoryPage,
+    SessionInfo,
+    history_compaction,
+    session_info,
+)
 from turnlog.errors import HistoryCompactionFailedError
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import frames as fr
@@ -260,6 +267,23 @@ class SessionVerbs:
             remove_metadata=tuple(remove_metadata),
         )
         return _info(await self._ask(command, fr.SessionInfo, session_id, request_id, timeout_s))
+
+    async def erase(
+        self, session_id: str, *, request_id: str | None = None, timeout_s: float = TIMEOUT_S
+    ) -> ErasureReceipt:
+        """Make every text of the session unreadable, for good; it takes nothing more. Again gives the receipt again.
+
+        Refused with code ``not_sealed`` where texts are kept in the clear (see docs/guarantees.md). Raises
+        :class:`SessionNotFoundError`.
+        """
+        reply = await self._ask(cmd.EraseSession(), fr.SessionErased, session_id, request_id, timeout_s)
+        told = _frame(reply, fr.SessionErased)
+        return ErasureReceipt(
+            requests_kept_ms=told.requests_kept_ms,
+            replies_kept_ms=told.replies_kept_ms,
+            dead_letters_kept_ms=told.dead_letters_kept_ms,
+            key_kept_ms=told.key_kept_ms,
+        )
 
     async def reset_runner(
         self, session_id: str, *, request_id: str | None = None, timeout_s: float = TIMEOUT_S

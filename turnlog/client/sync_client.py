@@ -168,6 +168,7 @@ class SyncClient:
     cancel = _waits(Client.cancel)
     hide_turn = _waits(Client.hide_turn)
     update = _waits(Client.update)
+    erase = _waits(Client.erase)
     reset_runner = _waits(Client.reset_runner)
     enqueue = _waits(Client.enqueue)
     list_sessions = _waits(Client.list_sessions)

@@ -19,7 +19,7 @@ def write_conversations(connection: duckdb.DuckDBPyConnection, day: str, path: P
     """All sessions that were created on a day (UTC), to a file. Hidden turns are left out,
     and sessions in which nothing was said."""
     rows = connection.execute(
-        "SELECT session_id, title FROM snapshot.main.sessions WHERE CAST(created_at AS DATE) = ? "
+        "SELECT session_id, title FROM snapshot.main.sessions WHERE CAST(created_at AS DATE) = ? AND erased_at IS NULL "
         "ORDER BY partition, session_offset",
         [day],
     ).fetchall()

@@ -13,7 +13,7 @@ import fcntl
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -57,6 +57,7 @@ def export_files(snapshot: Path, folder: Path, form: Format) -> ExportReport:
             manifest = read_manifest(folder, form, tables.VERSION)
             tables.set_exported(source, manifest.positions, str(folder))
             _remove_leftovers(folder, manifest)
+            manifest = _without_erased(folder, source, manifest)
             return _Export(folder, form, source, manifest).run()
     except OSError as error:
         raise TurnlogError(f"Exporting to {folder} failed: {error.strerror or error} ({error.filename})") from error
@@ -82,6 +83,21 @@ def _remove_leftovers(folder: Path, manifest: Manifest) -> None:
             ours = _OURS.fullmatch(path.name)
             if ours and (ours["unfinished"] or int(ours["run"] or 0) > manifest.run):
                 path.unlink()
+
+
+def _without_erased(folder: Path, source: Source, manifest: Manifest) -> Manifest:
+    """Files that may hold texts of sessions that were erased since are removed: everything is exported anew.
+
+    Killed in between, the next export finds the same and goes on with it.
+    """
+    if not manifest.files or not tables.were_erased(source):
+        return manifest
+    for file in manifest.files:
+        (folder / file.path).unlink(missing_ok=True)
+    anew = replace(manifest, positions={}, files=())
+    write_manifest(folder, anew)
+    tables.set_exported(source, {}, str(folder))
+    return anew
 
 
 class _Export:
@@ -161,6 +177,7 @@ class _Export:
         hidden = "(SELECT list(turn_id ORDER BY turn_id) FROM snapshot.main.turns t WHERE t.hidden AND"
         hidden += " t.partition = rows.partition AND t.session_offset = rows.session_offset)"
         select = f"SELECT {day} AS day, partition, session_offset, last_offset, title, {hidden} FROM {name} AS rows"
+        select += " WHERE erased_at IS NULL"
         for of in self._changed(CONVERSATIONS, select):
             write = partial(write_conversations, self._source.connection, of.day)
             self._file(CONVERSATIONS, of, f"{_CURRENT}.jsonl", write)

@@ -14,7 +14,7 @@ import duckdb
 
 from turnlog.errors import TurnlogError
 from turnlog.snapshot.sql import make_scratch
-from turnlog_streams.projection.rows import FORWARDS, PROJECTION_VERSION, TABLES
+from turnlog_streams.projection.rows import FORWARDS, PROJECTION_VERSION, SESSIONS, TABLES
 from turnlog_streams.table_types import PARTITIONS, Table
 
 Form = Literal["parquet", "jsonl"]
@@ -131,6 +131,14 @@ def is_new(offset: str) -> str:
         f"{offset} >= coalesce((SELECT next_offset FROM temp.exported "
         f"WHERE temp.exported.partition = rows.partition), 0)"
     )
+
+
+def were_erased(source: Source) -> bool:
+    """Was a session erased behind what was exported?"""
+    found = source.connection.execute(
+        f"SELECT count(*) FROM {name_of(SESSIONS)} AS rows WHERE erased_at IS NOT NULL AND {is_new('rows.last_offset')}"
+    ).fetchone()
+    return bool(found and found[0])
 
 
 def as_written(columns: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from turnlog.errors import NotFoundError, UsageError
 from turnlog_workers.base.extras import require
 
 _COLUMNS = (
-    "session_id, title, channel, model, metadata, archived, active, turns, completed_turns, failed_turns, "
+    "session_id, title, channel, model, metadata, archived, erased_at, active, turns, completed_turns, failed_turns, "
     "cancelled_turns, running_turn_id, messages, covered_to, input_tokens, output_tokens, created_at, last_active_at"
 )
 
@@ -75,6 +75,7 @@ class ListedSession:
     output_tokens: int
     created_at: datetime
     last_active_at: datetime
+    erased_at: datetime | None = None  #: its texts are gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +144,8 @@ def list_sessions(
 
 
 def _listed(record: Mapping[str, Any]) -> ListedSession:
-    times = {name: record[name].astimezone(UTC) for name in ("created_at", "last_active_at")}
+    moments = ("created_at", "last_active_at", "erased_at")
+    times = {name: record[name] and record[name].astimezone(UTC) for name in moments}
     return ListedSession(**{**record, **times})
 
 

@@ -30,6 +30,8 @@ def print_sessions(sessions: Sequence[ListedSession]) -> None:
 def session_state(session: Mapping[str, Any]) -> str:
     """What a session does, and behind it how many turns of it ended otherwise than well, in words."""
     ended = session["completed_turns"] + session["failed_turns"] + session["cancelled_turns"]
+    if session["erased_at"] is not None:
+        return "erased"
     words = ["archived"] if session["archived"] else []
     if session["running_turn_id"]:
         words.append("running")

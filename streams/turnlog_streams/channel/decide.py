@@ -17,6 +17,7 @@ from turnlog_streams.forwarding import (
     ARCHIVED,
     CREATED,
     DEACTIVATED,
+    ERASED,
     OPENED,
     ReceiveForward,
     ReceiveReceipt,
@@ -141,7 +142,7 @@ def _needs_of_forward(channel: Channel, command: ReceiveForward, found: Found) -
         return None
     if (lookup := _rows(channel, found, command.source_id)) is not None:
         return lookup
-    return _following(channel, command.source_id, found) if command.what == ARCHIVED else None
+    return _following(channel, command.source_id, found) if command.what in (ARCHIVED, ERASED) else None
 
 
 def _needs_of_receipt(channel: Channel, command: ReceiveReceipt, found: Found) -> Lookup | None:
@@ -287,7 +288,7 @@ def _delivered(channel: Channel, command: ReceiveReceipt, found: Found) -> list[
 
 
 def _received(channel: Channel, command: ReceiveForward, found: Found) -> list[Fact]:
-    """A session tells that a chat opened it in this channel, or that it was archived by its own id."""
+    """A session tells that a chat opened it in this channel, or that it was archived or erased by its own id."""
     if command.seq <= channel.marks.of(source_key(command.source_kind, command.source_id), found.marks):
         return []
     work = _Decision(channel, found)
@@ -298,6 +299,9 @@ def _received(channel: Channel, command: ReceiveForward, found: Found) -> list[F
         work.add(ev.ChannelSessionOpened(session_id=command.source_id, by="chat", new_session=new))
         if channel.active is not None:
             work.tell(channel.active, DEACTIVATED)
-    elif command.what == ARCHIVED and session is not None and not session.archived:
-        work.activate(work.archive(session.session_id))
+    elif command.what in (ARCHIVED, ERASED) and session is not None:
+        if not session.archived:
+            work.activate(work.archive(session.session_id))
+        if command.what == ERASED:
+            work.add(ev.ChannelSessionErased(session_id=session.session_id, rank=session.rank))
     return work.facts

@@ -8,9 +8,20 @@ from dataclasses import dataclass
 from immutables import Map
 
 from turnlog_schemas import events as ev
+from turnlog_schemas.parts import NewSession
 from turnlog_streams.answers import NO_ANSWERS, Answers, refusal_answer, refusal_key
 from turnlog_streams.facts import Fact
-from turnlog_streams.forwarding import NO_MARKS, NO_WAITS, Forward, Marks, delivered, pending, source_key, waits_after
+from turnlog_streams.forwarding import (
+    NO_MARKS,
+    NO_WAITS,
+    Forward,
+    Marks,
+    delivered,
+    pending,
+    source_key,
+    waits_after,
+    without_texts,
+)
 from turnlog_streams.lookups import WROTE_NOTHING, ChannelSession, Written
 from turnlog_streams.records import changed
 from turnlog_streams.turn import Answer
@@ -61,6 +72,15 @@ def evolve_channel(channel: Channel, fact: Fact) -> Channel:
                 active=event.active,
                 archived_count=channel.archived_count + 1,
             )
+        case ev.ChannelSessionErased():
+            newest, left = channel.newest, _erased(event)
+            outbox = [without_texts(each) if each.target_id == event.session_id else each for each in channel.outbox]
+            return changed(
+                channel,
+                version=version,
+                newest=left if newest is not None and newest.session_id == event.session_id else newest,
+                outbox=tuple(outbox),
+            )
         case ev.RequestDecided():
             answer, waits = _decided(event), channel.waits
             if event.waits_for:
@@ -85,6 +105,11 @@ def evolve_channel(channel: Channel, fact: Fact) -> Channel:
 
 def _opened(channel: Channel, event: ev.ChannelSessionOpened) -> ChannelSession:
     return ChannelSession(session_id=event.session_id, rank=channel.version + 1, new_session=event.new_session)
+
+
+def _erased(event: ev.ChannelSessionErased) -> ChannelSession:
+    """Its channel archived it before."""
+    return ChannelSession(session_id=event.session_id, rank=event.rank, archived=True, new_session=NewSession())
 
 
 def _decided(event: ev.RequestDecided) -> Answer:
@@ -149,6 +174,8 @@ def rows_of_channel(before: Channel, fact: Fact) -> Written:
             return Written(opened=_opened(before, event))
         case ev.ChannelSessionArchived():
             return Written(archived=event.session_id)
+        case ev.ChannelSessionErased():
+            return Written(erased=_erased(event))
         case ev.RequestDecided():
             return Written(answers={event.request_id: _decided(event)})
         case ev.RequestRefused():

@@ -110,6 +110,10 @@ class Folded:
     marks: dict[RowName, MarkRow] = field(default_factory=dict)  #: new, or instead of what stands there
     channel_sessions: dict[RowName, ChannelSessionRow] = field(default_factory=dict)  #: opened
     archived: set[RowName] = field(default_factory=set)  #: sessions of channels that were opened before
+    #: Id of each session, by the stream's offset, whose rows of before this batch are gone: its messages and answers,
+    #: and what of it is unanswered. (Those of this batch are left out already.)
+    erased: dict[int, str] = field(default_factory=dict)
+    erased_sessions: dict[RowName, ChannelSessionRow] = field(default_factory=dict)  #: instead of what stands there
     unanswered: list[Unanswered] = field(default_factory=list)
 
 
@@ -189,6 +193,8 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
             _write(stream.stream_offset, written, result)
         if isinstance(event, ev.MessageStored):
             result.messages.append(_stored(stream, logged, event))
+        elif isinstance(event, ev.SessionErased):
+            _erase(stream, logged.offset, result)
     stream.state = after
     stream.last_offset = logged.offset
     if not waits(after):
@@ -197,17 +203,36 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
         stream.waits_since = logged.offset
 
 
+def _erase(stream: FoldedStream, offset: int, result: Folded) -> None:
+    """Only the answer of the erasure itself is still there to be given."""
+    where, name = stream.stream_offset, (stream.kind, stream.stream_id)
+    result.erased[where] = stream.stream_id
+    result.messages = [row for row in result.messages if row.stream_offset != where]
+    result.answers = [row for row in result.answers if row.stream_offset != where]
+    result.unanswered = [
+        row for row in result.unanswered if (row.kind, row.stream_id) != name or row.log_offset == offset
+    ]
+
+
+def _channel_session_row(stream_offset: int, session: ChannelSession) -> ChannelSessionRow:
+    return ChannelSessionRow(
+        *(slot_of(stream_offset, session.session_id), stream_offset, session.session_id, session.rank),
+        *(session.archived, encode(session)),
+    )
+
+
 def _write(stream_offset: int, written: Written, result: Folded) -> None:
     for key, answer in written.answers.items():
         result.answers.append(AnswerRow(slot_of(stream_offset, key), stream_offset, key, encode(answer)))
     for source, seq in written.marks.items():
         result.marks[stream_offset, source] = MarkRow(slot_of(stream_offset, source), stream_offset, source, seq)
     if written.opened is not None:
-        session = written.opened
-        result.channel_sessions[stream_offset, session.session_id] = ChannelSessionRow(
-            *(slot_of(stream_offset, session.session_id), stream_offset, session.session_id, session.rank),
-            *(session.archived, encode(session)),
-        )
+        name = stream_offset, written.opened.session_id
+        result.channel_sessions[name] = _channel_session_row(stream_offset, written.opened)
+    if written.erased is not None:
+        name = stream_offset, written.erased.session_id
+        rows = result.channel_sessions if name in result.channel_sessions else result.erased_sessions
+        rows[name] = _channel_session_row(stream_offset, written.erased)
     if written.archived is not None:
         name = stream_offset, written.archived
         opened = result.channel_sessions.get(name)
@@ -253,7 +278,7 @@ def _unanswered(stream: FoldedStream, before: StreamState, logged: LoggedEvent, 
 def _answered(before: StreamState, logged: LoggedEvent) -> Collection[tuple[str, str]]:
     """Id and hash of the requests that this event answers."""
     event = logged.payload
-    if isinstance(event, ev.RequestRefused | ev.TurnHidden):
+    if isinstance(event, ev.RequestRefused | ev.TurnHidden | ev.SessionErased):
         return [(event.request_id, event.command_hash)]
     if isinstance(event, ev.RequestDecided):
         return [] if event.waits_for else [(event.request_id, event.command_hash)]

@@ -11,7 +11,7 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.mapping import to_dict
 from turnlog_schemas.parts import NewSession
 from turnlog_streams.forwarding import source_key
-from turnlog_streams.projection.row_updates import DeliveryRow
+from turnlog_streams.projection.row_updates import DeliveryRow, ErasedInChannel, ErasedSession
 from turnlog_streams.projection.rows import ChannelEventRow, ChannelRow, ForwardRow, SessionRow, UsageRow
 from turnlog_streams.projection.state import (
     Changes,
@@ -97,6 +97,17 @@ def _archived(
     row.archived, row.archived_at = True, Millis(logged.header.recorded_at)
 
 
+def _erased(key: StreamKey, state: SessionState, logged: LoggedEvent, _: ev.SessionErased, changes: Changes) -> None:
+    """Its row has no text any more; those of its other rows go behind the batch."""
+    row = _profile(key, state, changes)
+    row.archived, row.erased_at = True, Millis(logged.header.recorded_at)
+    row.title, row.instructions, row.metadata = "", None, json_column({})
+    row.archived_at = row.archived_at or row.erased_at
+    state.awaited, row.awaited_seq = [], 0
+    row.measured_tokens = row.measured_through_seq = None
+    changes.erased_sessions.append(ErasedSession(key[0], row.session_offset, key[2], logged.offset))
+
+
 def _activated(key: StreamKey, state: SessionState, _: LoggedEvent, __: ev.SessionActivated, changes: Changes) -> None:
     _profile(key, state, changes).active = True
 
@@ -135,6 +146,7 @@ SESSION_LIFECYCLE: dict[type, Any] = {
     ev.SessionTitled: _titled,
     ev.SessionUpdated: _updated,
     ev.SessionArchived: _archived,
+    ev.SessionErased: _erased,
     ev.SessionActivated: _activated,
     ev.SessionDeactivated: _deactivated,
     ev.ForwardReceived: _heard,
@@ -173,6 +185,8 @@ def project_channel(
             _forwarded(key, logged, event, changes)
         elif isinstance(event, ev.ForwardDelivered):
             _delivered(key, logged, event, changes)
+        elif isinstance(event, ev.ChannelSessionErased):
+            changes.erased_in_channels.append(ErasedInChannel(key[0], key[2], event.session_id, logged.offset))
         if state.row is not None and not known:
             changes.new_channels[key] = state.row
     if state.row is not None and key not in changes.new_channels:

@@ -33,3 +33,21 @@ class DeliveryRow(NamedTuple):
     source_id: str
     seq: int
     delivered_offset: int
+
+
+class ErasedSession(NamedTuple):
+    """A session of which no row keeps a text, up to the event that says so."""
+
+    partition: int
+    session_offset: int
+    session_id: str
+    log_offset: int
+
+
+class ErasedInChannel(NamedTuple):
+    """A session of which its channel's rows keep no text, up to the event that says so."""
+
+    partition: int
+    channel: str
+    session_id: str
+    log_offset: int

@@ -18,7 +18,7 @@ from turnlog_streams.projection.history_row_types import COMPACTION_REQUESTS, CO
 from turnlog_streams.table_types import INTERNAL, PARTITIONS, Blob, Json, Millis, Table
 
 #: Raised whenever the same log leads to other rows: files of another version are rebuilt.
-PROJECTION_VERSION = 8
+PROJECTION_VERSION = 9
 _NOTHING = Json("{}")
 
 
@@ -36,6 +36,7 @@ class SessionRow:
     metadata: Json  #: object of strings
     archived: bool = False
     archived_at: Millis | None = None
+    erased_at: Millis | None = None  #: its texts cannot be read any more
     active: bool | None  #: as far as it heard; the channel decides (``channels.active_session_id``). NULL: no channel
     forward_seq: int = 0  #: of the session's newest forward
     marks: Json = _NOTHING  #: how far it has heard each source of forwards
@@ -317,7 +318,7 @@ SESSIONS = Table(
     updated=_names(SessionRow, "last_active_at"),
     rarely_updated=(
         *("channel", "title", "instructions", "model", "metadata", "archived", "archived_at"),
-        *("active", "forward_seq", "marks", "history_max_tokens", "history_keep_tail"),
+        *("erased_at", "active", "forward_seq", "marks", "history_max_tokens", "history_keep_tail"),
     ),
 )
 TURNS = Table(

@@ -5,7 +5,13 @@ from typing import NamedTuple
 
 from turnlog_streams.projection.attempt_row_type import AttemptRow
 from turnlog_streams.projection.history_row_types import CompactionRequestRow, CompactionRow
-from turnlog_streams.projection.row_updates import CallResultRow, DeliveryRow, HiddenTurnRow
+from turnlog_streams.projection.row_updates import (
+    CallResultRow,
+    DeliveryRow,
+    ErasedInChannel,
+    ErasedSession,
+    HiddenTurnRow,
+)
 from turnlog_streams.projection.rows import (
     ChannelEventRow,
     ChannelRow,
@@ -106,6 +112,8 @@ class Changes:
     refusals: list[RefusalRow] = field(default_factory=list)
     unknown_events: list[UnknownEventRow] = field(default_factory=list)
     dead_letters: list[DeadLetterRow] = field(default_factory=list)
+    erased_sessions: list[ErasedSession] = field(default_factory=list)  #: in rows of this batch, too
+    erased_in_channels: list[ErasedInChannel] = field(default_factory=list)
 
     def rows(self) -> int:
         """How many rows are written, new and changed."""

@@ -67,6 +67,15 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Erase:
+    """Somebody wants the session's texts to be gone."""
+
+    request_id: str
+    command_hash: str
+    reply: ReplyAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeTurn:
     """A new owner found the turn started and not ended (or accepted and nothing running)."""
 
@@ -180,6 +189,7 @@ SessionCommand = (
     | Archive
     | Hide
     | Update
+    | Erase
     | ReceiveForward
     | ReceiveReceipt
     | ResumeTurn

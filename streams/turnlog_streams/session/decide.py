@@ -23,6 +23,7 @@ from turnlog_streams.session.commands import (
     Archive,
     Cancel,
     CompleteTurn,
+    Erase,
     FailAttempt,
     FailHistoryCompaction,
     Hide,
@@ -36,6 +37,7 @@ from turnlog_streams.session.commands import (
     Update,
 )
 from turnlog_streams.session.ending import cancel_all, cancellation, closed_calls
+from turnlog_streams.session.erasing import erase
 from turnlog_streams.session.hiding import hide
 from turnlog_streams.session.history_compactions import (
     fail_history_compaction,
@@ -59,6 +61,8 @@ from turnlog_streams.turn import Turn
 
 def decide(session: Session, command: SessionCommand, policy: Policy, found: Found = NOTHING) -> list[Fact]:
     """The events that a command leads to. ``found`` must have all that ``needs.session_needs`` asks for."""
+    if session.erasure is not None and not isinstance(command, ReceiveForward | ReceiveReceipt):
+        return []  # whoever asks is refused without an event: it would hold their texts
     match command:
         case AcceptChat():
             return _accept_chat(session, command, policy, found)
@@ -72,6 +76,8 @@ def decide(session: Session, command: SessionCommand, policy: Policy, found: Fou
             return _hide(session, command, found)
         case Update():
             return _update(session, command, policy, found)
+        case Erase():
+            return _erase(session, command, policy, found)
         case ReceiveForward():
             return receive_forward(session, command, found)
         case ReceiveReceipt():
@@ -243,6 +249,12 @@ def _hide(session: Session, command: Hide, found: Found) -> list[Fact]:
 def _update(session: Session, command: Update, policy: Policy, found: Found) -> list[Fact]:
     again = _asked_again(session, command, found)
     return update(session, command, policy) if again is None else again
+
+
+def _erase(session: Session, command: Erase, policy: Policy, found: Found) -> list[Fact]:
+    if known_answer(session, command.request_id, command.command_hash, found) is not None:
+        return []
+    return [conflict(command)] if is_used(session, command.request_id, found) else erase(session, command, policy)
 
 
 def _start_next(session: Session, policy: Policy) -> list[Fact]:

@@ -92,7 +92,7 @@ def receive_forward(session: Session, command: ReceiveForward, found: Found = NO
     facts = [Fact(event=received)]
     if not session.exists:
         return [*_created_by_channel(command), *facts] if command.what == CREATED else []
-    if command.source_id != session.channel:  # that one decides; see :func:`refuses`
+    if session.erasure is not None or command.source_id != session.channel:  # that one decides; see :func:`refuses`
         return facts
     match command.what:
         case what if what == ARCHIVED and not session.archived:

@@ -7,6 +7,7 @@ from turnlog_streams.session.commands import (
     AcceptChat,
     Archive,
     Cancel,
+    Erase,
     Hide,
     RequestHistoryCompaction,
     SessionCommand,
@@ -24,7 +25,7 @@ def session_needs(session: Session, command: SessionCommand, found: Found = NOTH
         case RequestHistoryCompaction():
             needs = answer_needs(session, command.request_id, command.command_hash, found)
             return needs or tail_needs(session, command, found)
-        case AcceptChat() | Refuse() | Cancel() | Archive() | Update():
+        case AcceptChat() | Refuse() | Cancel() | Archive() | Update() | Erase():
             return answer_needs(session, command.request_id, command.command_hash, found)
         case Hide():
             needs = answer_needs(session, command.request_id, command.command_hash, found)

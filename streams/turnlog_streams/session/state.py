@@ -24,6 +24,7 @@ from turnlog_streams.history.compaction import (
 )
 from turnlog_streams.history.tokens import PromptMeasure
 from turnlog_streams.records import changed
+from turnlog_streams.session.erased_state import Erasure, erased
 from turnlog_streams.turn import Answer, AwaitedCall, Turn, without_result
 
 NO_TURNS: Map[str, Turn] = Map()
@@ -82,6 +83,7 @@ class Session:
     owed_runs: tuple[OwedRun, ...] = ()  #: history compactions on request, in order
     measure: PromptMeasure | None = None  #: of the newest model call that reported one
     awaited: tuple[AwaitedCall, ...] = ()  #: calls of its newest message whose outputs its client owes
+    erasure: Erasure | None = None  #: its texts are gone, and it takes nothing more
 
     def history_policy(self, deployment: HistoryCompactionPolicy) -> HistoryCompactionPolicy:
         """The bounds of its history compaction."""
@@ -162,6 +164,8 @@ def _after_lifecycle(session: Session, event: ev.Event) -> Session:
             return _updated(session, event)
         case ev.SessionArchived():
             return changed(session, version=version, archived=True)
+        case ev.SessionErased():
+            return erased(session, event)
         case ev.SessionActivated():
             return changed(session, version=version, active=True)
         case ev.SessionDeactivated():

@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     # ---- topics
     partitions: int = Field(default=12, ge=1, le=10_000)
     replication_factor: int = Field(default=1, ge=1, le=100)
+    seal_texts: bool = False  #: is a new prefix made with a topic of keys, so that its sessions can be erased?
     reply_topic_prefix: str = Field(default="", pattern=rf"^{_TOPIC}{{0,249}}$")  #: empty: ``<prefix>.replies``
 
     # ---- models

@@ -12,6 +12,7 @@ from turnlog_schemas.commands import (
     CancelTurn,
     CompactHistory,
     CreateSession,
+    EraseSession,
     Forwarded,
     ForwardReceipt,
     GetHistory,
@@ -31,7 +32,7 @@ from turnlog_schemas.parts import ReplyAddress
 from turnlog_streams.channel.commands import ChangeChannel
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
 from turnlog_streams.refusals import Refuse
-from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, Hide, RequestHistoryCompaction, Update
+from turnlog_streams.session.commands import AcceptChat, Archive, Cancel, Erase, Hide, RequestHistoryCompaction, Update
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.ports import RequestRecord
 from turnlog_workers.base.trace_context import trace_of
@@ -55,6 +56,7 @@ StreamCommand = (
     | Archive
     | Hide
     | Update
+    | Erase
     | RequestHistoryCompaction
     | ChangeChannel
     | Query
@@ -279,6 +281,8 @@ class RequestReader:
                 )
             case UpdateSession():
                 return Update(request_id=request_id, command_hash=command_hash(command), update=command, reply=address)
+            case EraseSession():
+                return Erase(request_id=request_id, command_hash=command_hash(command), reply=address)
             case CompactHistory():
                 return _compacting(command, request_id, address)
             case ArchiveSession() if header.channel is None:
@@ -305,7 +309,7 @@ class RequestReader:
         """The reply topic to use (``None``: the default one), and why the wanted one cannot be."""
         if wanted is None or wanted == self._topics.replies:
             return None, None
-        others = set(self._topics.all) - {self._topics.replies}
+        others = {*self._topics.all, self._topics.keys} - {self._topics.replies}
         if not wanted.startswith(self._reply_prefix) or wanted in others or len(wanted) > _MAX_TOPIC_CHARS:
             return None, f"reply_to must start with {self._reply_prefix!r} and be none of Turnlog's own topics"
         if not self._reply_topic_exists(wanted):

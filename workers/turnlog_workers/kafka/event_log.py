@@ -16,9 +16,10 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from turnlog_schemas.codec import Codec, is_foreign
 from turnlog_schemas.errors import UnknownFingerprintError, WireError
-from turnlog_schemas.events import EventHeader, PartitionClaimed
+from turnlog_schemas.events import SEALED_LOG_FORMAT, EventHeader, PartitionClaimed
 from turnlog_schemas.registry import EVENTS
 from turnlog_streams.reader_rule import FOREIGN, LogFormatError, LoggedEvent, check_log_format
+from turnlog_streams.records import changed
 from turnlog_workers.base.cloudevents import ID_HEADER, Envelope
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import (
@@ -33,6 +34,8 @@ from turnlog_workers.base.ports import (
 from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.base.tasks import watched
 from turnlog_workers.kafka.connections import REFUSALS, REFUSED_RECORDS, SET_THE_CLOCK, WRONG_CLOCK, client_options
+from turnlog_workers.kafka.sealing import SEALED
+from turnlog_workers.kafka.session_keys import SessionKeys
 from turnlog_workers.kafka.topic_reader import TopicReader
 
 log = logging.getLogger(__name__)
@@ -191,7 +194,9 @@ class KafkaEventLog:
         source: str,
         schemas: SharedLook[bytes],
         codec: Codec | None = None,
+        keys: SessionKeys | None = None,
     ) -> None:
+        """``keys``: of a sealed log."""
         self._topic = settings.topics.events
         self._producer = producer
         self._reader = reader
@@ -199,9 +204,16 @@ class KafkaEventLog:
         self._codec = codec or Codec(EVENTS)
         self._other_header_bytes: dict[type, int] = {}  #: of an event's headers, without its id
         self._schemas = schemas
+        self._keys = keys
 
     def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
-        value = self._codec.encode(header, payload)
+        sealed: bytes | None = None
+        if self._keys is None:
+            value = self._codec.encode(header, payload)
+        else:
+            if payload.__class__ is PartitionClaimed:
+                payload = changed(payload, log_format=SEALED_LOG_FORMAT)
+            value, sealed = self._keys.sealed(self._codec, header, payload, key)
         # Claims are told apart by their incarnation: they have no epoch yet.
         n = header.n if header.n >= 0 else getattr(payload, "incarnation", header.n)
         event_id = f"{header.stream_id}.{header.epoch}.{n}"
@@ -214,13 +226,20 @@ class KafkaEventLog:
         if trace:
             headers.extend(trace)
             size += _header_bytes(trace)
+        if sealed is not None:
+            headers.append((SEALED, sealed))
+            size += HEADER_OVERHEAD_BYTES + len(SEALED) + len(sealed)
         return NewRecord(header=header, payload=payload, key=key, value=value, headers=headers, size_bytes=size)
 
     async def append(self, partition: int, records: Sequence[NewRecord]) -> int:
+        if self._keys is not None:
+            await self._keys.before_append(partition, records)
         return await self._producer.send(self._topic, partition, [(r.key, r.value, r.headers) for r in records])
 
     async def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[LoggedEvent]]:
         expected, decode = start, self._codec.decode
+        if self._keys is not None:
+            await self._keys.refresh(partition)
         async for records in self._reader.read(self._topic, partition, start, end):
             batch: list[LoggedEvent] = []
             for record in records:
@@ -230,10 +249,11 @@ class KafkaEventLog:
                         "the event log must be neither compacted nor written in transactions"
                     )
                 expected = record.offset + 1
+                value: bytes = record.value if self._keys is None else self._opened(record)
                 try:
-                    header, payload = decode(record.value)
+                    header, payload = decode(value)
                 except Exception:  # not as usual: what it is comes to light there
-                    header, payload = await self._decode(partition, record.offset, record.value)
+                    header, payload = await self._decode(partition, record.offset, value)
                 if payload.__class__ is PartitionClaimed:
                     self._check_format(payload, partition, record.offset)
                 batch.append(
@@ -249,9 +269,16 @@ class KafkaEventLog:
         if expected < end:
             raise LogBrokenError(f"{self._topic}[{partition}]: offsets {expected} to {end - 1} are missing")
 
+    def _opened(self, record: Any) -> bytes:
+        assert self._keys is not None
+        try:
+            return self._keys.opened(self._codec, record.partition, record.value or b"", record.headers)
+        except LogBrokenError as error:
+            raise LogBrokenError(f"{self._topic}[{record.partition}]@{record.offset}: {error}") from error
+
     def _check_format(self, claim: PartitionClaimed, partition: int, offset: int) -> None:
         try:
-            check_log_format(claim, self._topic, partition, offset)
+            check_log_format(claim, self._topic, partition, offset, sealed=self._keys is not None)
         except LogFormatError as error:
             raise LogBrokenError(str(error)) from error
 

@@ -36,20 +36,22 @@ def rights(settings: Settings) -> tuple[Right, ...]:
     topics = settings.topics
     requests, events, replies = topics.requests, topics.events, topics.replies
     schemas, run_time, parked = topics.schemas, topics.settings, topics.dead_letters
-    looks = dict.fromkeys(topics.all, ("Describe", "DescribeConfigs"))
+    keys = (topics.keys,) if settings.seal_texts else ()
+    names = (*topics.all, *keys)
+    looks = dict.fromkeys(names, ("Describe", "DescribeConfigs"))
     by_role: dict[str, list[Mapping[str, tuple[str, ...]]]] = {
         "operator": [
-            dict.fromkeys(topics.all, ("Create",)),
+            dict.fromkeys(names, ("Create",)),
             looks,
             dict.fromkeys(topics.all, ("Read",)),
             dict.fromkeys((requests, run_time, parked), ("Write",)),
         ],
         "worker": [
             looks,
-            dict.fromkeys((requests, events, schemas), ("Read", "Write")),
+            dict.fromkeys((requests, events, schemas, *keys), ("Read", "Write")),
             {run_time: ("Read",), parked: ("Write",)},
         ],
-        "materializer": [looks, dict.fromkeys((events, schemas, parked), ("Read",))],
+        "materializer": [looks, dict.fromkeys((events, schemas, parked, *keys), ("Read",))],
         "gateway": [
             dict.fromkeys((events, replies, schemas), ("Read",)),
             dict.fromkeys((requests, run_time), ("Read", "Write")),
@@ -59,7 +61,7 @@ def rights(settings: Settings) -> tuple[Right, ...]:
     }
     found: list[Right] = []
     for role in ROLES:
-        for name in topics.all:
+        for name in names:
             operations = tuple(each for part in by_role[role] for each in part.get(name, ()))
             if operations:
                 found.append(Right(role=role, operations=operations, kind="topic", name=name))

@@ -8,6 +8,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAlreadyExistsError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
 
+from turnlog_streams.policy import ErasurePolicy
 from turnlog_streams.topics import Topics
 from turnlog_workers.base.config import MIB, Settings
 from turnlog_workers.base.counted import counted
@@ -18,6 +19,7 @@ _CLIENT_ID = "turnlog-topics"
 _DAY_MS = 24 * 60 * 60 * 1000
 _UNLIMITED = "-1"
 _INIT = "run: turnlog topics init"
+_COMPACTED_WITHIN = "max.compaction.lag.ms"
 _AT_LEAST = ("max.message.bytes", "retention.ms", "retention.bytes")
 
 
@@ -65,6 +67,7 @@ class TopicsState:
     requests_partitions: int  #: as many, or more: see ``process.surplus_partitions``
     requests_topic_id: str
     events_topic_id: str
+    erasure: ErasurePolicy | None = None  #: absent: texts are not sealed
     problems: tuple[str, ...] = field(default=())  #: worth a warning, no reason to stop
 
 
@@ -90,7 +93,14 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
         TopicSpec(name=topics.schemas, partitions=1, config=compacted, strict=True),
         TopicSpec(name=topics.settings, partitions=1, config=compacted),
         TopicSpec(name=topics.dead_letters, partitions=1, config=deleted | {"retention.ms": str(30 * _DAY_MS)}),
+        *([_keys_spec(settings)] if settings.seal_texts else []),
     )
+
+
+def _keys_spec(settings: Settings) -> TopicSpec:
+    """Of a sealed prefix. What is dropped from it is to be gone soon."""
+    config = {"cleanup.policy": "compact", _COMPACTED_WITHIN: str(_DAY_MS)}
+    return TopicSpec(name=settings.topics.keys, partitions=settings.partitions, config=config, strict=True)
 
 
 def init_topics(settings: Settings, *, timeout_s: float | None = None) -> list[TopicReport]:
@@ -103,6 +113,7 @@ def init_topics(settings: Settings, *, timeout_s: float | None = None) -> list[T
     with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
         before = _describe(admin, [spec.name for spec in specs])
         missing = [spec for spec in specs if spec.name not in before]
+        _check_new(settings, before)
         if missing:
             _create(admin, missing, settings, timeout_s)
         found = before | _describe(admin, [spec.name for spec in missing])
@@ -130,6 +141,7 @@ def check_topics(settings: Settings, *, timeout_s: float | None = None) -> Topic
     timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
     with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
         found = _describe(admin, [spec.name for spec in specs])
+        keys = _keys_topic(admin, settings)
     missing = [spec.name for spec in specs if spec.name not in found]
     if missing:
         what = f"topic {missing[0]} does not exist" if len(missing) == 1 else f"topics {_and(missing)} do not exist"
@@ -138,6 +150,11 @@ def check_topics(settings: Settings, *, timeout_s: float | None = None) -> Topic
     counts = [topic.partitions for topic in (requests, events, replies)]
     if events.partitions != replies.partitions or requests.partitions < events.partitions:
         raise TopicsError(unequal(settings.topics, counts))
+    if keys is not None and keys.partitions != events.partitions:
+        raise TopicsError(
+            f"topic {keys.name} has {counted(keys.partitions, 'partition')}, and {events.name} has "
+            f"{events.partitions}: keys are beside what they open; choose a new TURNLOG_PREFIX and {_INIT}"
+        )
     problems: list[str] = []
     if requests.partitions > events.partitions:
         problems.append(grown(settings.topics, requests.partitions, events.partitions))
@@ -152,8 +169,50 @@ def check_topics(settings: Settings, *, timeout_s: float | None = None) -> Topic
         requests_partitions=requests.partitions,
         requests_topic_id=requests.topic_id,
         events_topic_id=events.topic_id,
+        erasure=None if keys is None else _erasure(settings, found, keys),
         problems=tuple(problems),
     )
+
+
+def _check_new(settings: Settings, before: Mapping[str, TopicFound]) -> None:
+    """What a log says in the clear stays there: raises :class:`TopicsError` where it is too late to seal."""
+    keys, events = settings.topics.keys, settings.topics.events
+    if settings.seal_texts and events in before and keys not in before:
+        raise TopicsError(
+            f"topic {events} exists, and {keys} does not: whether texts are sealed is chosen when a prefix is made. "
+            f"Choose a new TURNLOG_PREFIX, or unset TURNLOG_SEAL_TEXTS; if {keys} was lost, restore it"
+        )
+
+
+def _keys_topic(admin: Any, settings: Settings) -> TopicFound | None:
+    """Of a sealed prefix; ``None``: it is none, as far as this user may know (the log's claims say so, too)."""
+    try:
+        return _describe(admin, [settings.topics.keys]).get(settings.topics.keys)
+    except TopicAuthorizationFailedError:
+        if settings.seal_texts:
+            raise
+        return None
+
+
+def _erasure(settings: Settings, found: Mapping[str, TopicFound], keys: TopicFound) -> ErasurePolicy:
+    topics = settings.topics
+    requests, replies, letters = (
+        int(found[name].config["retention.ms"]) for name in (topics.requests, topics.replies, topics.dead_letters)
+    )
+    return ErasurePolicy(
+        requests_kept_ms=requests,
+        replies_kept_ms=replies,
+        dead_letters_kept_ms=letters,
+        key_kept_ms=int(keys.config.get(_COMPACTED_WITHIN, 0)),
+    )
+
+
+def sealed_partitions(settings: Settings, *, timeout_s: float | None = None) -> int | None:
+    """How many partitions of keys a sealed prefix has; ``None``: it is none. Raises as :func:`check_topics`."""
+    timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
+    with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
+        keys = _keys_topic(admin, settings)
+    return None if keys is None else keys.partitions
 
 
 def unequal(topics: Topics, counts: Sequence[int]) -> str:
@@ -242,7 +301,7 @@ def _configs(admin: Any, names: Sequence[str]) -> dict[str, dict[str, str]]:
     if not names:
         return {}
     keys = ["cleanup.policy", *_AT_LEAST]
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name, keys) for name in names]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, [*keys, _COMPACTED_WITHIN]) for name in names]
     answer = admin.describe_configs(resources, config_filter="all").get("topic", {})
     configs = {name: {key: entry["value"] for key, entry in answer.get(name, {}).items()} for name in names}
     return {name: config for name, config in configs.items() if not set(keys) - set(config)}
@@ -280,9 +339,9 @@ def _differences(spec: TopicSpec, found: TopicFound, settings: Settings, *, coun
             f"topic {spec.name} has {found.replication_factor} replicas, not {settings.replication_factor}; "
             "run: kafka-reassign-partitions.sh"
         )
-    wrong = [key for key, value in spec.config.items() if not _suffices(key, found.config[key], value)]
+    wrong = [key for key, value in spec.config.items() if not _suffices(key, found.config.get(key, ""), value)]
     if wrong:
-        has = _and([f"{key}={found.config[key]}" for key in wrong])
+        has = _and([f"{key}={found.config.get(key)}" for key in wrong])
         must = ",".join(f"{key}={spec.config[key]}" for key in wrong)
         problems.append(
             f"topic {spec.name} has {has}; run: kafka-configs.sh --bootstrap-server {settings.bootstrap_server} "
@@ -300,7 +359,7 @@ def _suffices(key: str, actual: str, expected: str) -> bool:
 
 def _loses_records(spec: TopicSpec, found: TopicFound) -> bool:
     keys = [key for key in spec.config if key != "max.message.bytes"]
-    return any(not _suffices(key, found.config[key], spec.config[key]) for key in keys)
+    return any(not _suffices(key, found.config.get(key, ""), spec.config[key]) for key in keys)
 
 
 def _and(names: Sequence[str]) -> str:
@@ -317,6 +376,7 @@ __all__ = [
     "check_topics",
     "init_topics",
     "list_topics",
+    "sealed_partitions",
     "topic_id",
     "topic_specs",
 ]

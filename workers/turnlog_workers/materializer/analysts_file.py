@@ -15,10 +15,12 @@ from turnlog_workers.materializer.analysts_tables import PLAIN, ForReaders, brin
 from turnlog_workers.materializer.batch_writer import BatchWriter
 from turnlog_workers.materializer.publications import Publications
 from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouched, publish
+from turnlog_workers.materializer.swapping import swapping
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
 from turnlog_workers.store.duckdb_errors import store_error
 from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.renewal import Outworn
 from turnlog_workers.store.tables import arrow_columns, quoted, transaction, with_batch
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class AnalystsFile:
         self._published: Mapping[int, LogPosition] | None = None
         self._mark: Mark | None = None  #: of the file that was published last
         self._bytes_changed = False
+        self._outworn = Outworn(path)
         self._attached = False
         try:
             self._open()
@@ -127,10 +130,35 @@ class AnalystsFile:
 
     def write(self, events: Sequence[LoggedEvent], positions: Mapping[int, LogPosition]) -> None:
         """Commit rows and checkpoints of all partitions of a batch in one transaction. Raises :class:`StoreError`."""
+        self._outworn.note(events)
         try:
             self._writer.commit(events, positions)
         except duckdb.Error as error:
             raise self._failed(error) from error
+
+    def renew(self) -> None:
+        """Write the file anew, if something was erased from it. Raises :class:`StoreError`."""
+        if not self._outworn.yes:
+            return
+        tolerant = self._writer.tolerant
+        self.checkpoint()
+        with swapping(self.path):
+            self._written_anew()
+        self._writer = BatchWriter(self._cursor, max_cached_sessions=_MAX_CACHED_SESSIONS, each_batch=self._logged)
+        self._writer.tolerant = tolerant
+        log.info("%s is written anew: what was erased is gone from it", self.path)
+
+    def _written_anew(self) -> None:
+        self._detach()
+        try:
+            self._outworn.set_old()
+            self._open()
+            self._outworn.fill(self._cursor, self.kind)
+            self._outworn.finish()
+        except duckdb.Error as error:
+            raise self._failed(error) from error
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written anew: {error}. Check the disk") from error
 
     def take_from(self, part: Path) -> None:
         """Add the rows of a file that has other partitions only, all or none. Raises :class:`StoreError`."""
@@ -199,10 +227,12 @@ class AnalystsFile:
         return self.publications.may_try and self._begin(target)
 
     def _begin(self, target: Path) -> bool:
-        current = self._published == self.positions and not self._bytes_changed
+        current = self._published == self.positions and not self._bytes_changed and not self._outworn.due
         if current and is_untouched(target, self._mark):
             self.publications.current()
             return False
+        if self._outworn.due:
+            self.renew()
         self.checkpoint()
         self._published, self._bytes_changed = self.positions, False
         self._copy_target, self._copy_began = target, time.monotonic()

@@ -29,6 +29,7 @@ from turnlog_streams.projection.values import raw_columns
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.table_types import MOMENT
 from turnlog_workers.base.config import Settings
+from turnlog_workers.materializer.erasing import erase_texts
 from turnlog_workers.materializer.macros import MACROS
 from turnlog_workers.materializer.prices import PRICES_TABLE, Price, read_prices, store_prices
 from turnlog_workers.materializer.question_views import HISTORY, QUESTION_VIEWS, SEARCH
@@ -125,3 +126,9 @@ def write_events(connection: duckdb.DuckDBPyConnection, events: Sequence[LoggedE
     """The events of a batch as they stand in the log, within the caller's transaction."""
     if events:
         insert_columns(connection, EVENTS, raw_columns(events))
+
+
+def write_erasures(connection: duckdb.DuckDBPyConnection, changes: Changes) -> None:
+    """What was erased, within the caller's transaction, once everything else of the batch is written."""
+    if changes.erased_sessions or changes.erased_in_channels:
+        erase_texts(connection, changes.erased_sessions, changes.erased_in_channels)

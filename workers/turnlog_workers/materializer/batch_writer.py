@@ -10,7 +10,7 @@ from turnlog_streams.projection.project import begun, project, touched
 from turnlog_streams.projection.state import State, StreamKey
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.base.crash_points import crash_point
-from turnlog_workers.materializer.analysts_tables import write_changes, write_events
+from turnlog_workers.materializer.analysts_tables import write_changes, write_erasures, write_events
 from turnlog_workers.materializer.projection_states import load_states
 from turnlog_workers.store import tables
 
@@ -65,6 +65,7 @@ class BatchWriter:
         with tables.transaction(self._connection) if self._each_batch else self._open_transaction():
             write_changes(self._connection, changes)
             write_events(self._connection, events)
+            write_erasures(self._connection, changes)
             crash_point("materializer.mid_commit")
             tables.write_positions(self._connection, positions)
         self.events += len(events)

@@ -18,7 +18,9 @@ from turnlog_workers.base.ports import LogBrokenError
 from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.kafka.event_log import KafkaEventLog, LogProducer
 from turnlog_workers.kafka.schema_topic import read_schemas
+from turnlog_workers.kafka.session_keys import SessionKeys
 from turnlog_workers.kafka.topic_reader import TopicReader
+from turnlog_workers.kafka.topics_admin import sealed_partitions
 from turnlog_workers.materializer.log_follower import OtherLogError
 
 
@@ -153,7 +155,9 @@ def bulk_reader(settings: Settings) -> Iterator[BulkReader]:
         schemas: SharedLook[bytes] = SharedLook(
             look, known=lambda name: packaged().find(name) is not None, now=time.monotonic
         )
-        log = KafkaEventLog(settings, LogProducer(settings), reader, source="rebuild", schemas=schemas)
+        partitions = sealed_partitions(settings)
+        keys = None if partitions is None else SessionKeys(settings.topics.keys, partitions, reader)
+        log = KafkaEventLog(settings, LogProducer(settings), reader, source="rebuild", schemas=schemas, keys=keys)
         try:
             yield BulkReader(runner, settings.topics.events, reader, log)
         finally:

@@ -25,6 +25,7 @@ from turnlog_streams.reader_rule import (
     record_id,
 )
 from turnlog_workers.base.ports import LogAuthorizationError, LogBrokenError
+from turnlog_workers.materializer.sealed_records import SealedRecords
 
 #: How a consumer for this must be made.
 OPTIONS: Mapping[str, Any] = {
@@ -61,14 +62,19 @@ class LogFollower:
         codec: Codec,
         refresh_schemas: Callable[[], None],
         timeout_s: float,
+        sealed: SealedRecords | None = None,
     ) -> None:
-        """``refresh_schemas`` reads the schemas topic again; ``timeout_s`` bounds each question to the broker."""
+        """``refresh_schemas`` reads the schemas topic again; ``timeout_s`` bounds each question to the broker.
+
+        ``sealed``: what opens the records of a sealed log.
+        """
         self._consumer = consumer
         self._events = [TopicPartition(events, partition) for partition in range(partitions)]
         self._dead_letters = list(dead_letters)
         self._codec = codec
         self._refresh_schemas = refresh_schemas
         self._timeout_s = timeout_s
+        self._sealed = sealed
         self.positions: dict[int, LogPosition] = {}
         self._unverified: set[int] = set()
         consumer.assign([*self._events, *self._dead_letters])
@@ -165,7 +171,7 @@ class LogFollower:
                 )
             header, payload = self._decode(record)
             try:
-                check_log_format(payload, tp.topic, tp.partition, record.offset)
+                check_log_format(payload, tp.topic, tp.partition, record.offset, sealed=self._sealed is not None)
             except LogFormatError as error:
                 raise LogBrokenError(str(error)) from error
             if is_accepted(position, header, payload):
@@ -197,6 +203,8 @@ class LogFollower:
         if is_foreign(value):
             return FOREIGN
         try:
+            if self._sealed is not None:
+                value = self._sealed.open(record.partition, value, record.headers)
             try:
                 return self._codec.decode(value)
             except UnknownFingerprintError:

@@ -33,7 +33,7 @@ WITH {_CUT}, own AS (
         arg_max(CASE type WHEN 'SessionCreated' THEN coalesce(body->'new_session'->>'title', '')
             ELSE body->>'title' END, log_offset)
             FILTER (type IN ('SessionCreated', 'SessionTitled', 'SessionUpdated')) AS title,
-        count(*) FILTER (type = 'SessionArchived') > 0 AS archived,
+        count(*) FILTER (type IN ('SessionArchived', 'SessionErased')) > 0 AS archived,
         arg_max(type = 'SessionActivated', log_offset) FILTER (type IN ('SessionActivated', 'SessionDeactivated'))
             AS active,
         min(recorded_at) FILTER (log_offset = (SELECT session_offset FROM cut)) AS created_at,

@@ -35,6 +35,7 @@ from turnlog_workers.materializer.analysts_tables import for_readers
 from turnlog_workers.materializer.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
 from turnlog_workers.materializer.observation import Observation
 from turnlog_workers.materializer.rebuilt_file import open_live, published_positions, rebuilt_of
+from turnlog_workers.materializer.sealed_records import sealed_records
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.port import NoRoomError, StoreError, UnreadableStoreError
 
@@ -167,9 +168,12 @@ class Materializer:
             raise TopicsError(f"topic {settings.topics.events} does not exist; run: turnlog topics init")
         parked = topics.get(settings.topics.dead_letters) if self._dead_letters else None
         options = {**OPTIONS, "max_poll_records": settings.store_batch_events}
-        with connected(
-            KafkaConsumer, settings, "turnlog-materializer", settings.startup_timeout_s, **options
-        ) as consumer:
+        with (
+            sealed_records(settings, self._codec) as sealed,
+            connected(
+                KafkaConsumer, settings, "turnlog-materializer", settings.startup_timeout_s, **options
+            ) as consumer,
+        ):
             follower = LogFollower(
                 consumer,
                 events=events.name,
@@ -178,6 +182,7 @@ class Materializer:
                 codec=self._codec,
                 refresh_schemas=self._refresh_schemas,
                 timeout_s=settings.append_timeout_s,
+                sealed=sealed,
             )
             file = self._open_file(events)
             self._pending.clear()

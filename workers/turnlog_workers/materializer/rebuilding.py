@@ -145,6 +145,7 @@ class _Run:
                     raise
                 tolerant = True  # as the materializer does: only the stream that is odd is left out
                 self._file.start_anew(str(error), tolerant=True)
+        self._file.renew()
         self._file.checkpoint()
         final = self._reader.stopped >= self._bound.moments.keys()
         return Rebuilt(positions=self._file.positions, progress=self._progress(), final=final)

@@ -5,20 +5,17 @@ opens the live file (the materializer, or the rebuild when none runs) takes it o
 one of these names behind, and the next one goes on.
 """
 
-import contextlib
-import fcntl
 import logging
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
 
 from turnlog_workers.materializer.analysts_file import AnalystsFile
 from turnlog_workers.materializer.analysts_tables import PLAIN, ForReaders
+from turnlog_workers.materializer.swapping import swapping
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind, FileLockedError
-from turnlog_workers.store.port import StoreError
 from turnlog_workers.store.tables import quoted, read_positions
 
 log = logging.getLogger(__name__)
@@ -32,23 +29,6 @@ def unfinished_of(live: Path) -> Path:
 def rebuilt_of(live: Path) -> Path:
     """Where it waits when it is whole."""
     return live.with_name(f"{live.stem}.rebuilt{live.suffix}")
-
-
-@contextlib.contextmanager
-def swapping(live: Path) -> Iterator[None]:
-    """While a live file is opened or replaced: one process at a time. Raises :class:`StoreError`."""
-    lock = live.with_name(f".{live.name}.swap")
-    try:
-        live.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StoreError(f"{lock} cannot be made: {error}. Check the disk and the rights of its folder") from error
-    try:
-        with contextlib.suppress(OSError):  # not every file system can
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def take_over(live: Path, kind: FileKind) -> bool:

@@ -12,7 +12,7 @@ from functools import partial
 
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.registry import packaged
-from turnlog_streams.policy import Policy
+from turnlog_streams.policy import ErasurePolicy, Policy
 from turnlog_streams.runtime_settings import forbidden, runner_factories, with_run_settings
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
@@ -30,6 +30,7 @@ from turnlog_workers.kafka.open_transactions import TransactionWatch
 from turnlog_workers.kafka.record_sender import KafkaRecordSender
 from turnlog_workers.kafka.reply_sender import ReplySender
 from turnlog_workers.kafka.request_log import KafkaRequestLog
+from turnlog_workers.kafka.session_keys import SessionKeys
 from turnlog_workers.kafka.settings_topic import RunSettings
 from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.topics_admin import TopicsState, check_topics
@@ -79,6 +80,7 @@ class WorkerService:
         self._watch: asyncio.Task[None] | None = None
         self._runners, self._toolbox = RunnerRegistry(), toolbox_of(settings)
         self._files = FileReader.of(settings, self._media_types_of)
+        self._erasure: ErasurePolicy | None = None  #: absent: texts are not sealed
         self._policy_now = self._own_policy()
         self._run_settings = RunSettings(settings, self._reader, self._take_settings)
         self._follow: asyncio.Task[None] | None = None
@@ -97,6 +99,7 @@ class WorkerService:
         log.info("connecting to Kafka at %s, for %g s at most", settings.bootstrap_server, settings.startup_timeout_s)
         limit_s = settings.startup_timeout_s
         topics = await unless_it_breaks(partial(asyncio.to_thread, check_topics, settings), limit_s)
+        self._erasure, self._policy_now = topics.erasure, replace(self._policy_now, erasure=topics.erasure)
         for problem in (*warnings, *topics.problems):
             log.warning("%s", problem)
         await asyncio.gather(
@@ -126,6 +129,8 @@ class WorkerService:
     def _build_context(self, topics: TopicsState) -> WorkerContext:
         settings, owner = self._settings, self._owner
         assert self._stores is not None
+        keys_at = settings.topics.keys, topics.partition_count
+        keys = SessionKeys(*keys_at, self._reader, self._producer.send) if topics.erasure is not None else None
         schemas: SharedLook[bytes] = SharedLook(
             self._read_schemas, known=lambda name: packaged().find(name) is not None, now=time.monotonic
         )
@@ -143,7 +148,7 @@ class WorkerService:
             topics=settings.topics,
             topics_id=topics.requests_topic_id,
             partition_count=topics.partition_count,
-            event_log=KafkaEventLog(settings, self._producer, self._reader, source=owner, schemas=schemas),
+            event_log=KafkaEventLog(settings, self._producer, self._reader, source=owner, schemas=schemas, keys=keys),
             request_log=KafkaRequestLog(settings, self._reader),
             sender=sender,
             stores=self._stores,
@@ -180,7 +185,7 @@ class WorkerService:
         return self._runners.media_types(model, runner_factories(self._run_settings.values))
 
     def _own_policy(self) -> Policy:
-        return replace(self._settings.policy(), media_types_of=self._media_types_of)
+        return replace(self._settings.policy(), media_types_of=self._media_types_of, erasure=self._erasure)
 
     def _policy(self) -> Policy:
         return self._policy_now

@@ -16,6 +16,7 @@ from turnlog_schemas.events import (
     HistoryCompactionRequested,
     RequestDeadLettered,
     RequestsLost,
+    SessionErased,
     TurnCancelled,
     TurnStarted,
 )
@@ -297,6 +298,8 @@ def _work(stream: SessionInMemory, facts: Sequence[Fact], base: int) -> list[Eff
     started = [fact.turn_id for fact in facts if isinstance(fact.event, TurnStarted)]
     if started and session.running == started[-1]:
         effects.append(Effect(index=last, stream=stream, start=session.running))
+    if any(isinstance(fact.event, SessionErased) for fact in facts):
+        return [*effects, Effect(index=last, stream=stream, reset=True)]
     match facts[-1].event if facts else None:
         case HistoryCompactionRequested():
             effects.append(Effect(index=last, stream=stream, compact=session.owed_runs[-1]))

@@ -223,7 +223,7 @@ class ServedRequests:
         self, offset: int, stream: AnyStream, command: StreamCommand, found: Found, *, with_partial: bool
     ) -> None:
         """``with_partial``: what the running turn has said goes into the decision; a cancel must not fail of it."""
-        closed = stream.closed
+        closed = stream.closed_to(command)
         if closed is not None:
             self._run_ahead.refuse(offset, stream, command, *closed)
             return

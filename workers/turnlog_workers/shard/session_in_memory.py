@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from turnlog_schemas import commands as cmd
 from turnlog_schemas import frames as fr
-from turnlog_schemas.events import SESSION, MessageStored, TurnHidden
+from turnlog_schemas.events import SESSION, MessageStored, SessionErased, TurnHidden
 from turnlog_schemas.generation import copied, merged
 from turnlog_schemas.parts import NO_USAGE, ReplyAddress, Usage
 from turnlog_streams.channel.commands import ChangeChannel
@@ -21,9 +21,10 @@ from turnlog_streams.history.window import window_of
 from turnlog_streams.lookups import NOTHING, Found, Lookup
 from turnlog_streams.policy import Policy
 from turnlog_streams.reply import Reply
-from turnlog_streams.reply_frames import history_page, replies_to, reply_again, session_info
+from turnlog_streams.reply_frames import erased_told, history_page, replies_to, reply_again, session_info
 from turnlog_streams.session.commands import (
     Cancel,
+    Erase,
     SessionCommand,
 )
 from turnlog_streams.session.decide import decide
@@ -82,6 +83,12 @@ class SessionInMemory(Stream[Session]):
         owes = session.open_turns or session.outbox or session.owed_runs
         return bool(owes or (self.actor is not None and self.actor.busy))
 
+    def closed_to(self, command: StreamCommand) -> tuple[str, str] | None:
+        """An erased session hears its channel, gives its receipt again, and takes nothing else."""
+        if self.state.erasure is None or isinstance(command, Erase | ReceiveForward | ReceiveReceipt):
+            return self.closed
+        return "erased", f"session {self.stream_id} was erased"
+
     @property
     def turn_at_work(self) -> bool:
         """Has a turn a runner, or is its end on its way to the log? Decided is not confirmed."""
@@ -134,6 +141,8 @@ class SessionInMemory(Stream[Session]):
         before = self.state
         if isinstance(fact.event, MessageStored):
             self.history.append(history_message(fact.turn_id or "", fact.event))
+        if isinstance(fact.event, SessionErased):
+            self.history, self.weights, self._counted = [], Weights(), (0, 0)
         replies = replies_to(before, fact, self.history)
         after = evolve(before, fact)
         self._become(after, leaving(before, after, fact))
@@ -141,11 +150,11 @@ class SessionInMemory(Stream[Session]):
 
     def way_back(self) -> Callable[[], None]:
         """Call it to make the session what it is now."""
-        state, unsaved, messages = self.state, self.unsaved, len(self.history)
+        state, unsaved, history, messages = self.state, self.unsaved, self.history, len(self.history)
 
         def back() -> None:
-            self.state, self.unsaved = state, unsaved
-            del self.history[messages:]
+            self.state, self.unsaved, self.history = state, unsaved, history
+            del history[messages:]
 
         return back
 
@@ -166,6 +175,8 @@ class SessionInMemory(Stream[Session]):
             return []
         if facts and not isinstance(command, Cancel):
             return []
+        if isinstance(command, Erase) and self.state.erasure is not None:
+            return [erased_told(self.state, command.request_id, command.reply)]
         answer = known_answer(self.state, command.request_id, command.command_hash, found)
         if answer is None or (facts and answer.kind == "refused"):  # a refusal's frame is its fact's
             return []

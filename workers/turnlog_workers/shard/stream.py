@@ -75,6 +75,10 @@ class Stream(ABC, Generic[State]):
             return "set_aside", f"{who} is set aside by its worker: {self.set_aside}"
         return None
 
+    def closed_to(self, command: StreamCommand) -> tuple[str, str] | None:
+        """Why this command is not decided, as :attr:`closed` says it."""
+        return self.closed
+
     # ---- messages
 
     def wanted_messages(self, after: int, limit: int) -> tuple[int, int, int] | None:

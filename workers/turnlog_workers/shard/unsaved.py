@@ -66,7 +66,7 @@ class Unsaved:
             upto = position()
             try:
                 saved: Mapping[StreamName, Saved] = {}
-                if upto.next_offset > self._store.position.next_offset:
+                if upto.next_offset > self._store.position.next_offset or self._store.outworn:
                     saved = await self._store.write(events, upto)
             except BaseException:
                 self._events = events + self._events

@@ -29,7 +29,7 @@ class UnsavedRows:
         """With what the event of this version wrote."""
         if written is WROTE_NOTHING:
             return self
-        opened, archived = written.opened, written.archived
+        opened, archived = written.opened or written.erased, written.archived
         return changed(
             self,
             answers=self.answers.update({key: (version, answer) for key, answer in written.answers.items()}),

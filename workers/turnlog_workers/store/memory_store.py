@@ -73,6 +73,7 @@ class MemoryStore:
         self._on_close = on_close
         self._closed = False
         self.tolerant = False
+        self.outworn = False  #: never: nothing of it is a file
 
     @property
     def position(self) -> LogPosition:
@@ -89,6 +90,11 @@ class MemoryStore:
         streams = {name: folded(data.streams[name]) for name in touched(events) & data.streams.keys()}
         made = fold(events, streams, replied=position.replied, tolerant=self.tolerant)
         data.streams |= {name: stream.row() for name, stream in made.touched.items()}
+        gone = {(SESSION, session_id) for session_id in made.erased.values()}
+        data.unanswered = [row for row in data.unanswered if (row.kind, row.stream_id) not in gone]
+        for stream_offset in made.erased:
+            data.messages.pop(stream_offset, None)
+            data.answers = {name: row for name, row in data.answers.items() if name[0] != stream_offset}
         for message in made.messages:
             data.messages.setdefault(message.stream_offset, []).append(message)
         data.unanswered = [row for row in data.unanswered if row.log_offset > position.replied] + made.unanswered
@@ -97,6 +103,7 @@ class MemoryStore:
         data.channel_sessions |= made.channel_sessions
         for name in made.archived:
             data.channel_sessions[name] = data.channel_sessions[name]._replace(archived=True)
+        data.channel_sessions |= made.erased_sessions
         data.position = position
         return {
             name: Saved(stream.stream_offset, stream.state.version, getattr(stream.state, "messages", 0))

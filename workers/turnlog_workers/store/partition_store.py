@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +16,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 import duckdb
 
 from turnlog_streams.folding.fold import StreamName
-from turnlog_streams.folding.rows import ENCODING, STORE_TABLES, Unanswered
+from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
-from turnlog_workers.base.process_lives import process_lives
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind, FileLockedError
 from turnlog_workers.store.duckdb_errors import store_error
@@ -32,6 +30,8 @@ from turnlog_workers.store.port import (
     UnreadableStoreError,
     WantedRows,
 )
+from turnlog_workers.store.renewal import Outworn, recover
+from turnlog_workers.store.store_files import alias_of, delete_left_over, file_name, store_kind
 from turnlog_workers.store.stream_rows import StreamWriter, load_whole, look_up, unanswered, unfinished
 from turnlog_workers.store.temp_directory import ScratchFolder
 
@@ -39,43 +39,15 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_OF_PROCESS = re.compile(r"p\d+\.[^.]+\.(\d+)(-\d+)?\.duckdb")
 _HAND_OVER_POLL_S = 0.05
 _MAX_OWN_FILES = 16  #: of one partition in one process, while others hold the usual one
 _MAX_CACHED_STREAMS = 2_000  #: of one partition
-# Until a checkpoint, each column of each table has whole blocks in memory, however few its rows. A worker has a dozen
-# files: with the default of 256 KiB that was 600 MB for 20,000 sessions, with the smallest 150 MB, and less on disk.
-_BLOCK_BYTES = 16 * 1024
-#: Cold streams are loaded by the thousand, and one row is found in as much time in a stream of any size.
-_INDEXES = (
-    "CREATE INDEX streams_by_id ON streams (stream_id)",
-    "CREATE INDEX answers_by_slot ON answers (slot)",
-    "CREATE INDEX marks_by_slot ON marks (slot)",
-    "CREATE INDEX channel_sessions_by_slot ON channel_sessions (slot)",
-)
 # What is not checkpointed is held in memory at many times its size; a checkpoint rewrites what changed, at worst the
 # whole file: a threshold that grows with the file keeps both in proportion.
 _MIN_CHECKPOINT_WAL_BYTES = 2 * 1024 * 1024
 _MAX_CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
 _CHECKPOINT_WAL_OF_FILE = 1 / 8
 _MEMORY_AT_REST_MB = 16
-
-
-def store_kind(deployment: str, partition: int) -> FileKind:
-    """The file of a partition."""
-    return FileKind(
-        deployment=deployment,
-        rows=ENCODING,
-        tables=STORE_TABLES,
-        partitions=(partition,),
-        block_bytes=_BLOCK_BYTES,
-        then=_INDEXES,
-    )
-
-
-def file_name(partition: int, owner: str = "") -> str:
-    """Of a partition's file. It tells the encoding: what another build reads and writes is another file."""
-    return f"{_alias(partition)}.{ENCODING}{owner}.duckdb"
 
 
 class StoreDirectory:
@@ -168,12 +140,13 @@ class StoreDirectory:
     def _attach_usual(self, partition: int) -> "DuckPartitionStore":
         file = self._path / file_name(partition)
         store = self._attach_file(partition, file)
-        self._delete_left_over(partition)
+        delete_left_over(self._path, partition)
         return store
 
     def _attach_file(self, partition: int, file: Path) -> "DuckPartitionStore":
-        alias = _alias(partition)
+        alias = alias_of(partition)
         kind = store_kind(self._deployment, partition)
+        recover(file)
         database_files.attach(self._connection, file, alias, kind)
         return DuckPartitionStore(self, partition, file, kind, self._connection)
 
@@ -186,13 +159,6 @@ class StoreDirectory:
             with contextlib.suppress(FileLockedError):
                 return self._attach_file(partition, self._path / file_name(partition, f".{os.getpid()}-{number}"))
         raise StoreError(f"every file for partition {partition} in {self._path} is open elsewhere: stop old workers")
-
-    def _delete_left_over(self, partition: int) -> None:
-        """Files of processes that had to use one of their own, and are gone."""
-        for file in self._path.glob(file_name(partition, ".*")):
-            match = _OF_PROCESS.fullmatch(file.name)
-            if match and not process_lives(int(match[1])):
-                database_files.delete(file)
 
     def give_memory_back(self) -> None:
         """Empty DuckDB's memory, if every store rests (in the store's thread).
@@ -227,11 +193,6 @@ class StoreDirectory:
         self._scratch.remove()
 
 
-def _alias(partition: int) -> str:
-    """What DuckDB knows a partition's database as."""
-    return f"p{partition:04d}"
-
-
 class DuckPartitionStore:
     """One partition's DuckDB file, open."""
 
@@ -243,8 +204,9 @@ class DuckPartitionStore:
         self._directory = directory
         self._partition = partition
         self._kind = kind
-        self._alias = _alias(partition)
+        self._alias = alias_of(partition)
         self._instance = instance
+        self._outworn = Outworn(file, f"{self._alias}.*.duckdb")
         self._attached = True
         self._invalidated = False  #: DuckDB takes nothing more until it is attached again
         self._tolerant = False
@@ -255,6 +217,11 @@ class DuckPartitionStore:
     def position(self) -> LogPosition:
         """The committed checkpoint."""
         return self._writer.position
+
+    @property
+    def outworn(self) -> bool:
+        """Does it hold what was erased, and is it time to write it anew?"""
+        return self._outworn.due
 
     async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
         """Rows and checkpoint in one transaction."""
@@ -348,11 +315,32 @@ class DuckPartitionStore:
         log.warning("%s is attached again: DuckDB had given it up after a failed write", self.file)
 
     def _write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
+        self._outworn.note(events)
         saved = self._writer.commit(events, position)
+        if self._outworn.due:
+            self._renew()
         wal = database_files.wal_of(self.file)
         if wal.exists() and wal.stat().st_size > self._checkpoint_wal_bytes():
             self._checkpoint()
         return saved
+
+    def _renew(self) -> None:
+        """Write the file anew, without what was erased from it. Where that fails, it stays, and is tried again."""
+        try:
+            self._checkpoint()
+            self._let_go()
+            self._outworn.set_old()
+            self._attach_as_it_is()
+            self._outworn.fill(self._cursor, self._kind)
+            self._outworn.finish()
+        except (duckdb.Error, OSError, StoreError) as error:
+            log.error("%s cannot be written anew, so it still holds what was erased: %s", self.file, error)
+            self._let_go()
+            self._outworn.go_back()
+            self._attach_as_it_is()
+        else:
+            self._cursor.close()
+            self._use_file()
 
     def _checkpoint_wal_bytes(self) -> float:
         """Above this size of the write-ahead log, it is folded into the file."""
@@ -363,6 +351,8 @@ class DuckPartitionStore:
         self._cursor.execute(f"CHECKPOINT {self._alias}")
 
     def _rest(self) -> None:
+        if self._outworn.yes:
+            self._renew()
         self._checkpoint()
         self._writer.forget()
         self.resting = True
@@ -370,16 +360,24 @@ class DuckPartitionStore:
 
     def attach_anew(self) -> None:
         """What was updated stays in memory until then, whatever the limit (DuckDB 1.5). In the store's thread."""
+        self._let_go()
+        self._attach_as_it_is()
+
+    def _let_go(self) -> None:
         if self._attached:
             self._cursor.close()
             database_files.detach(self._instance, self._alias)
             self._attached = False
+
+    def _attach_as_it_is(self) -> None:
         database_files.attach_as_it_is(self._instance, self.file, self._alias, self._kind)
         self._attached = True
         self._use_file()
 
     def _close(self) -> None:
         try:
+            if self._attached and self._outworn.yes:
+                self._renew()
             if self._attached:
                 self._checkpoint()
         except duckdb.Error as error:  # the write-ahead log holds what the checkpoint would have

@@ -110,6 +110,11 @@ class PartitionStore(Protocol):
         """The committed checkpoint: where to go on reading the log."""
         ...
 
+    @property
+    def outworn(self) -> bool:
+        """Is there something to do in the next write, although nothing is new?"""
+        ...
+
     async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
         """Commit what accepted events (in offset order) lead to and the position behind them, both or neither.
 

@@ -117,11 +117,16 @@ def write_rows(connection: duckdb.DuckDBPyConnection, made: Folded, replied: int
         (new if name in made.begun else changed).append(stream.row())
     tables.insert(connection, STREAMS, new)
     tables.update(connection, STREAMS, STREAMS.updated, changed)
+    for stream_offset, session_id in made.erased.items():
+        connection.execute("DELETE FROM answers WHERE stream_offset = $1", [stream_offset])
+        connection.execute("DELETE FROM messages WHERE stream_offset = $1", [stream_offset])
+        connection.execute("DELETE FROM unanswered WHERE kind = 'session' AND stream_id = $1", [session_id])
     tables.insert(connection, ANSWERS, made.answers)
     tables.replace(connection, MARKS, made.marks.values())
     tables.insert(connection, CHANNEL_SESSIONS, made.channel_sessions.values())
     archived = [_Archived(*name, archived=True) for name in made.archived]
     tables.update(connection, CHANNEL_SESSIONS, ("archived",), archived)
+    tables.replace(connection, CHANNEL_SESSIONS, made.erased_sessions.values())
     tables.insert(connection, MESSAGES, made.messages)
     connection.execute("DELETE FROM unanswered WHERE log_offset <= $1", [replied])
     tables.insert(connection, UNANSWERED, made.unanswered)

@@ -18,6 +18,7 @@ _ANSWERS = {
     ev.RequestRefused: fr.RequestRefused,
     ev.TurnCancelled: fr.TurnCancelled,
     ev.RequestDecided: fr.SessionInfo,
+    ev.SessionErased: fr.SessionErased,
 }
 
 
@@ -36,13 +37,15 @@ def check_frames(view: LogView) -> Iterator[Anomaly]:
             heard.add(seen.header.turn_id)
     if not view.history.drained:
         return
+    erased = {(name, request) for name, request, kind in answered if kind is fr.RequestRefused and name in view.erased}
     for turn in view.turns.values():
-        if turn.ends and turn.turn_id not in heard:
+        told = turn.accepted is not None and (turn.session_id, turn.accepted.payload.request_id) in erased
+        if turn.ends and turn.turn_id not in heard and not told:
             text = f"it ended at {turn.ends[0].offset}, no frame said so"
             yield Anomaly(kind="terminal frame missing", where=turn.where, text=text)
     for (stream_id, request_id), decisions in view.decisions.items():
         for event in {type(decision.event) for decision in decisions} & _ANSWERS.keys():
-            if (stream_id, request_id, _ANSWERS[event]) not in answered:
+            if (stream_id, request_id, _ANSWERS[event]) not in answered and (stream_id, request_id) not in erased:
                 where = f"session or channel {stream_id}, request {request_id}"
                 text = f"{event.__name__} is in the log, no frame said so"
                 yield Anomaly(kind="terminal frame missing", where=where, text=text)
@@ -124,6 +127,12 @@ def _backed(view: LogView, seen: SeenFrame) -> Iterator[Anomaly]:
     asked = {(name, header.request_id) for name in streams_of(seen)}
     if not view.queries.isdisjoint(asked):
         yield from _true(view, seen, where)
+        return
+    erased = isinstance(frame, fr.SessionErased) or (isinstance(frame, fr.RequestRefused) and frame.code == "erased")
+    if erased:  # nothing more is written of what is asked of such a session
+        offset = view.erased.get(header.session_id)
+        if offset is None or _early(seen, offset):
+            yield Anomaly(kind="effect without its event", where=where, text="of a session that is not erased")
         return
     if isinstance(frame, fr.RequestRefused):
         decisions = _decisions(view, seen)

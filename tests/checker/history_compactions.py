@@ -122,6 +122,7 @@ def unheard_runs(view: LogView) -> Iterator[Anomaly]:
         (seen.header.session_id, seen.header.request_id)
         for seen in view.history.frames
         if isinstance(seen.frame, fr.HistoryCompacted | fr.HistoryCompactionFailed)
+        or (isinstance(seen.frame, fr.RequestRefused) and seen.header.session_id in view.erased)
     }
     for key, run in view.runs.items():
         if run.ends and key not in heard:

@@ -11,6 +11,7 @@ from turnlog_streams.reader_rule import LoggedEvent
 
 ACCEPTED = (ev.TurnAccepted, ev.ToolOutputsAccepted)
 TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
+_DECIDES = (*(*ACCEPTED, ev.RequestRefused, ev.RequestDecided, ev.HistoryCompactionRequested, ev.SessionErased),)
 RUN_ENDS = (ev.HistoryCompacted, ev.HistoryCompactionFailed, ev.HistoryCompactionSkipped)
 
 
@@ -50,6 +51,7 @@ class Decision:
         | ev.TurnCancelled
         | ev.RequestDecided
         | ev.HistoryCompactionRequested
+        | ev.SessionErased
     )
 
 
@@ -131,6 +133,7 @@ class LogView:
         self.dead_letters: dict[tuple[int, int], list[int]] = defaultdict(list)
         self.lost: dict[int, list[ev.RequestsLost]] = defaultdict(list)
         self.claims: dict[int, list[int]] = defaultdict(list)
+        self.erased: dict[str, int] = {}  #: by session: where it was erased
         self.opened: dict[tuple[str, str], int] = {}  #: by channel and session: where the channel opened it
         self.queries = {
             (request.session_id, self.identity(request)) for request in history.requests if request.asks_only
@@ -159,7 +162,12 @@ class LogView:
         if header.stream_kind != ev.SESSION:
             return
         self.sessions[partition, header.stream_id].append(event)
-        if isinstance(payload, (*ACCEPTED, ev.RequestRefused, ev.RequestDecided, ev.HistoryCompactionRequested)):
+        if isinstance(payload, ev.SessionErased):
+            if header.stream_id in self.erased:
+                where = f"partition {partition}, session {header.stream_id}"
+                self.anomalies.append(Anomaly(kind="session erased twice", where=where, text=f"@{event.offset}"))
+            self.erased.setdefault(header.stream_id, event.offset)
+        if isinstance(payload, _DECIDES):
             self._decide(partition, event, payload.request_id, payload.command_hash)
         if isinstance(payload, ev.TurnCancelled) and payload.by is not None:
             self._decide(partition, event, payload.by.request_id, payload.by.command_hash)

@@ -40,10 +40,13 @@ class _Book:
         self._partitions = len(view.history.log)
         self.by_partition: dict[int, list[SentRequest]] = defaultdict(list)
         self.by_identity: dict[tuple[str, str], list[SentRequest]] = defaultdict(list)
+        self._erasing: dict[str, list[int]] = defaultdict(list)  #: offsets of requests to erase a session, in its home
         for request in sorted(view.history.requests, key=lambda request: (request.partition, request.offset)):
             self.by_partition[request.partition].append(request)
             if request.session_id is not None:
                 self.by_identity[request.session_id, view.identity(request)].append(request)
+                if '"erase_session"' in request.command and request.partition == self.home(request):
+                    self._erasing[request.session_id].append(request.offset)
 
     def home(self, request: SentRequest) -> int:
         """The partition whose owner decides it."""
@@ -72,6 +75,8 @@ class _Book:
             return True  # nothing of it is in the log; whether it was answered is for whoever asked to say
         if request.session_id is None:
             return any(at < log_end for at in self._view.dead_letters.get((request.partition, request.offset), ()))
+        if self._refused_as_erased(request, log_end):
+            return True
         key = request.session_id, self._view.identity(request)
         rivals = [other for other in self.by_identity[key] if not (other.asks_only or self.given_up(other))]
         commands = list(dict.fromkeys(other.command for other in rivals))
@@ -79,6 +84,13 @@ class _Book:
         rank = commands.index(request.command) + 1 if here and request.command in commands else 1
         hashes = {decision.command_hash for decision in self._view.decisions[key] if decision.offset < log_end}
         return len(hashes) >= rank
+
+    def _refused_as_erased(self, request: SentRequest, log_end: int) -> bool:
+        """Does it come behind the erasure of its session? Then it is answered, and no event says so."""
+        if self._view.erased.get(request.session_id or "", FOR_EVER) >= log_end:
+            return False
+        erasing = self._erasing.get(request.session_id or "", [])
+        return request.partition != self.home(request) or request.offset > min(erasing, default=FOR_EVER)
 
 
 def _where(request: SentRequest) -> str:

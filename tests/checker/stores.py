@@ -178,7 +178,7 @@ def _session_rows(view: LogView, store: StoreContent, ends: Mapping[int, int]) -
     for row in store.tables.get("sessions", ()):
         end = ends.get(row["partition"], 0)
         events = [e for e in view.sessions.get((row["partition"], row["session_id"]), ()) if e.offset < end]
-        if not events:
+        if not events or any(isinstance(event.payload, ev.SessionErased) for event in events):
             continue  # the comparison with the projection tells
         try:
             columns = session_columns(row["session_id"], events)
@@ -204,6 +204,7 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
     ends = [event.payload for event in events if isinstance(event.payload, TERMINAL)]
     created = [event for event in events if isinstance(event.payload, ev.SessionCreated)]
     archived = [event for event in events if isinstance(event.payload, ev.SessionArchived)]
+    erased = [event for event in events if isinstance(event.payload, ev.SessionErased)]
     active = [event for event in events if _is_activity(event)]
     asked = [event.payload.message_seq for event in events if getattr(event.payload, "tool_calls", ())]
     return {
@@ -215,6 +216,7 @@ def session_columns(session_id: str, events: Sequence[LoggedEvent]) -> dict[str,
         "metadata": json.dumps(dict(session.metadata), ensure_ascii=False, separators=(",", ":")),
         "archived": session.archived,
         "archived_at": archived[-1].header.recorded_at if archived else None,
+        "erased_at": erased[0].header.recorded_at if erased else None,
         "marks": json.dumps(dict(session.marks.known), ensure_ascii=False, separators=(",", ":")),
         "active": session.active if session.channel is not None else None,
         "forward_seq": session.forward_seq,

@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from turnlog_schemas.parts import NewSession
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.kafka.sealing import SEALED
 from turnlog_workers.kafka.topics_admin import TopicsError, init_topics
+from turnlog_workers.materializer.moments import Until, file_as_of, parse_until
 from turnlog_workers.materializer.verification import verify
 
 GONE, KEPT = "Xylographer", "Zymurgist"  #: in every text of a session that is erased, and of one that is not
@@ -63,6 +65,13 @@ def erase_by_user(deployment: Deployment, user: str) -> dict[str, dict[str, int]
     return receipts
 
 
+def before_now(deployment: Deployment) -> Until:
+    """This moment; a file of it is made."""
+    moment = parse_until(["0s"], now=datetime.now(UTC))
+    file_as_of(deployment.settings, moment)
+    return moment
+
+
 def about(word: str) -> dict[str, object]:
     return {"title": f"{word} title", "instructions": f"Be a {word}.", "metadata": {"user_id": word}}
 
@@ -89,16 +98,24 @@ async def test_what_is_erased_stands_nowhere_and_the_rest_is_as_it_was(deploymen
         mine = SessionFilter(metadata={"user_id": GONE})
         in_snapshot = lambda: len(list_sessions(settings.snapshot, mine).sessions) == 2  # noqa: E731
         await eventually(in_snapshot, "the snapshot has both", START_S)
+        now = await asyncio.to_thread(before_now, deployment)
+        assert any("as-of" in name for name in files_with(data, GONE))
         receipts = await asyncio.to_thread(erase_by_user, deployment, GONE)
         assert set(receipts) == {GONE.lower(), made.session_id}
-        assert [kept_ms // 86_400_000 for kept_ms in receipts[made.session_id].values()] == [7, 1, 30, 1]
+        assert [kept_ms // 86_400_000 for kept_ms in receipts[made.session_id].values()] == [
+            14,
+            8,
+            37,
+            1,
+        ]  # segments go as a whole
         receipt = await client.erase(made.session_id)
         assert asdict(receipt) == receipts[made.session_id] == receipts[GONE.lower()]
         with pytest.raises(RequestRefusedError, match="was erased") as refused:
             await client.chat(GONE.lower(), "Are you there?").result()
         assert refused.value.code == "erased"
         await eventually(lambda: files_with(data, GONE) == [], "no file has it any more", 2 * START_S)
-        assert files_with(data, KEPT) != []
+        assert KEPT.encode() in (await asyncio.to_thread(file_as_of, settings, now)).read_bytes()
+        assert files_with(data, GONE) == []
         assert (await client.history(KEPT.lower())).messages[0].content[0].text == f"Hello {KEPT}"  # type: ignore[index]
         assert (await asyncio.to_thread(verify, settings, settings.snapshot)).difference is None
 

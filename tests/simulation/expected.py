@@ -111,7 +111,7 @@ def check_history_compactions(history: History, deployment: HistoryCompactionPol
                 new = payload.new_session
                 instructions = new.instructions
                 bounds = deployment.overridden(max_tokens=new.history_max_tokens, keep_tail=new.history_keep_tail)
-            elif isinstance(payload, ev.HistoryCompactionFailed) and payload.code not in SUMMARY_FAILURES:
+            elif isinstance(payload, ev.HistoryCompactionFailed) and payload.code not in (*SUMMARY_FAILURES, "erased"):
                 text = f"{payload.code}: {payload.reason}"
                 yield Anomaly(kind="history compaction failed", where=where, text=text)
             elif isinstance(payload, ev.HistoryCompacted):

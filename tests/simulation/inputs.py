@@ -31,6 +31,8 @@ class WatchedRunner:
         """As the runner does, after a look at what it is given."""
         log = self._world.events[home_of(turn.session_id, self._world.partition_count)]
         where = f"session {turn.session_id}, turn {turn.turn_id}, attempt {turn.attempt}, epoch {turn.fencing_token}"
+        if self._world.is_marked(home_of(turn.session_id, self._world.partition_count), f"session:{turn.session_id}"):
+            return self._inner.run(turn)  # it may be blank: an owner died between the mark and its event
         for text in what_is_wrong(turn, known_to_owner(log, turn)):
             self._world.finds("model input", where, text)
         return self._inner.run(turn)

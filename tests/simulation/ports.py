@@ -14,7 +14,7 @@ from turnlog_schemas.commands import Forwarded, ForwardReceipt, RequestHeader
 from turnlog_schemas.events import EventHeader, MessageStored, TurnAccepted
 from turnlog_schemas.frames import FrameHeader, ReasoningDelta, TextDelta
 from turnlog_schemas.parts import ToolCall
-from turnlog_schemas.registry import COMMANDS
+from turnlog_schemas.registry import COMMANDS, EVENTS
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.folding.rows import Unanswered
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
@@ -30,6 +30,8 @@ from turnlog_workers.base.ports import (
     RequestRecord,
     UnreadableRange,
 )
+from turnlog_workers.kafka.sealing import SEALED
+from turnlog_workers.kafka.session_keys import SessionKeys
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.store.memory_store import MemoryStore, MemoryStores
 from turnlog_workers.store.port import FoundRows, LoadedStream, NoRoomError, Saved, StoreError, WantedRows
@@ -37,6 +39,7 @@ from turnlog_workers.store.port import FoundRows, LoadedStream, NoRoomError, Sav
 T = TypeVar("T")
 RECORD_BYTES = 100
 FRAMES_ARRIVE_WITHIN_S = 2.0
+_EVENTS = Codec(EVENTS)
 
 
 class Batches(AsyncIterator[list[T]]):
@@ -75,24 +78,45 @@ class SimEventLog:
         self._world = world
         self._worker = worker
         self._timeout_s = append_timeout_s
+        reader: Any = SimKeysReader(world)
+        count = world.partition_count
+        self._keys = SessionKeys("chat.keys", count, reader, self._store_keys) if world.sealed else None
 
     def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
         size = RECORD_BYTES
         if isinstance(payload, TurnAccepted | MessageStored):
             size += sum(len(part.text or "") for part in payload.content or ())
-        return NewRecord(header=header, payload=payload, key=key, value=None, size_bytes=size)
+        if self._keys is None:
+            return NewRecord(header=header, payload=payload, key=key, value=None, size_bytes=size)
+        value, seal = self._keys.sealed(_EVENTS, header, payload, key)
+        headers = () if seal is None else ((SEALED, seal),)
+        return NewRecord(header=header, payload=payload, key=key, value=value, headers=headers, size_bytes=size)
 
     async def append(self, partition: int, records: Sequence[NewRecord]) -> int:
-        world, loop = self._world, self._world.loop
-        chaos = world.chaos
+        world = self._world
         size = sum(record.size_bytes for record in records)
         if world.max_append_bytes is not None and size > world.max_append_bytes:
             await asyncio.sleep(world.latency())
             raise RecordsRefusedError(f"simulated: {size} bytes are too many")
+        if self._keys is not None:
+            await self._keys.before_append(partition, records)
+        several = len({record.header.stream_id for record in records}) > 1
+        return await self._append(
+            f"{partition} of {len(records)}", lambda: world.land(self._worker, partition, records), refusable=several
+        )
+
+    async def _store_keys(
+        self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes | None, Headers]]
+    ) -> int:
+        what = f"the keys of {partition} of {len(records)}"
+        return await self._append(what, lambda: self._world.store_keys(partition, records), refusable=False)
+
+    async def _append(self, what: str, store: Callable[[], int], *, refusable: bool) -> int:
+        world, loop, chaos = self._world, self._world.loop, self._world.chaos
         answer: asyncio.Future[int] = loop.create_future()
         delay = world.latency()
         kind = ""
-        if len({record.header.stream_id for record in records}) > 1 and world.happens(chaos.append_refused):
+        if refusable and world.happens(chaos.append_refused):
             kind = "refused"
             loop.in_world(delay, _fail, answer, RecordsRefusedError("simulated: too long"))
         elif world.happens(chaos.append_rejected):
@@ -100,23 +124,23 @@ class SimEventLog:
             loop.in_world(delay, _fail, answer)
         elif world.happens(chaos.append_late):
             kind = "late"
-            loop.in_world(self._timeout_s + world.latency(0.5), world.land, self._worker, partition, records)
+            loop.in_world(self._timeout_s + world.latency(0.5), store)
         else:
             twice, silent = world.happens(chaos.append_twice), world.happens(chaos.append_lost_answer)
             no_offset = world.happens(chaos.append_no_offset)
             kind = ("twice " if twice else "") + ("unanswered" if silent else "no offset" if no_offset else "")
 
             def land() -> None:
-                base = world.land(self._worker, partition, records)
+                base = store()
                 if twice:
-                    again = world.land(self._worker, partition, records)
+                    again = store()
                     base = again if world.rng.random() < 0.5 else base
                 if not silent:
                     loop.in_world(world.latency(), _answer, answer, -1 if no_offset else base)
 
             loop.in_world(delay, land)
         if kind:
-            world.trace(self._worker, f"append to {partition} of {len(records)} is {kind}")
+            world.trace(self._worker, f"append to {what} is {kind}")
         deadline = loop.call_later(self._timeout_s, _fail, answer)
         try:
             return await answer
@@ -125,11 +149,42 @@ class SimEventLog:
 
     def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[LoggedEvent]]:
         log = self._world.events[partition]
-        return _Failing() if end > len(log) else Batches(self._world, log[start:end])
+        if end > len(log):
+            return _Failing()
+        batches = Batches(self._world, log[start:end])
+        return batches if self._keys is None else self._opened(partition, batches, self._keys)
+
+    async def _opened(
+        self, partition: int, batches: Batches[LoggedEvent], keys: SessionKeys
+    ) -> AsyncIterator[list[LoggedEvent]]:
+        await keys.refresh(partition)
+        async for batch in batches:
+            yield [opened(self._world, keys, event) for event in batch]
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         await _trip(self._world)
         return self._world.events_start, len(self._world.events[partition])
+
+
+def opened(world: World, keys: SessionKeys, event: LoggedEvent) -> LoggedEvent:
+    """An event of a sealed log as one reads it who has these keys."""
+    value, headers = world.as_stored[event.partition][event.offset]
+    _, payload = _EVENTS.decode(keys.opened(_EVENTS, event.partition, value, headers))
+    return replace(event, payload=payload)
+
+
+class SimKeysReader:
+    """What :class:`SessionKeys` reads their topic with."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def bounds(self, topic: str, partitions: Sequence[int]) -> Mapping[int, tuple[int, int]]:
+        await _trip(self._world)
+        return {partition: (0, len(self._world.keys[partition])) for partition in partitions}
+
+    def read_leniently(self, topic: str, partition: int, start: int, end: int) -> AsyncIterator[list[Any]]:
+        return Batches(self._world, self._world.keys[partition][start:end])
 
 
 def _answer(answer: asyncio.Future[int], base: int) -> None:

@@ -19,6 +19,7 @@ from tests.simulation.faults import FAULTS, QUIET, Fault
 from tests.simulation.group import Group
 from tests.simulation.loop import SimLoop, StuckError
 from tests.simulation.ports import Disk
+from tests.simulation.seals import check_seals
 from tests.simulation.worker import Bounds, SimWorker
 from tests.simulation.workload import Planned, Workload
 from tests.simulation.world import World
@@ -48,6 +49,7 @@ class Plan:
     tight: bool | None = None  #: bounds that turns reach; absent: now and then
     long_histories: bool | None = None  #: histories that pass small limits; absent: in every second seed
     clients: int = 0  #: so many chats more bring tools that their senders run
+    erasures: int = 0  #: texts are sealed, and up to so many sessions are erased
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,6 +141,8 @@ class Simulation:
             rng, self.world.partition_count, count, last_at_s=FAULTS_END_S, long_histories=long_histories
         )
         self.workload.add_clients(plan.clients, last_at_s=FAULTS_END_S)
+        self.world.sealed = plan.erasures > 0
+        self.workload.add_erasures(plan.erasures, last_at_s=FAULTS_END_S)
 
     def add_namesake(self, worker: SimWorker) -> SimWorker:
         """Another process of a worker's name, on another host."""
@@ -197,6 +201,8 @@ class Simulation:
         anomalies += self.world.findings
         anomalies += [*claims_go_on(history), *check_turns(history)]
         anomalies += check_history_compactions(history, self.bounds.history)
+        if self.world.sealed:
+            anomalies += check_seals(self.world)
         if history.drained:
             anomalies += [*late, *check_lifecycle(history.log)]
         return Outcome(
@@ -299,7 +305,12 @@ class Simulation:
             frames=list(world.frames),
             tool_runs=list(world.tool_runs),
             commits=list(world.commits),
-            stores=[content for worker in self.workers for content in store_contents(worker)],
+            stores=[
+                content
+                for worker in self.workers
+                for content in store_contents(worker)
+                if not (world.sealed and _before_an_erasure(world, content))
+            ],
             parked=list(world.parked),
             deleted_below=dict(self.deleted_below),
             unreadable=[(p, offset) for p, topic in enumerate(world.requests) for offset in topic.unreadable],
@@ -351,6 +362,15 @@ def claims_go_on(history: History) -> list[Anomaly]:
     return anomalies
 
 
+def _before_an_erasure(world: World, content: StoreContent) -> bool:
+    """May its rows be blank, although its log is not to those who have read it before?"""
+    return any(
+        isinstance(event.payload, ev.SessionErased | ev.ChannelSessionErased) and event.offset >= row["next_offset"]
+        for row in content.tables["partitions"]
+        for event in world.events[row["partition"]]
+    )
+
+
 def store_contents(worker: SimWorker) -> list[StoreContent]:
     """The tables of each partition on a worker's disk."""
     return [
@@ -362,6 +382,8 @@ def store_contents(worker: SimWorker) -> list[StoreContent]:
 def simulate(seed: int, plan: Plan | None = None, *, verbose: bool = False) -> Outcome:
     """Run one seed. Few answers and marks stay in states, so that rows are looked up."""
     kept = random.Random(f"kept {seed}").choice((1, 2, 5, 32))
+    if plan is not None and plan.erasures:
+        kept = 32  # of an erased session, only answers of its state are repeated
     with contextlib.ExitStack() as stack:
         for module in (turnlog_streams.session.state, turnlog_streams.channel.state):
             for name in ("KEPT_ANSWERS", "KEPT_MARKS"):

@@ -111,3 +111,14 @@ def test_clients_that_run_tools_themselves() -> None:
                 accepted[payload.code] += 1
     assert min(accepted[name] for name in ("ToolOutputsAccepted", "waits", "imported", "not_waiting")) > 10, accepted
     assert min(accepted[name] for name in ("unknown_call", "missing_outputs")) > 0, accepted
+
+
+def test_sessions_are_erased_while_everything_fails() -> None:
+    """Texts are sealed. Of what is erased none comes back, and nobody waits for ever."""
+    counted: Counter[str] = Counter()
+    for seed in range(4000, 4030):
+        outcome = simulate(seed, Plan(erasures=3))
+        assert outcome.anomalies == [], f"seed {seed}"
+        counted.update(type(event.payload).__name__ for log in outcome.history.log.values() for event in log)
+        counted.update("refused" for seen in outcome.history.frames if getattr(seen.frame, "code", "") == "erased")
+    assert min(counted[name] for name in ("SessionErased", "ChannelSessionErased", "refused")) > 10, counted

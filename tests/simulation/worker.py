@@ -19,6 +19,7 @@ from tests.simulation.summaries import SUMMARY_MODEL, SUMMARY_TIMEOUT_S, Summary
 from tests.simulation.world import World
 from turnlog_schemas.codec import RequestCodec
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
+from turnlog_streams.policy import ErasurePolicy
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError, RequestRecord
 from turnlog_workers.base.shared_look import SharedLook
@@ -155,6 +156,9 @@ class SimService(WorkerService):
 
     async def start(self) -> None:
         """Put the parts together."""
+        if self._world.sealed:
+            self._erasure = ErasurePolicy(requests_kept_ms=1)
+            self._policy_now = self._own_policy()
         self._context = self._sim_context()
         self._keep_watching()
 

@@ -206,6 +206,22 @@ class Workload:
                     at_s += rng.choice((0.0, 0.3))
         self.plan.sort(key=lambda planned: planned.at_s)
 
+    def add_erasures(self, count: int, *, last_at_s: float) -> None:
+        """Somebody wants sessions erased, asks again, under the same id or another, and somebody else talks on."""
+        rng = self._rng
+        for number in range(count):
+            partition = rng.randrange(self._partitions)
+            session_id = rng.choice(session_ids(partition, self._partitions))
+            at_s = rng.uniform(0.2, 1.0) * last_at_s
+            for again in range(rng.choice((1, 1, 2, 3))):
+                request_id = f"x{number}" if rng.random() < 0.6 else f"x{number}-{again}"
+                self._of_client(session_id, request_id, {"type": "erase_session"}, at_s)
+                at_s += rng.choice((0.0, 0.05, 0.6, 3.0))
+            if rng.random() < 0.6:
+                chat = _command(f"too late {number}", rng.choice(MODELS), "enqueue")
+                self._of_client(session_id, f"y{number}", chat, at_s)
+        self.plan.sort(key=lambda planned: planned.at_s)
+
     def _of_client(self, session_id: str, request_id: str, command: dict[str, Any], at_s: float) -> None:
         body = {"session_id": session_id, "request_id": request_id, "command": command}
         planned = Planned(

@@ -9,7 +9,7 @@ from tests.checker.history import Anomaly, GroupCommit, SeenFrame, ToolRun
 from tests.simulation.loop import SimLoop
 from turnlog_schemas.frames import FrameHeader
 from turnlog_streams.reader_rule import LoggedEvent
-from turnlog_workers.base.ports import NewRecord, RequestRecord, UnreadableRange
+from turnlog_workers.base.ports import Headers, NewRecord, RequestRecord, UnreadableRange
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +57,14 @@ class Topic:
         return max(self.start, min(self.open, default=len(self.records)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord:
+    """A record of the keys topic."""
+
+    key: bytes | None
+    value: bytes | None
+
+
 class World:
     """Everything that outlives a worker."""
 
@@ -70,6 +78,9 @@ class World:
         self.max_append_bytes: int | None = None  #: the event log takes no larger batch; None: any
         self.requests = [Topic() for _ in range(partitions)]
         self.events: list[list[LoggedEvent]] = [[] for _ in range(partitions)]
+        self.sealed = False
+        self.as_stored: list[list[tuple[bytes, Headers]]] = [[] for _ in range(partitions)]  #: of a sealed log
+        self.keys: list[list[KeyRecord]] = [[] for _ in range(partitions)]
         self.frames: list[SeenFrame] = []
         self.tool_runs: list[ToolRun] = []
         self.parked: list[tuple[int, int]] = []
@@ -161,6 +172,8 @@ class World:
         log = self.events[partition]
         base = len(log)
         for record in records:
+            if self.sealed:
+                self.as_stored[partition].append((record.value, record.headers))
             log.append(LoggedEvent(partition=partition, offset=len(log), header=record.header, payload=record.payload))
             if self._verbose:
                 h = record.header
@@ -175,6 +188,18 @@ class World:
                 )
         self.on_land(worker, log[base:])
         return base
+
+    def store_keys(self, partition: int, records: Sequence[tuple[bytes | None, bytes | None, Headers]]) -> int:
+        """A batch arrives in the keys topic; the offset of its first record."""
+        base = len(self.keys[partition])
+        self.keys[partition] += [KeyRecord(key=key, value=value) for key, value, _ in records]
+        for key, value, _ in records:
+            self.trace(f"keys[{partition}]", (key or b"").decode(), "dropped" if value is None else "")
+        return base
+
+    def is_marked(self, partition: int, subject: str) -> bool:
+        """Does the keys topic say that it is erased?"""
+        return any(record.key == subject.encode() for record in self.keys[partition])
 
     def frame(self, partition: int, header: FrameHeader, frame: Any) -> None:
         """A reply frame arrives."""

@@ -56,21 +56,40 @@ def test_another_export_adds_what_is_new_and_nothing_else(
     assert 0 < second.rows < first.rows
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl", "openai"])
+@pytest.mark.parametrize(
+    ("form", "erased"),
+    [("parquet", "SessionErased"), ("jsonl", "ChannelSessionErased"), ("openai", "SessionErased")],
+)
 def test_what_was_erased_since_is_in_no_file_of_the_next_export(
-    snapshot: GrowingSnapshot, tmp_path: Path, form: Format
+    snapshot: GrowingSnapshot, tmp_path: Path, form: Format, erased: str
 ) -> None:
     folder = tmp_path / "out"
     export_files(snapshot.path, folder, form)
     before = set(folder.rglob(f"*.{'parquet' if form == 'parquet' else 'jsonl'}"))
-    with duckdb.connect(str(snapshot.path)) as connection:
-        connection.execute("UPDATE internal.messages SET content = NULL, content_parts = NULL")
-        connection.execute("UPDATE internal.sessions SET erased_at = now(), last_offset = 1000 WHERE partition = 0")
+    _erase(snapshot.path, erased)
     stale = {path: path.read_bytes() for path in before}
     export_files(snapshot.path, folder, form)
     assert form == "openai" or folder_problems(snapshot.path, folder, form) == []
     left = [path for path in before if path.is_file() and path.read_bytes() == stale[path]]
     assert not any("messages" in str(path) or "conversations" in str(path) for path in left)
+
+
+def test_a_lake_has_what_was_erased_since_in_no_table(snapshot: GrowingSnapshot, tmp_path: Path) -> None:
+    address = f"ducklake:{tmp_path / 'chats.ducklake'}"
+    export_to_lake(snapshot.path, address, data=str(tmp_path / "data"))
+    _erase(snapshot.path, "ChannelSessionErased")
+    export_to_lake(snapshot.path, address)
+    assert lake_problems(snapshot.path, address) == []
+
+
+def _erase(snapshot: Path, event: str) -> None:
+    with duckdb.connect(str(snapshot)) as connection:
+        connection.execute("UPDATE internal.messages SET content = NULL, content_parts = NULL")
+        connection.execute(
+            "INSERT INTO internal.events SELECT * REPLACE (1000 AS log_offset, $1 AS type) FROM internal.events "
+            "WHERE partition = 0 LIMIT 1",
+            [event],
+        )
 
 
 def _changed(folder: Path) -> int:

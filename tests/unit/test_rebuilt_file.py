@@ -18,8 +18,9 @@ from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_ki
 from turnlog_workers.materializer.moments import Until, parse_until
 from turnlog_workers.materializer.parallel_rebuild import _Plan, _put_together
 from turnlog_workers.materializer.process import Materializer
+from turnlog_workers.materializer.rebuild_places import rebuilt_of
 from turnlog_workers.materializer.rebuilding import Progress
-from turnlog_workers.materializer.rebuilt_file import marks_of, open_live, published_positions, rebuilt_of
+from turnlog_workers.materializer.rebuilt_file import marks_of, open_live, published_positions
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.tables import table_hashes
 

@@ -9,6 +9,7 @@ import pytest
 from turnlog_schemas import events as ev
 from turnlog_schemas.blanking import TEXTS, blanked, subject_of
 from turnlog_schemas.codec import Codec
+from turnlog_schemas.errors import UnknownFingerprintError
 from turnlog_schemas.generation import GenerationParams
 from turnlog_schemas.parts import ContentPart, NewSession, text_content
 from turnlog_schemas.registry import EVENTS
@@ -130,6 +131,40 @@ def test_a_lost_key_is_told_and_an_erased_one_is_not_missed() -> None:
         reader.opened(CODEC, 0, value, headers)
     reader.of_partition(0).take(b"session:s-1", b"{}")
     assert reader.opened(CODEC, 0, value, headers) == value
+
+
+def test_a_type_that_nobody_knows_yet_is_not_taken_for_erased() -> None:
+    """Only the event tells whose key is missing: its schema is looked for, and then it is."""
+    value, headers = sealed(keys())
+    unknown = value[:2] + bytes(8) + value[10:]
+    with pytest.raises(UnknownFingerprintError):
+        keys().opened(CODEC, 0, unknown, headers)
+
+
+@pytest.mark.parametrize("order", ["an owner that died behind the mark", "a zombie that came behind it"])
+async def test_keys_that_were_left_are_dropped_with_the_next_append(order: str) -> None:
+    ours = keys()
+    sealed(ours)
+    (key_id,) = ours.of_partition(0).unstored
+    stored = ours.of_partition(0).record_of(key_id)
+    sent: list[tuple[bytes | None, bytes | None]] = []
+
+    async def send(topic: str, partition: int, records: Any) -> int:
+        sent.extend((name, value) for name, value, _ in records)
+        return 0
+
+    reader: Any = None
+    next_owner = SessionKeys("chat.keys", 1, reader, send)
+    for name, content in sorted([stored, (b"session:s-1", b"{}")], reverse="died" in order):
+        next_owner.of_partition(0).take(name, content)
+    await next_owner.before_append(0, [])
+    assert sent == [(stored[0], None)]
+    await next_owner.before_append(0, [])
+    assert len(sent) == 1
+    told = keys().of_partition(0)
+    for name, content in [stored, (b"session:s-1", b"{}"), *sent]:
+        told.take(name, content)
+    assert not told.left
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -170,8 +170,10 @@ async def test_events_of_a_new_writer_are_read_after_a_look_that_they_share() ->
 
     log: Any = object.__new__(KafkaEventLog)
     log._topic, log._schemas, log._codec = "chat.events", broker.look(), SimpleNamespace(decode=decode)
+    log._keys = None
     broker.now = 1e12  # `there_since` is the real clock's
-    reading = [asyncio.create_task(log._decode(partition, 0, new)) for partition in range(12)]
+    records = [SimpleNamespace(partition=partition, offset=0, value=new, headers=()) for partition in range(12)]
+    reading = [asyncio.create_task(log._decode(record)) for record in records]
     await eventually(lambda: broker.asked, "somebody looks")
     broker.answers.release()
     assert await asyncio.gather(*reading) == [("header", "payload")] * 12

@@ -538,7 +538,7 @@ async def test_the_write_ahead_log_is_folded_in_before_it_gets_long(
 
 async def test_a_file_with_blocks_of_another_size_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr("turnlog_workers.store.partition_store._BLOCK_BYTES", 256 * 1024)
+        earlier.setattr("turnlog_workers.store.store_files._BLOCK_BYTES", 256 * 1024)
         directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
         await filled(directory)
         await directory.close()

@@ -18,7 +18,7 @@ from turnlog.cli.common import (
     snapshot_or_fail,
 )
 from turnlog.cli.lifecycle import ask_once
-from turnlog.errors import NotFoundError, UsageError
+from turnlog.errors import NotFoundError, RequestRefusedError, TurnlogError, UsageError
 from turnlog.terminal import output
 from turnlog_workers.base.counted import counted
 from turnlog_workers.base.extras import require
@@ -68,18 +68,39 @@ def erase(
     if not yes:
         typer.confirm(f"Erase {counted(len(wanted), 'session')} for good: {_shown(wanted)}?", abort=True, err=True)
 
-    async def all_of_them(client: "Client") -> "dict[str, ErasureReceipt]":
-        return {session_id: await client.erase(session_id, timeout_s=timeout_s) for session_id in wanted}
+    receipts: dict[str, ErasureReceipt] = {}
+    errors: dict[str, TurnlogError] = {}
 
-    receipts = ask_once(settings, all_of_them)
+    async def all_of_them(client: "Client") -> None:
+        for session_id in wanted:
+            try:
+                receipts[session_id] = await client.erase(session_id, timeout_s=timeout_s)
+            except TurnlogError as error:
+                errors[session_id] = error
+                if not isinstance(error, RequestRefusedError):
+                    return  # of the broker or the workers: the others would wait as long
+
+    ask_once(settings, all_of_them)
+    _tell(receipts, json=json, by_user=not session_ids)
+    for session_id, error in errors.items():
+        output.say(f"session {session_id} is not erased: {error}")
+    if errors:
+        if len(wanted) > 1:
+            output.say(f"{len(receipts)} of {counted(len(wanted), 'session')} are erased: run it again for the others")
+        raise next(iter(errors.values()))
+
+
+def _tell(receipts: "dict[str, ErasureReceipt]", *, json: bool, by_user: bool) -> None:
     if json:
         output.print_json({session_id: asdict(receipt) for session_id, receipt in receipts.items()})
         return
     for session_id in receipts:
         output.print_text(session_id)
         output.say(f"session {session_id} is erased")
-    for line in what_is_left(receipts[wanted[-1]]):
+    for line in what_is_left(next(reversed(receipts.values()))) if receipts else ():
         output.say(line)
+    if receipts and by_user:
+        output.say("sessions that are newer than the snapshot were not looked at: run it again in a minute")
 
 
 def _of(settings: "Settings", metadata: dict[str, str]) -> list[str]:

@@ -97,6 +97,8 @@ class _Lake:
         try:
             exported = self._begun()
             tables.set_exported(self._source, exported, f"the lake ({self._schema})")
+            if exported and tables.were_erased(self._source):
+                self._empty()
             for table in EXPORTED:
                 self._table(table)
                 crash_point("export.lake_table")
@@ -136,6 +138,12 @@ class _Lake:
                 "and may have other columns and rows: export into a new --schema"
             )
         return {partition: offset for partition, offset, _ in found}
+
+    def _empty(self) -> None:
+        """Its rows may hold texts of sessions that were erased since: everything is exported anew, in this export."""
+        for table in EXPORTED:
+            self._source.connection.execute(f"DELETE FROM {self._schema}.{table.name}")
+        tables.set_exported(self._source, {}, f"the lake ({self._schema})")
 
     def _say(self, positions: dict[int, int]) -> None:
         connection, table = self._source.connection, f"{self._schema}.{_POSITIONS}"

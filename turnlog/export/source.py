@@ -14,7 +14,7 @@ import duckdb
 
 from turnlog.errors import TurnlogError
 from turnlog.snapshot.sql import make_scratch
-from turnlog_streams.projection.rows import FORWARDS, PROJECTION_VERSION, SESSIONS, TABLES
+from turnlog_streams.projection.rows import EVENTS, FORWARDS, PROJECTION_VERSION, TABLES
 from turnlog_streams.table_types import PARTITIONS, Table
 
 Form = Literal["parquet", "jsonl"]
@@ -134,9 +134,10 @@ def is_new(offset: str) -> str:
 
 
 def were_erased(source: Source) -> bool:
-    """Was a session erased behind what was exported?"""
+    """Was a session erased behind what was exported, or did its channel hear of it?"""
     found = source.connection.execute(
-        f"SELECT count(*) FROM {name_of(SESSIONS)} AS rows WHERE erased_at IS NOT NULL AND {is_new('rows.last_offset')}"
+        f"SELECT count(*) FROM {name_of(EVENTS)} AS rows "
+        f"WHERE type IN ('SessionErased', 'ChannelSessionErased') AND {is_new('rows.log_offset')}"
     ).fetchone()
     return bool(found and found[0])
 

@@ -8,6 +8,7 @@ shows, the rows before it are not the log's, and that is an error.
 from collections.abc import Collection, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
+from typing import NamedTuple
 
 from turnlog_schemas import events as ev
 from turnlog_schemas.direct_init import direct_init
@@ -99,6 +100,13 @@ def folded(row: StreamRow) -> FoldedStream:
     )
 
 
+class Gone(NamedTuple):
+    """A session of which no row stays."""
+
+    session_id: str
+    answered: frozenset[str]  #: requests that are still to be told that it is
+
+
 @dataclass(slots=True, kw_only=True)
 class Folded:
     """What a batch of events leads to."""
@@ -110,9 +118,9 @@ class Folded:
     marks: dict[RowName, MarkRow] = field(default_factory=dict)  #: new, or instead of what stands there
     channel_sessions: dict[RowName, ChannelSessionRow] = field(default_factory=dict)  #: opened
     archived: set[RowName] = field(default_factory=set)  #: sessions of channels that were opened before
-    #: Id of each session, by the stream's offset, whose rows of before this batch are gone: its messages and answers,
-    #: and what of it is unanswered. (Those of this batch are left out already.)
-    erased: dict[int, str] = field(default_factory=dict)
+    #: By the stream's offset: the rows of before this batch are gone, its messages and answers, and those of what is
+    #: unanswered have no hash. (Those of this batch are so already.)
+    erased: dict[int, Gone] = field(default_factory=dict)
     erased_sessions: dict[RowName, ChannelSessionRow] = field(default_factory=dict)  #: instead of what stands there
     unanswered: list[Unanswered] = field(default_factory=list)
 
@@ -194,7 +202,7 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
         if isinstance(event, ev.MessageStored):
             result.messages.append(_stored(stream, logged, event))
         elif isinstance(event, ev.SessionErased):
-            _erase(stream, logged.offset, result)
+            _erase(stream, after, logged.offset, result)
     stream.state = after
     stream.last_offset = logged.offset
     if not waits(after):
@@ -203,14 +211,17 @@ def _next(stream: FoldedStream, logged: LoggedEvent, result: Folded, replied: in
         stream.waits_since = logged.offset
 
 
-def _erase(stream: FoldedStream, offset: int, result: Folded) -> None:
-    """Only the answer of the erasure itself is still there to be given."""
+def _erase(stream: FoldedStream, after: StreamState, offset: int, result: Folded) -> None:
+    """Who may not have heard an answer hears that the session is erased; nothing tells what was asked."""
     where, name = stream.stream_offset, (stream.kind, stream.stream_id)
-    result.erased[where] = stream.stream_id
+    answered = frozenset(after.answers.known)
+    result.erased[where] = Gone(stream.stream_id, answered)
     result.messages = [row for row in result.messages if row.stream_offset != where]
     result.answers = [row for row in result.answers if row.stream_offset != where]
     result.unanswered = [
-        row for row in result.unanswered if (row.kind, row.stream_id) != name or row.log_offset == offset
+        row if (row.kind, row.stream_id) != name or row.log_offset == offset else row._replace(command_hash="")
+        for row in result.unanswered
+        if (row.kind, row.stream_id) != name or row.request_id in answered
     ]
 
 

@@ -249,11 +249,12 @@ class KafkaEventLog:
                         "the event log must be neither compacted nor written in transactions"
                     )
                 expected = record.offset + 1
-                value: bytes = record.value if self._keys is None else self._opened(record)
                 try:
-                    header, payload = decode(value)
+                    header, payload = decode(record.value if self._keys is None else self._opened(record))
+                except LogBrokenError:
+                    raise
                 except Exception:  # not as usual: what it is comes to light there
-                    header, payload = await self._decode(partition, record.offset, value)
+                    header, payload = await self._decode(record)
                 if payload.__class__ is PartitionClaimed:
                     self._check_format(payload, partition, record.offset)
                 batch.append(
@@ -270,9 +271,11 @@ class KafkaEventLog:
             raise LogBrokenError(f"{self._topic}[{partition}]: offsets {expected} to {end - 1} are missing")
 
     def _opened(self, record: Any) -> bytes:
-        assert self._keys is not None
+        value: bytes = record.value or b""
+        if self._keys is None:
+            return value
         try:
-            return self._keys.opened(self._codec, record.partition, record.value or b"", record.headers)
+            return self._keys.opened(self._codec, record.partition, value, record.headers)
         except LogBrokenError as error:
             raise LogBrokenError(f"{self._topic}[{record.partition}]@{record.offset}: {error}") from error
 
@@ -282,18 +285,17 @@ class KafkaEventLog:
         except LogFormatError as error:
             raise LogBrokenError(str(error)) from error
 
-    async def _decode(self, partition: int, offset: int, value: bytes | None) -> tuple[EventHeader, Any]:
-        where = f"{self._topic}[{partition}]@{offset}"
-        value = value or b""
-        if is_foreign(value):
+    async def _decode(self, record: Any) -> tuple[EventHeader, Any]:
+        where = f"{self._topic}[{record.partition}]@{record.offset}"
+        if is_foreign(record.value or b""):
             log.warning("%s is ignored: nobody of ours wrote it", where)
             return FOREIGN
         try:
             try:
-                return self._codec.decode(value)
+                return self._codec.decode(self._opened(record))
             except UnknownFingerprintError as error:
                 await self._schemas.find(error.fingerprint, there_since=time.monotonic())
-                return self._codec.decode(value)
+                return self._codec.decode(self._opened(record))
         except WireError as error:
             raise LogBrokenError(f"{where}: cannot be read as an event: {error}") from error
 

@@ -20,6 +20,7 @@ _DAY_MS = 24 * 60 * 60 * 1000
 _UNLIMITED = "-1"
 _INIT = "run: turnlog topics init"
 _COMPACTED_WITHIN = "max.compaction.lag.ms"
+_SEGMENT_ENDS_WITHIN = "segment.ms"
 _AT_LEAST = ("max.message.bytes", "retention.ms", "retention.bytes")
 
 
@@ -197,7 +198,7 @@ def _keys_topic(admin: Any, settings: Settings) -> TopicFound | None:
 def _erasure(settings: Settings, found: Mapping[str, TopicFound], keys: TopicFound) -> ErasurePolicy:
     topics = settings.topics
     requests, replies, letters = (
-        int(found[name].config["retention.ms"]) for name in (topics.requests, topics.replies, topics.dead_letters)
+        _kept_ms(found[name].config) for name in (topics.requests, topics.replies, topics.dead_letters)
     )
     return ErasurePolicy(
         requests_kept_ms=requests,
@@ -205,6 +206,12 @@ def _erasure(settings: Settings, found: Mapping[str, TopicFound], keys: TopicFou
         dead_letters_kept_ms=letters,
         key_kept_ms=int(keys.config.get(_COMPACTED_WITHIN, 0)),
     )
+
+
+def _kept_ms(config: Mapping[str, str]) -> int:
+    """How long a topic may keep a record; -1: for ever. A segment goes when its newest record is too old."""
+    retention_ms = int(config["retention.ms"])
+    return retention_ms if retention_ms < 0 else retention_ms + int(config[_SEGMENT_ENDS_WITHIN])
 
 
 def sealed_partitions(settings: Settings, *, timeout_s: float | None = None) -> int | None:
@@ -301,7 +308,10 @@ def _configs(admin: Any, names: Sequence[str]) -> dict[str, dict[str, str]]:
     if not names:
         return {}
     keys = ["cleanup.policy", *_AT_LEAST]
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name, [*keys, _COMPACTED_WITHIN]) for name in names]
+    resources = [
+        ConfigResource(ConfigResourceType.TOPIC, name, [*keys, _COMPACTED_WITHIN, _SEGMENT_ENDS_WITHIN])
+        for name in names
+    ]
     answer = admin.describe_configs(resources, config_filter="all").get("topic", {})
     configs = {name: {key: entry["value"] for key, entry in answer.get(name, {}).items()} for name in names}
     return {name: config for name, config in configs.items() if not set(keys) - set(config)}

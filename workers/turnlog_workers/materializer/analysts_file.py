@@ -13,6 +13,7 @@ from turnlog_streams.projection.rows import PROJECTION_VERSION, TABLES
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.materializer.analysts_tables import PLAIN, ForReaders, bring_up_to_date, table_statements
 from turnlog_workers.materializer.batch_writer import BatchWriter
+from turnlog_workers.materializer.copies import forget_copies
 from turnlog_workers.materializer.publications import Publications
 from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouched, publish
 from turnlog_workers.materializer.swapping import swapping
@@ -22,6 +23,7 @@ from turnlog_workers.store.duckdb_errors import store_error
 from turnlog_workers.store.port import StoreError
 from turnlog_workers.store.renewal import Outworn
 from turnlog_workers.store.tables import arrow_columns, quoted, transaction, with_batch
+from turnlog_workers.store.temp_directory import ScratchFolder
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +64,13 @@ class AnalystsFile:
     ) -> None:
         """Open the file where it stands, or make it. Raises :class:`StoreError`.
 
-        ``temp``: of this process alone, for what does not fit into memory. ``away``: what becomes of a file that cannot
-        be used. Not ``logged``: what is written is kept from the next :meth:`checkpoint` on, which takes far less time.
+        ``temp``: of this process alone, for what does not fit into memory; absent: one is made, and removed. ``away``:
+        what becomes of a file that cannot be used. Not ``logged``: what is written is kept from the next
+        :meth:`checkpoint` on, which takes far less time.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._scratch = None if temp is not None else ScratchFolder(path.parent / "temp")
         except OSError as error:
             raise StoreError(f"the folder {path.parent} cannot be made: {error}") from error
         self.path = path
@@ -79,7 +83,7 @@ class AnalystsFile:
             config={
                 "threads": threads,
                 "memory_limit": f"{memory_limit_mb}MB",
-                "temp_directory": str(temp or path.parent / "temp"),
+                "temp_directory": str(temp if self._scratch is None else self._scratch.path),
                 # Only publishing checkpoints: a snapshot is a copy of a file that must not change meanwhile.
                 "wal_autocheckpoint": "100GB",
             },
@@ -97,7 +101,7 @@ class AnalystsFile:
         try:
             self._open()
         except BaseException:
-            self._instance.close()
+            self._end()
             raise
 
     def _open(self) -> None:
@@ -154,6 +158,7 @@ class AnalystsFile:
             self._outworn.set_old()
             self._open()
             self._outworn.fill(self._cursor, self.kind)
+            forget_copies(self.path)
             self._outworn.finish()
         except duckdb.Error as error:
             raise self._failed(error) from error
@@ -278,7 +283,12 @@ class AnalystsFile:
         try:
             self._detach()
         finally:
-            self._instance.close()
+            self._end()
+
+    def _end(self) -> None:
+        self._instance.close()
+        if self._scratch is not None:
+            self._scratch.remove()
 
 
 def _fill(cursor: duckdb.DuckDBPyConnection, batch: Any) -> tuple[set[RequestPlace], bool]:

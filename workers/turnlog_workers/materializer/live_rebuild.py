@@ -9,8 +9,9 @@ from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.materializer.analysts_tables import for_readers
 from turnlog_workers.materializer.parallel_rebuild import rebuild
 from turnlog_workers.materializer.process import FILE_NAME
+from turnlog_workers.materializer.rebuild_places import rebuilt_of, unfinished_of
 from turnlog_workers.materializer.rebuilding import Progress, event_topic, kind_of
-from turnlog_workers.materializer.rebuilt_file import open_live, rebuilt_of, unfinished_of
+from turnlog_workers.materializer.rebuilt_file import open_live
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.port import StoreError
 

@@ -198,18 +198,19 @@ class LogFollower:
             raise OtherLogError(f"{where} is another record")
         self._unverified.discard(tp.partition)
 
+    def _opened(self, record: Any, value: bytes) -> bytes:
+        return value if self._sealed is None else self._sealed.open(record.partition, value, record.headers)
+
     def _decode(self, record: Any) -> tuple[EventHeader, Any]:
         value = record.value or b""
         if is_foreign(value):
             return FOREIGN
         try:
-            if self._sealed is not None:
-                value = self._sealed.open(record.partition, value, record.headers)
             try:
-                return self._codec.decode(value)
+                return self._codec.decode(self._opened(record, value))
             except UnknownFingerprintError:
                 self._refresh_schemas()
-                return self._codec.decode(value)
+                return self._codec.decode(self._opened(record, value))
         except WireError as error:
             raise LogBrokenError(
                 f"{record.topic}[{record.partition}]@{record.offset} cannot be read as an event: {error}"

@@ -12,8 +12,10 @@ from pathlib import Path
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import UsageError
 from turnlog_workers.materializer.bulk_reader import Bound, BulkReader
+from turnlog_workers.materializer.copies import AS_OF, forget_moments
 from turnlog_workers.materializer.parallel_rebuild import rebuild
 from turnlog_workers.materializer.rebuilding import Progress, event_topic, kind_of
+from turnlog_workers.materializer.sealed_records import erasures_of
 from turnlog_workers.store import database_files
 from turnlog_workers.store.port import StoreError
 
@@ -97,7 +99,8 @@ def file_as_of(settings: Settings, until: Until, report: Callable[[Progress], No
     """
     deployment = kind_of(event_topic(settings)).marks
     name = sha256(repr((sorted(deployment.items()), until.mark)).encode()).hexdigest()[:16]
-    folder = settings.data_dir / "as-of"
+    folder = settings.data_dir / AS_OF
+    _forget_erased(folder, erasures_of(settings))
     final, newest = folder / f"{name}.final.duckdb", folder / f"{name}.duckdb"
     if final.exists():
         final.touch()
@@ -110,6 +113,15 @@ def file_as_of(settings: Settings, until: Until, report: Callable[[Progress], No
     for old in kept[:-_KEPT]:
         database_files.delete(old)
     return found
+
+
+def _forget_erased(folder: Path, erasures: str) -> None:
+    """Files that were made before the newest erasure have what is gone: none of them stays."""
+    told = folder / "erasures"
+    if not folder.is_dir() or erasures == (told.read_text() if told.exists() else ""):
+        return
+    forget_moments(folder)
+    told.write_text(erasures)
 
 
 def _unfinished(path: Path) -> Path:

@@ -29,6 +29,7 @@ from turnlog_workers.base.json_file import read_json, write_json
 from turnlog_workers.base.ports import LogError
 from turnlog_workers.materializer.analysts_file import AnalystsFile
 from turnlog_workers.materializer.bulk_reader import Bound, bulk_reader
+from turnlog_workers.materializer.rebuild_places import parts_of
 from turnlog_workers.materializer.rebuilding import (
     ChooseBound,
     Progress,
@@ -72,7 +73,7 @@ def rebuild(
         chosen = bound(reader, kind.partitions)
     read = 0
     if path.exists():
-        shutil.rmtree(_parts_of(path), ignore_errors=True)
+        shutil.rmtree(parts_of(path), ignore_errors=True)
     else:
         read = _make_in_parts(settings, path, kind, chosen, report)
     done = rebuild_partitions(settings, path, kind, chosen, report)
@@ -97,13 +98,9 @@ class _Plan:
         return sum(self.ends.values())
 
 
-def _parts_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.parts")
-
-
 def _make_in_parts(settings: Settings, path: Path, kind: FileKind, bound: Bound, report: Report) -> int:
     """Make the file of parts, if that is worth it; how many records were read."""
-    folder = _parts_of(path)
+    folder = parts_of(path)
     plan = _plan(folder, kind, bound)
     if plan is None:
         return 0

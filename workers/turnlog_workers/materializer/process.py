@@ -34,7 +34,8 @@ from turnlog_workers.materializer.analysts_file import AnalystsFile, RequestPlac
 from turnlog_workers.materializer.analysts_tables import for_readers
 from turnlog_workers.materializer.log_follower import OPTIONS, LogFollower, OtherLogError, UnreadableBatchError
 from turnlog_workers.materializer.observation import Observation
-from turnlog_workers.materializer.rebuilt_file import open_live, published_positions, rebuilt_of
+from turnlog_workers.materializer.rebuild_places import rebuilt_of
+from turnlog_workers.materializer.rebuilt_file import open_live, published_positions
 from turnlog_workers.materializer.sealed_records import sealed_records
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.port import NoRoomError, StoreError, UnreadableStoreError
@@ -166,7 +167,6 @@ class Materializer:
         events = topics.get(settings.topics.events)
         if events is None:
             raise TopicsError(f"topic {settings.topics.events} does not exist; run: turnlog topics init")
-        parked = topics.get(settings.topics.dead_letters) if self._dead_letters else None
         options = {**OPTIONS, "max_poll_records": settings.store_batch_events}
         with (
             sealed_records(settings, self._codec) as sealed,
@@ -174,6 +174,9 @@ class Materializer:
                 KafkaConsumer, settings, "turnlog-materializer", settings.startup_timeout_s, **options
             ) as consumer,
         ):
+            # What is sealed is kept nowhere in the clear for longer than its topic: of a dead letter, not in the file.
+            follows = self._dead_letters and sealed is None
+            parked = topics.get(settings.topics.dead_letters) if follows else None
             follower = LogFollower(
                 consumer,
                 events=events.name,

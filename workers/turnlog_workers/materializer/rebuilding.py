@@ -18,6 +18,7 @@ from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_ki
 from turnlog_workers.materializer.analysts_tables import for_readers
 from turnlog_workers.materializer.bulk_reader import Bound, BulkReader, bulk_reader
 from turnlog_workers.materializer.log_follower import OtherLogError
+from turnlog_workers.materializer.rebuild_places import temp_of
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
 
@@ -98,7 +99,7 @@ def rebuild_partitions(
             kind,
             memory_limit_mb=_MEMORY_MB,
             threads=threads,
-            temp=path.with_name(f".{path.name}.temp"),
+            temp=temp_of(path),
             away=database_files.delete,
             readers=for_readers(settings),
             logged=False,

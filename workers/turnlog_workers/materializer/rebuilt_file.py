@@ -13,22 +13,13 @@ import duckdb
 
 from turnlog_workers.materializer.analysts_file import AnalystsFile
 from turnlog_workers.materializer.analysts_tables import PLAIN, ForReaders
+from turnlog_workers.materializer.rebuild_places import rebuilt_of
 from turnlog_workers.materializer.swapping import swapping
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind, FileLockedError
 from turnlog_workers.store.tables import quoted, read_positions
 
 log = logging.getLogger(__name__)
-
-
-def unfinished_of(live: Path) -> Path:
-    """Where the file is made that shall take a live file's place."""
-    return live.with_name(f"{live.stem}.rebuild{live.suffix}")
-
-
-def rebuilt_of(live: Path) -> Path:
-    """Where it waits when it is whole."""
-    return live.with_name(f"{live.stem}.rebuilt{live.suffix}")
 
 
 def take_over(live: Path, kind: FileKind) -> bool:

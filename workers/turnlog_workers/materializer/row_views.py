@@ -348,7 +348,11 @@ _DEAD_LETTERS = View(
         column("code", "why, a word", _LETTER),
         column("reason", "the same for people", _LETTER),
         moment("recorded_at", "when it was set aside", _LETTER),
-        column("bytes", "the request; NULL: not read yet, or gone from its topic (30 days)", "the dead-letter topic"),
+        column(
+            "bytes",
+            "the request; NULL: not read yet, or gone from its topic (30 days), or its prefix is sealed",
+            "the dead-letter topic",
+        ),
         _LOG_OFFSET,
     ),
     rest="FROM internal.dead_letters",

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from turnlog_schemas.codec import Codec
+from turnlog_schemas.errors import UnknownFingerprintError
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerUnreachableError
 from turnlog_workers.base.ports import Headers, LogBrokenError, LogError
-from turnlog_workers.kafka.session_keys import KeyMissingError, SessionKeys
+from turnlog_workers.kafka.session_keys import ErasureMarks, KeyMissingError, SessionKeys
 from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.topics_admin import sealed_partitions
 
@@ -32,10 +33,13 @@ class SealedRecords:
             raise BrokerUnreachableError(f"the keys of sealed texts cannot be read: {error}") from error
 
     def open(self, partition: int, value: bytes, headers: Headers) -> bytes:
-        """The whole record; without its texts, where they are erased. Raises as :meth:`refresh`."""
+        """The whole record; without its texts, where they are erased.
+
+        Raises as :meth:`refresh`, or :class:`UnknownFingerprintError`: see :meth:`SessionKeys.opened`.
+        """
         try:
             return self._keys.opened(self._codec, partition, value, headers)
-        except KeyMissingError:
+        except (KeyMissingError, UnknownFingerprintError):
             self.refresh(partition)
             return self._keys.opened(self._codec, partition, value, headers)
 
@@ -62,3 +66,30 @@ def sealed_records(settings: Settings, codec: Codec) -> Iterator[SealedRecords |
             yield records
         finally:
             records.close()
+
+
+def erasures_of(settings: Settings) -> str:
+    """What tells whether something was erased since; empty: nothing ever was. Blocks.
+
+    Raises as :meth:`SealedRecords.refresh`, or :class:`TopicsError`.
+    """
+    partitions = sealed_partitions(settings)
+    if partitions is None:
+        return ""
+    reader = TopicReader(settings)
+    marks = ErasureMarks(settings.topics.keys, reader)
+
+    async def read() -> None:
+        try:
+            for partition in range(partitions):
+                await marks.refresh(partition)
+        finally:
+            await reader.close()
+
+    try:
+        asyncio.run(read())
+    except LogBrokenError:
+        raise
+    except LogError as error:
+        raise BrokerUnreachableError(f"the keys of sealed texts cannot be read: {error}") from error
+    return " ".join(f"{partition}:{newest_ms}" for partition, newest_ms in sorted(marks.newest_ms.items()))

@@ -36,6 +36,7 @@ from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.topics_admin import TopicsState, check_topics
 from turnlog_workers.observe.turn_times import TurnMetrics
 from turnlog_workers.process.connecting import unless_it_breaks
+from turnlog_workers.process.erasure_watch import watched_keys
 from turnlog_workers.process.limits import actor_limits, shard_limits
 from turnlog_workers.process.surplus_partitions import GrowthWatch, Surplus, SurplusPartition, committed_in_group
 from turnlog_workers.process.tail_watch import TailWatch
@@ -80,7 +81,9 @@ class WorkerService:
         self._watch: asyncio.Task[None] | None = None
         self._runners, self._toolbox = RunnerRegistry(), toolbox_of(settings)
         self._files = FileReader.of(settings, self._media_types_of)
-        self._erasure: ErasurePolicy | None = None  #: absent: texts are not sealed
+        self._erasure: ErasurePolicy | None = None  #: absent: texts are not sealed, and there are no keys
+        self._keys: SessionKeys | None = None
+        self._erasures: asyncio.Task[None] | None = None
         self._policy_now = self._own_policy()
         self._run_settings = RunSettings(settings, self._reader, self._take_settings)
         self._follow: asyncio.Task[None] | None = None
@@ -94,10 +97,9 @@ class WorkerService:
 
     async def start(self) -> None:
         """Check the topics, publish our schemas, connect. Raises with a sentence when something is not right."""
-        settings = self._settings
+        settings, limit_s = self._settings, self._settings.startup_timeout_s
         warnings = [*unknown_variables(settings), *check_models(settings)]
-        log.info("connecting to Kafka at %s, for %g s at most", settings.bootstrap_server, settings.startup_timeout_s)
-        limit_s = settings.startup_timeout_s
+        log.info("connecting to Kafka at %s, for %g s at most", settings.bootstrap_server, limit_s)
         topics = await unless_it_breaks(partial(asyncio.to_thread, check_topics, settings), limit_s)
         self._erasure, self._policy_now = topics.erasure, replace(self._policy_now, erasure=topics.erasure)
         for problem in (*warnings, *topics.problems):
@@ -113,31 +115,27 @@ class WorkerService:
             deployment=f"{settings.prefix} {topics.events_topic_id}",
             memory_limit_mb=settings.store_memory_mb,
         )
+        if topics.erasure is not None:
+            of = settings.topics.keys, topics.partition_count, self._stores
+            self._keys, self._erasures = watched_keys(*of, self._reader, self._producer.send, gave_up=self._fatal)
         self._context = self._build_context(topics)
         self._keep_watching()
         self._watch_transactions()
         self._follow = kept_running(self._run_settings.follow, "following the run-time settings", gave_up=self._fatal)
         self._surplus = Surplus(self._context, committed_in_group(settings))
-        growth = GrowthWatch(
-            self._producer.partition_counts,
-            settings.topics,
-            recorded=topics.partition_count,
-            known=topics.requests_partitions,
-        )
+        ask, known = self._producer.partition_counts, topics.requests_partitions
+        growth = GrowthWatch(ask, settings.topics, recorded=topics.partition_count, known=known)
         self._growth = kept_running(growth.run, "looking at the number of partitions", gave_up=self._fatal)
 
     def _build_context(self, topics: TopicsState) -> WorkerContext:
         settings, owner = self._settings, self._owner
         assert self._stores is not None
-        keys_at = settings.topics.keys, topics.partition_count
-        keys = SessionKeys(*keys_at, self._reader, self._producer.send) if topics.erasure is not None else None
+        log_on = settings, self._producer, self._reader
         schemas: SharedLook[bytes] = SharedLook(
             self._read_schemas, known=lambda name: packaged().find(name) is not None, now=time.monotonic
         )
         sender = KafkaRecordSender(
-            settings,
-            self._producer,
-            self._replies,
+            *(settings, self._producer, self._replies),
             partition_count=topics.partition_count,
             source=owner,
             now_ms=_wall_ms,
@@ -148,7 +146,7 @@ class WorkerService:
             topics=settings.topics,
             topics_id=topics.requests_topic_id,
             partition_count=topics.partition_count,
-            event_log=KafkaEventLog(settings, self._producer, self._reader, source=owner, schemas=schemas, keys=keys),
+            event_log=KafkaEventLog(*log_on, source=owner, schemas=schemas, keys=self._keys),
             request_log=KafkaRequestLog(settings, self._reader),
             sender=sender,
             stores=self._stores,
@@ -232,6 +230,7 @@ class WorkerService:
         await end(self._watch)
         await end(self._follow)
         await end(self._growth)
+        await end(self._erasures)
         await end(self._transactions)
         clients = (
             ("the replies' producer does not stop", self._replies.stop()),

@@ -28,6 +28,8 @@ from turnlog_streams.session.commands import (
     SessionCommand,
 )
 from turnlog_streams.session.decide import decide
+from turnlog_streams.session.erased_state import CODE as ERASED
+from turnlog_streams.session.erased_state import why
 from turnlog_streams.session.needs import answer_needs, known_answer, session_needs
 from turnlog_streams.session.state import Session, evolve
 from turnlog_streams.session.title import TitleTask, title_task
@@ -87,7 +89,7 @@ class SessionInMemory(Stream[Session]):
         """An erased session hears its channel, gives its receipt again, and takes nothing else."""
         if self.state.erasure is None or isinstance(command, Erase | ReceiveForward | ReceiveReceipt):
             return self.closed
-        return "erased", f"session {self.stream_id} was erased"
+        return ERASED, why(self.stream_id)
 
     @property
     def turn_at_work(self) -> bool:

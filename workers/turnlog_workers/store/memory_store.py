@@ -90,8 +90,12 @@ class MemoryStore:
         streams = {name: folded(data.streams[name]) for name in touched(events) & data.streams.keys()}
         made = fold(events, streams, replied=position.replied, tolerant=self.tolerant)
         data.streams |= {name: stream.row() for name, stream in made.touched.items()}
-        gone = {(SESSION, session_id) for session_id in made.erased.values()}
-        data.unanswered = [row for row in data.unanswered if (row.kind, row.stream_id) not in gone]
+        gone = {(SESSION, each.session_id): each.answered for each in made.erased.values()}
+        data.unanswered = [
+            row if (row.kind, row.stream_id) not in gone else row._replace(command_hash="")
+            for row in data.unanswered
+            if row.request_id in gone.get((row.kind, row.stream_id), (row.request_id,))
+        ]
         for stream_offset in made.erased:
             data.messages.pop(stream_offset, None)
             data.answers = {name: row for name, row in data.answers.items() if name[0] != stream_offset}

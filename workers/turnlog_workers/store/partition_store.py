@@ -66,7 +66,7 @@ class StoreDirectory:
             self._scratch = ScratchFolder(path / "temp")
         except OSError as error:
             raise StoreError(f"the folder {path} cannot be made: {error}. Set TURNLOG_DATA_DIR to another") from error
-        self._path = path
+        self.path = path
         self._deployment = deployment
         self._hand_over_s = hand_over_s
         self._memory_limit_mb = memory_limit_mb
@@ -88,13 +88,13 @@ class StoreDirectory:
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in the store's thread. DuckDB's errors come back as :class:`StoreError`."""
         if self._closed:
-            raise StoreError(f"the stores in {self._path} are closed")
+            raise StoreError(f"the stores in {self.path} are closed")
 
         def call() -> T:
             try:
                 return function(*args, **kwargs)
             except duckdb.Error as error:
-                raise store_error(f"DuckDB in {self._path}", error) from error
+                raise store_error(f"DuckDB in {self.path}", error) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
@@ -138,9 +138,9 @@ class StoreDirectory:
         return store
 
     def _attach_usual(self, partition: int) -> "DuckPartitionStore":
-        file = self._path / file_name(partition)
+        file = self.path / file_name(partition)
         store = self._attach_file(partition, file)
-        delete_left_over(self._path, partition)
+        delete_left_over(self.path, partition)
         return store
 
     def _attach_file(self, partition: int, file: Path) -> "DuckPartitionStore":
@@ -157,8 +157,8 @@ class StoreDirectory:
             log.warning("%s; another file is used meanwhile", error)
         for number in range(1, _MAX_OWN_FILES):
             with contextlib.suppress(FileLockedError):
-                return self._attach_file(partition, self._path / file_name(partition, f".{os.getpid()}-{number}"))
-        raise StoreError(f"every file for partition {partition} in {self._path} is open elsewhere: stop old workers")
+                return self._attach_file(partition, self.path / file_name(partition, f".{os.getpid()}-{number}"))
+        raise StoreError(f"every file for partition {partition} in {self.path} is open elsewhere: stop old workers")
 
     def give_memory_back(self) -> None:
         """Empty DuckDB's memory, if every store rests (in the store's thread).

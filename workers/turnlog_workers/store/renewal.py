@@ -46,11 +46,9 @@ class Outworn:
         if not any(isinstance(event.payload, _ERASURES) for event in events):
             return
         try:
-            _mark_of(self._path).touch()
+            mark_of(self._path).touch()
         except OSError as error:
-            raise StoreError(
-                f"{_mark_of(self._path)} cannot be made: {error}. Check the disk and its rights"
-            ) from error
+            raise StoreError(f"{mark_of(self._path)} cannot be made: {error}. Check the disk and its rights") from error
         self.yes = True
 
     def set_old(self) -> None:
@@ -82,7 +80,7 @@ class Outworn:
         for other in self._path.parent.glob(self._others) if self._others else ():
             if other.name != self._path.name and not database_files.is_held(other):
                 database_files.delete(other)  # of another version: it comes back from the log, blank
-        _mark_of(self._path).unlink(missing_ok=True)
+        mark_of(self._path).unlink(missing_ok=True)
         self.yes = False
         now = time.monotonic()
         self._next_at = now + max(_PAUSE_S, (now - self._began_at) / _SHARE)
@@ -92,7 +90,8 @@ class Outworn:
         _restore(self._path)
 
 
-def _mark_of(path: Path) -> Path:
+def mark_of(path: Path) -> Path:
+    """Beside a file that is to be written anew."""
     return path.with_name(f"{path.name}.renew")
 
 
@@ -105,7 +104,7 @@ def recover(path: Path) -> bool:
 
     Nothing is done to a file that somebody has open.
     """
-    if not _mark_of(path).exists():
+    if not mark_of(path).exists():
         return False
     if not database_files.is_held(path):
         _restore(path)

@@ -1,13 +1,19 @@
 """The files of workers' stores: their names, what is in them, and those that nobody needs any more."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from turnlog_streams.folding.rows import ENCODING, STORE_TABLES
 from turnlog_workers.base.process_lives import process_lives
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
+from turnlog_workers.store.renewal import mark_of
 
+_OF_PARTITION = re.compile(r"p(\d+)\..*duckdb")
+#: A file that was written last so shortly behind an erasure's mark may be one of before it: clocks differ, and the
+#: mark is made before the event.
+_AROUND_MS = 3_600_000
 _OF_PROCESS = re.compile(r"p\d+\.[^.]+\.(\d+)(-\d+)?\.duckdb")
 # Until a checkpoint, each column of each table has whole blocks in memory, however few its rows. A worker has a dozen
 # files: with the default of 256 KiB that was 600 MB for 20,000 sessions, with the smallest 150 MB, and less on disk.
@@ -49,3 +55,34 @@ def delete_left_over(folder: Path, partition: int) -> None:
         match = _OF_PROCESS.fullmatch(file.name)
         if match and not process_lives(int(match[1])):
             database_files.delete(file)
+
+
+def _files(folder: Path) -> list[tuple[int, Path]]:
+    """All of them, those that were moved aside, too, with their partitions."""
+    found = []
+    for path in [*folder.glob("p*.duckdb"), *(folder / database_files.ASIDE).glob("p*.duckdb")]:
+        match = _OF_PARTITION.fullmatch(path.name)
+        if match:
+            found.append((int(match[1]), path))
+    return found
+
+
+def partitions_of_files(folder: Path) -> list[int]:
+    """Of which partitions there are files, whoever owns them."""
+    return sorted({partition for partition, _ in _files(folder)})
+
+
+def delete_outworn(folder: Path, erased_ms: Mapping[int, int]) -> list[Path]:
+    """Delete what nobody has open and was written last before its partition's newest erasure; tells what is gone.
+
+    It comes back from the log. Raises ``OSError``.
+    """
+    gone = []
+    for partition, path in _files(folder):
+        if partition not in erased_ms or database_files.is_held(path):
+            continue
+        if path.stat().st_mtime * 1000 < erased_ms[partition] + _AROUND_MS or mark_of(path).exists():
+            database_files.delete(path)
+            mark_of(path).unlink(missing_ok=True)
+            gone.append(path)
+    return gone

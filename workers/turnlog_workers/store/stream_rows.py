@@ -117,10 +117,14 @@ def write_rows(connection: duckdb.DuckDBPyConnection, made: Folded, replied: int
         (new if name in made.begun else changed).append(stream.row())
     tables.insert(connection, STREAMS, new)
     tables.update(connection, STREAMS, STREAMS.updated, changed)
-    for stream_offset, session_id in made.erased.items():
+    for stream_offset, gone in made.erased.items():
         connection.execute("DELETE FROM answers WHERE stream_offset = $1", [stream_offset])
         connection.execute("DELETE FROM messages WHERE stream_offset = $1", [stream_offset])
-        connection.execute("DELETE FROM unanswered WHERE kind = 'session' AND stream_id = $1", [session_id])
+        of_it, told = "kind = 'session' AND stream_id = $1", sorted(gone.answered)
+        connection.execute(
+            f"DELETE FROM unanswered WHERE {of_it} AND NOT list_contains($2, request_id)", [gone.session_id, told]
+        )
+        connection.execute(f"UPDATE unanswered SET command_hash = '' WHERE {of_it}", [gone.session_id])
     tables.insert(connection, ANSWERS, made.answers)
     tables.replace(connection, MARKS, made.marks.values())
     tables.insert(connection, CHANNEL_SESSIONS, made.channel_sessions.values())

@@ -7,12 +7,11 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmarks import frame_source, sse_reader
 from benchmarks.deployment import Deployment
-from benchmarks.meter import foreign_cores, load_average, used
+from benchmarks.meter import foreign_cores, highest_rss_mb, load_average, used
 from benchmarks.plot import Chart
 from benchmarks.scale import Bar
 from turnlog_workers.devstack.broker_ports import free_port
@@ -110,7 +109,7 @@ async def measure(load: Streams, deployment: Deployment) -> dict[str, Any]:
             await _tell(source, b"go\n")
             seen = json.loads(await _line(reader))
             after = meter.read()
-        rss_mb = _highest_rss_mb(deployment.pid("gateway"))
+        rss_mb = highest_rss_mb(deployment.pid("gateway"))
     seconds = after.at_s - before.at_s
     return {
         "streams": load.streams,
@@ -159,10 +158,3 @@ async def _line(process: Process) -> bytes:
     if not line:
         raise RuntimeError(f"a process of the measurement ended (exit code {await process.wait()})")
     return line
-
-
-def _highest_rss_mb(pid: int) -> float:
-    """The peak of a process's resident memory so far."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (peak,) = [line for line in lines if line.startswith("VmHWM:")]
-    return int(peak.split()[1]) / 1024

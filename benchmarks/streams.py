@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.deployment import WORKER, Deployment
 from benchmarks.latency import percentile
 from benchmarks.load import Broker, Request
-from benchmarks.meter import foreign_cores, load_average, used
+from benchmarks.meter import foreign_cores, highest_rss_mb, load_average, used
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Chat, RequestHeader
 from turnlog_schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
@@ -128,6 +128,7 @@ async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[
         "late_p50_ms": percentile(late_ms, 50),
         "late_p99_ms": percentile(late_ms, 99),
         "cpu_us_per_word": 1e6 * cpu_s / words,
+        "worker_rss_mb": highest_rss_mb(deployment.pid("worker")),
         "worker_cores": cpu_s / (after.at_s - before.at_s),
         "words_per_frame": words / len(seen.late),
         "load_average": [round(load_before, 2), round(load_average(), 2)],

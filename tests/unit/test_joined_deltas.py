@@ -209,6 +209,27 @@ async def test_any_interleaving_says_the_same_text_in_order_before_each_frame(se
         assert heard == said[number]
 
 
+async def test_what_comes_in_the_moment_in_which_a_pause_ends_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, streams = Lane(), [Stream(f"s{number}") for number in range(60)]  # so many that the lane pauses
+    paused = []
+
+    async def pause(_lane: reply_lane.Lane, pause_s: float) -> bool:
+        if pause_s > 0 and not paused:
+            paused.append(pause_s)
+            lane.other(streams[0], terminal=True)
+        return pause_s > 0
+
+    monkeypatch.setattr(lane.sender, "_paused", pause)
+    for text in ("a", "b"):
+        for stream in streams:
+            lane.say(stream, text)
+    found = await lane.stored()
+    assert paused
+    assert isinstance(found[-1][1], fr.RequestRefused)
+    assert len(found) == 121
+    assert lane.sender.given_up == 0
+
+
 def test_a_frame_brings_out_the_deltas_of_its_own_session_and_no_others() -> None:
     def delta(key: bytes, text: str) -> WaitingDelta:
         return WaitingDelta(key, text, lambda text: (text.encode(), ()), limit_bytes=100)

@@ -254,7 +254,7 @@ class ReplySender:
             while lane.queue or lane.deltas or (loop.time() < due and not self._stopped):
                 if not lane.queue and await self._paused(lane, due - loop.time()):
                     due = 0.0  # without another moment for collecting: it was long enough
-                    if not lane.deltas:
+                    if not (lane.queue or lane.deltas):  # both may have come in this very moment
                         break
                 else:
                     await asyncio.sleep(linger_s(linger, len(lane.queue) or lane.delta_count, many=_MANY_FRAMES))

@@ -46,7 +46,7 @@ SELECT 'web-' || md5(s::VARCHAR) AS session_id, 0 AS partition, s AS session_off
     't-' || i // 2 AS turn_id, CASE WHEN seq % 2 = 1 THEN 'user' ELSE 'assistant' END AS role,
     'Message ' || i || ' ' || array_to_string(list_transform(range(20), lambda k:
         substr('reservationflightinsuranceçaféпривет注文番号', (1 + hash(i * 100 + k) % 30)::INT, 7)), ' ')
-        || CASE WHEN i = {{messages}} // 2 THEN ' HAT097' ELSE '' END AS content,
+        || CASE WHEN i = {{messages}} // 2 THEN ' HAT097 Zugspitze' ELSE '' END AS content,
     false AS interrupted, false AS truncated, false AS imported, i AS log_offset,
     make_timestamptz(1700000000000000 + i * 1000) AS recorded_at FROM ({_SPREAD}) ORDER BY i""",
     f"""INSERT INTO internal.turns BY NAME
@@ -148,7 +148,8 @@ def _ask(snapshot: Path, messages: int) -> dict[str, float]:
                 lambda number: f"channel-{number % min(_CHANNELS, sessions)}",
             ),
             "history_p50_ms": p50_ms("SELECT message_seq, role, content FROM history(?)", session_id),
-            "search_p50_ms": p50_ms("SELECT session_id, text FROM search(?)", "hat097"),
+            "search_p50_ms": p50_ms("SELECT session_id, text FROM search(?)", "zugspitze"),
+            "search_number_p50_ms": p50_ms("SELECT session_id, text FROM search(?)", "hat097"),
             "turns_p50_ms": p50_ms("SELECT count(*) FROM turns"),
             "daily_activity_p50_ms": p50_ms("FROM daily_activity"),
         }

@@ -139,7 +139,7 @@ def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
 
 
 def _table_jobs(quick: bool) -> list[Job]:
-    events, messages = (600, 2_000) if quick else (300_000, 1_000_000)
+    events, messages = (600, 2_000) if quick else (1_000_000, 1_000_000)
     return [
         Job(
             kind=_SCALE,

@@ -45,7 +45,11 @@ from turnlog_streams.table_types import Millis
 
 def touched(events: Iterable[LoggedEvent]) -> set[StreamKey]:
     """The sessions and channels whose state :func:`project` needs for these events."""
-    return {_key(logged) for logged in events if logged.header.stream_kind in (ev.SESSION, ev.CHANNEL)}
+    return {
+        (logged.partition, header.stream_kind, header.stream_id)
+        for logged in events
+        if (header := logged.header).stream_kind in (ev.SESSION, ev.CHANNEL)
+    }
 
 
 def begun(events: Iterable[LoggedEvent]) -> set[StreamKey]:
@@ -72,9 +76,10 @@ def project(
     """
     changes = Changes()
     for logged in events:
-        kind = logged.header.stream_kind
+        header = logged.header
+        kind = header.stream_kind
         if kind == ev.SESSION:
-            state = states.get(key := _key(logged))
+            state = states.get(key := (logged.partition, kind, header.stream_id))
             if not isinstance(state, SessionState):
                 state = states[key] = SessionState()
             _project_session(key, state, logged, changes, tolerant=tolerant)

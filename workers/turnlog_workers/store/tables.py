@@ -4,6 +4,7 @@ Every function works on the connection's current database. Only built-in DuckDB 
 """
 
 import contextlib
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
@@ -20,7 +21,7 @@ _ARROW_TYPES = {
     "BIGINT": na.int64(),
     "BOOLEAN": na.bool_(),
     MOMENT: na.timestamp("ms", timezone="UTC"),
-    "JSON": na.string(),
+    "JSON": na.extension_type(na.string(), "arrow.json"),  # a plain text would be read to see whether it is JSON
     "BLOB": na.binary(),
 }
 _POSITION_FIELDS = tuple(field.name for field in fields(LogPosition))
@@ -67,8 +68,15 @@ def arrow_columns(columns: Iterable[tuple[str, str, Collection[Any]]]) -> Any:
     types, arrays = {}, []
     for name, sql_type, values in columns:
         types[name] = _ARROW_TYPES[sql_type]
-        arrays.append(na.c_array(values, types[name]))
+        arrays.append(_array(sql_type, values))
     return na.c_array_from_buffers(na.struct(types), len(arrays[0]), [None], children=arrays)
+
+
+def _array(sql_type: str, values: Collection[Any]) -> Any:
+    if sql_type in ("BIGINT", MOMENT):
+        with contextlib.suppress(TypeError):  # a NULL is among them
+            return na.c_array_from_buffers(_ARROW_TYPES[sql_type], len(values), [None, array("q", values)])
+    return na.c_array(values, na.string() if sql_type == "JSON" else _ARROW_TYPES[sql_type])
 
 
 def insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: Collection[Any]) -> None:

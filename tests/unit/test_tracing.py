@@ -18,9 +18,12 @@ from opentelemetry.semconv._incubating.attributes import messaging_attributes
 from opentelemetry.semconv.attributes import error_attributes, http_attributes, server_attributes
 from opentelemetry.trace import SpanKind, StatusCode
 
-from tests.model_server import model_server, says
+from tests.model_server import KEY, model_server, says
 from tests.one_partition import OnePartition
 from tests.one_session import LONG, OneSession
+from tests.unit.test_mcp_tools import over_http
+from tests.unit.test_tools import call as call_of
+from tests.unit.test_tools import results_of
 from tests.waiting import eventually, until
 from turnlog.client.connection import Connection
 from turnlog.runner import AssistantMessage, RunnerError, RunnerOutput, TextDelta, TurnInput, UsageReport
@@ -35,6 +38,7 @@ from turnlog_workers.base.trace_context import INCOMING, TraceContext, trace_con
 from turnlog_workers.intake.request_reader import _address
 from turnlog_workers.observe import spans, tracing
 from turnlog_workers.runners.models.http import HttpRunners
+from turnlog_workers.runners.models.providers import ProviderRunners
 from turnlog_workers.tools.calculator import calculator
 from turnlog_workers.tools.toolbox import Toolbox
 
@@ -363,6 +367,43 @@ def test_the_providers_names_are_those_of_the_conventions() -> None:
     assert spans.provider_and_model("pydantic-ai:bedrock:eu.claude:1") == ("aws.bedrock", "eu.claude:1")
     assert spans.provider_and_model("http:vllm#org/model") == ("vllm", "org/model")
     assert spans.provider_and_model("echo:") == ("echo", "echo")
+
+
+async def test_a_provider_behind_a_library_gets_our_span_too(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with model_server(says()) as server:
+        monkeypatch.setenv("GOOGLE_API_KEY", KEY)
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        one = OneSession()
+        one.actor._make_runner = ProviderRunners(Settings())
+        await one.say("Hello", model="google:gemini-m")
+        await one.actor.stop()
+    call = seen.one("chat gemini-m")
+    (request,) = server.received
+    sent = {name.lower(): value for name, value in request.headers.items()}
+    assert sent["traceparent"][:53] == f"00-{place(call)[0]}-{span_id(call)}-"
+    assert said(call)[names.GEN_AI_PROVIDER_NAME] == names.GenAiProviderNameValues.GCP_GEMINI.value
+    assert said(call)[names.GEN_AI_RESPONSE_FINISH_REASONS] == ("stop",)
+    assert KEY not in str([span.to_json() for span in seen.all()])
+
+
+async def test_a_tool_of_a_server_gets_our_span(seen: Seen) -> None:
+    async with over_http() as box:
+        ((outcome, told),) = await results_of(box, call_of("small__told", {}))
+    span = seen.one("execute_tool small__told")
+    assert outcome == "ok"
+    assert f"00-{place(span)[0]}-" in told
+    assert "traceparent" in told
+
+
+async def test_the_log_names_the_place_in_the_plug_in(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        raise ValueError("no")
+        yield
+
+    one = OneSession(main=fails)
+    await one.say("Hello")
+    await one.actor.stop()
+    assert "test_tracing.py" in caplog.records[0].getMessage()
 
 
 # ---- HTTP

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote
 
 from turnlog_schemas.parts import ReplyAddress
 from turnlog_streams.turn import Turn
@@ -50,6 +51,9 @@ def start(service: str, instance: str = "", environment: Mapping[str, str] = os.
     library.handlers = [Seldom()]
     for value in _header_values(environment):
         keep_secret(value)
+    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol and protocol != "http/protobuf":
+        log.warning("spans are sent as http/protobuf, and not as OTEL_EXPORTER_OTLP_PROTOCOL says (%.40s)", protocol)
     try:
         active = spans.exported(service, instance, environment)
     except Exception as error:  # a variable that is no number, a certificate that is not there
@@ -76,7 +80,8 @@ def wanted(environment: Mapping[str, str]) -> bool:
 def _header_values(environment: Mapping[str, str]) -> list[str]:
     """What the receiver is shown: keys, most often."""
     pairs = ",".join(value for name, value in environment.items() if name.startswith("OTEL_") and "HEADERS" in name)
-    return [pair.partition("=")[2].strip() for pair in pairs.split(",")]
+    values = [unquote(pair.partition("=")[2].strip()) for pair in pairs.split(",")]
+    return [*values, *(value.rpartition(" ")[2] for value in values)]  # "Bearer KEY"
 
 
 class Seldom(logging.Handler):
@@ -135,7 +140,7 @@ def tool_call(name: str, call_id: str, session_id: str) -> AbstractContextManage
         {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": name,
-            "gen_ai.tool.call.id": call_id,
+            "gen_ai.tool.call.id": call_id[: model_call.MAX_CHARACTERS],
             "gen_ai.tool.type": "function",
             "gen_ai.conversation.id": session_id,
         },

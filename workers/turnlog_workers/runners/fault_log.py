@@ -32,7 +32,7 @@ _OURS = {
         "turnlog_workers.sessions.turn_attempt",
         "turnlog_workers.sessions.history_compactor",
     ),
-    *("turnlog_workers.runners.contained", "turnlog_workers.runners.checked"),
+    *("turnlog_workers.runners.contained", "turnlog_workers.runners.checked", "turnlog_workers.runners.traced"),
     *("turnlog_workers.tools.toolbox", "turnlog_workers.tools.function_tool"),
 }
 

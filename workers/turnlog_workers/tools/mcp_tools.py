@@ -20,7 +20,6 @@ from turnlog_workers.base.logs import keep_secret, without_known_secrets
 from turnlog_workers.base.mcp_settings import McpServer
 from turnlog_workers.base.model_servers import KeyUnavailableError
 from turnlog_workers.base.tasks import was_cancelled
-from turnlog_workers.observe import tracing
 from turnlog_workers.runners.base import ToolDefinition
 from turnlog_workers.runners.checked import one_line, type_name
 from turnlog_workers.tools.base import NAME, Tool, ToolContext, ToolError, ToolLimits
@@ -107,10 +106,9 @@ class McpConnection:
             raise ToolError(f"the server {self.name} of this tool did not answer") from error
         except ServerGoneError as error:
             raise ToolError(f"the server {self.name} of this tool cannot be reached") from error
-        meta: Any = {
+        meta: Any = {  # to which its library adds the traceparent of the span that is current
             "turnlog/idempotency-key": context.idempotency_key,
             "turnlog/fencing-token": context.fencing_token,
-            **tracing.outgoing(),
         }
         try:
             result = await client.call_tool(tool, arguments, meta=meta)

@@ -78,9 +78,9 @@ _opened: ContextVar[list[httpx2.Response]] = ContextVar("_opened")
 class _Client(httpx2.AsyncClient):
     """Notes the responses of the call that is under way: not every library closes its own when it is stopped."""
 
-    async def send(self, *args: Any, **kwargs: Any) -> httpx2.Response:
-        args[0].headers.update(tracing.outgoing())
-        response = await super().send(*args, **kwargs)
+    async def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
+        request.headers.update(tracing.outgoing())
+        response = await super().send(request, **kwargs)
         if (opened := _opened.get(None)) is not None:
             opened.append(response)
         return response

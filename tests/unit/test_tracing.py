@@ -27,6 +27,7 @@ from tests.unit.test_tools import results_of
 from tests.waiting import eventually, until
 from turnlog.client.connection import Connection
 from turnlog.runner import AssistantMessage, RunnerError, RunnerOutput, TextDelta, TurnInput, UsageReport
+from turnlog.serve.traced import Traced
 from turnlog_schemas import frames as fr
 from turnlog_schemas.commands import Chat
 from turnlog_schemas.parts import ToolCall, Usage, text_content
@@ -159,7 +160,7 @@ async def streams(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
     yield AssistantMessage(content=text_content(SECRET))
 
 
-class Traced(OnePartition):
+class TracedPartition(OnePartition):
     """One whose requests have a trace."""
 
     traceparent: bytes | None = None
@@ -180,7 +181,7 @@ async def ended(seen: Seen, name: str, count: int) -> list[ReadableSpan]:
 
 
 async def test_the_spans_of_a_turn_are_in_its_requests_trace(seen: Seen) -> None:
-    async with Traced(streams) as one:
+    async with TracedPartition(streams) as one:
         one.traceparent = TRACEPARENT.encode()
         one.chat("s", "r", SECRET)
         await one.answer("r", fr.TurnCompleted)
@@ -238,7 +239,7 @@ async def test_a_turn_that_is_taken_over_stays_in_its_trace_and_is_linked(
             await never.wait()
         yield AssistantMessage(content=text_content("Hello."))
 
-    async with Traced(hangs_once) as one:
+    async with TracedPartition(hangs_once) as one:
         one.traceparent = traceparent
         one.chat("s", "r")
         await eventually(lambda: begun == 1, "the model is asked", 20.0)
@@ -265,7 +266,7 @@ async def test_an_attempt_that_fails_says_with_which_code(seen: Seen) -> None:
         raise RunnerError("quota_exceeded", f"no more of {SECRET}", retryable=False)
         yield
 
-    async with Traced(fails) as one:
+    async with TracedPartition(fails) as one:
         one.chat("s", "r")
         await one.answer("r", fr.TurnFailed)
         await ended(seen, "turnlog.turn", 1)
@@ -278,7 +279,7 @@ async def test_an_attempt_that_fails_says_with_which_code(seen: Seen) -> None:
 
 async def test_without_an_active_trace_nothing_is_made() -> None:
     assert tracing.active is None
-    async with Traced(streams) as one:
+    async with TracedPartition(streams) as one:
         one.traceparent = TRACEPARENT.encode()
         one.chat("s", "r")
         assert (await one.answer("r", fr.TurnCompleted)).text == SECRET
@@ -423,6 +424,31 @@ async def test_an_http_request_is_a_span_and_what_it_leads_to_is_under_it(seen: 
         http_attributes.HTTP_RESPONSE_STATUS_CODE: 503,
         error_attributes.ERROR_TYPE: "503",
     }
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"traceparent": TRACEPARENT, "tracestate": "a=b"}, TraceContext(TRACEPARENT, "a=b")),
+        ({"traceparent": TRACEPARENT + "x" * 5000}, None),
+        ({"tracestate": "a=b"}, None),
+    ],
+)
+async def test_a_gateway_passes_on_what_a_request_says_also_where_nothing_is_traced(
+    headers: dict[str, str], expected: TraceContext | None
+) -> None:
+    inside: list[TraceContext | None] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        inside.append(tracing.current())
+
+    async def nothing(*_: Any) -> Any:
+        """Nobody reads or sends."""
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await Traced(app)({"type": "http", "method": "GET", "headers": raw}, nothing, nothing)
+    assert inside == [expected]
+    assert tracing.current() is None
 
 
 # ---- the switch

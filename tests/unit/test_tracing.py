@@ -1,10 +1,12 @@
 """Traces: which spans there are, what they say, and what hangs together; what is no trace is not there."""
 
 import asyncio
+import importlib
 import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.model_server import KEY, model_server, says
 from tests.one_partition import OnePartition
-from tests.one_session import LONG, OneSession
+from tests.one_session import LIMITS, LONG, OneSession
 from tests.unit.test_mcp_tools import over_http
 from tests.unit.test_tools import call as call_of
 from tests.unit.test_tools import results_of
@@ -45,6 +47,7 @@ from turnlog_workers.tools.toolbox import Toolbox
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
+PATIENT = replace(LIMITS, turn_timeout_s=120.0)
 SECRET = "the-word-that-nobody-may-see"
 
 
@@ -302,7 +305,7 @@ async def counts(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
 
 async def test_each_call_of_a_model_and_of_a_tool_has_its_span(seen: Seen) -> None:
     toolbox = Toolbox((ToolRule(tools="calculator"),), extra={"calculator": calculator})
-    one = OneSession(main=counts, toolbox=toolbox)
+    one = OneSession(main=counts, toolbox=toolbox, limits=PATIENT)
     await one.say("What is 1+1?")
     await one.actor.stop()
     first, second = seen.all("chat main")
@@ -322,7 +325,7 @@ async def test_each_call_of_a_model_and_of_a_tool_has_its_span(seen: Seen) -> No
     assert (said(bad)[error_attributes.ERROR_TYPE], bad.status.status_code) == ("error", StatusCode.ERROR)
     assert first.end_time is not None
     assert good.start_time is not None
-    assert first.end_time <= good.start_time + 50_000_000, "the model's time is not the tool's"
+    assert first.end_time <= good.start_time + 1_000_000_000, "the model's time is not the tool's"
 
 
 async def test_a_history_compaction_has_a_span_and_the_summary_is_under_it(seen: Seen) -> None:
@@ -345,7 +348,7 @@ async def test_a_model_server_gets_our_span_and_says_how_it_ended(seen: Seen, mo
     async with model_server(says()) as server:
         monkeypatch.setenv("TURNLOG_HTTP_SERVERS", f'{{"fake": {{"url": "{server.url}/v1"}}}}')
         makes = HttpRunners(Settings())
-        one = OneSession()
+        one = OneSession(limits=PATIENT)
         one.actor._make_runner = makes
         await one.say("Hello", model="http:fake#good")
         await one.actor.stop()
@@ -374,7 +377,8 @@ async def test_a_provider_behind_a_library_gets_our_span_too(seen: Seen, monkeyp
     async with model_server(says()) as server:
         monkeypatch.setenv("GOOGLE_API_KEY", KEY)
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        one = OneSession()
+        importlib.import_module("turnlog_workers.runners.models.pydantic_models")  # it takes long: not in the turn
+        one = OneSession(limits=PATIENT)
         one.actor._make_runner = ProviderRunners(Settings())
         await one.say("Hello", model="google:gemini-m")
         await one.actor.stop()
@@ -388,8 +392,9 @@ async def test_a_provider_behind_a_library_gets_our_span_too(seen: Seen, monkeyp
 
 
 async def test_a_tool_of_a_server_gets_our_span(seen: Seen) -> None:
+    importlib.import_module("mcp.client.streamable_http")  # as above
     async with over_http() as box:
-        ((outcome, told),) = await results_of(box, call_of("small__told", {}))
+        ((outcome, told),) = await results_of(box, call_of("small__told", {}), limits=PATIENT)
     span = seen.one("execute_tool small__told")
     assert outcome == "ok"
     assert f"00-{place(span)[0]}-" in told

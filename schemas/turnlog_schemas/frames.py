@@ -134,7 +134,10 @@ class RequestRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
-    """Terminal: a session, as its owner or its channel knows it (what the answerer cannot know is absent)."""
+    """Terminal: a session, as its owner or its channel knows it (what the answerer cannot know is absent).
+
+    Only the owner knows the title, instructions, model and metadata of a session that was not ``created`` just now.
+    """
 
     title: str | None = None
     instructions: str | None = None

@@ -142,8 +142,8 @@ async def test_fifty_resolves_of_a_new_channel_give_one_session(stack: Deploymen
         asked = [(one, two)[number % 2].resolve("crowd", title=f"by {number}") for number in range(50)]
         found = await asyncio.gather(*asked)
     assert len({info.session_id for info in found}) == 1
-    assert len({info.title for info in found}) == 1
     assert [info.created for info in found].count(True) == 1
+    assert all(info.title is None for info in found if not info.created), "somebody may have changed it since"
     opened = [e for e in await channel_events(stack, "crowd") if isinstance(e, ev.ChannelSessionOpened)]
     assert len(opened) == 1
 

@@ -222,8 +222,13 @@ def test_the_state_is_of_bounded_size_and_the_rest_is_looked_up() -> None:
 
 
 def test_who_follows_the_active_session_is_looked_up() -> None:
-    """A resolve then tells what only its row knows."""
-    scenario = ChannelScenario().when(create("old", new=NEW))
+    """A resolve then tells what only its row knows, and nothing that the session may have changed since."""
+    scenario = ChannelScenario().when(create("old", new=NEW)).delivered()
+    answer = scenario.channel.answers.known["rold"]
+    told = channel_reply_again(scenario.channel, answer, "rold", REPLY)
+    assert told is not None
+    assert isinstance(told.frame, fr.SessionInfo)
+    assert (told.frame.title, told.frame.created) == ("Refund", True), "who makes it is told what it was made of"
     for number in range(100):
         scenario.when(create(str(number))).when(archive(f"web-{number}", f"a{number}")).delivered()
         assert scenario.channel.active == "web-old"
@@ -233,7 +238,7 @@ def test_who_follows_the_active_session_is_looked_up() -> None:
     scenario.when(command).then_decided("web-old", created=False)
     (reply,) = channel_replies_to(scenario.channel, scenario.facts[0], found)
     assert isinstance(reply.frame, fr.SessionInfo)
-    assert (reply.frame.title, reply.frame.active) == ("Refund", True)
+    assert (reply.frame.title, reply.frame.active, reply.frame.created) == (None, True, False)
 
 
 def test_a_new_request_of_a_small_channel_looks_nothing_up() -> None:

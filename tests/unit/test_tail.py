@@ -1,17 +1,25 @@
 """What ``turnlog tail`` begins with, what it passes over, and how much of a record it shows."""
 
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.unit.test_cli import run
 from turnlog.cli.tail import MAX_ITEMS, MAX_TEXT, bounded, event_line
+from turnlog.client.channel_sessions import ChannelSessions
 from turnlog.client.topic_tail import Filter, Place, codec_of
-from turnlog.errors import UsageError
+from turnlog.errors import BrokerUnreachableError, UsageError
 from turnlog_schemas import events as ev
+from turnlog_schemas.codec import Codec
 from turnlog_schemas.frames import FrameHeader, SessionInfo, TextDelta, TurnCompleted
 from turnlog_schemas.parts import NO_USAGE, NewSession, text_content
+from turnlog_schemas.registry import EVENTS
+from turnlog_workers.base.config import Settings
+from turnlog_workers.base.ports import LogError, UnreadableRange
 
 BOUNDS = {0: (0, 9), 1: (4, 6)}
 
@@ -70,6 +78,52 @@ def test_a_channel_is_its_own_events_and_those_of_its_sessions_that_are_known() 
         )
     ]
     assert seen == [True, False, True, True, True, True, False, False, False]
+
+
+@dataclass
+class LogReader:
+    """One partition of the log."""
+
+    events: list[Any]
+    looks: int = 0
+    error: Exception | None = None
+
+    async def bounds(self, topic: str, partitions: list[int]) -> dict[int, tuple[int, int]]:
+        self.looks += 1
+        if self.error is not None:
+            raise self.error
+        return {partition: (0, len(self.events)) for partition in partitions}
+
+    async def read_leniently(self, topic: str, partition: int, start: int, end: int) -> AsyncGenerator[list[Any], None]:
+        for offset, (head, event) in list(enumerate(self.events))[start:end]:
+            if head is None:
+                yield [UnreadableRange(first=offset, last=offset, reason="no")]
+            else:
+                value = Codec(EVENTS).encode(head, event)
+                yield [SimpleNamespace(topic=topic, partition=partition, offset=offset, value=value)]
+
+
+async def test_a_session_that_the_snapshot_does_not_have_is_looked_for_in_the_log() -> None:
+    def made(name: str, channel: str | None) -> tuple[Any, Any]:
+        return header(name), ev.SessionCreated(new_session=NewSession(channel=channel))
+
+    log = LogReader([made("known", "web"), (None, None), made("new", "web"), made("other", "shop"), made("none", None)])
+    wanted = Filter(channel="web", members={"known"})
+    sessions = ChannelSessions(Settings(), log, {0: 1}, wanted.is_of_channel)  # type: ignore[arg-type]
+    seen = []
+    for name in ("known", "new", "other", "none", "other", "none", "new"):
+        said = FrameHeader(session_id=name, request_id="r")
+        if (session_id := wanted.unknown_session(said)) is not None:
+            await sessions.meet(session_id)
+        seen.append(wanted.passes(said, TextDelta(text="Hi")))
+    assert seen == [True, True, False, False, False, False, True]
+    assert log.looks == 3, "once a session"
+    log.events.append(made("newer", "web"))
+    await sessions.meet("newer")
+    assert wanted.passes(FrameHeader(session_id="newer", request_id="r"), TextDelta(text="Hi"))
+    log.error = LogError("away")
+    with pytest.raises(BrokerUnreachableError, match=r"topic chat.events cannot be read"):
+        await sessions.meet("newest")
 
 
 def test_a_channels_frames_are_known_by_those_that_name_it() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +42,7 @@ OfChannel = Annotated[
     typer.Option(
         "--channel",
         metavar="CHANNEL",
-        help="Only this channel's sessions, as far as the snapshot or what is read here names them.",
+        help="Only this channel and its sessions: those of the snapshot, and those that are opened since.",
     ),
 ]
 Types = Annotated[
@@ -107,26 +107,32 @@ def tail(
             check_session_id(name)
     settings = client_settings(bootstrap_server, data_dir, prefix, verbose=verbose)
     wanted = Filter(session=session_id, types=types or (), channel=channel)
-    if channel is not None:
-        wanted.members = _members(settings, channel)
+    known = _known_sessions(settings, wanted)
     try:
-        asyncio.run(_tail(settings, events, place, wanted, partitions or [], max_count, timeout_s, json))
+        asyncio.run(_tail(settings, events, place, wanted, known, partitions or [], max_count, timeout_s, json))
     except KeyboardInterrupt:  # how it is meant to end
         return
 
 
-def _members(settings: "Settings", channel: str) -> set[str]:
-    """The sessions of a channel that the snapshot knows; none where there is no snapshot, or nothing to read it."""
+def _known_sessions(settings: "Settings", wanted: "Filter") -> Mapping[int, int] | None:
+    """Puts the channel's sessions that the snapshot knows into the filter. How far the snapshot is; ``None``: there is
+    none, or nothing to read it.
+    """
     from turnlog.errors import MissingExtraError
 
+    if (channel := wanted.channel) is None:
+        return None
     try:
         from turnlog.snapshot.listing import SessionFilter, list_sessions
+        from turnlog.snapshot.positions import read_positions
 
+        positions = read_positions(settings.snapshot, settings.topics.events)  # before the list: nothing is in between
         found = list_sessions(settings.snapshot, SessionFilter(channel=channel, include_archived=True), limit=0)
     except (NotFoundError, MissingExtraError) as error:
-        output.say(f"Only sessions whose creation is read here are known to be of channel {channel}: {error}")
-        return set()
-    return {session.session_id for session in found.sessions}
+        output.say(f"Of channel {channel} only sessions that are opened from now on are known: {error}")
+        return None
+    wanted.members |= {session.session_id for session in found.sessions}
+    return positions
 
 
 async def _tail(
@@ -134,19 +140,29 @@ async def _tail(
     events: bool,
     place: "Place",
     wanted: "Filter",
+    known: Mapping[int, int] | None,
     partitions: list[int],
     max_count: int,
     timeout_s: float,
     json: bool,
 ) -> None:
+    from turnlog.client.channel_sessions import channel_sessions
     from turnlog.client.topic_tail import codec_of, tail
     from turnlog.terminal.live import frame_document, frame_line
 
     codec = codec_of(events)
     count = 0
-    records = tail(settings, events=events, place=place, wanted=wanted, partitions=partitions)
     try:
-        async with asyncio.timeout(timeout_s or None), aclosing(records):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(asyncio.timeout(timeout_s or None))
+            sessions = None
+            if wanted.channel is not None:
+                following = channel_sessions(settings, known, wanted.is_of_channel, output.say)
+                sessions = await stack.enter_async_context(following)
+            records = tail(
+                settings, events=events, place=place, wanted=wanted, partitions=partitions, sessions=sessions
+            )
+            await stack.enter_async_context(aclosing(records))
             async for found in records:
                 if json or events:
                     document = event_document(codec, found) if events else frame_document(codec, found)

@@ -12,7 +12,8 @@ from turnlog_schemas.parts import HistoryEntry, Usage
 class SessionInfo:
     """A session, as its owner (``get``, ``archive``, ``reset_runner``) or its channel (all others) knows it.
 
-    What the one that answered cannot know is ``None``.
+    What the one that answered cannot know is ``None``. Of the title, instructions, model and metadata a channel knows
+    those of a session that was ``created`` by this request; for any other one ask the session (``get``).
     """
 
     session_id: str

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from turnlog.client.channel_sessions import ChannelSessions
 from turnlog.client.frame_decoder import FrameDecoder
 from turnlog.client.patience import CONNECT_TIMEOUT_S
 from turnlog.client.replies import ReplyFrame
@@ -72,15 +73,21 @@ class Filter:
 
     def passes(self, header: Any, payload: Any) -> bool:
         """Is it to be shown?"""
-        kind = getattr(header, "stream_kind", "session")
-        subject = header.stream_id if hasattr(header, "stream_id") else header.session_id
-        if self.channel is not None and not self._of_channel(header, payload, kind, subject):
+        kind, subject = _subject(header)
+        if self.channel is not None and not self.is_of_channel(header, payload):
             return False
         if self.session is not None and (kind, subject) != ("session", self.session):
             return False
         return not self.types or type_of(payload) in self.types
 
-    def _of_channel(self, header: Any, payload: Any, kind: str, subject: str) -> bool:
+    def unknown_session(self, header: Any) -> str | None:
+        """The session of a record, where it is not known to be the channel's, and may be."""
+        kind, subject = _subject(header)
+        return subject if self.channel is not None and kind == "session" and subject not in self.members else None
+
+    def is_of_channel(self, header: Any, payload: Any) -> bool:
+        """Is it the channel's, or of one of its sessions? What it says of a session is remembered."""
+        kind, subject = _subject(header)
         if kind == "channel":
             opened = getattr(payload, "session_id", None)
             if subject == self.channel and opened:
@@ -90,6 +97,12 @@ class Filter:
         if kind == "session" and said == self.channel and subject:
             self.members.add(subject)
         return kind == "session" and subject in self.members
+
+
+def _subject(header: Any) -> tuple[str, str]:
+    """Whose record it is: ``session`` or ``channel``, and its id."""
+    kind = getattr(header, "stream_kind", "session")
+    return kind, header.stream_id if hasattr(header, "stream_id") else header.session_id
 
 
 def type_of(payload: Any) -> str:
@@ -112,9 +125,17 @@ def wrong_type(types: Collection[str], *, events: bool) -> str | None:
 
 
 async def tail(
-    settings: Settings, *, events: bool, place: Place, wanted: Filter, partitions: Collection[int] = ()
+    settings: Settings,
+    *,
+    events: bool,
+    place: Place,
+    wanted: Filter,
+    partitions: Collection[int] = (),
+    sessions: ChannelSessions | None = None,
 ) -> AsyncGenerator[ReplyFrame, None]:
     """The frames, or the events (each in the place of a frame), that are wanted, without end.
+
+    ``sessions``: asked about those that are not known to be of the channel that is wanted.
 
     Raises :class:`NotFoundError` for a topic that is not there, :class:`BrokerUnreachableError`, :class:`UsageError`.
     """
@@ -129,7 +150,11 @@ async def tail(
         async for records in consumer.batches():
             for record in records:
                 found = await decoder.decode(record)
-                if found is not None and wanted.passes(found.header, found.frame):
+                if found is None:
+                    continue
+                if sessions is not None and (session_id := wanted.unknown_session(found.header)):
+                    await sessions.meet(session_id)
+                if wanted.passes(found.header, found.frame):
                     yield found
     finally:
         await consumer.stop()

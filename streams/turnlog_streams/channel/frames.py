@@ -2,7 +2,7 @@
 
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
-from turnlog_schemas.parts import ReplyAddress
+from turnlog_schemas.parts import NewSession, ReplyAddress
 from turnlog_streams.channel.decide import find_session
 from turnlog_streams.channel.state import Channel, answered_by_delivery, evolve_channel
 from turnlog_streams.facts import Fact
@@ -61,11 +61,13 @@ def _told(
     channel: Channel, session_id: str, created: bool, request_id: str, address: ReplyAddress, found: Found
 ) -> Reply:
     session = find_session(channel, session_id, found) or ChannelSession(session_id=session_id, rank=0)
+    # Of one that was there before only the session itself knows what it is called now: somebody may have updated it.
+    known = session.new_session if created else NewSession()
     info = fr.SessionInfo(
-        title=session.new_session.title,
-        instructions=session.new_session.instructions,
-        model=session.new_session.model,
-        metadata=session.new_session.metadata or {},
+        title=known.title,
+        instructions=known.instructions,
+        model=known.model,
+        metadata=known.metadata or {},
         archived=session.archived,
         active=channel.active == session_id,
         created=created,

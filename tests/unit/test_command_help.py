@@ -48,6 +48,14 @@ def test_its_help_has_examples_that_its_parser_takes(path: str) -> None:
         COMMANDS[path].make_context(path, words[len(name) :])  # parses it, and runs nothing
 
 
+@pytest.mark.parametrize("path", COMMANDS)
+def test_no_word_of_its_help_is_taken_for_markup(path: str) -> None:
+    """The help is printed by rich, which shows nothing of what stands in brackets."""
+    command = COMMANDS[path]
+    told = [command.help or "", command.epilog or "", *(getattr(each, "help", None) or "" for each in command.params)]
+    assert [text for text in told if re.search(r"(?<!\\)\[[a-z@#/]", text)] == []
+
+
 def test_no_example_is_of_a_command_that_is_gone() -> None:
     assert not set(EXAMPLES) - set(COMMANDS)
 

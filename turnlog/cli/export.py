@@ -9,6 +9,7 @@ import typer
 from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, snapshot_or_fail
 from turnlog.errors import UsageError
 from turnlog.terminal import output
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.extras import require
 
 
@@ -79,8 +80,10 @@ def export(
     if json:
         output.print_json(report.as_json())
     elif report.rows:
-        what = "lines" if form is Format.OPENAI and into is None else "rows"
-        where = "tables of the lake" if into is not None else "files"
-        output.print_text(f"{report.rows} {what} in {report.files} {where}.")
+        what = "line" if form is Format.OPENAI and into is None else "row"
+        where = counted(report.files, "file")
+        if into is not None:
+            where = counted(report.files, "table of the lake", "tables of the lake")
+        output.print_text(f"{counted(report.rows, what)} in {where}.")
     else:
         output.print_text("Nothing is new.")

@@ -91,8 +91,8 @@ def up(
             metavar="PORT",
             min=0,
             max=65535,
-            help="Port for HTTP, on this machine only; 0: no HTTP. Default: 8080, else a free one; none without "
-            "turnlog[serve].",
+            help="Port for HTTP, on this machine only; 0: no HTTP. Default: 8080, else a free one; none without the "
+            "extra 'serve'.",
             show_default=False,
         ),
     ] = None,

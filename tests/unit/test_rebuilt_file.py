@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import duckdb
 import pytest
@@ -12,14 +14,17 @@ import pytest
 from tests.event_logs import LogWriter, accepted_batches, random_log
 from turnlog.snapshot.difference import differences
 from turnlog_streams.projection.rows import TABLES
+from turnlog_streams.reader_rule import LogPosition
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import UsageError
+from turnlog_workers.base.ports import LogBrokenError
 from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
+from turnlog_workers.materializer.log_follower import OtherLogError
 from turnlog_workers.materializer.moments import Until, parse_until
 from turnlog_workers.materializer.parallel_rebuild import _Plan, _put_together
 from turnlog_workers.materializer.process import Materializer
 from turnlog_workers.materializer.rebuild_places import rebuilt_of
-from turnlog_workers.materializer.rebuilding import Progress
+from turnlog_workers.materializer.rebuilding import Progress, _Run
 from turnlog_workers.materializer.rebuilt_file import marks_of, open_live, published_positions
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.tables import table_hashes
@@ -205,3 +210,17 @@ def test_parts_become_one_file_once(tmp_path: Path) -> None:
 def hashes(path: Path) -> dict[str, str]:
     with duckdb.connect(str(path), read_only=True) as connection:
         return table_hashes(connection, TABLES)
+
+
+def test_a_rebuild_of_a_log_that_is_another_one_each_time_ends() -> None:
+    made: list[str] = []
+
+    def another(*_: Any) -> None:
+        raise OtherLogError("its first event is another one")
+
+    file: Any = SimpleNamespace(positions={0: LogPosition()}, start_anew=lambda reason, tolerant: made.append(reason))
+    bound: Any = SimpleNamespace(ends={0: 5}, moments={}, records=None)
+    rebuild = _Run(cast(Any, SimpleNamespace(start=another)), file, bound, 10, lambda _: None)
+    with pytest.raises(LogBrokenError, match=r"became another one 4 times .*: its first event is another one"):
+        rebuild.run()
+    assert len(made) == 3

@@ -1,6 +1,7 @@
 """The worker's DuckDB files: held by others, broken, of another version or log, killed in the middle."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -19,9 +20,10 @@ from turnlog_streams.folding.rows import ENCODING, STORE_TABLES
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_workers.store.database_files import wal_of
 from turnlog_workers.store.partition_store import DuckPartitionStore, StoreDirectory
-from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.port import DamagedStoreError, StoreError
 from turnlog_workers.store.tables import table_hashes
 
+_HEADER_BYTES, _BLOCK_BYTES = 3 * 4096, 256 * 1024  # of a DuckDB file
 DEPLOYMENT = "cluster/chat"
 ROOT = Path(__file__).resolve().parents[2]
 LOG = random_log(1, 60)
@@ -51,7 +53,7 @@ import asyncio, os, resource, sys
 from pathlib import Path
 from tests.event_logs import accepted_batches, random_log
 from turnlog_workers.store.partition_store import StoreDirectory
-from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.port import DamagedStoreError, StoreError
 
 async def main():
     directory = StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2])
@@ -85,7 +87,7 @@ import asyncio, os, resource, sys
 from pathlib import Path
 from tests.event_logs import accepted_batches, random_log
 from turnlog_workers.store.partition_store import StoreDirectory
-from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.port import DamagedStoreError, StoreError
 
 async def main():
     directory = StoreDirectory(Path(sys.argv[1]), deployment=sys.argv[2])
@@ -549,3 +551,36 @@ async def test_a_file_with_blocks_of_another_size_is_rebuilt(tmp_path: Path, mon
     await store.close()
     assert await (await filled(directory)).load(LOG.streams) == LOG.expected()
     await directory.close()
+
+
+async def test_a_file_that_turns_out_to_be_damaged_while_it_is_open_gives_way_to_a_new_one(tmp_path: Path) -> None:
+    """DuckDB reads a block when it needs it: the file opens, and a checkpoint or a query fails."""
+    log = random_log(3, 600)
+    batches = list(accepted_batches(log.records, 100))
+    directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+    store = await directory.open(0)
+    for events, position in batches[:-1]:
+        await store.write(events, position)
+    await directory.close()
+    path = tmp_path / f"p0000.{ENCODING}.duckdb"
+    content = path.read_bytes()
+    for at in range(_HEADER_BYTES, len(content), _BLOCK_BYTES):
+        path.write_bytes(content[: at + 1000] + b"U" * 100 + content[at + 1100 :])
+        directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
+        store = await directory.open(0)
+        try:
+            if store.position == batches[-2][1]:  # else it was moved aside at once
+                await store.load(log.streams)
+                await store.write(*batches[-1])
+                await store.rest()
+        except DamagedStoreError:
+            with contextlib.suppress(StoreError):  # as a partition that is released because of it does
+                await store.close()
+            fresh = await directory.open_fresh(0, "it is damaged")
+            for events, position in batches:
+                await fresh.write(events, position)
+            assert await fresh.load(log.streams) == log.expected()
+            return
+        finally:
+            await directory.close()
+    raise AssertionError("no damage showed late")

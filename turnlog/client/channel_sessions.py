@@ -1,7 +1,7 @@
 """Which sessions are a channel's: of each that a snapshot does not have yet, the event log says so."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from turnlog.client.frame_decoder import FrameDecoder
@@ -41,10 +41,9 @@ class ChannelSessions:
             _, end = (await self._reader.bounds(self._topic, [partition]))[partition]
             if self._next[partition] < end:
                 found = self._reader.read_leniently(self._topic, partition, self._next[partition], end)
-                async with aclosing(found) as batches:  # type: ignore[type-var]
-                    async for records in batches:
-                        for record in records:
-                            await self._take(record)
+                async for records in found:
+                    for record in records:
+                        await self._take(record)
                 self._next[partition] = end
         if len(self._met) >= _MAX_OTHERS:
             self._met.clear()

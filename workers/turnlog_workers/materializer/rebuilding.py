@@ -13,6 +13,7 @@ from turnlog_streams.projection.state import ProjectionError
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.crash_points import crash_point
+from turnlog_workers.base.ports import LogBrokenError
 from turnlog_workers.kafka.topics_admin import TopicFound, TopicsError, list_topics
 from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
 from turnlog_workers.materializer.analysts_tables import for_readers
@@ -26,6 +27,7 @@ _BATCHES = 4  #: of the materializer's at once: rows of a session that goes on i
 _MEMORY_MB = 1024
 _CHECKPOINT_EVENTS = 250_000  #: what a process that comes back may have to read again
 _REPORT_S = 2.0
+_MAX_OTHER_LOGS = 3
 
 ChooseBound = Callable[[BulkReader, Sequence[int]], Bound]  #: of these partitions
 
@@ -132,7 +134,7 @@ class _Run:
 
     def run(self) -> Rebuilt:
         """To the end."""
-        tolerant = False
+        tolerant, others = False, 0
         while True:
             try:
                 self._from = self._done()
@@ -140,6 +142,11 @@ class _Run:
                 self._follow()
                 break
             except OtherLogError as error:  # what stands there is of another log
+                others += 1
+                if others > _MAX_OTHER_LOGS:
+                    raise LogBrokenError(
+                        f"the log became another one {others} times while it was read: {error}"
+                    ) from error
                 self._file.start_anew(str(error), tolerant=tolerant)
             except ProjectionError as error:
                 if tolerant:

@@ -211,7 +211,7 @@ async def test_any_interleaving_says_the_same_text_in_order_before_each_frame(se
 
 async def test_what_comes_in_the_moment_in_which_a_pause_ends_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     lane, streams = Lane(), [Stream(f"s{number}") for number in range(60)]  # so many that the lane pauses
-    paused = []
+    paused: list[float] = []
 
     async def pause(_lane: reply_lane.Lane, pause_s: float) -> bool:
         if pause_s > 0 and not paused:

@@ -296,7 +296,7 @@ def test_nobody_answers_is_6(idle: Deployment) -> None:
     assert "turnlog doctor" in waited.err
     followed = idle.run("tail", "-n", "1", "--timeout-s", "0.5")
     assert (followed.code, followed.out) == (6, "")
-    doctor = idle.run("doctor", "--timeout-s", "3", "--json")
+    doctor = idle.run("doctor", "--timeout-s", "6", "--json")
     assert doctor.code == 6
     assert [check["check"] for check in doctor.document["checks"] if not check["ok"]] == ["worker"]
     assert "3 of 3 partitions did not answer" in doctor.document["checks"][-1]["detail"]

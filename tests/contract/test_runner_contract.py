@@ -1,7 +1,7 @@
 """What every runner must do, whatever it talks to. A new runner joins by a line in ``MODELS``."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import as_file, files
 
@@ -20,6 +20,7 @@ from turnlog.runner import (
 from turnlog_schemas.parts import content_text, text_content
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.turn import INTERRUPTED_TEXT, without_result
+from turnlog_workers.runners import playback
 from turnlog_workers.runners.recordings import Recordings
 from turnlog_workers.runners.registry import RunnerRegistry
 
@@ -213,14 +214,19 @@ async def test_closing_between_two_outputs_ends_the_turn(model: str, sample: str
 
 @pytest.mark.parametrize("model", SLOW)
 async def test_a_cancelled_wait_ends_at_once(model: str, sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real_sleep, waiting = asyncio.sleep, asyncio.Event()
+    real_sleep, real_next_beat, waiting = asyncio.sleep, playback._next_beat, asyncio.Event()
 
     async def sleep(delay: float) -> None:
         if delay > 1:
             waiting.set()
         await real_sleep(delay)
 
+    def next_beat(delay_s: float) -> Awaitable[None]:
+        waiting.set()
+        return real_next_beat(delay_s)
+
     monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(playback, "_next_beat", next_beat)
     runner = runner_of(model, sample)
     running = runner.run(turn_of(model, sample))
     task = asyncio.ensure_future(exhaust(running))

@@ -44,6 +44,7 @@ async def test_the_examples_work(broker: DevBroker, tmp_path: Path) -> None:
                 "TurnCompleted",  # messages that a session begins with
                 *("TurnCompleted weather", "TurnCompleted"),  # a tool of the client's, and its output
                 "TurnHidden",
+                "not_sealed",  # its texts are in the clear
                 "HistoryCompacted",  # a summary that is brought
                 *("TurnCompleted", "TurnCompleted"),
             ]

@@ -215,6 +215,11 @@ async def hide(tour: Tour) -> None:
     assert hidden == await tour.client.hide_turn(tour.home, hidden)
 
 
+async def be_refused_an_erasure(tour: Tour) -> None:
+    with pytest.raises(RequestRefusedError, match="not_sealed"):
+        await tour.client.erase(tour.home)
+
+
 async def choose_a_model(tour: Tour) -> None:
     turn = tour.client.chat(tour.home, "With tools", model="script:7?tools=2&words=3")
     assert (await turn.result()).status == "completed"
@@ -325,7 +330,8 @@ STEPS: tuple[Step, ...] = (
         queue_another,
         be_refused,
     ),
-    *(cancel_the_queued, cancel_the_running, ask_again, interrupt, enqueue, follow, hide, choose_a_model),
+    *(cancel_the_queued, cancel_the_running, ask_again, interrupt, enqueue, follow, hide),
+    *(be_refused_an_erasure, choose_a_model),
     *(set_the_default_model, reset, compact, compact_again, start_a_last_turn, rotate, let_it_end, archive),
     *(resolve_anew, list_all),
 )

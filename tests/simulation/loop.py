@@ -27,17 +27,22 @@ class StuckError(Exception):
 class Lane:
     """One simulated process."""
 
-    __slots__ = ("context", "dead", "fuse", "name", "on_fuse", "paused", "ready")
+    __slots__ = ("context", "cut_off", "dead", "fuse", "name", "on_fuse", "paused", "ready")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ready: deque[asyncio.Handle] = deque()
         self.paused = False
         self.dead = False
+        self.cut_off = False  #: it was killed while something was about to go on
         self.fuse = -1  #: callbacks until ``on_fuse``
         self.on_fuse: Callable[[], None] | None = None
         self.context = Context()
         self.context.run(_LANE.set, self)
+
+    def kill(self) -> None:
+        """Nothing of it runs any more."""
+        self.dead, self.cut_off = True, bool(self.ready)
 
     def light(self, callbacks: int, then: Callable[[], None]) -> None:
         """Do something to this lane after so many of its callbacks."""
@@ -63,6 +68,7 @@ class SimLoop(_Base):  # type: ignore[misc]
         self._timers: list[tuple[float, int, asyncio.TimerHandle, Lane]] = []
         self._count = 0
         self.tasks: list[asyncio.Task[Any]] = []  # those of the dead must not be collected in the middle of a run
+        self._lane_of: dict[asyncio.Task[Any], Lane] = {}
 
     # ---- what asyncio asks of a loop
 
@@ -86,7 +92,16 @@ class SimLoop(_Base):  # type: ignore[misc]
     ) -> asyncio.Task[Any]:
         task = asyncio.Task(coro, loop=self, name=name, context=context)
         self.tasks.append(task)
+        self._lane_of[task] = (_LANE.get(None) if context is None else context.get(_LANE)) or self.world
         return task
+
+    def unheard(self) -> list[asyncio.Task[Any]]:
+        """Tasks whose exception nobody took, unless a kill may have come before whoever was about to."""
+        return [
+            task
+            for task in self.tasks
+            if task.done() and not task.cancelled() and task._log_traceback and not self._lane_of[task].cut_off
+        ]
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         if context is None:
@@ -184,6 +199,7 @@ class SimLoop(_Base):  # type: ignore[misc]
             warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
             self._cancel_all()
             self.tasks.clear()
+            self._lane_of.clear()
 
     def _cancel_all(self) -> None:
         for lane in self.lanes:

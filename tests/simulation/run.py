@@ -186,9 +186,7 @@ class Simulation:
             history, late = self._history(), self._group_offsets()
             self.world.closed = True
             unheard = [
-                f"a task died: {type(task.exception()).__name__}: {task.exception()}"
-                for task in self.loop.tasks
-                if task.done() and not task.cancelled() and task._log_traceback
+                f"a task died: {type(task.exception()).__name__}: {task.exception()}" for task in self.loop.unheard()
             ]
             defects_found = [*defects.found, *self.loop.errors, *unheard]
             self.loop.close_down()

@@ -292,7 +292,7 @@ class SimWorker:
         """kill -9. What is under way to the brokers may still arrive."""
         if self.alive:
             self.alive = False
-            self.lane.dead = True
+            self.lane.kill()
             self.world.trace(self.name, "crashes")
 
     def light_fuse(self, callbacks: int, then: Callable[[], None]) -> None:

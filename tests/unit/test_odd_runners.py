@@ -1,6 +1,7 @@
 """Whatever a runner does, its own turn ends with a code that says what it did, and the session goes on."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from turnlog_schemas.registry import EVENTS
 from turnlog_streams.session.commands import SessionCommand
 from turnlog_workers.base.logs import keep_secret
 from turnlog_workers.runners.base import RunnerError, RunnerOutput, TextDelta, TurnInput
+from turnlog_workers.runners.contained import contained
 from turnlog_workers.sessions.history_compactor import UnrecordableError
 
 KINDS = [name for name, odd in ODD.items() if not odd.slow]
@@ -235,3 +237,25 @@ async def test_a_runner_that_does_not_end_is_named(
     await session.settle()
     assert "closing a runner was cancelled, and still runs" in caplog.text
     await end_the_stubborn()
+
+
+async def test_a_failure_in_the_moment_in_which_nobody_waits_any_more_is_nobody_s() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    go = asyncio.Event()
+
+    async def work() -> None:
+        await go.wait()
+        callers.pop().cancel()
+        raise RunnerError("overloaded", "try later")
+
+    caller = asyncio.create_task(contained(work(), timeout_s=60, what="a turn", session_id="s"))
+    callers = [caller]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.wait((caller,))
+    assert caller.cancelled()
+    del caller
+    gc.collect()
+    assert told == []

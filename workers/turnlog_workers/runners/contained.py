@@ -218,7 +218,9 @@ async def contained(
             await asyncio.wait((task,), timeout=timeout_s)
         finally:
             in_time = task.done()
-            if not in_time:  # its time is over, or that of its caller
+            if in_time:
+                _heard(task)  # our caller may have been cancelled in this very moment
+            else:  # its time is over, or that of its caller
                 if stopping is not None:
                     stopping()
                 await _stopped(task, what, session_id)

@@ -1,9 +1,10 @@
 """Exports killed at any moment, into a folder and a lake, while the snapshot grows: nothing twice or missing.
 
-``python -m tests.export_kills [KILLS] [postgres:PARAMETERS]``: after each kill the folder must be one without anything
+``python -m tests.export_kills --kills 50``: after each kill the folder must be one without anything
 twice or half, and the next export must bring both up to the snapshot.
 """
 
+import argparse
 import random
 import subprocess
 import sys
@@ -56,13 +57,17 @@ def _twice(folder: Path) -> list[str]:
 
 def main() -> int:
     """Prints what was done, and ends with 1 if something was wrong."""
-    kills, chance = int(sys.argv[1]) if len(sys.argv) > 1 else 50, random.Random(SEED)
+    parser = argparse.ArgumentParser(prog="python -m tests.export_kills", description=__doc__)
+    parser.add_argument("--kills", type=int, default=50, help="of the export to a folder, and of the one to a lake")
+    parser.add_argument("--catalog", help="of the lake, such as postgres:PARAMETERS (default: a file)")
+    options = parser.parse_args()
+    kills, chance = options.kills, random.Random(SEED)
     killed, problems = {"folder": 0, "lake": 0}, []
     with tempfile.TemporaryDirectory(prefix="turnlog-export-") as directory:
         here = Path(directory)
         snapshot = GrowingSnapshot(here / "snapshot.duckdb")
         snapshot.grow(SESSIONS_A_STEP)
-        catalog = sys.argv[2] if len(sys.argv) > 2 else str(here / "chats.ducklake")
+        catalog = options.catalog or str(here / "chats.ducklake")
         targets = {"folder": str(here / "out"), "lake": f"ducklake:{catalog}"}
         from turnlog.export.lake import export_to_lake
 

@@ -14,8 +14,9 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerUnreachableError
 from turnlog_workers.base.readiness_file import READY_FILE_VARIABLE
 from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
-from turnlog_workers.materializer.process import EXIT_UNREACHABLE, Materializer
+from turnlog_workers.materializer.process import EXIT_FAILED, EXIT_UNREACHABLE, Materializer
 from turnlog_workers.shard.saver import StoreTrouble
+from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.port import NoRoomError, UnreadableStoreError
 
 _HEADER_BYTES, _BLOCK_BYTES = 12_288, 256 * 1024  #: of DuckDB's files
@@ -109,8 +110,9 @@ class Following:
         file = ClosedFile()
         self.files.append(file)
         self._materializer._file = cast(AnalystsFile, file)
-        self._materializer._began = True
         error = self._does.pop(0)
+        if not isinstance(error, FileLockedError):  # it was open, then
+            self._materializer._began = True
         if error is not None:
             raise error
         self._materializer._file = None
@@ -159,6 +161,17 @@ def test_the_materializer_waits_for_room_and_is_not_ready_meanwhile(
         "analytics.duckdb: the disk is full. It is tried again in 4 s",
     ]
     assert not ready.exists()
+
+
+@pytest.mark.parametrize(("held_before", "code"), [(True, 0), (False, EXIT_FAILED)])
+def test_a_file_that_a_rebuild_opened_first_is_waited_for_and_another_materializer_s_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, held_before: bool, code: int
+) -> None:
+    locked: list[Exception | None] = [FileLockedError("analytics.duckdb is open in another process") for _ in range(3)]
+    made, following = materializer(monkeypatch, tmp_path, [*locked, None])
+    made._began = held_before
+    assert made.run() == code
+    assert len(following.files) == (4 if held_before else 1)
 
 
 def test_without_a_broker_at_the_start_it_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ FILE_NAME = "analytics.duckdb"
 _POLL_S = 0.25
 _CONNECT_AGAIN = Backoff(0.25, 5.0)
 _ROOM_AGAIN = Backoff(1.0, 30.0)
+_LOCKED_TRIES = 20  #: about a minute and a half, with the pauses of connecting
 _ANEW_AGAIN = Backoff(1.0, 60.0)
 _ANEW_IN_A_ROW_S = 600.0
 _HEALTH_CHECK_S = 5.0
@@ -134,6 +135,14 @@ class Materializer:
                     log.error("%s", error)
                     return EXIT_UNREACHABLE
                 failures += 1
+                delay_s = _CONNECT_AGAIN.next_delay(failures)
+                log.warning("%s; trying again in %g s", error, delay_s)
+                self._stop.wait(delay_s)
+            except FileLockedError as error:
+                # A rebuild that has just put its file in the place of ours publishes it, and then it is ours again.
+                failures += 1
+                if not self._began or failures > _LOCKED_TRIES:
+                    raise
                 delay_s = _CONNECT_AGAIN.next_delay(failures)
                 log.warning("%s; trying again in %g s", error, delay_s)
                 self._stop.wait(delay_s)

@@ -115,7 +115,10 @@ class AnalystsFile:
             bring_up_to_date(self._cursor, self._readers)
         except duckdb.Error as error:
             raise self._failed(error) from error
-        self._writer = BatchWriter(self._cursor, max_cached_sessions=_MAX_CACHED_SESSIONS, each_batch=self._logged)
+        self._writer = self._new_writer()
+
+    def _new_writer(self) -> BatchWriter:
+        return BatchWriter(self._cursor, max_cached_sessions=_MAX_CACHED_SESSIONS, each_batch=self._logged)
 
     @property
     def positions(self) -> Mapping[int, LogPosition]:
@@ -148,7 +151,7 @@ class AnalystsFile:
         self.checkpoint()
         with swapping(self.path):
             self._written_anew()
-        self._writer = BatchWriter(self._cursor, max_cached_sessions=_MAX_CACHED_SESSIONS, each_batch=self._logged)
+        self._writer = self._new_writer()  # the one that `_open` made knows nothing of the rows that came since
         self._writer.tolerant = tolerant
         log.info("%s is written anew: what was erased is gone from it", self.path)
 

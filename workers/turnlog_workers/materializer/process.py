@@ -135,17 +135,13 @@ class Materializer:
                     log.error("%s", error)
                     return EXIT_UNREACHABLE
                 failures += 1
-                delay_s = _CONNECT_AGAIN.next_delay(failures)
-                log.warning("%s; trying again in %g s", error, delay_s)
-                self._stop.wait(delay_s)
+                self._pause(error, failures)
             except FileLockedError as error:
                 # A rebuild that has just put its file in the place of ours publishes it, and then it is ours again.
                 failures += 1
                 if not self._began or failures > _LOCKED_TRIES:
                     raise
-                delay_s = _CONNECT_AGAIN.next_delay(failures)
-                log.warning("%s; trying again in %g s", error, delay_s)
-                self._stop.wait(delay_s)
+                self._pause(error, failures)
             except NoRoomError as error:
                 failures += 1
                 delay_s = _ROOM_AGAIN.next_delay(failures)
@@ -156,6 +152,11 @@ class Materializer:
         if self._file is not None:
             self._publish(self._file, now=True)
         return 0
+
+    def _pause(self, error: Exception, failures: int) -> None:
+        delay_s = _CONNECT_AGAIN.next_delay(failures)
+        log.warning("%s; trying again in %g s", error, delay_s)
+        self._stop.wait(delay_s)
 
     def _until_there_is_room(self, delay_s: float) -> None:
         """The file is opened anew after that: DuckDB may have given it up. Its checkpoint is what was committed."""

@@ -14,6 +14,17 @@ from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.topics_admin import sealed_partitions
 
 
+@contextmanager
+def _unreachable() -> Iterator[None]:
+    """A topic of keys that cannot be read now is a broker that does not answer; one that is broken stays what it is."""
+    try:
+        yield
+    except LogBrokenError:
+        raise
+    except LogError as error:
+        raise BrokerUnreachableError(f"the keys of sealed texts cannot be read: {error}") from error
+
+
 class SealedRecords:
     """The keys of all partitions. Use it from one thread."""
 
@@ -25,12 +36,8 @@ class SealedRecords:
 
     def refresh(self, partition: int) -> None:
         """Read its keys on. Raises :class:`BrokerUnreachableError` or :class:`LogBrokenError`."""
-        try:
+        with _unreachable():
             self._runner.run(self._keys.refresh(partition))
-        except LogBrokenError:
-            raise
-        except LogError as error:
-            raise BrokerUnreachableError(f"the keys of sealed texts cannot be read: {error}") from error
 
     def open(self, partition: int, value: bytes, headers: Headers) -> bytes:
         """The whole record; without its texts, where they are erased.
@@ -86,10 +93,6 @@ def erasures_of(settings: Settings) -> str:
         finally:
             await reader.close()
 
-    try:
+    with _unreachable():
         asyncio.run(read())
-    except LogBrokenError:
-        raise
-    except LogError as error:
-        raise BrokerUnreachableError(f"the keys of sealed texts cannot be read: {error}") from error
     return " ".join(f"{partition}:{newest_ms}" for partition, newest_ms in sorted(marks.newest_ms.items()))

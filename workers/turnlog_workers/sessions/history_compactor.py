@@ -11,11 +11,11 @@ nothing behind but a request that is still owed; the next owner's plan is made o
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from turnlog_schemas.parts import Usage, added, content_text, text_content
+from turnlog_schemas.parts import ReplyAddress, Usage, added, content_text, text_content
 from turnlog_streams.history.compaction import AUTOMATIC, MANUAL, HistoryCompactionPolicy
 from turnlog_streams.history.compaction_plan import HistoryCompactionPlan, SessionHistory, plan, session_tokens
 from turnlog_streams.history.messages import HistoryMessage
@@ -213,8 +213,13 @@ class HistoryCompactor:
     async def _automatic(self, run: _Run | None) -> bool:
         if run is None:
             return False
-        with tracing.history_compaction(self._session_id, AUTOMATIC, None) as failed:
-            changed = await self._made(run)
+        return await self._traced(run, AUTOMATIC, None, self._made)
+
+    async def _traced(
+        self, run: _Run, trigger: str, reply: ReplyAddress | None, made: Callable[[_Run], Awaitable[bool]]
+    ) -> bool:
+        with tracing.history_compaction(self._session_id, trigger, reply) as failed:
+            changed = await made(run)
             if run.code:
                 failed(run.code)
         return changed
@@ -240,11 +245,7 @@ class HistoryCompactor:
         if run is None:
             await self._end([SkipHistoryCompaction(request_id=request.request_id)])
             return False
-        with tracing.history_compaction(self._session_id, MANUAL, request.reply) as failed:
-            changed = await self._made_as_asked(run)
-            if run.code:
-                failed(run.code)
-        return changed
+        return await self._traced(run, MANUAL, request.reply, self._made_as_asked)
 
     async def _made_as_asked(self, run: _Run) -> bool:
         await self._fetch_earlier(run)

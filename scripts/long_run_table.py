@@ -86,9 +86,9 @@ def _seeds(seeds: object) -> list[str]:
         return []
     return [
         "",
-        f"The simulation alone, one process, a little whenever a machine was idle: {seeds['seeds']:,} seeds "
+        f"The simulation alone, a little whenever a machine was idle: {seeds['seeds']:,} seeds "
         f"({seeds['first']}-{seeds['next'] - 1}) from {seeds['began']} to {seeds['date']}, {seeds['failing']:,} with "
-        f"anomalies, {seeds['seconds']:,.0f} seconds. `make seeds` goes on there, up to 1,000,000.",
+        f"anomalies, {seeds['seconds']:,.0f} seconds of all processes. `make seeds` goes on there, up to 1,000,000.",
     ]
 
 

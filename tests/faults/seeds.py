@@ -1,17 +1,19 @@
 """``python -m tests.faults.seeds [--minutes 4]``: the simulation alone, seed after seed, whenever a machine is idle.
 
-What is done is in docs/results/seeds.json after each chunk; the next call goes on behind it, up to a million seeds.
+What is done is in docs/results/seeds.json after each round of chunks; the next call goes on behind it, up to a million seeds.
 """
 
 import argparse
+import contextlib
 import platform
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.faults.simulated import CHUNK, Chunk, SimulationProcess
+from tests.faults.simulated import CHUNK, PROCESSES, Chunk, SimulationProcess
 from turnlog_workers.base.json_file import read_json, write_json
 
 RESULT = Path(__file__).resolve().parents[2] / "docs" / "results" / "seeds.json"
@@ -34,15 +36,21 @@ def with_chunk(done: dict[str, Any], chunk: Chunk, date: str, machine: str) -> d
     }
 
 
-def go_on(result: Path, *, deadline: float, wanted: int = WANTED, chunk: int = CHUNK) -> dict[str, Any]:
-    """Chunks until the monotonic time or all seeds are over; what is done then."""
+def go_on(
+    result: Path, *, deadline: float, wanted: int = WANTED, chunk: int = CHUNK, processes: int = PROCESSES
+) -> dict[str, Any]:
+    """Chunks, one in each process, until the monotonic time or all seeds are over; what is done then."""
     done = read_json(result)
     machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     end = done.get("first", FIRST) + wanted
-    with SimulationProcess() as process:
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(SimulationProcess()) for _ in range(processes)]
+        threads = stack.enter_context(ThreadPoolExecutor(processes))
         while (low := done.get("next", FIRST)) < end and time.monotonic() < deadline:
-            ran = process.run(low, min(low + chunk, end))
-            done = with_chunk(done, ran, datetime.now(UTC).date().isoformat(), machine)
+            lows = range(low, min(low + chunk * processes, end), chunk)
+            highs = [min(low + chunk, end) for low in lows]
+            for ran in threads.map(SimulationProcess.run, running, lows, highs):
+                done = with_chunk(done, ran, datetime.now(UTC).date().isoformat(), machine)
             result.parent.mkdir(parents=True, exist_ok=True)
             write_json(result, done)
     return done
@@ -54,8 +62,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=4.0, help="no chunk begins after that")
     parser.add_argument("--result", type=Path, default=RESULT)
     parser.add_argument("--seeds", type=int, default=WANTED, help="how many there are to be in all")
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="that run them side by side")
     options = parser.parse_args()
-    done = go_on(options.result, deadline=time.monotonic() + options.minutes * 60, wanted=options.seeds)
+    deadline = time.monotonic() + options.minutes * 60
+    done = go_on(options.result, deadline=deadline, wanted=options.seeds, processes=options.processes)
     print(f"{done.get('seeds', 0):,} of {options.seeds:,} seeds, {done.get('failing', 0)} with anomalies")
     for said in done.get("said", []):
         print(said)

@@ -138,22 +138,25 @@ def test_a_process_that_dies_is_a_finding_and_replaced() -> None:
     assert (again.seeds, again.failing) == (1, 0)
 
 
-def test_seeds_go_on_where_the_last_call_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_seeds_go_on_where_the_last_call_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
     run: list[tuple[int, int]] = []
 
     def run_chunk(process: SimulationProcess, low: int, high: int) -> Chunk:
         run.append((low, high))
-        failing = int(len(run) == 2)
-        if len(run) == 2:
+        failing = int(low == FIRST + 10)
+        if failing:
             monkeypatch.setattr(time, "monotonic", lambda: 1e12)  # the time is over
         return Chunk(low=low, high=high, seeds=high - low, failing=failing, seconds=1.0, said="an anomaly" * failing)
 
     monkeypatch.setattr(SimulationProcess, "run", run_chunk)
     file = tmp_path / "results" / "seeds.json"
-    first = go_on(file, deadline=1e11, wanted=25, chunk=10)
+    first = go_on(file, deadline=1e11, wanted=25, chunk=10, processes=processes)
     assert (first["seeds"], first["failing"], first["next"]) == (20, 1, FIRST + 20)
-    last = go_on(file, deadline=1e13, wanted=25, chunk=10)
-    assert run == [(FIRST, FIRST + 10), (FIRST + 10, FIRST + 20), (FIRST + 20, FIRST + 25)]
+    last = go_on(file, deadline=1e13, wanted=25, chunk=10, processes=processes)
+    assert sorted(run) == [(FIRST, FIRST + 10), (FIRST + 10, FIRST + 20), (FIRST + 20, FIRST + 25)]
     assert (last["seeds"], last["failing"], last["seconds"]) == (25, 1, 3.0)
     assert len(last["said"]) == 1, "a finding stays found"
-    assert go_on(file, deadline=1e13, wanted=25, chunk=10) == last
+    assert go_on(file, deadline=1e13, wanted=25, chunk=10, processes=processes) == last

@@ -1,6 +1,6 @@
 """``python -m tests.faults.seeds [--minutes 4]``: the simulation alone, seed after seed, whenever a machine is idle.
 
-What is done is in docs/results/seeds.json after each round of chunks; the next call goes on there, up to a million seeds.
+What is done is in docs/results/seeds.json after each round of chunks; the next call goes on there, to a million seeds.
 """
 
 import argparse

@@ -18,7 +18,7 @@ from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
 from turnlog_workers.materializer.analysts_tables import ForReaders, all_views, create_analysts_tables
 from turnlog_workers.materializer.prices import read_prices, store_prices
-from turnlog_workers.materializer.tables_page import QUESTIONS, page
+from turnlog_workers.materializer.tables_page import QUESTIONS, TOOL_ERRORS, page
 from turnlog_workers.store.tables import table_hashes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert store_prices(connection, read_prices(prices))
     assert not store_prices(connection, read_prices(prices))
     connection.execute("SET TimeZone = 'UTC'")
-    session = {"channel": "web", "title": "A", "metadata": '{"user_id": "u-7"}', "turns": 2, "messages": 4}
+    session = {"channel": "web", "title": "A", "metadata": '{"user_id": "u-7"}', "turns": 2, "messages": 7}
     insert(connection, SESSIONS, **PLACE, **session, created_at=at(0), last_active_at=at(9_000))
     turn = {**PLACE, "turn_id": "t1", "request_id": "r1", "status": "failed", "text": "Hello", "answer_seq": 3}
     times = {"accepted_at": at(0), "started_at": at(500), "attempt_started_at": at(7_000), "ended_at": at(9_000)}
@@ -55,7 +55,13 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for price_day in (0, 1):
         usage = {"session_id": "web-1", "partition": 0, "turn_id": "t1", "model": "m", "status": "failed"}
         insert(connection, USAGE, **usage, **tokens, log_offset=9 + price_day, recorded_at=at(price_day * 86_400_000))
-    texts = ("Flight HAT097 on 2026-01-02, order 4711", "注文番号は東京です", "ПРИВЕТ, Größe 100%", "a.b")
+    texts: tuple[str, ...] = (
+        "Flight HAT097 on 2026-01-02, order 4711",
+        "注文番号は東京です",
+        "ПРИВЕТ, Größe 100%",
+        "a.b",
+    )
+    texts += ("Cafe\u0301 in A\u0308hre", "\u304b\u3099\u304f", "\u1112\u1161\u11ab")  # decomposed
     for seq, text in enumerate(texts, start=1):
         message = {"turn_id": "t1", "message_seq": seq, "role": "user", "content": text, "log_offset": seq}
         insert(connection, MESSAGES, **PLACE, **message, recorded_at=at(seq * 1_000))
@@ -145,8 +151,56 @@ def test_the_views_that_answer(ask: Any) -> None:
     assert tuple(latency.values()) == ("m", 1, 7_300, 9_000)
 
 
+def test_every_turn_of_a_day_stands_in_one_column_and_currencies_are_not_added(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "mixed.duckdb")) as connection:
+        create_analysts_tables(connection)
+        prices = tmp_path / "prices.csv"
+        prices.write_text("model,input_per_million,output_per_million,currency\ne,1,1,EUR\nu,1,1,USD\n")
+        store_prices(connection, read_prices(prices))
+        connection.execute("SET TimeZone = 'UTC'")
+        said = ("completed", "e"), ("failed", "e"), ("cancelled", "u"), ("requires_action", "n"), ("started", "e")
+        for day, models in ((0, "e"), (1, "eu")):
+            for number, (status, model) in enumerate(said):
+                names = {"turn_id": f"{day}-{number}", "request_id": f"{day}-{number}", "status": status}
+                model = model if model in models else "n"
+                accepted = at(day * 86_400_000)
+                ended = {} if status == "started" else {"ended_at": accepted, "input_tokens": 1_000_000}
+                row = {**PLACE, **names, **ended, "model": model, "accepted_at": accepted, "accepted_offset": number}
+                insert(connection, TURNS, **row, output_tokens=0)
+        days = connection.execute(
+            "SELECT turns, completed, failed, cancelled, requires_action, open, cost, currency FROM daily_activity"
+        ).fetchall()
+    assert days == [(5, 1, 1, 1, 1, 1, 2.0, "EUR"), (5, 1, 1, 1, 1, 1, None, None)]
+
+
+def test_what_is_not_known_is_null(tmp_path: Path) -> None:
+    with duckdb.connect(str(tmp_path / "unknown.duckdb")) as connection:
+        create_analysts_tables(connection)
+        call = {**PLACE, "turn_id": "t", "message_seq": 2, "name": "old", "result_message_seq": 3, "log_offset": 2}
+        insert(connection, TOOL_CALLS, **call, position=0, result_at=at(1), recorded_at=at(0))
+        summary = {"status": "compacted", "to_seq": 2, "method": "given", "tokens_before": 0, "tokens_after": 0}
+        insert(connection, COMPACTIONS, **PLACE, **summary, log_offset=8)
+        insert(connection, TURNS, **PLACE, turn_id="t", request_id="r", status="completed", attempt=1, ended_offset=9)
+        attempt = {"turn_id": "t", "attempt": 1, "cause": "first", "model": "m", "log_offset": 1}
+        insert(connection, ATTEMPTS, **PLACE, **attempt, recorded_at=at(0))
+        found = [
+            connection.execute(f"SELECT {columns} FROM {view}").fetchall()
+            for view, columns in (
+                ("tool_error_rate", "answered, error_rate"),
+                ("compaction_savings", "summaries, tokens_saved"),
+                ("attempts", "outcome, error"),
+            )
+        ]
+    assert found == [[(1, None)], [(1, None)], [("completed", None)]]
+
+
+def test_what_a_tool_said_when_it_failed(ask: Any) -> None:
+    assert TOOL_ERRORS in (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
+    assert ask(TOOL_ERRORS) == [{"name": "book", "outcome": "error", "content": "ПРИВЕТ, Größe 100%"}]
+
+
 def test_a_history_is_in_order(ask: Any) -> None:
-    assert [row["message_seq"] for row in ask("FROM history('web-1')")] == [1, 2, 3, 4]
+    assert [row["message_seq"] for row in ask("FROM history('web-1')")] == [1, 2, 3, 4, 5, 6, 7]
     assert ask("FROM history('web-2')") == []
 
 
@@ -156,6 +210,7 @@ def test_a_history_is_in_order(ask: Any) -> None:
         *(("HAT097", [1]), ("hat097", [1]), ("4711", [1]), ("2026-01-02", [1]), ("東京", [2]), ("привет", [3])),
         *(("größe", [3]), ("Gro\u0308ße", [3]), ("100%", [3]), ("a.b", [4]), ("a_b", []), ("axb", [])),
         *(("12f", [2, 2, 2]), ("' OR true", [])),
+        *(("café", [5]), ("CAFE\u0301", [5]), ("ähre", [5]), ("cafe", [5]), ("ahre", []), ("がく", [6]), ("한", [7])),
     ],
 )
 def test_search_finds_words_numbers_dates_and_any_script(snapshot: Path, wanted: str, seqs: list[int]) -> None:

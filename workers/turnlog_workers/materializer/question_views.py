@@ -3,7 +3,10 @@
 from turnlog_workers.materializer.views import View, column, moment
 
 _SLOW = 0.95
-_STUCK = "INTERVAL 10 MINUTE"
+#: Well below the time limit of a turn (TURNLOG_TURN_TIMEOUT_S, 600 s unless set otherwise), which ends it as failed.
+_STUCK = "INTERVAL 2 MINUTE"
+#: Amounts of several currencies have no sum.
+_ONE_CURRENCY = "CASE WHEN count(DISTINCT currency) = 1 THEN {0} END"
 
 QUESTION_VIEWS = (
     View(
@@ -18,18 +21,29 @@ QUESTION_VIEWS = (
             column("completed", "that ended well", "turns", "count(*) FILTER (status = 'completed')"),
             column("failed", "that failed", "turns", "count(*) FILTER (status = 'failed')"),
             column("cancelled", "that were ended on purpose", "turns", "count(*) FILTER (status = 'cancelled')"),
+            column(
+                *("requires_action", "that ended in calls for the client", "turns"),
+                "count(*) FILTER (status = 'requires_action')",
+            ),
+            column("open", "that have not ended", "turns", "count(*) FILTER (ended_at IS NULL)"),
             column("input_tokens", "tokens read", "turns", "coalesce(sum(input_tokens), 0)"),
             column("output_tokens", "tokens written", "turns", "coalesce(sum(output_tokens), 0)"),
-            column("cost", "cost; NULL: no prices", "turns", "sum(cost)"),
+            column(
+                *("cost", "cost of those with a price; NULL: none has one, or in several currencies (costs)", "turns"),
+                _ONE_CURRENCY.format("sum(cost)"),
+            ),
+            column("currency", "of the cost; NULL: as with the cost", "turns", _ONE_CURRENCY.format("min(currency)")),
         ),
         rest="FROM turns GROUP BY ALL ORDER BY day, channel",
     ),
     View(
         name="latency_percentiles",
-        about="How long ended turns took, by model. All in ms from acceptance.",
+        about="How long ended turns took, however they ended, by model. All in ms from acceptance.",
         columns=(
             column("model", "model; NULL: never started", "turns"),
             column("turns", "ended turns", "turns", "count(*)"),
+            column("failed", "those that failed", "turns", "count(*) FILTER (status = 'failed')"),
+            column("cancelled", "those that were ended on purpose", "turns", "count(*) FILTER (status = 'cancelled')"),
             column("p50_queue_ms", "half began within", "turns", "quantile_cont(queue_ms, 0.5)"),
             column("p95_queue_ms", "95 % began within", "turns", "quantile_cont(queue_ms, 0.95)"),
             column("p50_first_delta_ms", "half streamed within", "turns", "quantile_cont(first_delta_ms, 0.5)"),
@@ -51,9 +65,8 @@ QUESTION_VIEWS = (
             column("timed_out", "that took too long", "tool_calls", "count(*) FILTER (outcome = 'timed_out')"),
             column("interrupted", "of unknown outcome", "tool_calls", "count(*) FILTER (outcome = 'interrupted')"),
             column(
-                *("error_rate", "all three in the answered ones, 0 to 1; NULL: none is answered", "tool_calls"),
-                "count(*) FILTER (outcome IN ('error', 'timed_out', 'interrupted')) / "
-                "nullif(count(result_message_seq), 0)",
+                *("error_rate", "all three in those with an outcome, 0 to 1; NULL: none has one", "tool_calls"),
+                "count(*) FILTER (outcome IN ('error', 'timed_out', 'interrupted')) / nullif(count(outcome), 0)",
             ),
             column("p50_ms", "half took at most, in ms", "tool_calls", "quantile_cont(duration_ms, 0.5)"),
             column("p95_ms", "95 % took at most, in ms", "tool_calls", "quantile_cont(duration_ms, 0.95)"),
@@ -79,7 +92,8 @@ QUESTION_VIEWS = (
     ),
     View(
         name="stuck_turns",
-        about="Open turns that were accepted more than ten minutes before now. The snapshot's age counts with it.",
+        about="Open turns that were accepted more than two minutes before now. The snapshot's age counts with it. "
+        "A turn that waits for tools of a client has ended (requires_action).",
         columns=(
             column("session_id", "session", "turns"),
             column("turn_id", "turn", "turns"),
@@ -119,15 +133,19 @@ QUESTION_VIEWS = (
             column("summaries", "summaries", "history_compactions", "count(*)"),
             column("messages_covered", "messages that the newest one stands for", "history_compactions", "max(to_seq)"),
             column(
-                *("tokens_before", "tokens of prompts before (estimated), summed", "history_compactions"),
+                *(
+                    "tokens_before",
+                    "tokens of prompts before (estimated), summed; NULL: not known of a summary that was brought",
+                    "history_compactions",
+                ),
                 "sum(tokens_before)",
             ),
             column(
-                *("tokens_after", "tokens of prompts after (estimated), summed", "history_compactions"),
+                *("tokens_after", "tokens of prompts after (estimated), summed; NULL: likewise", "history_compactions"),
                 "sum(tokens_after)",
             ),
             column(
-                *("tokens_saved", "the difference: saved in each later prompt", "history_compactions"),
+                *("tokens_saved", "the difference: saved in each later prompt; NULL: not known", "history_compactions"),
                 "sum(tokens_before - tokens_after)",
             ),
             column(
@@ -161,18 +179,25 @@ _WANTED = "nfc_normalize(wanted)"
 _SAME_IN_ANY_CASE = (
     f"CASE WHEN lower({_WANTED}) = upper({_WANTED}) THEN {_WANTED} ELSE regexp_extract({_WANTED}, '[0-9]+') END"
 )
-_FOUND = (
+_HOLDS = (
     f"CASE WHEN contains({{0}}, {_SAME_IN_ANY_CASE}) "
     f"THEN regexp_matches({{0}}, '(?i)' || regexp_escape({_WANTED})) ELSE false END"
 )
-#: Text is compared without regard to case, and in Unicode's composed form. A scan: nothing to keep up, and every script
-#: and number is found.
+#: Accents, kana's voice marks and the parts of Hangul syllables, where they are characters of their own.
+_DECOMPOSED = r"[\x{0300}-\x{036F}\x{3099}\x{309A}\x{1100}-\x{11FF}]"
+#: Only what is not ASCII can be written in two ways, and to compose all text would take twenty times as long.
+_FOUND = (
+    f"CASE WHEN {_HOLDS} THEN true WHEN strlen(wanted) = length(wanted) OR strlen({{0}}) = length({{0}}) THEN false "
+    f"WHEN regexp_matches({{0}}, '{_DECOMPOSED}') THEN {_HOLDS.replace('{0}', 'nfc_normalize({0})')} ELSE false END"
+)
+#: Text is compared without regard to case, and to how its accents are written. A scan: nothing to keep up, and every
+#: script and number is found.
 SEARCH = (
     "CREATE OR REPLACE MACRO search(wanted) AS TABLE "
     "SELECT session_id, message_seq, turn_id, role, content AS text, recorded_at, partition, log_offset "
-    f"FROM internal.messages WHERE {_FOUND.format('content')} UNION ALL "
+    f"FROM internal.messages WHERE {_FOUND.replace('{0}', 'content')} UNION ALL "
     "SELECT session_id, message_seq, turn_id, 'tool_call', name || ' ' || arguments, recorded_at, partition, "
-    f"log_offset FROM internal.tool_calls WHERE {_FOUND.format('arguments')}"
+    f"log_offset FROM internal.tool_calls WHERE {_FOUND.replace('{0}', 'arguments')}"
 )
 
 #: Found by the session's number: the log's order keeps the messages of a session near each other, its id does not.

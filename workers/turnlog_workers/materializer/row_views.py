@@ -134,6 +134,7 @@ def _turns(user: str) -> View:
                 column("output_tokens", "tokens written by models, of all attempts that told", TURN_END),
                 column("model_calls", "calls of models", TURN_END),
                 column("cost", f"cost of its tokens {_COST}", "TurnStarted and prices", COST.format("t")),
+                column("currency", "of the cost", "prices", "p.currency"),
                 column("accepted_offset", "log offset of its acceptance: order by it", ACCEPTED),
                 column("started_offset", "log offset of its first attempt", "TurnStarted"),
                 column("ended_offset", "log offset of its end; NULL: it is open", TURN_END),
@@ -170,9 +171,13 @@ _ATTEMPTS = View(
                 "coalesce(lead(a.cause) OVER attempts, CASE WHEN t.ended_offset IS NOT NULL THEN t.status END)",
             ),
             column(
-                *("error", "why it ended, of one that was tried again or failed", f"TurnStarted, {TURN_END}"),
-                "coalesce(lead(a.error) OVER attempts, "
-                "CASE WHEN a.attempt = t.attempt THEN concat_ws(': ', t.code, nullif(t.reason, '')) END)",
+                *(
+                    "error",
+                    "why it ended, of one that was tried again, failed or was cancelled; NULL: of the others",
+                    f"TurnStarted, {TURN_END}",
+                ),
+                "coalesce(nullif(lead(a.error) OVER attempts, ''), "
+                "CASE WHEN a.attempt = t.attempt THEN nullif(concat_ws(': ', t.code, nullif(t.reason, '')), '') END)",
             ),
             *_PLACE,
             _LOG_OFFSET,
@@ -270,6 +275,7 @@ def _usage(user: str) -> View:
 
 
 _RUN = "HistoryCompacted, HistoryCompactionFailed or HistoryCompactionSkipped"
+_KNOWN = "CASE WHEN method IS DISTINCT FROM 'given' THEN tokens_{0} END"
 _HISTORY_COMPACTIONS = View(
     name="history_compactions",
     about="One row for each run of history compaction: a summary of messages, a failure, or nothing to do.",
@@ -286,8 +292,10 @@ _HISTORY_COMPACTIONS = View(
         column("model", "model that wrote it; NULL: none", _RUN),
         column("code", "why it failed, a word", _RUN),
         column("reason", "the same for people", _RUN),
-        column("tokens_before", "tokens of the prompt before (estimated)", _RUN),
-        column("tokens_after", "tokens of the prompt after (estimated)", _RUN),
+        column(
+            "tokens_before", "tokens of the prompt before (estimated); NULL: brought", _RUN, _KNOWN.format("before")
+        ),
+        column("tokens_after", "tokens of the prompt after (estimated); NULL: brought", _RUN, _KNOWN.format("after")),
         column("input_tokens", "tokens that the run read", _RUN),
         column("output_tokens", "tokens that it wrote", _RUN),
         column("model_calls", "calls of the model", _RUN),

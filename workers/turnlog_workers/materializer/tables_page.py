@@ -19,8 +19,8 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
     ("Which tools fail", "FROM tool_error_rate"),
     (
         "Tokens and cost, by model and day",
-        "SELECT day, model, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(cost) AS cost "
-        "FROM costs GROUP BY ALL ORDER BY day, model",
+        "SELECT day, model, currency, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, "
+        "sum(cost) AS cost FROM costs GROUP BY ALL ORDER BY day, model",
     ),
     (
         "The longest sessions",
@@ -38,6 +38,11 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
         "SELECT session_id, count(*) AS times, min(text) AS example FROM search('HAT097') GROUP BY session_id "
         "ORDER BY times DESC",
     ),
+)
+
+TOOL_ERRORS = (
+    "SELECT c.name, c.outcome, m.content FROM tool_calls c JOIN messages m ON m.session_id = c.session_id "
+    "AND m.message_seq = c.result_message_seq WHERE c.outcome <> 'ok'"
 )
 
 _HEAD = """# The tables
@@ -61,14 +66,22 @@ Tables of the schema `internal` hold the rows, and change from version to versio
 
 ## Ten questions
 
-{questions}
+{questions}Failed turns are not all that can go wrong: what was tried again stands in `attempts`, requests that were
+not carried out in `refusals`, those that nobody could read in `dead_letters`. What a failed tool said is a message:
+
+```sql
+{tool_errors}
+```
+
 ## What to search for
 
 `search('…')` is a table: `session_id`, `message_seq`, `turn_id`, `role` (`tool_call` for the arguments of a call),
-`text`, `recorded_at`, `partition`, `log_offset`. It looks through all of the text, so it finds parts of words, numbers,
-dates and any script, whatever the case of letters. Text that writes accents as characters of their own is found by what
-is written so. In a connection that has the file attached, say `USE chats` first: a macro looks for its tables in the
-database in use.
+`text`, `recorded_at`, `partition`, `log_offset`. It looks through all messages and the arguments of all calls, not
+through titles, instructions and summaries. It finds parts of words, numbers, dates and any script, whatever the case of
+letters, and whether Unicode writes an accent as part of its letter or as a character of its own. Accents count: `cafe`
+does not find `café`. Arguments are searched as the model wrote them: JSON may say `é` as `\\u00e9`, which only
+`search('\\u00e9')` finds. A quotation mark is doubled: `search('it''s')`. In a connection that has the file attached,
+say `USE chats` first: a macro looks for its tables in the database in use.
 
 ## A session's messages
 
@@ -77,7 +90,9 @@ database in use.
 ## A moment of the past
 
 `session_as_of('…', moment)` and `history_as_of('…', moment)` are one session's row and its messages as they were
-([more](proof.md)). `turnlog sql --as-of TIME` asks all tables as of a time.
+([more](proof.md)). No row means that the session did not exist yet, or never did; a session without messages has a row
+and no history. The row's columns are those of `sessions` with the same names, and `state`: `idle`, `waiting` (a turn is
+accepted), `running` or `archived`. `turnlog sql --as-of TIME` asks all tables as of a time.
 
 ## What models cost
 
@@ -97,7 +112,7 @@ openai:gpt-5-mini,0.25,2.00,USD,2026-01-01
 def page() -> str:
     """The page's text."""
     questions = "".join(f"{title}:\n\n```sql\n{statement}\n```\n\n" for title, statement in QUESTIONS)
-    return _HEAD.format(utc=UTC, questions=questions) + "".join(map(_section, all_views()))
+    return _HEAD.format(utc=UTC, questions=questions, tool_errors=TOOL_ERRORS) + "".join(map(_section, all_views()))
 
 
 def _section(view: View) -> str:

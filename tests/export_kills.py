@@ -1,20 +1,24 @@
 """Exports killed at any moment, into a folder and a lake, while the snapshot grows: nothing twice or missing.
 
 ``python -m tests.export_kills --kills 50``: after each kill the folder must be one without anything
-twice or half, and the next export must bring both up to the snapshot.
+twice or half, and the next export must bring both up to the snapshot. With ``--data s3`` the lake's
+Parquet is in an object store.
 """
 
 import argparse
+import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import duckdb
 
 from tests.exported import GrowingSnapshot, folder_problems, lake_problems
+from tests.object_store import BUCKET, object_store
 
 ROOT = Path(__file__).resolve().parents[1]
 SESSIONS_A_STEP = 2_000
@@ -60,18 +64,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.export_kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="of the export to a folder, and of the one to a lake")
     parser.add_argument("--catalog", help="of the lake, such as postgres:PARAMETERS (default: a file)")
+    parser.add_argument("--data", choices=("folder", "s3"), default="folder", help="where the lake has its Parquet")
     options = parser.parse_args()
     kills, chance = options.kills, random.Random(SEED)
     killed, problems = {"folder": 0, "lake": 0}, []
-    with tempfile.TemporaryDirectory(prefix="turnlog-export-") as directory:
-        here = Path(directory)
+    with ExitStack() as stack:
+        here = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="turnlog-export-")))
         snapshot = GrowingSnapshot(here / "snapshot.duckdb")
         snapshot.grow(SESSIONS_A_STEP)
         catalog = options.catalog or str(here / "chats.ducklake")
         targets = {"folder": str(here / "out"), "lake": f"ducklake:{catalog}"}
         from turnlog.export.lake import export_to_lake
 
-        export_to_lake(snapshot.path, targets["lake"], data=str(here / "data"))
+        data = str(here / "data")
+        if options.data == "s3":
+            os.environ.update(stack.enter_context(object_store(here / "store")).environ)
+            data = f"s3://{BUCKET}/chats"
+        export_to_lake(snapshot.path, targets["lake"], data=data)
         took_s = {}
         for name, target in targets.items():
             began = time.monotonic()

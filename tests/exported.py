@@ -10,6 +10,7 @@ import pyarrow
 
 from tests.unit.test_cli_sessions import insert
 from turnlog.export.lake import load_extensions
+from turnlog.export.object_store import set_credentials
 from turnlog.export.source import EXPORTED, as_line, as_written, name_of, open_source
 from turnlog_streams.projection.rows import DEAD_LETTERS
 from turnlog_streams.table_types import PARTITIONS, Table
@@ -113,6 +114,9 @@ def lake_problems(snapshot: Path, address: str, schema: str = "main") -> list[st
     with open_source(snapshot) as source:
         load_extensions(source.connection, address)
         source.connection.execute(f"ATTACH '{address}' AS lake (READ_ONLY)")
+        place = source.connection.execute("SELECT data_path FROM ducklake_settings('lake')").fetchone()
+        assert place is not None
+        set_credentials(source.connection, place[0])
         for table in EXPORTED:
             columns = as_written(source.columns(table))
             select = f"SELECT {columns} FROM {name_of(table)} AS rows"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from tests.console_snapshot import make_snapshot
 from tests.exported import ODD, GrowingSnapshot, folder_problems, lake_problems
 from turnlog.cli.app import app
-from turnlog.errors import MissingExtraError, UsageError
+from turnlog.errors import MissingExtraError, TurnlogError, UsageError
 from turnlog.export.files import Format, export_files
 from turnlog.export.lake import export_to_lake
 from turnlog.export.source import SnapshotIsOlderError
@@ -167,6 +168,21 @@ def test_a_killed_export_into_a_lake_is_all_or_nothing(snapshot: GrowingSnapshot
     _killed("export.lake_commit", "lake", "export_to_lake", f"Path({str(snapshot.path)!r}), {address!r}")
     assert export_to_lake(snapshot.path, address).rows > 0
     assert lake_problems(snapshot.path, address) == []
+
+
+@pytest.mark.parametrize(
+    "form", ["dbname=lake host=127.0.0.1 port={} password=geheim", "postgres://u:geheim@127.0.0.1:{}/l"]
+)
+def test_a_catalog_that_cannot_be_reached_leaves_its_password_untold(
+    snapshot: GrowingSnapshot, tmp_path: Path, form: str
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = "ducklake:postgres:" + form.format(nobody.getsockname()[1])
+        with pytest.raises(TurnlogError, match="Connection refused") as caught:
+            export_to_lake(snapshot.path, address, data=str(tmp_path / "data"))
+    assert "geheim" not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 def _killed(where: str, module: str, name: str, arguments: str) -> None:

@@ -32,7 +32,7 @@ Into = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="PLACE", help="Folder or object store of a new lake's data.", show_default=False),
+    typer.Option("--data", metavar="PLACE", help="Folder or s3://BUCKET/PREFIX of a new lake.", show_default=False),
 ]
 
 

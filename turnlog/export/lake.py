@@ -15,23 +15,26 @@ import duckdb
 
 from turnlog.errors import MissingExtraError, TurnlogError, UsageError
 from turnlog.export import source as tables
+from turnlog.export.object_store import set_credentials, without_secrets
 from turnlog.export.source import EXPORTED, ExportReport, Source, literal, open_source
 from turnlog_streams.projection.rows import SESSIONS, TOOL_CALLS, TURNS
 from turnlog_streams.table_types import Table
 from turnlog_workers.base.crash_points import crash_point
 
 LAKE = "ducklake:"
+_POSTGRES = f"{LAKE}postgres:"
 _POSITIONS = "turnlog_positions"
 _OF_SESSIONS = (SESSIONS, TURNS, TOOL_CALLS)  #: these change only with their session, which has its newest offset
 _CONFLICT = re.compile(r"conflict", re.IGNORECASE)
+_REFUSED = re.compile(r"\(HTTP (code )?40[13]\b")
 
 
 def export_to_lake(snapshot: Path, address: str, *, data: str | None = None, schema: str = "main") -> ExportReport:
     """Bring the lake's tables up to the snapshot. Blocks.
 
-    ``address``: ``ducklake:FILE`` or ``ducklake:postgres:PARAMETERS``. ``data``: where its Parquet goes, needed when
-    the lake is made. ``schema``: of the tables, one for each deployment. Raises :class:`MissingExtraError`,
-    :class:`UsageError`, :class:`SnapshotIsOlderError`, :class:`TurnlogError`.
+    ``address``: ``ducklake:FILE`` or ``ducklake:postgres:PARAMETERS``. ``data``: where its Parquet goes, a folder or
+    ``s3://BUCKET/PREFIX``, needed when the lake is made. ``schema``: of the tables, one for each deployment. Raises
+    :class:`MissingExtraError`, :class:`UsageError`, :class:`SnapshotIsOlderError`, :class:`TurnlogError`.
     """
     if not address.startswith(LAKE):
         raise UsageError(f"--into {address!r}: write ducklake:FILE or ducklake:postgres:PARAMETERS")
@@ -43,18 +46,26 @@ def export_to_lake(snapshot: Path, address: str, *, data: str | None = None, sch
             with _attached(source.connection, address, data):
                 return _Lake(source, f'lake."{schema}"').run()
         except duckdb.Error as error:
-            raise _explained(error) from error
+            # Without its cause: that one's text may have passwords.
+            raise _explained(error, address) from None
 
 
-def _explained(error: duckdb.Error) -> TurnlogError:
-    if _CONFLICT.search(str(error)):
-        return TurnlogError(f"Another export changed the lake meanwhile, and this one has changed nothing: {error}")
-    return TurnlogError(f"Exporting into the lake failed, and nothing of this export is in it: {error}")
+def _explained(error: duckdb.Error, address: str) -> TurnlogError:
+    text = without_secrets(str(error))
+    if address.startswith(_POSTGRES) and (parameters := address.removeprefix(_POSTGRES)):
+        text = text.replace(parameters, "…")
+    if _CONFLICT.search(text):
+        return TurnlogError(f"Another export changed the lake meanwhile, and this one has changed nothing: {text}")
+    failed = "Exporting into the lake failed, and nothing of this export is in it"
+    if isinstance(error, duckdb.HTTPException) and _REFUSED.search(text):
+        return TurnlogError(f"{failed}: the object store refuses the credentials, or they may not do this: {text}")
+    return TurnlogError(f"{failed}: {text}")
 
 
 def load_extensions(connection: duckdb.DuckDBPyConnection, address: str) -> None:
     """The extensions, from the packages that bring them: nothing is downloaded. Raises :class:`MissingExtraError`."""
-    needed = ["ducklake", *(["postgres_scanner"] if address.startswith(f"{LAKE}postgres:") else [])]
+    # A catalog that is there already says where its data is only to who can open that place.
+    needed = ["ducklake", "httpfs", *(["postgres_scanner"] if address.startswith(_POSTGRES) else [])]
     for name in needed:
         spec = importlib.util.find_spec(f"duckdb_extension_{name}")
         if spec is None or spec.origin is None:
@@ -75,8 +86,13 @@ def load_extensions(connection: duckdb.DuckDBPyConnection, address: str) -> None
 @contextmanager
 def _attached(connection: duckdb.DuckDBPyConnection, address: str, data: str | None) -> Iterator[None]:
     options = f" (DATA_PATH {literal(data)})" if data is not None else ""
+    if data is not None:
+        set_credentials(connection, data)  # before there is a catalog, if there cannot be one
     connection.execute(f"ATTACH {literal(address)} AS lake{options}")
     try:
+        if data is None:
+            found = connection.execute("SELECT data_path FROM ducklake_settings('lake')").fetchone()
+            set_credentials(connection, found[0] if found else "")
         yield
     finally:
         connection.execute("DETACH lake")

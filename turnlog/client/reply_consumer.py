@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from turnlog.client.replies import Position
-from turnlog.client.request_sender import stop_quietly
+from turnlog.client.request_sender import node_timeout_s, start_patiently, stop_quietly
 from turnlog.errors import NotFoundError
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError, UnreadableRange
@@ -23,7 +24,10 @@ log = logging.getLogger(__name__)
 _POLL_TIMEOUT_MS = 500
 _MAX_RECORDS = 500
 _MAX_FETCH_BYTES = 9 * 1024 * 1024  #: above the largest record of the reply topic
+_FETCH_BYTES = 1024 * 1024  #: at a time, of all partitions: a slow line must bring it before the node is given up
 _RETRY_S = 0.5
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +52,31 @@ def _readable(tp: TopicPartition, item: LenientRecord | UnreadableRange) -> Repl
     return None
 
 
+async def _answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Asked until somebody answers, within the time limit of the caller: a leader that stands still is replaced."""
+    while True:
+        try:
+            return await ask()
+        except KafkaTimeoutError:
+            continue
+
+
 class ReplyConsumer:
     """Reads the reply topic from positions that are fixed when ``start`` returns. No group, nothing committed."""
 
     def __init__(self, settings: Settings, *, client_id: str, connect_timeout_s: float) -> None:
         self._settings = settings
         self._connect_timeout_s = connect_timeout_s
+        self._node_s = node_timeout_s(connect_timeout_s)
         # Trimmed while we read: go on with what is left. Re-sent terminal frames make good for what is gone.
         self._consumer = AIOKafkaConsumer(
             **client_options(settings, client_id),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            request_timeout_ms=int(self._node_s * 1000),
             fetch_max_wait_ms=_POLL_TIMEOUT_MS,
+            fetch_max_bytes=_FETCH_BYTES,
             max_partition_fetch_bytes=_MAX_FETCH_BYTES,
             max_poll_records=_MAX_RECORDS,
         )
@@ -70,10 +86,10 @@ class ReplyConsumer:
         wanted = [TopicPartition(topic, partition) for partition in partitions]
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await self._consumer.start()
+                await start_patiently(self._consumer, self._node_s)
                 self._consumer.assign(wanted)
-                first = await self._consumer.beginning_offsets(wanted)
-                end = await self._consumer.end_offsets(wanted)
+                first = await _answered(partial(self._consumer.beginning_offsets, wanted))
+                end = await _answered(partial(self._consumer.end_offsets, wanted))
             starts = choose({tp.partition: (first[tp], end[tp]) for tp in wanted})
             for tp in wanted:
                 self._consumer.seek(tp, starts[tp.partition])
@@ -91,8 +107,8 @@ class ReplyConsumer:
         wanted = [TopicPartition(topic, partition) for partition in partitions]
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                found = await self._consumer.offsets_for_times(dict.fromkeys(wanted, moment_ms))
-                end = await self._consumer.end_offsets(wanted)
+                found = await _answered(partial(self._consumer.offsets_for_times, dict.fromkeys(wanted, moment_ms)))
+                end = await _answered(partial(self._consumer.end_offsets, wanted))
         except (KafkaError, OSError) as error:
             raise unreachable(self._settings, error, f"topic {topic} cannot be read") from error
         for tp in wanted:
@@ -103,7 +119,8 @@ class ReplyConsumer:
         """By partition: the offset of a topic's next record. ``None``: the broker will not tell us."""
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                end = await self._consumer.end_offsets([TopicPartition(topic, partition) for partition in partitions])
+                wanted = [TopicPartition(topic, partition) for partition in partitions]
+                end = await _answered(partial(self._consumer.end_offsets, wanted))
         except (KafkaError, OSError) as error:
             log.info("the end of %s is not known: %s", topic, type(error).__name__)
             return None
@@ -114,8 +131,8 @@ class ReplyConsumer:
         tp = TopicPartition(topic, partition)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                first = await self._consumer.beginning_offsets([tp])
-                end = await self._consumer.end_offsets([tp])
+                first = await _answered(partial(self._consumer.beginning_offsets, [tp]))
+                end = await _answered(partial(self._consumer.end_offsets, [tp]))
         except (KafkaError, OSError) as error:
             raise unreachable(self._settings, error, f"topic {topic} cannot be read") from error
         return first[tp], end[tp]

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
+    KafkaConnectionError,
     KafkaError,
     OutOfOrderSequenceNumber,
     ProducerClosed,
@@ -20,6 +22,7 @@ from turnlog.client.replies import Position
 from turnlog.errors import BrokerUnreachableError, NotFoundError, RequestRefusedError
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.errors import BrokerRefusesError
 from turnlog_workers.kafka.connections import REFUSED_RECORDS, SET_THE_CLOCK, WRONG_CLOCK, client_options
 from turnlog_workers.kafka.topic_limits import max_message_bytes
 from turnlog_workers.kafka.unreachable import unreachable
@@ -28,7 +31,8 @@ log = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 5.0
 _TOPIC_POLL_S = 0.1
 _BATCH_BYTES = 16 * 1024  #: of requests that travel together; a longer one travels alone
-_SEND_ATTEMPTS = 3
+_RETRY_S = 0.2
+_NODE_S = 5.0
 _ASK_LIMIT_S = 5.0
 _GRACE_S = 0.2  #: what is under way at the moment gets as long to be acknowledged
 #: Nothing is stored: the refusal of another request broke the sequence that this one was numbered in.
@@ -48,6 +52,30 @@ async def stop_quietly(client: Any) -> None:
         stopping.cancel()  # nothing happens to one that is done
     if stopping.done() and not stopping.cancelled() and (error := stopping.exception()) is not None:
         log.debug("a client did not stop in order: %s", type(error).__name__)
+
+
+def node_timeout_s(connect_timeout_s: float) -> float:
+    """How long one node is waited for. While it stands still others may answer, and soon one of them leads.
+
+    aiokafka meets such a node three times before it asks another one who leads now: when it sends, when it asks for
+    that, and when it connects again. All three must pass within the time that a request has (30 s).
+    """
+    return min(_NODE_S, connect_timeout_s / 2)
+
+
+async def start_patiently(client: Any, node_s: float) -> None:
+    """Start a client of aiokafka, over and over where nobody has refused it: the time limit is the caller's.
+
+    Raises what ``client.start()`` raises of a broker that is not there.
+    """
+    while True:
+        began = time.monotonic()
+        try:
+            await client.start()
+            return
+        except KafkaConnectionError:
+            if time.monotonic() - began < node_s:
+                raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +133,10 @@ class RequestSender:
         """The started producer. Raises :class:`BrokerUnreachableError`."""
         async with self._starting:
             if self._producer is None:
+                node_s = node_timeout_s(self._connect_timeout_s)
                 producer = AIOKafkaProducer(
                     **client_options(self._settings, self._client_id),
+                    request_timeout_ms=int(node_s * 1000),
                     acks="all",
                     enable_idempotence=True,
                     max_batch_size=_BATCH_BYTES,
@@ -114,7 +144,7 @@ class RequestSender:
                 )
                 try:
                     async with asyncio.timeout(self._connect_timeout_s):
-                        await producer.start()
+                        await start_patiently(producer, node_s)
                 except BaseException as error:
                     self._retire(producer)  # nobody waits for that: somebody's time is up
                     if isinstance(error, KafkaError | OSError):  # a TimeoutError is an OSError
@@ -131,8 +161,8 @@ class RequestSender:
         if self._stopping:
             await asyncio.wait(self._stopping)
 
-    def _discard(self, producer: AIOKafkaProducer) -> None:
-        if self._producer is producer:
+    def _discard(self, producer: AIOKafkaProducer | None) -> None:
+        if producer is not None and self._producer is producer:
             replaced, self._producer, self._replaced = self._replaced, None, None
             if replaced is not None:
                 asyncio.get_running_loop().call_later(_GRACE_S, _set, replaced)
@@ -172,36 +202,41 @@ class RequestSender:
             raise RequestRefusedError(
                 "too_long", f"{request.what}: it has {request.size_bytes} bytes; at most {limit} are sent"
             )
+        place = TopicPartition(topic, partition_of(request.key.encode(), partition_count))
+        failures: list[Exception] = []
         try:
             async with asyncio.timeout(self._send_timeout_s):
-                return await self._sent(topic, request, partition_of(request.key.encode(), partition_count))
+                return await self._sent(place, request, failures)
         except TimeoutError as error:
-            raise self._not_acknowledged(request, error) from error
+            raise self._not_acknowledged(request, place, failures[-1] if failures else error, late=True) from error
 
-    async def _sent(self, topic: str, request: PreparedRequest, partition: int) -> Position:
-        """Sent, and again where the refusal of somebody else's request took this one with it."""
+    async def _sent(self, place: TopicPartition, request: PreparedRequest, failures: list[Exception]) -> Position:
+        """Sent, and again until the time is up where that may help. ``failures``: what came in between.
+
+        It may then be stored twice: one id, one turn.
+        """
         attempt = 0
         while True:
             attempt += 1
-            producer = await self.start()
+            producer = None
             try:
-                sending = self._send_with(producer, topic, partition, request, alone=attempt > 1)
+                producer = await self.start()
+                sending = self._send_with(producer, place, request, alone=attempt > 1)
                 return await self._unless_replaced(sending)
             except (*REFUSED_RECORDS, WRONG_CLOCK) as error:
                 self._discard(producer)  # the refused batch took a sequence number with it
-                alone = attempt > 1 or request.size_bytes >= _BATCH_BYTES
-                if alone or attempt == _SEND_ATTEMPTS:
-                    raise await self._refused(topic, request, error) from error
-            except _BROKEN_SEQUENCE as error:
-                self._discard(producer)
-                if attempt == _SEND_ATTEMPTS:
-                    raise self._not_acknowledged(request, error) from error
-            except TimeoutError:
-                self._discard(producer)
-                raise
+                if attempt > 1 or request.size_bytes >= _BATCH_BYTES:
+                    raise await self._refused(place.topic, request, error) from error
+                failures.append(error)
+            except BrokerUnreachableError as error:
+                if not failures or isinstance(error, BrokerRefusesError):
+                    raise
             except (KafkaError, OSError) as error:
                 self._discard(producer)
-                raise self._not_acknowledged(request, error) from error
+                if isinstance(error, KafkaError) and not (error.retriable or isinstance(error, _BROKEN_SEQUENCE)):
+                    raise self._not_acknowledged(request, place, error) from error
+                failures.append(error)
+            await asyncio.sleep(_RETRY_S)
 
     async def _unless_replaced(self, send: Coroutine[Any, Any, Position]) -> Position:
         """What the current producer makes of it. Raises ``ProducerClosed`` when another request's refusal ended it.
@@ -220,8 +255,9 @@ class RequestSender:
             sending.cancel()
 
     async def _send_with(
-        self, producer: AIOKafkaProducer, topic: str, partition: int, request: PreparedRequest, *, alone: bool
+        self, producer: AIOKafkaProducer, place: TopicPartition, request: PreparedRequest, *, alone: bool
     ) -> Position:
+        topic, partition = place
         key, headers = request.key.encode(), list(request.headers)
         if alone and request.size_bytes < _BATCH_BYTES:
             batch = producer.create_batch()
@@ -233,13 +269,28 @@ class RequestSender:
         stored = await producer.send_and_wait(topic, value=request.value, key=key, partition=partition, headers=headers)
         return Position(partition=stored.partition, offset=stored.offset)
 
-    def _not_acknowledged(self, request: PreparedRequest, error: Exception) -> BrokerUnreachableError:
+    def _not_acknowledged(
+        self, request: PreparedRequest, place: TopicPartition, error: Exception, *, late: bool = False
+    ) -> BrokerUnreachableError:
+        when = f" within {self._send_timeout_s:g} s" if late else ""
         return unreachable(
             self._settings,
             error,
-            f"{request.what}: not acknowledged within {self._send_timeout_s:g} s; it may be stored all "
-            "the same, so send it again with the same id. No answer",
+            f"{request.what}: not acknowledged{when}; it may be stored all the same, so send it again with the same "
+            f"id. {self._leader(place)}No answer",
         )
+
+    def _leader(self, place: TopicPartition) -> str:
+        """A sentence on whose answer was waited for, as far as that is known."""
+        if self._producer is None:
+            return ""
+        cluster, named = self._producer.client.cluster, f"{place.topic}[{place.partition}]"
+        if place.partition not in (cluster.partitions_for_topic(place.topic) or ()):
+            return f"The broker does not list {named} (any more). "
+        leader = cluster.broker_metadata(cluster.leader_for_partition(place))
+        if leader is None:
+            return f"Nobody leads {named} at the moment. "
+        return f"{named} is led by node {leader.nodeId} ({leader.host}:{leader.port}). "
 
     async def _refused(self, topic: str, request: PreparedRequest, error: Exception) -> RequestRefusedError:
         """The verdict of the broker in words, with the topic's limit if the broker tells it."""

@@ -15,9 +15,10 @@ from tests.one_partition import OnePartition
 from tests.waiting import eventually
 from turnlog_schemas import events as ev
 from turnlog_schemas import frames as fr
-from turnlog_schemas.commands import CompactHistory, CreateSession, GetSession
+from turnlog_schemas.commands import CompactHistory, CreateSession, EraseSession, GetSession
 from turnlog_schemas.parts import Usage, text_content
 from turnlog_streams.folding.fold import FoldError, StreamName, evolve_stream, fold, folded
+from turnlog_streams.policy import ErasurePolicy
 from turnlog_streams.session.commands import CompleteTurn, RecordMessage
 from turnlog_streams.session.decide import decide
 from turnlog_workers.base.backoff import Backoff
@@ -106,6 +107,56 @@ def _no_actor_for_bad(self: Serving, live: SessionInMemory, actor: Any = Serving
     if live.stream_id == "bad":
         raise KeyError(SECRET)
     return actor(self, live)  # type: ignore[no-any-return]
+
+
+KEPT = ErasurePolicy(requests_kept_ms=1, replies_kept_ms=1, dead_letters_kept_ms=1, key_kept_ms=1)
+
+
+@pytest.mark.parametrize(
+    "defect",
+    [
+        lambda: patch.object(turnlog_workers.shard.run_ahead, "decide", failing_for("bad", decide)),
+        lambda: patch.object(Serving, "_actor", _no_actor_for_bad),
+    ],
+    ids=["its turn cannot be resumed", "its turn cannot be started"],
+)
+async def test_a_session_that_is_set_aside_is_erased_all_the_same(defect: Callable[[], Any]) -> None:
+    async with OnePartition(play=slow) as world:
+        world.policy = replace(world.policy, erasure=KEPT)
+        await in_the_middle_of_their_turns(world, "bad")
+        with defect():
+            await world.take_over()
+            world.chat("bad", "bad-2")
+            assert (await world.answer("bad-2", fr.RequestRefused)).code == "set_aside"
+            world.ask(EraseSession(), "erase-it", session_id="bad")
+            await world.answer("erase-it", fr.SessionErased)
+            world.chat("bad", "bad-3")
+            assert (await world.answer("bad-3", fr.RequestRefused)).code == "erased"
+        assert len(world.log.of(ev.TurnCancelled)) == len(world.log.of(ev.TurnAccepted)) == 1, "its turn has ended"
+        await world.take_over()
+        world.ask(EraseSession(), "erase-it", session_id="bad")
+        await eventually(lambda: len(world.sender.to("erase-it")) > 1, "the receipt is given again")
+        assert len(world.log.of(ev.SessionErased)) == 1
+        assert world.fatal == []
+
+
+async def test_erasing_a_session_whose_state_cannot_be_read_says_how_it_can_be() -> None:
+    async with OnePartition(play=slow) as world:
+        world.policy = replace(world.policy, erasure=KEPT)
+        await in_the_middle_of_their_turns(world, "bad")
+        with patch.object(turnlog_workers.store.memory_store, "folded", failing_for("bad", folded)):
+            await world.take_over()
+            world.ask(EraseSession(), "erase-it", session_id="bad")
+            refused = await world.answer("erase-it", fr.RequestRefused)
+        assert refused.code == "set_aside"
+        assert "delete that partition's file in the worker's data directory" in refused.reason
+        assert world.log.of(ev.SessionErased) == []
+        world.chat("good", "good-1")  # an event says that the refused request is done with
+        await world.answer("good-1", fr.TurnStarted)
+        world.stores = world.context.stores = MemoryStores()
+        await world.take_over()
+        world.ask(EraseSession(), "erase-it-2", session_id="bad")
+        await world.answer("erase-it-2", fr.SessionErased)
 
 
 async def test_an_answer_that_cannot_be_made_again_keeps_no_other_from_being_sent() -> None:

@@ -79,7 +79,7 @@ class Resident:
         else:
             channel = state if isinstance(state, Channel) else Channel(channel=stream_id)
             stream = self.channels[stream_id] = ChannelInMemory(channel)
-        stream.last_used, stream.set_aside = self._context.now(), set_aside
+        stream.last_used, stream.set_aside, stream.is_read = self._context.now(), set_aside, not set_aside
         if found is not None:
             stream.stream_offset, stream.last_offset = found.stream_offset, found.last_offset
             stream.unknown_events = bool(found.unknown_events)

@@ -40,6 +40,12 @@ from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.shard.stream import Stream
 from turnlog_workers.tools.client_tools import client_tools
 
+_MADE_ANEW = (
+    "It can be erased once its state can be read: stop the worker that owns its partition, delete that partition's "
+    "file in the worker's data directory (stores/p0007.*.duckdb for 7; it is made anew from the log), start it, and "
+    "erase again"
+)
+
 
 class SessionInMemory(Stream[Session]):
     """A session: its state, its messages, and what runs for it."""
@@ -79,14 +85,24 @@ class SessionInMemory(Stream[Session]):
     @property
     def busy(self) -> bool:
         """Must it stay in memory?"""
-        if self.set_aside:
+        if self.is_aside:
             return self.actor is not None and self.actor.busy
         session = self.state
         owes = session.open_turns or session.outbox or session.owed_runs
         return bool(owes or (self.actor is not None and self.actor.busy))
 
+    @property
+    def is_aside(self) -> bool:
+        """What failed here has nothing left to fail on once it is erased."""
+        return bool(self.set_aside) and self.state.erasure is None
+
     def closed_to(self, command: StreamCommand) -> tuple[str, str] | None:
-        """An erased session hears its channel, gives its receipt again, and takes nothing else."""
+        """An erased session hears its channel, gives its receipt again, and takes nothing else.
+
+        One that is set aside can be erased, since nothing of what failed is needed for that; but its state is.
+        """
+        if isinstance(command, Erase) and self.is_aside and not self.unknown_events:
+            return None if self.is_read else ("set_aside", f"session {self.stream_id}: {self.set_aside}. {_MADE_ANEW}")
         if self.state.erasure is None or isinstance(command, Erase | ReceiveForward | ReceiveReceipt):
             return self.closed
         return ERASED, why(self.stream_id)
@@ -94,7 +110,7 @@ class SessionInMemory(Stream[Session]):
     @property
     def turn_at_work(self) -> bool:
         """Has a turn a runner, or is its end on its way to the log? Decided is not confirmed."""
-        running = self.state.running is not None and not self.set_aside
+        running = self.state.running is not None and not self.is_aside
         return running or (self.actor is not None and self.actor.awaits_end)
 
     # ---- messages

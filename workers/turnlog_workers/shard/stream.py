@@ -37,6 +37,7 @@ class Stream(ABC, Generic[State]):
         self.written: Written = WROTE_NOTHING  #: the rows among them that the newest fact made
         self.fetched = NOTHING_FETCHED  #: rows of the store, for what is decided now
         self.set_aside = ""  #: why nothing is decided for it here: something of ours failed on it
+        self.is_read = True  #: the state is its own; else it could not be loaded, and this one is empty
 
     # ---- what it is
 
@@ -66,12 +67,17 @@ class Stream(ABC, Generic[State]):
         """Must it stay in memory?"""
 
     @property
+    def is_aside(self) -> bool:
+        """Is nothing decided for it, since something of ours failed on it?"""
+        return bool(self.set_aside)
+
+    @property
     def closed(self) -> tuple[str, str] | None:
         """Why nothing is decided for it here, as a code and a sentence; ``None``: it is."""
         who = f"{self.kind} {self.stream_id}"
         if self.unknown_events:
             return "newer_version", f"{who} holds events written by a newer Turnlog: upgrade this worker"
-        if self.set_aside:
+        if self.is_aside:
             return "set_aside", f"{who} is set aside by its worker: {self.set_aside}"
         return None
 

@@ -8,58 +8,23 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from benchmarks import (
-    analysts,
-    channels,
-    http_first_delta,
-    http_streams,
-    latency,
-    long_sessions,
-    memory,
-    meter,
-    rebuild,
-    report,
-    restarts,
-    scale,
-    starts,
-    steady,
-    streams,
-    takeover,
-    throughput,
-)
-from benchmarks.builds import Build, build_of, this_build
+from benchmarks import http_streams, meter, report, scale
 from benchmarks.deployment import Deployment
+from benchmarks.jobs import HTTP, SCALE, Job, jobs_of, say
 from turnlog_workers.devstack.broker import DevBroker
 
 _HERE = Path(__file__).parent
 _RESULT = _HERE / "results" / "latest.json"
 _PAGE = _HERE.parent / "docs" / "benchmarks.md"
-_SCALE, _HTTP = "scale", "http"
 #: Kinds of cases with bars: what each takes turns with is inside it, so each goes once.
-_BARS = {_SCALE: scale.BARS, _HTTP: http_streams.BARS}
-_CHARTS = {_SCALE: scale.CHARTS, _HTTP: http_streams.CHARTS}
-_QUICK_PARTITIONS = 2  #: each is a file of the worker and a directory of the broker, times three
-_CHANNELS = {"many": 200_000, "few": 200, "rounds": 5, "each_round": 20, "chats": 20}
-_LONG_SESSIONS = {"long_turns": 20_000, "short_turns": 20, "of_each": 3, "warm_chats": 150, "cold_chats": 20}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One case of one kind, to be run several times."""
-
-    kind: str
-    name: str
-    what: str
-    run: Callable[[Deployment], Coroutine[Any, Any, dict[str, Any]]]
-    partitions: int | None = None  #: absent: the default
-    sizes: Mapping[str, int] = field(default_factory=dict)  #: of a case with bars
+_BARS = {SCALE: scale.BARS, HTTP: http_streams.BARS}
+_CHARTS = {SCALE: scale.CHARTS, HTTP: http_streams.CHARTS}
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -86,189 +51,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _jobs(options: argparse.Namespace, sizes: Path) -> list[Job]:
-    load = throughput.Load(
-        turns=options.turns or (300 if options.quick else 6000), sessions=50 if options.quick else 500
-    )
-    pace = latency.Pace(
-        rate_per_s=50,
-        seconds=options.seconds or (2 if options.quick else 20),
-        warm_up_s=1 if options.quick else 4,
-        sessions=load.sessions,
-    )
-    jobs = [
-        Job(
-            kind="throughput",
-            name=case.name,
-            what=case.what,
-            run=lambda deployment, case=case: throughput.measure(case, load, deployment, sizes),  # type: ignore[misc]
-        )
-        for case in throughput.CASES
-    ]
-    jobs += [
-        Job(
-            kind="latency",
-            name=f"latency-{framing}",
-            what=f"{pace.rate_per_s:g} requests/s, {framing}",
-            run=lambda deployment, framing=framing: latency.measure(  # type: ignore[misc]
-                pace, deployment, framing=framing
-            ),
-        )
-        for framing in ("avro", "json")
-    ]
-    jobs += [*_scale_jobs(options.quick, options.against), _streams_job(options)]
-    jobs += [*_table_jobs(options.quick), *_http_jobs(options.quick)]
-    if options.quick:
-        jobs = [replace(job, partitions=min(job.partitions or _QUICK_PARTITIONS, _QUICK_PARTITIONS)) for job in jobs]
-    return _chosen(jobs, options.cases)
-
-
-def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
-    if cases:
-        wanted = set(cases.split(","))
-        unknown = wanted - {job.name for job in jobs} - _BARS.keys()
-        if unknown:
-            names = ", ".join(job.name for job in jobs)
-            raise SystemExit(
-                f"no such case: {', '.join(sorted(unknown))}; there are {names}; or a kind: {', '.join(_BARS)}"
-            )
-        jobs = [job for job in jobs if job.name in wanted or (job.kind in _BARS and job.kind in wanted)]
-    if jobs[0].name.startswith("bare"):
-        raise SystemExit("a bare agent sends what a worker sent before it: put a worker's case first")
-    return jobs
-
-
-def _table_jobs(quick: bool) -> list[Job]:
-    events, messages = (600, 2_000) if quick else (1_000_000, 1_000_000)
-    return [
-        Job(
-            kind=_SCALE,
-            name="rebuild",
-            what="the analysts' file made anew",
-            run=lambda to: rebuild.measure(events, to, rounds=1 if quick else 2, say=_say),
-            partitions=3 if quick else 12,
-            sizes={"events": events},
-        ),
-        Job(
-            kind=_SCALE,
-            name="analysts",
-            what="questions to the analysts' file, and its snapshots",
-            run=lambda to: analysts.measure(messages, to, commits=2 if quick else 40, say=_say),
-            partitions=1,
-            sizes={"messages": messages},
-        ),
-    ]
-
-
-def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
-    before = build_of(against, _say) if against else None
-    builds: list[Build] = [this_build(), *([before] if before is not None else [])]
-    channel = channels.Channels(
-        **({"many": 300, "few": 20, "rounds": 1, "each_round": 2, "chats": 2} if quick else _CHANNELS)
-    )
-    session = long_sessions.Sessions(
-        **(
-            {"long_turns": 60, "short_turns": 5, "of_each": 1, "warm_chats": 2, "cold_chats": 1}
-            if quick
-            else _LONG_SESSIONS
-        )
-    )
-    events, idle, kills = (2_000, 200, 1) if quick else (1_000_000, 100_000, 12)
-
-    def job(name: str, what: str, run: Callable[[Deployment], Any], *, partitions: int | None = 1, **sizes: int) -> Job:
-        return Job(kind=_SCALE, name=name, what=what, run=run, partitions=partitions, sizes=sizes)
-
-    return [
-        job("channel", "channels of any size", lambda to: channels.measure(channel, to), **asdict(channel)),
-        job(
-            "long-session",
-            "sessions of any length",
-            lambda to: long_sessions.measure(session, to),
-            **{**asdict(session), "seen": session.seen},
-        ),
-        job(
-            "takeover",
-            "a partition never owned",
-            lambda to: takeover.measure(events, to, rounds=1 if quick else 2, before=before, say=_say),
-            events=events,
-        ),
-        job(
-            "idle",
-            "sessions at rest",
-            lambda to: memory.measure(to, idle, passes=1 if quick else 2, idle_s=0.2 if quick else memory.IDLE_S),
-            partitions=None,
-            sessions=idle,
-        ),
-        job(
-            "steady",
-            "50 turns a second",
-            lambda to: steady.measure(builds, to, seconds=2 if quick else 60, rounds=1 if quick else 2, say=_say),
-        ),
-        job(
-            "start",
-            "from a command line to work",
-            lambda to: starts.measure(builds, to, rounds=1 if quick else 3, say=_say),
-        ),
-        job(
-            "restart",
-            "workers that are killed and started again",
-            lambda to: restarts.measure(kills, to, sessions=12 if quick else 24, say=_say),
-            partitions=None,
-            kills=kills,
-        ),
-    ]
-
-
-def _streams_job(options: argparse.Namespace) -> Job:
-    few = options.quick
-    load = streams.Streams(
-        streams=options.streams or (10 if few else 2_000),
-        words=options.words or (20 if few else 600),
-        delta_ms=options.delta_ms or 33,
-        start_s=0.2 if few else 5.0,
-    )
-    return Job(
-        kind=_SCALE,
-        name="streams",
-        what="slow answers side by side",
-        run=lambda to: streams.measure(load, to),
-        sizes=asdict(load),
-    )
-
-
-def _http_jobs(quick: bool) -> list[Job]:
-    load = http_streams.Streams(streams=20 if quick else 2_000, rate=10 if quick else 2, seconds=1 if quick else 30)
-    pairs = 3 if quick else 200
-    return [
-        Job(
-            kind=_HTTP,
-            name="http-streams",
-            what="open event streams on one gateway",
-            run=lambda to: http_streams.measure(load, to),
-            sizes=asdict(load),
-        ),
-        Job(
-            kind=_HTTP,
-            name="http-first-delta",
-            what="first delta over HTTP, beside the Kafka client",
-            run=lambda to: http_first_delta.measure(pairs, to),
-            sizes={"pairs": pairs},
-        ),
-    ]
-
-
 @contextlib.contextmanager
 def _broker(options: argparse.Namespace, directory: Path) -> Iterator[tuple[str, int | None]]:
     """Address and process id of the broker to measure on."""
     if options.bootstrap_server:
         yield options.bootstrap_server, None
         return
-    with DevBroker(directory / "broker", preferred_port=None, say=_say) as broker:
+    with DevBroker(directory / "broker", preferred_port=None, say=say) as broker:
         yield broker.bootstrap_server, broker.pid
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _measure(jobs: list[Job], runs: int, broker: tuple[str, int | None], directory: Path) -> list[dict[str, Any]]:
@@ -287,7 +77,7 @@ def _measure(jobs: list[Job], runs: int, broker: tuple[str, int | None], directo
                 result = runner.run(job.run(deployment))
             found[job.name].append(result)
             shown = {name: round(value, 2) if isinstance(value, float) else value for name, value in result.items()}
-            _say(f"run {number} of {runs}, {job.name}: {json.dumps(shown)}")
+            say(f"run {number} of {runs}, {job.name}: {json.dumps(shown)}")
     return [
         {
             "kind": job.kind,
@@ -307,7 +97,7 @@ def main(argv: list[str]) -> int:
     runs = options.runs or (1 if options.quick else 5)
     with tempfile.TemporaryDirectory(prefix="turnlog-bench-") as temporary:
         directory = Path(temporary)
-        jobs = _jobs(options, directory / "sizes.json")
+        jobs = jobs_of(options, directory / "sizes.json")
         with _broker(options, directory) as broker:
             cases = _measure(jobs, runs, broker, directory)
     measured = {
@@ -331,7 +121,7 @@ def main(argv: list[str]) -> int:
         if options.docs:
             report.write_into(_PAGE, figures)
     for line in missed:
-        _say(line)
+        say(line)
     return int(bool(missed) and not options.quick)
 
 

@@ -61,10 +61,10 @@ class Asker:
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def chat(self, session_id: str, *, channel: str | None = None) -> Waited:
+    async def chat(self, session_id: str, *, channel: str | None = None, model: str = MODEL) -> Waited:
         """A turn; with ``channel`` the session belongs to it if this chat makes it."""
         new = NewSession(channel=channel) if channel else None
-        command = Chat(content=text_content("What is the way to the station?"), model=MODEL, new_session=new)
+        command = Chat(content=text_content("What is the way to the station?"), model=model, new_session=new)
         return await self._ask(command, key=session_id, session_id=session_id)
 
     async def create(self, channel: str) -> Waited:

@@ -12,7 +12,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ _TEXT = "word " * 1200  #: a minute
 _LIMIT_S = 60.0
 _UNDISTURBED_S = 4.0  #: a session that has gone on for so long, and began nothing anew, is another worker's
 _POLL_S = 0.02
+Until = Callable[[Callable[[], bool]], Awaitable[None]]  #: waits for a condition
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,27 +126,58 @@ async def _kill(
     broker: Broker, victim: Child, deployment: Deployment, name: str, sessions: int
 ) -> tuple[list[float], float]:
     """The waits of the sessions that the killed worker had, and until the next process was ready."""
+    assert victim.record is not None
+    pid, ready_s = victim.record.pid, 0.0
+
+    async def again(killed_at: float, until: Until) -> None:
+        nonlocal ready_s
+        await until(lambda: not victim.ready.is_set())
+        await until(victim.ready.is_set)
+        ready_s = time.monotonic() - killed_at
+
+    return await waits_after_kill(broker, deployment, pid, name, sessions=sessions, again=again), ready_s
+
+
+async def _nobody(killed_at: float, until: Until) -> None:
+    """Nothing follows the kill."""
+
+
+async def waits_after_kill(
+    broker: Broker,
+    deployment: Deployment,
+    pid: int,
+    name: str,
+    *,
+    sessions: int,
+    undisturbed_s: float = _UNDISTURBED_S,
+    again: Callable[[float, Until], Awaitable[None]] = _nobody,
+) -> list[float]:
+    """Let so many sessions answer, kill this worker, and see how long each session that it had waits for text, in s.
+
+    A session that goes on for ``undisturbed_s`` is another worker's. ``again`` is awaited behind the kill.
+    """
     answers = _Answers()
     answers.of = {f"restart-{name}-{number}": _Answer() for number in range(sessions)}
     reading = asyncio.create_task(answers.read(broker))
+
+    async def until(condition: Callable[[], bool]) -> None:
+        await _until(reading, condition)
+
     try:
         for session_id in answers.of:
             await _send(broker, deployment, session_id, Chat(content=text_content(_TEXT), model=_MODEL))
-        await _until(reading, lambda: all(answer.last_at for answer in answers.of.values()))
-        assert victim.record is not None
+        await until(lambda: all(answer.last_at for answer in answers.of.values()))
         before = {session_id: answer.attempt for session_id, answer in answers.of.items()}
         killed_at = time.monotonic()
-        os.kill(victim.record.pid, signal.SIGKILL)
-        await _until(reading, lambda: not victim.ready.is_set())
-        await _until(reading, victim.ready.is_set)
-        ready_s = time.monotonic() - killed_at
+        os.kill(pid, signal.SIGKILL)
+        await again(killed_at, until)
 
         def gone_on(session_id: str) -> bool:
             answer = answers.of[session_id]
             begun_again = any(attempt > before[session_id] for attempt in answer.attempts)
-            return begun_again or answer.last_at > killed_at + _UNDISTURBED_S
+            return begun_again or answer.last_at > killed_at + undisturbed_s
 
-        await _until(reading, lambda: all(map(gone_on, answers.of)))
+        await until(lambda: all(map(gone_on, answers.of)))
         for session_id in answers.of:
             await _send(broker, deployment, session_id, CancelTurn())
     finally:
@@ -153,11 +185,11 @@ async def _kill(
         await asyncio.gather(reading, return_exceptions=True)
     waits = []
     for session_id, answer in answers.of.items():
-        again = [at for attempt, at in answer.attempts.items() if attempt > before[session_id]]
-        waits += [min(again) - killed_at] if again else []
+        later = [at for attempt, at in answer.attempts.items() if attempt > before[session_id]]
+        waits += [min(later) - killed_at] if later else []
     if not waits:
         raise RuntimeError("the worker that was killed had no session")
-    return waits, ready_s
+    return waits
 
 
 async def _send(broker: Broker, deployment: Deployment, session_id: str, command: Chat | CancelTurn) -> None:

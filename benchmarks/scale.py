@@ -101,6 +101,20 @@ BARS = (
     Bar(case="streams", figure="late_p99_ms", what="the same: a word after it was due, p99", most=250.0, unit="ms"),
     Bar(case="streams", figure="worker_cores", what="the same: the worker's CPU", most=1.0, unit="cores"),
     Bar(
+        case="open-turns",
+        figure="new_first_delta_p99_ms",
+        what="{open} open turns with a word each {delta_ms} ms, and new sessions beside them: first text of those, p99",
+        most=100.0,
+        unit="ms",
+    ),
+    Bar(case="open-turns", figure="worker_rss_mb", what="the same: the worker's memory", most=700.0, unit="MB"),
+    Bar(
+        case="neighbours",
+        figure="ratio",
+        what="a turn beside one of a minute in its partition, against one without: p50",
+        most=1.1,
+    ),
+    Bar(
         case="start",
         figure="up_ratio",
         what="`turnlog up` in an empty folder to the first answer, against {against}",
@@ -113,6 +127,22 @@ BARS = (
         what="`kill -9` of a worker that its supervisor starts again, {kills} times: next text of its sessions, p95",
         most=5.0,
         unit="s",
+    ),
+    Bar(
+        case="host",
+        figure="beyond_timeout_p95_s",
+        what="`kill -9` of a worker that nobody starts again, {kills} times: next text of its sessions, p95, beyond "
+        "the session timeout ({session_timeout_s} s)",
+        most=2.0,
+        unit="s",
+    ),
+    Bar(
+        case="rolling",
+        figure="calls_lost",
+        what="three workers restarted {restarts} times, one after the other, under {turns} turns of 2 s: model calls "
+        "that were lost",
+        most=0.0,
+        unit="calls",
     ),
 )
 CHARTS = (
@@ -170,6 +200,36 @@ CHARTS = (
         name="steady",
         title="Worker CPU for a turn at 50 turns a second: ms",
         bars=(("build before", "cpu_ms_per_turn_before"), ("this build", "cpu_ms_per_turn")),
+    ),
+    Chart(
+        case="open-turns",
+        name="open-turns",
+        title="A new session beside many open turns: first text, ms",
+        bars=(("p50", "new_first_delta_p50_ms"), ("p99", "new_first_delta_p99_ms")),
+    ),
+    Chart(
+        case="streams",
+        name="streams",
+        title="Many answers side by side: a word after it was due, ms",
+        bars=(("p50", "late_p50_ms"), ("p99", "late_p99_ms")),
+    ),
+    Chart(
+        case="neighbours",
+        name="neighbours",
+        title="A turn, alone and beside one of a minute: median, ms",
+        bars=(("alone", "alone_p50_ms"), ("beside", "beside_p50_ms")),
+    ),
+    Chart(
+        case="host",
+        name="host",
+        title="A host that is gone: seconds to the next text",
+        bars=(("p50", "next_delta_p50_s"), ("p95", "next_delta_p95_s"), ("longest", "next_delta_max_s")),
+    ),
+    Chart(
+        case="rolling",
+        name="rolling",
+        title="First text while workers are restarted one by one: ms",
+        bars=(("p50", "first_delta_p50_ms"), ("p99", "first_delta_p99_ms"), ("longest", "first_delta_max_ms")),
     ),
     Chart(
         case="start",

@@ -42,7 +42,9 @@ class Streams:
 
 
 @dataclass(slots=True)
-class _Stream:
+class Stream:
+    """What has come of an answer."""
+
     began: float = 0.0  #: the first word
     ended: float = 0.0
     words: int = 0
@@ -50,15 +52,22 @@ class _Stream:
 
 
 @dataclass(slots=True)
-class _Seen:
-    streams: dict[str, _Stream]
+class Seen:
+    """What has come of all, and the first text of turns that are none of them."""
+
+    streams: dict[str, Stream]
     word_s: float
     late: list[tuple[float, int]] = field(default_factory=list)  #: of each frame: its oldest word, and how many it has
     bad: list[str] = field(default_factory=list)
     ended: int = 0
+    others: dict[str, float] = field(default_factory=dict)
 
     def delta(self, request_id: str, text: str, now: float) -> None:
-        stream = self.streams[request_id]
+        """Text has come."""
+        stream = self.streams.get(request_id)
+        if stream is None:
+            self.others.setdefault(request_id, now)
+            return
         if not stream.frames:
             stream.began = now
         words = text.count(" ")
@@ -67,7 +76,10 @@ class _Seen:
         stream.frames += 1
 
     def end(self, request_id: str, frame: Any, now: float, words: int) -> None:
-        stream = self.streams[request_id]
+        """A turn has ended; an answer has so many words."""
+        stream = self.streams.get(request_id)
+        if stream is None:
+            return
         if not isinstance(frame, TurnCompleted) or stream.ended or stream.words != words:
             self.bad.append(f"{request_id}: {type(frame).__name__} after {stream.words} of {words} words")
         stream.ended = now
@@ -81,11 +93,12 @@ async def measure(load: Streams, deployment: Deployment) -> dict[str, Any]:
             return await _drive(load, deployment, broker)
 
 
-def _requests(load: Streams, name: str, count: int, partitions: int) -> list[Request]:
+def requests_of(load: Streams, name: str, partitions: int) -> list[Request]:
+    """A chat for each answer, in a session of its own."""
     codec, text = Codec(COMMANDS), "".join(f"word{number:04d} " for number in range(load.words))
     chat = Chat(content=text_content(text), model=f"echo:?delta_ms={load.delta_ms}")
     made = []
-    for index in range(count):
+    for index in range(load.streams):
         session_id = request_id = f"{name}-{index:05d}"
         value = codec.encode(RequestHeader(request_id=request_id, session_id=session_id), chat)
         key = session_id.encode()
@@ -95,11 +108,11 @@ def _requests(load: Streams, name: str, count: int, partitions: int) -> list[Req
 
 async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[str, Any]:
     settings = deployment.settings
-    made = _requests(load, f"streams-{uuid.uuid4().hex[:6]}", load.streams, settings.partitions)
-    seen = _Seen({request.request_id: _Stream() for request in made}, load.delta_ms / 1000)
+    made = requests_of(load, f"streams-{uuid.uuid4().hex[:6]}", settings.partitions)
+    seen = Seen({request.request_id: Stream() for request in made}, load.delta_ms / 1000)
     broker.consumer.assign(broker.tps(settings.topics.replies))
     await broker.consumer.seek_to_beginning()
-    reading = asyncio.create_task(_read(broker, seen, load.words))
+    reading = asyncio.create_task(read(broker, seen, load.words))
     meter = deployment.meter()
     load_before, before = load_average(), meter.read()
     try:
@@ -136,7 +149,8 @@ async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[
     }
 
 
-async def _read(broker: Broker, seen: _Seen, words: int) -> None:
+async def read(broker: Broker, seen: Seen, words: int) -> None:
+    """All frames, until it is cancelled."""
     decode = Codec(FRAMES).decode
     while True:
         found = await broker.consumer.getmany(timeout_ms=1000)

@@ -22,9 +22,11 @@ OF_LOAD = ("worker", "bare-batched", "latency-json")
 OF_SCALE = ("channel", "takeover", "rebuild", "analysts")
 OF_HTTP = ("http-streams",)
 OF_TWO = ("speedup", "up_ratio", "worker_ratio")  #: against a build before
+MAY_BE_NOTHING = ("calls_lost", "beyond_timeout_p95_s")
 if EVERY_ONE:
     OF_LOAD = (*OF_LOAD, "worker+materializer", "worker-scraped", "bare-sent", "bare-confirmed", "latency-avro")
     OF_SCALE = (*OF_SCALE, "long-session", "idle", "start", "restart", "streams")
+    OF_SCALE = (*OF_SCALE, "open-turns", "neighbours", "host", "rolling")
 
 
 @pytest.mark.timeout(TIMEOUT_S + 30)
@@ -52,7 +54,8 @@ def test_every_case_comes_to_a_figure(broker: DevBroker, tmp_path: Path) -> None
     scale = {name: entry["result"] for name, entry in json.loads((tmp_path / "scale.json").read_text()).items()}
     assert set(scale) == set(OF_SCALE)
     assert scale["channel"]["chat_records_ratio"] == 1.0  # a count: it is the same for channels of any size
-    assert all(scale[bar.case][bar.figure] > 0 for bar in BARS if bar.case in OF_SCALE and bar.figure not in OF_TWO)
+    measured = [bar for bar in BARS if bar.case in OF_SCALE and bar.figure not in (*OF_TWO, *MAY_BE_NOTHING)]
+    assert all(scale[bar.case][bar.figure] > 0 for bar in measured)
     streams = json.loads((tmp_path / "http.json").read_text())["http-streams"]["result"]
     assert streams["lost"] == 0
     assert streams["frames"] == 200

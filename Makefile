@@ -17,7 +17,7 @@ PROCESSES ?= 4
 # our modules and the tests' again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test pictures clients check format bench bench-smoke faults seeds http-faults export-faults rebuild-faults fuzz fuzz-runners model lock audit release-check upgrade-check clean
+.PHONY: help setup demo test pictures clients check format bench bench-smoke soak faults seeds http-faults export-faults rebuild-faults fuzz fuzz-runners model lock audit release-check upgrade-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ format: $(READY) ## Bring the code into the house's form
 
 bench-smoke: $(READY) ## Every case of the benchmark once, small
 	BENCH_SMOKE=all $(BIN)/python -m pytest tests/integration/test_bench_smoke.py
+
+soak: $(READY) ## Half an hour of steady work: do memory, files, tasks and lag stay? (ARGS="--minutes 30 --rate 150")
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 bench: $(READY) ## Measure throughput and latency on this machine
 	@$(BIN)/python -m benchmarks $(ARGS)

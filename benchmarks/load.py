@@ -1,6 +1,7 @@
 """Chat requests for many sessions, ready encoded, and how far a topic has come."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ _BATCH_BYTES = 512 * 1024
 _POLL_S = 0.02
 
 
+@functools.cache
+def _codec() -> Codec:
+    return Codec(COMMANDS)  # made once: it reads every schema
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A request, encoded."""
@@ -39,7 +45,7 @@ def requests(
     run: str, count: int, *, sessions: int, framing: str, partitions: int, model: str = MODEL, first: int = 0
 ) -> list[Request]:
     """``count`` chats, one session after the other from ``first`` on; ``run`` makes the request ids unique."""
-    codec = Codec(COMMANDS)
+    codec = _codec()
     encode = codec.encode if framing == "avro" else codec.encode_json
     made = []
     for index in range(first, first + count):

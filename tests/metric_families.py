@@ -12,7 +12,7 @@ from turnlog.serve.open_streams import OpenStreams
 from turnlog_workers.observe.health import Health, HealthCollector
 from turnlog_workers.observe.materializer_metrics import MaterializerCollector, MaterializerNow
 from turnlog_workers.observe.turn_times import TurnMetrics
-from turnlog_workers.observe.watchdog import loop_delay
+from turnlog_workers.observe.watchdog import LoopMetrics
 from turnlog_workers.observe.worker_metrics import PartitionNow, WorkerCollector, WorkerNow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ def worker_families() -> Families:
     model = turns.of_model("echo:")
     model.queue.observe(1)
     turns.accepted(1, lambda: 2)
-    loop_delay(registry)
+    LoopMetrics(registry)
     registry.register(WorkerCollector(lambda: worker_now(0)))
     return _of(registry)
 
@@ -66,7 +66,7 @@ def gateway_families() -> Families:
     metrics = HttpMetrics(registry, streams)
     metrics.requests.labels("/", "200").inc()
     metrics.first_byte.labels("/").observe(1)
-    loop_delay(registry)
+    LoopMetrics(registry)
     return _of(registry)
 
 

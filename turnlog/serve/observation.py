@@ -10,7 +10,7 @@ from turnlog.serve.measured import HttpMetrics
 from turnlog_workers.base.tasks import end, kept_running
 from turnlog_workers.observe.health import Health
 from turnlog_workers.observe.port import PortOfSettings
-from turnlog_workers.observe.watchdog import Watchdog, loop_delay
+from turnlog_workers.observe.watchdog import LoopMetrics, Watchdog
 
 
 class Observation:
@@ -33,9 +33,9 @@ class Observation:
         self._port.open()
         if self._port.served is None:
             return
-        delay = loop_delay(self.registry)
+        loop = LoopMetrics(self.registry)
         timeout_s = self._gateway.settings.watchdog_timeout_s
-        watchdog = Watchdog(self._health, dict, timeout_s=timeout_s, delay=delay)
+        watchdog = Watchdog(self._health, dict, timeout_s=timeout_s, loop=loop)
         self._task = kept_running(watchdog.run, "the watchdog", gave_up=lambda _: None)
 
     def not_ready(self) -> str:

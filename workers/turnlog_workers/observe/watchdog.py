@@ -4,12 +4,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from turnlog_workers.observe.health import Health
 
 log = logging.getLogger(__name__)
 _INTERVAL_S = 0.5
+_LOOKS_A_COUNT = 10
 _MAX_TASKS = 200
 _MAX_FRAMES = 12
 _DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -18,14 +19,27 @@ _DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 Progress = Mapping[int, tuple[int, int]]
 
 
-def loop_delay(registry: CollectorRegistry) -> Histogram:
-    """How late the event loop is."""
-    return Histogram(
-        "turnlog_event_loop_delay_seconds",
-        "How late the event loop gets to what is due, looked at twice a second.",
-        buckets=_DELAYS_S,
-        registry=registry,
-    )
+class LoopMetrics:
+    """How late the event loop is, and how many tasks it has."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._delay = Histogram(
+            "turnlog_event_loop_delay_seconds",
+            "How late the event loop gets to what is due, looked at twice a second.",
+            buckets=_DELAYS_S,
+            registry=registry,
+        )
+        self._tasks = Gauge(
+            "turnlog_event_loop_tasks", "Tasks of the event loop, counted every 5 s.", registry=registry
+        )
+        self._looks = 0
+
+    def look(self, late_s: float) -> None:
+        """Twice a second; in the loop."""
+        self._delay.observe(late_s)
+        if self._looks % _LOOKS_A_COUNT == 0:  # to count thousands takes a millisecond
+            self._tasks.set(len(asyncio.all_tasks()))
+        self._looks += 1
 
 
 class Watchdog:
@@ -37,7 +51,7 @@ class Watchdog:
         progress: Callable[[], Progress],
         *,
         timeout_s: float,
-        delay: Histogram | None = None,
+        loop: LoopMetrics | None = None,
         what: str = "requests wait, and none was decided",
         where: Callable[[], str] = lambda: f". Every task stands at:{tasks_stand_at()}",
     ) -> None:
@@ -45,7 +59,7 @@ class Watchdog:
         self._health = health
         self._progress = progress
         self._timeout_s = timeout_s
-        self._delay = delay
+        self._loop = loop
         self._what = what
         self._where = where
         self._since: dict[int, tuple[int, float]] = {}  #: by partition: decided up to, and since when
@@ -56,8 +70,8 @@ class Watchdog:
         while True:
             due = loop.time() + _INTERVAL_S
             await asyncio.sleep(_INTERVAL_S)
-            if self._delay is not None:
-                self._delay.observe(max(0.0, loop.time() - due))
+            if self._loop is not None:
+                self._loop.look(max(0.0, loop.time() - due))
             self._health.beat()
             self.look(loop.time())
 

@@ -11,7 +11,7 @@ from turnlog_workers.observe import tracing
 from turnlog_workers.observe.health import Health
 from turnlog_workers.observe.port import PortOfSettings
 from turnlog_workers.observe.turn_times import TurnMetrics
-from turnlog_workers.observe.watchdog import Progress, Watchdog, loop_delay
+from turnlog_workers.observe.watchdog import LoopMetrics, Progress, Watchdog
 from turnlog_workers.observe.worker_metrics import PartitionNow, WorkerCollector, WorkerNow
 from turnlog_workers.process.service import WorkerService
 from turnlog_workers.shard.partition import Shard
@@ -34,8 +34,8 @@ class Observation:
         tracing.start("turnlog-worker", service.owner)
         self._health.not_ready = lambda: not_ready(service)
         self._port.open(WorkerCollector(lambda: worker_now(service)))
-        delay = loop_delay(self.registry) if self._port.served is not None else None
-        watchdog = Watchdog(self._health, lambda: progress(service), timeout_s=settings.watchdog_timeout_s, delay=delay)
+        loop = LoopMetrics(self.registry) if self._port.served is not None else None
+        watchdog = Watchdog(self._health, lambda: progress(service), timeout_s=settings.watchdog_timeout_s, loop=loop)
         self._task = kept_running(watchdog.run, "the watchdog", gave_up=lambda _: None)
 
     async def stop(self) -> None:

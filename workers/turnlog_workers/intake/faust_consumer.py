@@ -14,6 +14,7 @@ from functools import partial
 from types import CoroutineType, coroutine
 from typing import Any, cast
 
+import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError
 from faust.transport.drivers.aiokafka import (
@@ -76,6 +77,24 @@ class IntakeThread(AIOKafkaConsumerThread):
         app = cast(Any, self.app)
         app.loop.call_soon_threadsafe(app.fenced, sentence)
 
+    async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TopicPartition, list[Any]]:
+        """As Faust's own, past the queue of calls into its thread: two workers wait at it with tasks of theirs."""
+        fetched: asyncio.Future[dict[TopicPartition, list[Any]]] = self.parent_loop.create_future()
+        self.thread_loop.call_soon_threadsafe(self._fetch, fetched, active_partitions, timeout)
+        return await fetched
+
+    def _fetch(self, fetched: asyncio.Future[Any], active_partitions: set[TP] | None, timeout: float) -> None:
+        async def fetch() -> dict[TopicPartition, list[Any]]:
+            consumer = self._ensure_consumer()
+            most = consumer._max_poll_records
+            return await self._fetch_records(consumer, active_partitions, timeout=timeout, max_records=most)
+
+        def hand_over(done: asyncio.Task[Any]) -> None:
+            with contextlib.suppress(RuntimeError):  # the worker's loop is closed
+                self.parent_loop.call_soon_threadsafe(_settle, fetched, done)
+
+        self.thread_loop.create_task(fetch()).add_done_callback(hand_over)
+
     async def _fetch_records(
         self,
         consumer: AIOKafkaConsumer,
@@ -126,7 +145,16 @@ class IntakeConsumer(Consumer):
         self._set_aside: dict[TP, asyncio.Task[None]] = {}
 
     def _new_consumer_thread(self) -> IntakeThread:
-        return IntakeThread(self, loop=self.loop, beacon=self.beacon)
+        thread = IntakeThread(self, loop=self.loop, thread_loop=uvloop.new_event_loop(), beacon=self.beacon)
+        thread._close_thread_loop_on_stop = True  # as one that the thread makes itself
+        return thread
+
+    async def sleep(self, n: Any) -> None:
+        """As Faust's own; before each fetch it sleeps for no time, in a task of its own with a timer."""
+        if n == 0:
+            await asyncio.sleep(0)
+        else:
+            await super().sleep(n)
 
     async def wait_first(self, *coros: WaitArgT, timeout: Any = None) -> WaitResults:
         """As Faust's own, without its four tasks for each message where handing it over waits for nothing.
@@ -192,6 +220,17 @@ class IntakeTransport(Transport):
     """Faust's transport with this consumer."""
 
     Consumer = IntakeConsumer
+
+
+def _settle(fetched: asyncio.Future[Any], done: asyncio.Task[Any]) -> None:
+    """What a task of the other thread ended with, for whoever waits in this one, if somebody still does."""
+    if done.cancelled():
+        fetched.cancel()
+    elif (error := done.exception()) is not None:
+        if not fetched.done():
+            fetched.set_exception(error)
+    elif not fetched.done():
+        fetched.set_result(done.result())
 
 
 async def _going_on(work: Coroutine[Any, Any, Any], waits_for: Any) -> Any:

@@ -9,7 +9,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, cast
 
 import faust
@@ -21,6 +21,7 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import Headers, RequestRecord
 from turnlog_workers.base.tasks import describe
 from turnlog_workers.intake.faust_consumer import IntakeConsumer, IntakeTransport
+from turnlog_workers.kafka.compiled_structs import compile_structs
 from turnlog_workers.kafka.connections import faust_broker, faust_credentials
 from turnlog_workers.kafka.request_log import request_headers
 from turnlog_workers.membership.worker_name import WorkerName, take_name
@@ -83,6 +84,12 @@ class TurnlogApp(faust.App):
         consumer.read_past = self.inside.read_past
         return consumer
 
+    def on_init_dependencies(self) -> Iterable[Any]:
+        """Without Faust's monitor, which nobody can see here: it writes a dozen numbers for each message."""
+        services = super().on_init_dependencies()
+        self.sensors.remove(self.monitor)
+        return services
+
     def _ack(self, partition: int, offset: int) -> None:
         tp = TP(self.turnlog_settings.topics.requests, partition)
         self.consumer.ack(cast(Any, _Acked(tp, offset)))
@@ -141,6 +148,7 @@ class TurnlogApp(faust.App):
 
 def build_app(settings: Settings) -> TurnlogApp:
     """The app for these settings. Nothing connects before it starts."""
+    compile_structs()
     name = take_name(settings)
     app = TurnlogApp(settings.group_id, **_faust_settings(settings, name))
     app.connect(settings, name)

@@ -1,0 +1,90 @@
+"""What is fetched in the consumer's thread reaches the worker's loop: records, an error, the end of the thread."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvloop
+from aiokafka.errors import ConsumerStoppedError
+
+from tests.waiting import eventually
+from turnlog_workers.intake.faust_consumer import IntakeThread
+
+
+@pytest.fixture
+def thread_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """The loop of another thread, which ends with the test."""
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+class Thread(IntakeThread):
+    """One whose fetches the test answers."""
+
+    def __init__(self, thread_loop: asyncio.AbstractEventLoop) -> None:
+        self.thread_loop, self.parent_loop = thread_loop, asyncio.get_running_loop()
+        self.asked: list[Any] = []
+        self.answers: dict[str, Any] = {}
+        self.fetching: asyncio.Task[Any] | None = None
+        self.fetched: list[str] = []
+
+    def _ensure_consumer(self) -> Any:
+        return SimpleNamespace(_max_poll_records=7)
+
+    async def _fetch_records(self, consumer: Any, active_partitions: Any, *args: Any, **bounds: Any) -> Any:
+        assert asyncio.get_running_loop() is self.thread_loop
+        self.fetching = asyncio.current_task()
+        self.asked.append((active_partitions, bounds))
+        try:
+            await eventually(lambda: self.answers, "an answer")
+        finally:
+            self.fetched.append("done")
+        answer = self.answers["next"]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_records_and_errors_come_over(thread_loop: asyncio.AbstractEventLoop) -> None:
+    thread = Thread(thread_loop)
+    thread.answers["next"] = {"requests": ["a record"]}
+    assert await thread.getmany(None, 1.0) == {"requests": ["a record"]}
+    assert thread.asked == [(None, {"timeout": 1.0, "max_records": 7})]
+    thread.answers["next"] = ConsumerStoppedError()
+    with pytest.raises(ConsumerStoppedError):
+        await thread.getmany(None, 1.0)
+
+
+async def test_a_fetch_that_the_thread_s_end_cuts_off_ends_here_too(thread_loop: asyncio.AbstractEventLoop) -> None:
+    thread = Thread(thread_loop)
+    asking = asyncio.create_task(thread.getmany(None, 1.0))
+    fetching = await eventually(lambda: thread.fetching, "it fetches")
+    thread_loop.call_soon_threadsafe(fetching.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_nobody_waits_for_it_any_more(thread_loop: asyncio.AbstractEventLoop) -> None:
+    thread = Thread(thread_loop)
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    for answer in ({}, ConsumerStoppedError()):
+        thread.answers, thread.fetching, thread.fetched = {}, None, []
+        asking = asyncio.create_task(thread.getmany(None, 1.0))
+        await eventually(lambda: thread.fetching, "it fetches")
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        thread.answers["next"] = answer
+        await eventually(lambda: thread.fetched, "it has fetched")
+        thread.answers["next"] = {"requests": []}
+        assert await thread.getmany(None, 1.0) == {"requests": []}, "the next one is answered, behind it"
+    assert not failures

@@ -35,6 +35,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--streams", type=int, help="of the case streams (default: 2000)")
     parser.add_argument("--words", type=int, help="of each of its answers (default: 600)")
     parser.add_argument("--delta-ms", type=int, help="from one of their words to the next (default: 33)")
+    parser.add_argument(
+        "--sessions", type=int, help="of the case rebuild: so many with ten messages each (default: 1,000,000 events)"
+    )
     parser.add_argument("--seconds", type=float, help="of a latency run (default: 20)")
     parser.add_argument(
         "--cases",

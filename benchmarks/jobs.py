@@ -81,7 +81,11 @@ def jobs_of(options: argparse.Namespace, sizes: Path) -> list[Job]:
         for framing in ("avro", "json")
     ]
     jobs += [*_scale_jobs(options.quick, options.against), *_side_by_side_jobs(options)]
-    jobs += [*_lost_worker_jobs(options.quick), *_table_jobs(options.quick), *_http_jobs(options.quick)]
+    jobs += [
+        *_lost_worker_jobs(options.quick),
+        *_table_jobs(options.quick, options.sessions),
+        *_http_jobs(options.quick),
+    ]
     if options.quick:
         jobs = [replace(job, partitions=min(job.partitions or _QUICK_PARTITIONS, _QUICK_PARTITIONS)) for job in jobs]
     return _chosen(jobs, options.cases)
@@ -102,16 +106,17 @@ def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
     return jobs
 
 
-def _table_jobs(quick: bool) -> list[Job]:
+def _table_jobs(quick: bool, sessions: int | None) -> list[Job]:
     events, messages = (600, 2_000) if quick else (1_000_000, 1_000_000)
+    log = rebuild.many_sessions(sessions) if sessions else rebuild.Log(events=events)
     return [
         Job(
             kind=SCALE,
             name="rebuild",
             what="the analysts' file made anew",
-            run=lambda to: rebuild.measure(events, to, rounds=1 if quick else 2, say=say),
+            run=lambda to: rebuild.measure(log, to, rounds=1 if quick or sessions else 2, say=say),
             partitions=3 if quick else 12,
-            sizes={"events": events},
+            sizes={"events": log.events},
         ),
         Job(
             kind=SCALE,

@@ -145,15 +145,25 @@ def channel_session(channel: str, number: int) -> str:
     return f"{channel}-{number:08x}"
 
 
+def events_of_session(turns: int) -> int:
+    """Of a session with so many turns, its creation with them."""
+    return 1 + turns * EVENTS_A_TURN
+
+
 def old_sessions(
-    count: int, requests_topic_id: str, *, name: str = "old", partition_count: int = 1
+    count: int,
+    requests_topic_id: str,
+    *,
+    name: str = "old",
+    partition_count: int = 1,
+    turns: int = TURNS_OF_OLD_SESSIONS,
 ) -> Iterator[Record]:
-    """So many events of sessions of ten turns each, behind a claim."""
+    """So many events of sessions of ten turns each, or as many as are wanted, behind a claim."""
     log = PartitionLog(requests_topic_id, partition_count)
     yield log.claim()
     events = session = 0
     while events < count:
-        for record in log.session(f"{name}-{session:08x}", TURNS_OF_OLD_SESSIONS):
+        for record in log.session(f"{name}-{session:08x}", turns):
             yield record
             events += 1
         session += 1

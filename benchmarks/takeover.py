@@ -27,6 +27,7 @@ from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.topics_admin import topic_id
 
 _LIMIT_S = 600.0
+_READ_LIMIT_S = 3600.0  #: of a log of any size
 _POLL_S = 0.02
 _GAINED, _SERVING = " gained", "serving from request"
 
@@ -79,7 +80,7 @@ def read_alone(settings: Settings, partitions: Sequence[int] = (0,)) -> float:
     """Reading and decoding partitions, one after the other, in a process of its own: seconds."""
     which = ",".join(map(str, partitions))
     argv = [sys.executable, "-m", "benchmarks.takeover", settings.bootstrap_server, settings.prefix, which]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_LIMIT_S)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_READ_LIMIT_S)
     if done.returncode != 0:
         raise RuntimeError(f"reading alone failed:\n{done.stderr}")
     return float(done.stdout)

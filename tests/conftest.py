@@ -12,7 +12,13 @@ from hypothesis import HealthCheck, settings
 
 from tests.waiting import until
 
-pytest_plugins = ["tests.broker_fixture", "tests.browser", "tests.embedded_model", "tests.several_processes"]
+pytest_plugins = [
+    "tests.broker_fixture",
+    "tests.browser",
+    "tests.embedded_model",
+    "tests.postgres",
+    "tests.several_processes",
+]
 
 # Some thousand tests and the modules of all of them stay to the end: looked through as often as by default, they cost a
 # third of the collecting, in each process of a run.

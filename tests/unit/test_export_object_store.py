@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from tests.exported import GrowingSnapshot, lake_problems
 from tests.object_store import BUCKET, KEY_ID, REGION, SECRET, TOKEN, ObjectStore, object_store
+from tests.postgres import Postgres
 from turnlog.cli.app import app
 from turnlog.errors import TurnlogError, UsageError
 from turnlog.export.lake import export_to_lake, load_extensions
@@ -94,12 +95,7 @@ def test_an_export_into_an_object_store_is_all_or_nothing(
     export_to_lake(snapshot.path, address, data=DATA)
     before = store.objects()
     snapshot.grow(100)
-    code = (
-        "from pathlib import Path; from turnlog.export.lake import export_to_lake; "
-        f"export_to_lake(Path({str(snapshot.path)!r}), {address!r})"
-    )
-    environ = {**os.environ, "TURNLOG_CRASH_AT": where}
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=False).returncode == -9
+    assert _killed_at(where, snapshot.path, address) == -9
     assert len(store.objects()) > len(before), "it was killed before it had stored anything"
     assert export_to_lake(snapshot.path, address).rows > 0
     assert lake_problems(snapshot.path, address) == []
@@ -107,6 +103,26 @@ def test_an_export_into_an_object_store_is_all_or_nothing(
     _in_the_lake(address, store, "CALL ducklake_delete_orphaned_files('lake', cleanup_all => true)")
     assert len(store.objects()) < left
     assert lake_problems(snapshot.path, address) == []
+
+
+def test_a_catalog_in_postgres_and_data_in_an_object_store(
+    snapshot: GrowingSnapshot, store: ObjectStore, postgres: Postgres
+) -> None:
+    address = f"ducklake:postgres:{postgres.parameters}"
+    export_to_lake(snapshot.path, address, data=DATA, schema="chat")
+    snapshot.grow(100)
+    assert _killed_at("export.lake_commit", snapshot.path, address, "chat") == -9
+    assert export_to_lake(snapshot.path, address, schema="chat").rows > 0
+    assert lake_problems(snapshot.path, address, "chat") == []
+
+
+def _killed_at(where: str, snapshot: Path, address: str, schema: str = "main") -> int:
+    code = (
+        "from pathlib import Path; from turnlog.export.lake import export_to_lake; "
+        f"export_to_lake(Path({str(snapshot)!r}), {address!r}, schema={schema!r})"
+    )
+    environ = {**os.environ, "TURNLOG_CRASH_AT": where}
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=False).returncode
 
 
 def test_what_was_erased_is_in_no_object_once_the_lakes_history_is_removed(

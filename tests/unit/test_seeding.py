@@ -5,6 +5,7 @@ import pytest
 from benchmarks.builds import build_of
 from benchmarks.plot import svg
 from benchmarks.scale import BARS, NEEDS_BUILD, missed, table
+from benchmarks.rebuild import many_sessions
 from benchmarks.seeding import PartitionLog, channel_session, old_sessions
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.events import CHANNEL, SESSION
@@ -57,6 +58,12 @@ def test_old_sessions_are_as_many_events_as_are_wanted() -> None:
     assert len(streams) == 4
 
 
+def test_a_log_of_many_sessions_has_so_many_with_ten_messages_each() -> None:
+    log = many_sessions(3)
+    streams, made = folded(list(old_sessions(log.events, "id", turns=log.turns)))
+    assert (len(streams), len(made.messages)) == (3, 30)
+
+
 def test_a_bar_is_told_and_judged() -> None:
     measured = {"at": "2026-11-28", "commit": {"id": "abc", "changed": 0}, "sizes": {"events": 1_000_000}}
     result = {"decode_ratio": 1.51, "load_average": [0.5, 1.25]}
@@ -78,6 +85,10 @@ def test_a_bar_is_told_and_judged() -> None:
         "streams",
         "start",
         "restart",
+        "open-turns",
+        "neighbours",
+        "host",
+        "rolling",
     }
     assert {bar.case for bar in BARS} == cases
 

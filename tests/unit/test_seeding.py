@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks.builds import build_of
 from benchmarks.plot import svg
-from benchmarks.scale import BARS, NEEDS_BUILD, missed, table
 from benchmarks.rebuild import many_sessions
+from benchmarks.scale import BARS, NEEDS_BUILD, missed, table
 from benchmarks.seeding import PartitionLog, channel_session, old_sessions
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.events import CHANNEL, SESSION

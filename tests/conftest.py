@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.browser",
     "tests.embedded_model",
     "tests.postgres",
+    "tests.prometheus",
     "tests.several_processes",
 ]
 

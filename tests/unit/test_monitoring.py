@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -13,11 +12,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.metric_families import ROOT, gateway_families, materializer_families, worker_families
+from tests.prometheus import ALERTS_FILE
 from turnlog_workers.materializer.analysts_tables import create_analysts_tables
 from turnlog_workers.observe.turn_times import OUTCOMES
 
 PARSER = YAML(typ="safe")
-ALERTS_FILE = ROOT / "deploy/prometheus/alerts.yml"
+CASES_FILE = ROOT / "deploy/prometheus/alerts_test.yml"
 RULES = [rule for group in PARSER.load(ALERTS_FILE)["groups"] for rule in group["rules"]]
 NAMES = [rule["alert"] for rule in RULES]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/turnlog.json").read_text())
@@ -181,9 +181,29 @@ def test_a_counter_as_it_is_is_found() -> None:
     assert list(counters_of(parsed("sum(turnlog_appends_total)"))) == [("turnlog_appends_total", False)]
 
 
-@pytest.mark.parametrize("promtool", [path for path in [shutil.which("promtool")] if path])
-def test_promtool_takes_the_rules(promtool: str) -> None:
-    outcome = subprocess.run(
-        [promtool, "check", "rules", str(ALERTS_FILE)], capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("check", "rules", str(ALERTS_FILE)),
+        ("check", "config", "--syntax-only", str(ROOT / "deploy/prometheus/prometheus.yml")),
+        ("test", "rules", str(CASES_FILE)),
+    ],
+    ids=["the rules", "the scrapes", "when each alert fires, and when not"],
+)
+def test_promtool_finds_nothing_wrong(promtool: str, asked: tuple[str, ...]) -> None:
+    outcome = subprocess.run([promtool, *asked], capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_each_alert_has_a_case_in_which_it_fires_and_is_quiet_in_normal_life() -> None:
+    normal, *cases = PARSER.load(CASES_FILE)["tests"]
+    assert normal["name"] == "normal life"
+    quiet: dict[str, int] = {}
+    for look in normal["alert_rule_test"]:
+        assert look["exp_alerts"] == []
+        quiet[look["alertname"]] = quiet.get(look["alertname"], 0) + 1
+    assert set(quiet) == set(NAMES)
+    assert min(quiet.values()) >= 3
+    looks = [look for case in cases for look in case["alert_rule_test"]]
+    assert {look["alertname"] for look in looks if look["exp_alerts"]} == set(NAMES)
+    assert all(not case["alert_rule_test"][0]["exp_alerts"] for case in cases), "it waits until something is wrong"

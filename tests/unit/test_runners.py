@@ -14,6 +14,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 from turnlog_schemas.parts import Usage, content_text, text_content
 from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.policy import Policy
 from turnlog_workers.runners import playback, recorded, recordings, registry
 from turnlog_workers.runners.base import (
     AssistantMessage,
@@ -129,6 +130,14 @@ def test_the_installed_runners() -> None:
     assert {"echo", "script", "recorded"} <= set(RunnerRegistry().providers())
     assert isinstance(RunnerRegistry().make("echo:"), EchoRunner)
     assert isinstance(RunnerRegistry().make("script:7"), ScriptRunner)
+
+
+def test_no_runner_is_made_of_a_model_that_the_list_does_not_allow() -> None:
+    listed = RunnerRegistry(policy=Policy(allow_models=("echo:*",)))
+    assert isinstance(listed.make("echo:"), EchoRunner)
+    with pytest.raises(RunnerError, match=r"'script:7' is not allowed here; allowed: echo:\*") as caught:
+        listed.make("script:7")
+    assert (caught.value.code, caught.value.retryable) == ("model_not_allowed", False)
 
 
 @pytest.mark.parametrize("model", ["gpt:4", "gpt", "", ":x", "ECHO:"])

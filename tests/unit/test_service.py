@@ -15,6 +15,7 @@ from turnlog_workers.base.ports import LogError
 from turnlog_workers.process import service
 from turnlog_workers.process.service import WorkerService
 from turnlog_workers.process.tail_watch import TailWatch
+from turnlog_workers.runners.base import RunnerError
 from turnlog_workers.shard.worker_context import Membership
 
 
@@ -46,6 +47,12 @@ def a_worker(folder: Path) -> Any:
         ack=lambda *acked: None,
         stop=lambda reason: None,
     )
+
+
+def test_a_worker_runs_only_what_its_list_allows_whoever_accepted_the_turn(tmp_path: Path) -> None:
+    with pytest.raises(RunnerError, match="not allowed here") as caught:
+        a_worker(tmp_path)._runners.make("script:7")
+    assert (caught.value.code, caught.value.retryable) == ("model_not_allowed", False)
 
 
 @pytest.mark.parametrize("ends", ["fails", "hangs"])

@@ -169,6 +169,27 @@ async def test_a_rebalance_ends_the_pause_before_the_next_look(
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_since_when_the_broker_has_not_answered_is_kept_while_something_is_served(
+    watch: TailWatch, ends: Ends, owner: Owner, membership: Membership, clock: Clock
+) -> None:
+    await watch.look()
+    assert membership.unanswered_since is None
+    ends.away = True
+    for clock.now in (20.0, 30.0):
+        with pytest.raises(LogError):
+            await watch.look()
+        assert membership.unanswered_since == 20.0
+    ends.away = False
+    await watch.look()
+    assert membership.unanswered_since is None
+    ends.away = True
+    with pytest.raises(LogError):
+        await watch.look()
+    watch._shards = {}
+    await watch.look()
+    assert membership.unanswered_since is None, "nobody asks"
+
+
 async def test_a_broker_that_is_away_is_not_asked_in_a_hurry(
     ends: Ends, owner: Owner, membership: Membership, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

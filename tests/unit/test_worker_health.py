@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from tests.one_partition import MemoryLog, OnePartition
 from tests.waiting import eventually
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_workers.base.ports import LogError
-from turnlog_workers.process.observation import not_ready, progress
+from turnlog_workers.process.observation import not_ready, progress, worker_now
 from turnlog_workers.shard.partition import Shard
 from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.memory_store import MemoryStores
@@ -80,6 +81,24 @@ async def test_a_broker_that_is_away_is_no_reason_for_a_new_process() -> None:
         await eventually(lambda: progress(service) == {0: (0, 0)}, "the request is decided")
     finally:
         await one.shard.stop()
+
+
+async def test_an_idle_worker_notices_that_the_broker_is_silent() -> None:
+    """It has nothing to append, so nothing of it fails."""
+    async with OnePartition() as one:
+        service, membership = service_of(one), one.context.membership
+        service.replies = SimpleNamespace(sent=0, joined=0, dropped=0, given_up=0)
+        membership.unanswered_since = one.context.now() - 5.0
+        assert not_ready(service) == ""
+        assert worker_now(service).partitions[0].serving
+        one.chat("s", "r")
+        await eventually(lambda: progress(service) == {0: (0, 0)}, "the request is decided")
+        membership.unanswered_since = one.context.now() - one.context.limits.session_timeout_s - 1.0
+        assert not_ready(service).startswith("the broker has not answered for ")
+        assert progress(service) == {}, "a new process would wait as well"
+        assert not worker_now(service).partitions[0].serving
+        membership.unanswered_since = None
+        assert not_ready(service) == ""
 
 
 async def test_neither_is_a_full_disk() -> None:

@@ -15,6 +15,7 @@ from turnlog_workers.observe.watchdog import LoopMetrics, Progress, Watchdog
 from turnlog_workers.observe.worker_metrics import PartitionNow, WorkerCollector, WorkerNow
 from turnlog_workers.process.service import WorkerService
 from turnlog_workers.shard.partition import Shard
+from turnlog_workers.shard.worker_context import WorkerContext
 
 
 class Observation:
@@ -55,12 +56,24 @@ def not_ready(service: WorkerService) -> str:
         return "it is stopping"
     if context.membership.generation < 0:
         return "the group has assigned nothing yet"
+    if silent := broker_is_silent(context):
+        return silent
     waiting = sorted((number, shard.held_up) for number, shard in list(service.shards.items()) if not shard.claims)
     if not waiting:
         return ""
     names = ", ".join(str(number) for number, _ in waiting)
     why = next((held_up for _, held_up in waiting if held_up), "")
     return f"partitions {names} are not served yet" + (f": {why}" if why else "")
+
+
+def broker_is_silent(context: WorkerContext) -> str:
+    """Why nothing is served by one who has partitions, in words; empty: the broker answers, or nobody asks it.
+
+    An idle worker does not notice otherwise: without requests there is nothing to append.
+    """
+    since = context.membership.unanswered_since
+    silent_s = 0.0 if since is None else context.now() - since
+    return "" if silent_s <= context.limits.session_timeout_s else f"the broker has not answered for {silent_s:.0f} s"
 
 
 def progress(service: WorkerService) -> Progress:
@@ -71,16 +84,19 @@ def progress(service: WorkerService) -> Progress:
     context = service.context
     if context is None or context.draining or context.open_turns() >= context.limits.max_queued_turns:
         return {}
+    if broker_is_silent(context):
+        return {}
     return {number: (shard.lag, shard.done_so_far) for number, shard in service.shards.items() if not shard.held_up}
 
 
 def worker_now(service: WorkerService) -> WorkerNow:
     """Its state; asked from another thread, so nothing is iterated that the event loop changes."""
     context, replies = service.context, service.replies
+    silent = context is not None and bool(broker_is_silent(context))
     sender = context.sender if context is not None else None
     ours = sender if isinstance(sender, KafkaRecordSender) else None
     return WorkerNow(
-        partitions={number: _partition_now(shard) for number, shard in list(service.shards.items())},
+        partitions={number: _partition_now(shard, silent) for number, shard in list(service.shards.items())},
         appends=context.counts.appends if context is not None else 0,
         claims=context.counts.claims if context is not None else 0,
         releases=dict(context.counts.releases) if context is not None else {},
@@ -92,12 +108,12 @@ def worker_now(service: WorkerService) -> WorkerNow:
     )
 
 
-def _partition_now(shard: Shard) -> PartitionNow:
+def _partition_now(shard: Shard, silent: bool) -> PartitionNow:
     serving = shard.serving
     running = serving.running_turns if serving is not None else 0
     open_turns = serving.open_turns if serving is not None else 0
     return PartitionNow(
-        serving=serving is not None,
+        serving=serving is not None and not silent,
         running_turns=running,
         queued_turns=max(0, open_turns - running),
         lag=shard.lag,

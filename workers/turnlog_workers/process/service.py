@@ -79,7 +79,7 @@ class WorkerService:
         self._replies = ReplySender(settings, source=owner, now_ms=_wall_ms)
         self._stores: StoreDirectory | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._runners, self._toolbox = RunnerRegistry(), toolbox_of(settings)
+        self._runners, self._toolbox = RunnerRegistry(policy=settings.policy()), toolbox_of(settings)
         self._files = FileReader.of(settings, self._media_types_of)
         self._erasure: ErasurePolicy | None = None  #: absent: texts are not sealed, and there are no keys
         self._keys: SessionKeys | None = None

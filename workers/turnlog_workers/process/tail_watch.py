@@ -102,9 +102,13 @@ class TailWatch:
         """Look once. Raises :class:`LogError`."""
         partitions = [p for p, shard in self._shards.items() if shard.serving is not None]
         if not partitions:
+            self._membership.unanswered_since = None
             return
+        if self._membership.unanswered_since is None:
+            self._membership.unanswered_since = self._now()
         events = await self._reader.ends(self._topics.events, partitions)
         requests = await self._reader.ends(self._topics.requests, partitions, committed=True)
+        self._membership.unanswered_since = None
         patience_s = self._patience_s(self._undelivered(requests))
         for partition in partitions:
             shard = self._shards.get(partition)

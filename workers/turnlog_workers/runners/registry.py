@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from itertools import islice
 
+from turnlog_streams.policy import Policy
 from turnlog_workers.base.tasks import describe
 from turnlog_workers.runners.availability import Availability, SaysAvailability
 from turnlog_workers.runners.base import Runner, RunnerError, RunnerFactory, TakesFiles
@@ -19,9 +20,13 @@ _MAX_PATTERNS = 1_000  #: of the files that a runner takes; it may say them with
 class RunnerRegistry:
     """Makes runners. Plug-ins are looked up at the first use and imported when their provider is first asked for."""
 
-    def __init__(self, overrides: Mapping[str, RunnerFactory] | None = None) -> None:
-        """``overrides``: factories by provider that come before the installed ones (for tests and embedding)."""
+    def __init__(self, overrides: Mapping[str, RunnerFactory] | None = None, *, policy: Policy | None = None) -> None:
+        """``overrides``: factories by provider that come before the installed ones (for tests and embedding).
+
+        ``policy``: no runner is made of a model that it does not allow.
+        """
         self._factories: dict[str, RunnerFactory] = dict(overrides or {})
+        self._policy = policy
         self._installed: dict[str, EntryPoint] | None = None
 
     def providers(self) -> tuple[str, ...]:
@@ -33,6 +38,9 @@ class RunnerRegistry:
 
         ``chosen``: entry point names by provider, where another than the provider's own shall make its runners.
         """
+        # The turn may have been accepted by a worker with another list: whoever takes a model off it wants it to stop.
+        if self._policy is not None and not self._policy.allows(model):
+            raise RunnerError("model_not_allowed", self._policy.not_allowed(model), retryable=False)
         provider = model.partition(":")[0]
         return self._factory((chosen or {}).get(provider, provider), model)(model)
 

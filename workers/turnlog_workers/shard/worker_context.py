@@ -52,6 +52,7 @@ class Membership:
     assigned: asyncio.Event = field(default_factory=asyncio.Event)  #: replaced at every assignment
     assigned_at: float = -math.inf  #: monotonic seconds
     unsettled: asyncio.Event = field(default_factory=asyncio.Event)  #: set while the group rebalances
+    unanswered_since: float | None = None  #: of the broker, where our topics end; absent: it answered the last time
 
     def begin_rebalance(self) -> None:
         """Somebody joins or leaves: until the new assignment nothing is delivered."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -48,8 +49,8 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def object_store(folder: Path, *, token: str | None = TOKEN) -> Iterator[ObjectStore]:
-    """A store that lets in who signs with the secret, and with the session's token if there is one."""
+def object_store(folder: Path, *, certificate: Path | None = None) -> Iterator[ObjectStore]:
+    """A store that lets in who signs with secret and session token. ``certificate``: for TLS, with its key."""
     (folder / BUCKET).mkdir(parents=True)
     asked: list[str] = []
 
@@ -60,7 +61,7 @@ def object_store(folder: Path, *, token: str | None = TOKEN) -> Iterator[ObjectS
             asked.append(f"{self.command} {self.path}")
 
         def _dispatch(self, handle: Callable[[str, str], None]) -> None:
-            if _is_signed(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, token):
+            if _is_signed(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}):
                 super()._dispatch(self._delete_several if self.path.endswith("/?delete") else handle)
             else:  # with the body unread, the connection is of no more use
                 code, text = "SignatureDoesNotMatch", f"You signed with {self.headers.get('x-amz-security-token')}"
@@ -74,21 +75,26 @@ def object_store(folder: Path, *, token: str | None = TOKEN) -> Iterator[ObjectS
             self._send_xml(ElementTree.Element("DeleteResult"))
 
     server = _Server(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield ObjectStore(url=f"http://127.0.0.1:{server.server_port}", folder=folder, asked=asked)
+        scheme = "http" if certificate is None else "https"
+        yield ObjectStore(url=f"{scheme}://127.0.0.1:{server.server_port}", folder=folder, asked=asked)
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-def _is_signed(method: str, target: str, headers: dict[str, str], token: str | None) -> bool:
+def _is_signed(method: str, target: str, headers: dict[str, str]) -> bool:
     """AWS Signature Version 4, as its description has it."""
     said = headers.get("authorization", "").removeprefix("AWS4-HMAC-SHA256 ").replace(" ", "")
     parts = dict(part.split("=", 1) for part in said.split(",") if "=" in part)
-    if headers.get("x-amz-security-token") != token or "Credential" not in parts:
+    if headers.get("x-amz-security-token") != TOKEN or "Credential" not in parts:
         return False
     key_id, *scope = parts["Credential"].split("/")
     names = parts["SignedHeaders"].split(";")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.exported import GrowingSnapshot, lake_problems
 from tests.object_store import BUCKET, KEY_ID, REGION, SECRET, TOKEN, ObjectStore, object_store
 from tests.postgres import Postgres
+from tests.secured_broker import Authority
 from turnlog.cli.app import app
 from turnlog.errors import TurnlogError, UsageError
 from turnlog.export.lake import export_to_lake, load_extensions
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = f"s3://{BUCKET}/chats"
 _VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"),
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"),
 )
 _READER = """
 import sys
@@ -214,6 +215,21 @@ def _in_the_lake(address: str, store: ObjectStore, statement: str) -> None:
         load_extensions(connection, address)
         connection.execute(f"CREATE SECRET ({_secret(store)}); ATTACH '{address}' AS lake")
         connection.execute(statement)
+
+
+def test_a_store_behind_tls_must_have_a_certificate_that_is_trusted(
+    snapshot: GrowingSnapshot, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path, "ca")
+    with object_store(tmp_path / "store", certificate=authority.issue("127.0.0.1")) as store:
+        for name, value in store.environ.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(TurnlogError, match="SSL peer certificate"):
+            export_to_lake(snapshot.path, address, data=DATA)
+        assert store.asked == []
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(authority.ca_file))
+        assert export_to_lake(snapshot.path, address).rows > 0
+        assert lake_problems(snapshot.path, address) == []
 
 
 def _secret(store: ObjectStore) -> str:

@@ -15,6 +15,7 @@ S3 = "s3://"
 _KEY, _SECRET, _TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_CA_BUNDLE = "AWS_CA_BUNDLE"
 _DEFAULT_REGION = "us-east-1"
 
 
@@ -26,6 +27,8 @@ def set_credentials(connection: duckdb.DuckDBPyConnection, place: str) -> None:
     """
     if not place.startswith(S3):
         return
+    if bundle := os.environ.get(_CA_BUNDLE):
+        connection.execute("SET ca_cert_file = $1", [bundle])
     options = _from_environment(os.environ)
     if options is not None:
         # A secret for just this place: no other one is nearer to it.

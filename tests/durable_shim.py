@@ -52,7 +52,7 @@ class MemoryStream:
         try:
             found = json.loads(body)
         except ValueError:
-            raise bad_request("invalid_json", "the body is no JSON") from None
+            raise bad_request("invalid_json", "the body is not JSON") from None
         if found == []:
             raise bad_request("empty", "an empty array adds nothing")
         return [json.dumps(each).encode() for each in (found if isinstance(found, list) else [found])]

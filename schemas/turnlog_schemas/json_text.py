@@ -53,7 +53,11 @@ def json_object(data: bytes | str, *, repeated_keys: bool = False) -> dict[str, 
         raise
     except json.JSONDecodeError as error:
         raise UndecodableError(f"not JSON: {error.msg} (character {error.pos})") from error
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise UndecodableError(f"not JSON in UTF-8 (byte {error.start})") from error
+    except RecursionError as error:
+        raise UndecodableError("the JSON is nested too deeply") from error
+    except ValueError as error:
         raise UndecodableError(f"not JSON: {type(error).__name__}") from error
     if not isinstance(top, dict):
         raise UndecodableError("the JSON is not an object")

@@ -300,7 +300,9 @@ def test_nobody_answers_is_6(idle: Deployment) -> None:
     assert doctor.code == 6
     failed = [check["check"] for check in doctor.document["checks"] if not check["ok"]]
     assert failed in (["worker"], ["lag", "worker"])  # on a slow machine the chat has waited for long by now
-    assert "3 of 3 partitions did not answer" in doctor.document["checks"][-1]["detail"]
+    detail = doctor.document["checks"][-1]["detail"]
+    assert "3 of 3 partitions did not answer" in detail
+    assert "`turnlog doctor`" not in detail, "that is what runs"
     lag = idle.run("lag", "--max", "0", "--json")
     assert lag.code == 1
     waiting = [each for each in lag.document["partitions"] if each["waiting"]]

@@ -139,6 +139,18 @@ async def test_requests_that_were_made_again(deployment: Deployment, admin: Any)
     assert "TURNLOG_PREFIX" in said
 
 
+async def test_requests_that_are_made_again_while_a_worker_serves_end_it(deployment: Deployment, admin: Any) -> None:
+    """What came next would be skipped as known, and nobody would ever be told."""
+    deployment.make_topics()
+    async with serving(deployment) as (worker, wire):
+        await chats(wire, "before")
+        admin.delete_topics([deployment.topics.requests])
+        until(lambda: deployment.topics.requests not in topic_ids(deployment), "the topic is gone")
+        deployment.make_topics()
+        await eventually(lambda: not worker.running, "the worker stops")
+        assert "the requests topic was re-created" in worker.log
+
+
 def topic_ids(deployment: Deployment) -> dict[str, str]:
     return {topic.name: topic.topic_id for topic in list_topics(deployment.settings)}
 

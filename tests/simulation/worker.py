@@ -108,6 +108,9 @@ class SimReader:
             return {p: len(world.events[p]) for p in partitions}
         return {p: world.requests[p].stable_end if committed else len(world.requests[p].records) for p in partitions}
 
+    async def topic_id(self, topic: str) -> str | None:
+        return self._world.requests_topic_id
+
     async def close(self) -> None:
         """Nothing is open."""
 

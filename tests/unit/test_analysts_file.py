@@ -24,7 +24,7 @@ from turnlog_streams.projection.state import ProjectionError
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_workers.materializer import snapshot
 from turnlog_workers.materializer.analysts_file import AnalystsFile, analysts_kind
-from turnlog_workers.materializer.publications import read_state
+from turnlog_workers.materializer.publication_state import read_state
 from turnlog_workers.materializer.snapshot import SnapshotError, publish
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.tables import read_positions, table_hashes

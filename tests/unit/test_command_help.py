@@ -56,6 +56,12 @@ def test_no_word_of_its_help_is_taken_for_markup(path: str) -> None:
     assert [text for text in told if re.search(r"(?<!\\)\[[a-z@#/]", text)] == []
 
 
+@pytest.mark.parametrize("path", COMMANDS)
+def test_a_paragraph_of_its_help_is_as_wide_as_the_terminal(path: str) -> None:
+    """Typer keeps the line ends of the source, and breaks the lines of a narrow terminal once more."""
+    assert [part for part in (COMMANDS[path].help or "").split("\n\n") if "\n" in part] == []
+
+
 def test_no_example_is_of_a_command_that_is_gone() -> None:
     assert not set(EXAMPLES) - set(COMMANDS)
 

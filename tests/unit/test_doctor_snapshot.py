@@ -9,7 +9,7 @@ import pytest
 
 from turnlog.cli import doctor
 from turnlog_workers.base.config import Settings
-from turnlog_workers.materializer.publications import Publications
+from turnlog_workers.materializer.publication_state import Publications
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.devstack.stack import child_specs, http_spec, with_metrics_ports
 from turnlog_workers.materializer.observation import Observation
 from turnlog_workers.materializer.process import Materializer
-from turnlog_workers.materializer.publications import Publications
+from turnlog_workers.materializer.publication_state import Publications
 
 
 def a_file(folder: Path, offset: int = 7) -> Any:

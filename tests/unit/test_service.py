@@ -99,7 +99,13 @@ async def test_the_watch_over_the_ends_goes_on_after_an_error_that_nobody_expect
     given_up: list[str] = []
     reader: Any = None
     watch = TailWatch(
-        reader, Topics(), {}, membership=Membership(), interval_s=0.0, stalled_delivery_s=0.0, now=lambda: 1.0
+        *(reader, Topics(), {}),
+        membership=Membership(),
+        interval_s=0.0,
+        stalled_delivery_s=0.0,
+        now=lambda: 1.0,
+        requests_id="",
+        broken=given_up.append,
     )
     task = tasks.kept_running(watch.run, "the watch", gave_up=given_up.append, backoff=Backoff(0.0))
     await eventually(lambda: given_up, "given up in the end")

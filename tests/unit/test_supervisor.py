@@ -297,8 +297,11 @@ def test_one_directory_has_one_supervisor(bench: Bench) -> None:
     try:
         with pytest.raises(StackInUseError, match=rf"already up in .* \(process {os.getpid()}\)"):
             StackDir(bench.directory.data_dir).take()
+        with pytest.raises(StackInUseError):
+            StackDir(bench.directory.data_dir).check()
     finally:
         bench.directory.release()
+    StackDir(bench.directory.data_dir).check()
     again = StackDir(bench.directory.data_dir)
     again.take()
     again.release()

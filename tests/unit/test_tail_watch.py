@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from tests.waiting import eventually
 from turnlog_streams.topics import Topics
-from turnlog_workers.base.ports import LogError, RequestRecord
+from turnlog_workers.base.ports import LogBrokenError, LogError, RequestRecord
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.process.tail_watch import TailWatch
 from turnlog_workers.shard.partition import Shard
@@ -24,6 +24,8 @@ class Ends:
 
     def __init__(self) -> None:
         self.requests = 0
+        self.stable: int | None = None  #: where that is not the same
+        self.topic: str | None = "made once"
         self.looks = 0
         self.away = False
 
@@ -31,7 +33,12 @@ class Ends:
         self.looks += 1
         if self.away:
             raise LogError("the broker is away")
-        return dict.fromkeys(partitions, self.requests if topic == TOPICS.requests else 0)
+        end = self.requests if self.stable is None or not committed else self.stable
+        return dict.fromkeys(partitions, end if topic == TOPICS.requests else 0)
+
+    async def topic_id(self, topic: str) -> str | None:
+        assert topic == TOPICS.requests
+        return self.topic
 
 
 class Owner:
@@ -79,10 +86,32 @@ def membership() -> Membership:
 
 
 @pytest.fixture
-def watch(clock: Clock, ends: Ends, owner: Owner, membership: Membership) -> TailWatch:
-    shards = cast(Mapping[int, Shard], {0: owner})
+def broken() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def watch(clock: Clock, ends: Ends, owner: Owner, membership: Membership, broken: list[str]) -> TailWatch:
+    return watching(ends, owner, membership, clock, broken=broken)
+
+
+def watching(
+    ends: Ends,
+    owner: Owner,
+    membership: Membership,
+    clock: Clock,
+    *,
+    interval_s: float = 0.0,
+    broken: list[str] | None = None,
+) -> TailWatch:
     return TailWatch(
-        ends, TOPICS, shards, membership=membership, interval_s=0.0, stalled_delivery_s=STALLED_S, now=clock
+        *(ends, TOPICS, cast(Mapping[int, Shard], {0: owner})),
+        membership=membership,
+        interval_s=interval_s,
+        stalled_delivery_s=STALLED_S,
+        now=clock,
+        requests_id="made once",
+        broken=(broken if broken is not None else []).append,
     )
 
 
@@ -156,10 +185,7 @@ async def test_a_backlog_has_the_time_that_its_delivery_takes(
 async def test_a_rebalance_ends_the_pause_before_the_next_look(
     ends: Ends, owner: Owner, membership: Membership, clock: Clock
 ) -> None:
-    shards: Any = {0: owner}
-    watch = TailWatch(
-        ends, TOPICS, shards, membership=membership, interval_s=3600.0, stalled_delivery_s=STALLED_S, now=clock
-    )
+    watch = watching(ends, owner, membership, clock, interval_s=3600.0)
     task = asyncio.create_task(watch.run())
     try:
         membership.begin_rebalance()
@@ -193,10 +219,7 @@ async def test_since_when_the_broker_has_not_answered_is_kept_while_something_is
 async def test_a_broker_that_is_away_is_not_asked_in_a_hurry(
     ends: Ends, owner: Owner, membership: Membership, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shards: Any = {0: owner}
-    watch = TailWatch(
-        ends, TOPICS, shards, membership=membership, interval_s=3600.0, stalled_delivery_s=STALLED_S, now=clock
-    )
+    watch = watching(ends, owner, membership, clock, interval_s=3600.0)
     pauses: list[float] = []
 
     async def pause(duration_s: float) -> None:
@@ -211,3 +234,40 @@ async def test_a_broker_that_is_away_is_not_asked_in_a_hurry(
         await watch.run()
     assert pauses[1::2] == [3600.0, 3600.0]
     assert max(pauses[0::2]) < 1
+
+
+async def test_a_requests_topic_that_is_shorter_than_it_was_ends_the_worker(
+    watch: TailWatch, ends: Ends, owner: Owner
+) -> None:
+    ends.requests = 5
+    owner.inbox.cover(4)
+    await watch.look()
+    ends.requests = 3  # what comes until it has five again would be skipped as known
+    with pytest.raises(LogBrokenError, match=r"was re-created \(decided up to 4, it ends at 3\)"):
+        await watch.look()
+
+
+async def test_an_open_transaction_is_no_topic_that_was_made_again(watch: TailWatch, ends: Ends, owner: Owner) -> None:
+    """A worker of before, which did not wait for it, may have decided what is behind it."""
+    ends.requests, ends.stable = 5, 2
+    owner.inbox.cover(4)
+    await watch.look()
+
+
+async def test_a_requests_topic_that_was_made_again_while_nobody_could_look_ends_the_worker(
+    watch: TailWatch, ends: Ends, owner: Owner, broken: list[str]
+) -> None:
+    ends.requests = 5
+    owner.inbox.cover(4)
+    ends.away, ends.topic = True, None
+    task = asyncio.create_task(watch.run())
+    await eventually(lambda: ends.looks > 2, "it looks")
+    ends.requests, ends.away = 9, False
+    looks = ends.looks
+    await eventually(lambda: ends.looks > looks + 4, "it goes on while nobody tells the id")
+    assert broken == []
+    ends.topic = "made again"
+    await eventually(lambda: broken, "the worker is told to stop")
+    assert "the requests topic was re-created (its id was made once, now it is made again)" in broken[0]
+    task.cancel()
+    await asyncio.wait([task])

@@ -235,7 +235,7 @@ async def caught_up(settings: "Settings", ends: Mapping[int, int], timeout_s: fl
 
 def publication(settings: "Settings") -> tuple[str, str]:
     """How old the snapshot is, and what its materializer said of a publication that fails; empty: nothing."""
-    from turnlog_workers.materializer.publications import read_state
+    from turnlog_workers.materializer.publication_state import read_state
 
     now = time.time()
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from turnlog.cli.exits import explain
 from turnlog.cli.lag import positions_of, summary
 from turnlog.client.patience import CONNECT_TIMEOUT_S
-from turnlog.errors import EXIT_OK, SessionNotFoundError, TurnlogError
+from turnlog.errors import EXIT_OK, RequestTimedOutError, SessionNotFoundError, TurnlogError
 from turnlog_workers.base.counted import counted, duration
 
 if TYPE_CHECKING:
@@ -138,7 +138,10 @@ async def check_workers(settings: "Settings", held: Collection[int], timeout_s: 
         code, sentence = explain(error)
         return Check(name="worker", ok=False, detail=f"{sentence} {_ADVICE}", exit_code=code)
     if silent:
-        code, sentence = explain(silent[min(silent)])
+        missed = silent[min(silent)]
+        code, sentence = explain(missed)
+        if isinstance(missed, RequestTimedOutError):  # its advice is to run this
+            sentence = f"nothing was heard for {timeout_s:g} s."
         which = ", ".join(str(partition) for partition in sorted(silent)[:20])
         of_all = f"{len(silent)} of {counted(len(asked), 'partition')} did not answer ({which}): {sentence} {_ADVICE}"
         return Check(name="worker", ok=False, detail=of_all, exit_code=code)

@@ -1,5 +1,7 @@
 """What each command's help ends with: lines that can be typed as they are. A test parses every one of them."""
 
+import inspect
+
 import typer
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
@@ -64,6 +66,12 @@ def add_examples(app: typer.Typer, path: str = "") -> None:
         examples = EXAMPLES.get(f"{path}{name}")
         if examples is not None:
             command.epilog = "Examples: " + " · ".join(f"`{each}`" for each in examples)
+        command.help = _unwrapped(command.help or inspect.getdoc(command.callback) or "")
     for group in app.registered_groups:
         if group.typer_instance is not None:
             add_examples(group.typer_instance, f"{path}{group.name} ")
+
+
+def _unwrapped(text: str) -> str:
+    """Each paragraph on one line: a terminal is as wide as it is, and typer keeps the line ends of the source."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))

@@ -109,8 +109,10 @@ def up(
     import asyncio
 
     from turnlog_workers.devstack import stack
+    from turnlog_workers.devstack.stack_dir import StackDir
     from turnlog_workers.devstack.stack_topics import import_beside, init_stack_topics
 
+    StackDir(settings.data_dir).check()  # before anything is said of ports that it has taken
     _fetch_kafka()
     import_beside()
     me = _own_command()

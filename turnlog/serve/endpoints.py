@@ -83,9 +83,9 @@ class Call:
         try:
             found = json.loads(await self.body(), parse_constant=_no_constant)
         except _MAX_DEPTH_ERRORS:
-            raise bad_request("invalid_json", "the body is no JSON") from None
+            raise bad_request("invalid_json", "the body is not JSON") from None
         if not isinstance(found, dict):
-            raise bad_request("invalid_json", "the body is no JSON object")
+            raise bad_request("invalid_json", "the body is not a JSON object")
         return found
 
     def events(

@@ -1,4 +1,4 @@
-"""History compaction: its bounds, and what a session remembers of its runs. When one runs: ``history_compaction_plan``.
+"""History compaction: its bounds, and what a session remembers of its runs. When one runs: ``compaction_plan``.
 
 The log keeps every message: a recorded summary only says which range it stands for.
 """

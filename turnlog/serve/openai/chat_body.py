@@ -73,7 +73,7 @@ def _response_format(body: Mapping[str, Any]) -> Any:
 
 def _messages(value: Any) -> list[InitialMessage]:
     if not isinstance(value, list) or not value:
-        raise bad_request("invalid_type", "messages is a list of messages", "messages")
+        raise bad_request("invalid_type", "messages is a list of messages, at least one", "messages")
     return [_message(message, f"messages[{index}]") for index, message in enumerate(value)]
 
 

@@ -75,6 +75,11 @@ class StackDir:
             ) from None
         self._lock = lock
 
+    def check(self) -> None:
+        """Could it be taken now? Raises what :meth:`take` raises."""
+        self.take()
+        self.release()
+
     def release(self) -> None:
         """Give the directory up. Harmless when it is not held."""
         if self._lock is not None:

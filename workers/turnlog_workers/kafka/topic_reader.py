@@ -13,12 +13,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
 from turnlog_workers.base.config import MIB, Settings
+from turnlog_workers.base.errors import TurnlogError
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogBrokenError, LogError
 from turnlog_workers.kafka.batch_codecs import bound_aiokafka
 from turnlog_workers.kafka.raw_fetch import fetch_batches, is_unreadable, what_is_wrong
 from turnlog_workers.kafka.reader_pool import MAX_RECORDS, ReaderPool
 from turnlog_workers.kafka.record_batches import FetchedBatches, take_apart
+from turnlog_workers.kafka.topics_admin import topic_id
 
 log = logging.getLogger(__name__)
 _POLL_MS = 50  #: aiokafka does not tell of a fetch that had markers only: the position is looked at so often
@@ -77,6 +79,13 @@ class TopicReader:
         async with (self._stable_ends if committed else self._ends).consumer() as consumer:
             end = await self._in_time(topic, consumer.end_offsets(wanted))
         return {tp.partition: end[tp] for tp in wanted}
+
+    async def topic_id(self, topic: str) -> str | None:
+        """Another one each time that it is made; ``None``: it is not there. Raises :class:`LogError`."""
+        try:
+            return await asyncio.to_thread(topic_id, self._settings, topic, timeout_s=self._settings.append_timeout_s)
+        except TurnlogError as error:
+            raise LogError(f"the id of {topic} is not known: {error}") from error
 
     async def offset_at(self, topic: str, partition: int, since_ms: int) -> int | None:
         """Of the first record whose time, milliseconds since 1970, is not before that; ``None``: there is none.

@@ -14,7 +14,7 @@ from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.materializer.analysts_tables import PLAIN, ForReaders, bring_up_to_date, table_statements
 from turnlog_workers.materializer.batch_writer import BatchWriter
 from turnlog_workers.materializer.copies import forget_copies
-from turnlog_workers.materializer.publications import Publications
+from turnlog_workers.materializer.publication_state import Publications
 from turnlog_workers.materializer.snapshot import Mark, SnapshotError, is_untouched, publish
 from turnlog_workers.materializer.swapping import swapping
 from turnlog_workers.store import database_files

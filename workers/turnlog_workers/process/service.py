@@ -360,16 +360,16 @@ class WorkerService:
     # ---- upkeep
 
     def _keep_watching(self) -> None:
-        settings = self._settings
-        assert self._context is not None
+        settings, context = self._settings, self._context
+        assert context is not None
         watch = TailWatch(
-            self._reader,
-            settings.topics,
-            self._shards,
+            *(self._reader, settings.topics, self._shards),
             membership=self._membership,
             interval_s=settings.tail_check_interval_s,
             stalled_delivery_s=settings.stalled_delivery_s,
-            now=self._context.now,
+            now=context.now,
+            requests_id=context.topics_id,
+            broken=self._fatal,
         )
         self._watch = kept_running(watch.run, "the watch over the topics' ends", gave_up=self._fatal)
 

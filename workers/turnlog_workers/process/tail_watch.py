@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from turnlog_streams.topics import Topics
-from turnlog_workers.base.ports import LogError
-from turnlog_workers.shard.partition import Shard
+from turnlog_workers.base.ports import LogBrokenError, LogError
+from turnlog_workers.shard.partition import Shard, recreated
 from turnlog_workers.shard.worker_context import Membership
 
 log = logging.getLogger(__name__)
@@ -31,9 +31,17 @@ class EndsReader(Protocol):
         """End offset of each partition; with ``committed`` before what is not. Raises :class:`LogError`."""
         ...
 
+    async def topic_id(self, topic: str) -> str | None:
+        """Another one each time that it is made; ``None``: it is not there. Raises :class:`LogError`."""
+        ...
+
 
 class TailWatch:
-    """Tells every serving shard where its topics end. ``shards`` is asked anew each time."""
+    """Tells every serving shard where its topics end. ``shards`` is asked anew each time.
+
+    ``broken`` hears the sentence when the requests topic is another one than that with ``requests_id``: what the log
+    calls decided was never in it.
+    """
 
     def __init__(
         self,
@@ -45,6 +53,8 @@ class TailWatch:
         interval_s: float,
         stalled_delivery_s: float,
         now: Callable[[], float],
+        requests_id: str,
+        broken: Callable[[str], None],
     ) -> None:
         self._reader = reader
         self._topics = topics
@@ -53,6 +63,9 @@ class TailWatch:
         self._interval_s = interval_s
         self._stalled_delivery_s = stalled_delivery_s
         self._now = now
+        self._requests_id = requests_id
+        self._broken = broken
+        self._was_away = False  #: a look failed: the topic may have been made again since
         self._assigned_at = -math.inf  #: of the assignment that the next one is about
         self._delivered_before: dict[int, int] = {}  #: by partition, when we first looked after that assignment
 
@@ -62,7 +75,11 @@ class TailWatch:
             await self._until_next_look()
             try:
                 await self.look()
+            except LogBrokenError as error:
+                self._broken(str(error))
+                await asyncio.sleep(self._interval_s)
             except LogError as error:
+                self._was_away = True
                 log.warning("cannot look at the log's end: %s", error)
                 await asyncio.sleep(self._interval_s)
 
@@ -99,15 +116,17 @@ class TailWatch:
         return min(patience_s + undelivered * _A_WAITING_REQUEST_S, patience_s * _MOST_FOR_A_BACKLOG)
 
     async def look(self) -> None:
-        """Look once. Raises :class:`LogError`."""
+        """Look once. Raises :class:`LogError`; :class:`LogBrokenError` where the requests topic is another one."""
         partitions = [p for p, shard in self._shards.items() if shard.serving is not None]
         if not partitions:
             self._membership.unanswered_since = None
             return
         if self._membership.unanswered_since is None:
             self._membership.unanswered_since = self._now()
+        covered = {p: self._shards[p].inbox.covered for p in partitions}  # before its end: it was below that one
         events = await self._reader.ends(self._topics.events, partitions)
         requests = await self._reader.ends(self._topics.requests, partitions, committed=True)
+        await self._check_requests(covered, requests)
         self._membership.unanswered_since = None
         patience_s = self._patience_s(self._undelivered(requests))
         for partition in partitions:
@@ -115,6 +134,21 @@ class TailWatch:
             if shard is not None and shard.serving is not None:
                 shard.requests_end = requests[partition]
                 shard.serving.notice(events[partition], requests[partition], patience_s=patience_s)
+
+    async def _check_requests(self, covered: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        """Is it the topic in which these requests were? Cheap, unless there is a doubt."""
+        short = [partition for partition, end in ends.items() if covered[partition] >= end]
+        if short:  # perhaps a transaction is open that an older worker did not wait for: the high watermark tells
+            whole = await self._reader.ends(self._topics.requests, short)
+            for partition in short:
+                if covered[partition] >= whole[partition]:
+                    how_we_know = f"decided up to {covered[partition]}, it ends at {whole[partition]}"
+                    raise recreated(partition, how_we_know)
+        if self._was_away:  # it may have got as many requests as it had
+            found = await self._reader.topic_id(self._topics.requests)
+            if found is not None and found != self._requests_id:
+                raise recreated(min(covered), f"its id was {self._requests_id}, now it is {found}")
+            self._was_away = found is None
 
     def _undelivered(self, requests: Mapping[int, int]) -> int:
         """How many requests (more or less) are there and were not delivered."""

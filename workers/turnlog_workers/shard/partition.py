@@ -373,15 +373,19 @@ class Shard:
                 "Use a new prefix (TURNLOG_PREFIX)"
             )
         if position.requests_topic_id and position.requests_topic_id != self._context.topics_id:
-            raise self._recreated(f"its id was {position.requests_topic_id}, now it is {self._context.topics_id}")
+            raise recreated(
+                self.partition, f"its id was {position.requests_topic_id}, now it is {self._context.topics_id}"
+            )
         # Asked after the log was read: what is accepted there was in the topic before.
         first, end = await self._context.request_log.bounds(self.partition)
         if position.accepted >= end:
-            raise self._recreated(f"accepted up to {position.accepted}, it ends at {end}")
+            raise recreated(self.partition, f"accepted up to {position.accepted}, it ends at {end}")
         return first
 
-    def _recreated(self, how_we_know: str) -> LogBrokenError:
-        return LogBrokenError(
-            f"partition {self.partition}: the requests topic was re-created ({how_we_know}): new requests would be "
-            "skipped as known. Use a new prefix (TURNLOG_PREFIX)"
-        )
+
+def recreated(partition: int, how_we_know: str) -> LogBrokenError:
+    """The error for a requests topic that is another one than before."""
+    return LogBrokenError(
+        f"partition {partition}: the requests topic was re-created ({how_we_know}): new requests would be "
+        "skipped as known. Use a new prefix (TURNLOG_PREFIX)"
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from turnlog_workers.base.config import Settings
 from turnlog_workers.materializer.process import Materializer
-from turnlog_workers.materializer.publications import Publications, read_state
+from turnlog_workers.materializer.publication_state import Publications, read_state
 
 TARGET = Path("snapshot.duckdb")
 

@@ -171,3 +171,19 @@ def record_reader(cls: type, *, closed: bool = True) -> Reader:
         raise UnknownFieldError(name)
 
     return read
+
+
+def misfit(record: Any) -> str | None:
+    """Which field of a record that somebody made by hand has a value of a wrong type; ``None``: none that we find."""
+    try:
+        cls: type = type(record)
+        record_reader(cls)(_plain(record))
+    except MisfitError as error:
+        return str(error)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value

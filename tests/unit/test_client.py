@@ -1,6 +1,8 @@
 """One turn as its reader sees it, with the broker replaced by a list; and what a request looks like on the wire."""
 
 import asyncio
+import re
+from typing import Any
 
 import pytest
 
@@ -227,6 +229,24 @@ async def test_an_impossible_session_id_is_refused_before_anything_is_sent() -> 
         client.chat("web-1", "half a \ud83d")
     with pytest.raises(TurnlogError, match="not connected"):
         await client.enqueue("web-1", "Hi")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"content": None}, "a text, or a list of ContentPart: not NoneType"),
+        ({"content": b"Hi"}, "a text, or a list of ContentPart: not int"),
+        ({"content": ["Hi"]}, "a text, or a list of ContentPart: not str"),
+        ({"session_id": 7}, "session_id: Input should be a valid string"),
+        ({"request_id": 7}, "request_id: Input should be a valid string"),
+        ({"model": 7}, "for session web-1 holds a value of a wrong type: model: Input should be a valid string"),
+        ({"params": {"temperature": 1}}, "for session web-1 holds a value of a wrong type: "),
+        ({"tools": ["clock"]}, "for session web-1 holds a value of a wrong type: tools"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_before_anything_is_sent(arguments: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        Client(Settings()).chat(**{"session_id": "web-1", "content": "Hi", **arguments})
 
 
 def test_where_reading_starts() -> None:

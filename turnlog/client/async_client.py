@@ -3,7 +3,7 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -329,4 +329,7 @@ class Client(SessionVerbs):
 def _parts(content: Content) -> tuple[ContentPart, ...]:
     if isinstance(content, str):
         return text_content(content) if content else ()
-    return tuple(content)
+    parts = tuple(content) if isinstance(content, Iterable) else (content,)
+    if wrong := [part for part in parts if not isinstance(part, ContentPart)]:
+        raise UsageError(f"what is said is a text, or a list of ContentPart: not {type(wrong[0]).__name__}")
+    return parts

@@ -19,6 +19,7 @@ from turnlog.errors import NotFoundError, TurnlogError, UsageError
 from turnlog_schemas.codec import RequestCodec
 from turnlog_schemas.commands import Command, RequestHeader, is_for_channel
 from turnlog_schemas.errors import WireError
+from turnlog_schemas.json_values import misfit
 from turnlog_schemas.request_checks import check_ids, wrong_request_id
 from turnlog_workers.base.cloudevents import Envelope
 from turnlog_workers.base.config import Settings
@@ -155,6 +156,8 @@ class Connection:
                 raise UsageError(wrong)  # everything else is the worker's to judge
         except WireError as error:
             raise UsageError(str(error)) from error
+        except (TypeError, AttributeError) as error:
+            raise _wrong_type("the request", header, error) from error
         of_channel = is_for_channel(command, channel)
         kind, key = ("channel", channel) if of_channel else ("session", session_id)
         try:
@@ -163,6 +166,8 @@ class Connection:
             raise UsageError(f"the request for {kind} {key} holds text that is not Unicode: {error}") from error
         except OverflowError as error:
             raise UsageError(f"the request for {kind} {key} holds a number that cannot be: {error}") from error
+        except (TypeError, AttributeError) as error:
+            raise _wrong_type(f"the request for {kind} {key}", command, error) from error
         trace = tracing.current() if traceparent is None else TraceContext(traceparent)
         headers = self._envelope.headers(type(command), uuid.uuid4().hex, now_ms)
         return PreparedRequest(
@@ -273,3 +278,8 @@ class Connection:
         everybody = [each for requests in self._waiting.values() for waiting in requests.values() for each in waiting]
         for exchange in everybody:
             exchange.give_up(error)
+
+
+def _wrong_type(what: str, record: Any, error: Exception) -> UsageError:
+    """The error for a value that no field takes: which one it is, if that can be found."""
+    return UsageError(f"{what} holds a value of a wrong type: {misfit(record) or error}")

@@ -230,7 +230,9 @@ def test_the_command_says_what_it_did_and_what_it_cannot(
     code, out, _ = _command(str(tmp_path / "chats"), *here, "--format", "openai")
     assert (code, out) == (0, "60 lines in 2 files.\n")
     assert _command(*here)[0] == _command("out", "--into", "ducklake:x", *here)[0] == 2
-    assert "write ducklake:FILE" in _command("--into", "x", *here)[2]
+    told = _command("--into", "postgres:password=geheim", *here)[2]
+    assert "write ducklake:FILE" in told
+    assert "geheim" not in told
     assert "letters, digits" in _command("--into", "ducklake:x", "--schema", "a-b", *here)[2]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'turnlog\[lake\]'"):

@@ -37,7 +37,8 @@ def export_to_lake(snapshot: Path, address: str, *, data: str | None = None, sch
     :class:`MissingExtraError`, :class:`UsageError`, :class:`SnapshotIsOlderError`, :class:`TurnlogError`.
     """
     if not address.startswith(LAKE):
-        raise UsageError(f"--into {address!r}: write ducklake:FILE or ducklake:postgres:PARAMETERS")
+        # Not repeated: it may be parameters with a password.
+        raise UsageError("--into is no lake: write ducklake:FILE or ducklake:postgres:PARAMETERS")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", schema):
         raise UsageError(f"--schema {schema!r}: letters, digits and _ only")
     with open_source(snapshot) as source:

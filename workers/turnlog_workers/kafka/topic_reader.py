@@ -20,7 +20,6 @@ from turnlog_workers.kafka.batch_codecs import bound_aiokafka
 from turnlog_workers.kafka.raw_fetch import fetch_batches, is_unreadable, what_is_wrong
 from turnlog_workers.kafka.reader_pool import MAX_RECORDS, ReaderPool
 from turnlog_workers.kafka.record_batches import FetchedBatches, take_apart
-from turnlog_workers.kafka.topics_admin import topic_id
 
 log = logging.getLogger(__name__)
 _POLL_MS = 50  #: aiokafka does not tell of a fetch that had markers only: the position is looked at so often
@@ -82,6 +81,8 @@ class TopicReader:
 
     async def topic_id(self, topic: str) -> str | None:
         """Another one each time that it is made; ``None``: it is not there. Raises :class:`LogError`."""
+        from turnlog_workers.kafka.topics_admin import topic_id  # of a worker: clients read topics without kafka-python
+
         try:
             return await asyncio.to_thread(topic_id, self._settings, topic, timeout_s=self._settings.append_timeout_s)
         except TurnlogError as error:

@@ -52,6 +52,16 @@ class NoTables(faust.tables.TableManager):
         await self.recovery.start()
 
 
+class AsTheyAre(faust.Schema[Any, Any]):
+    """Keys and values that nobody reads before the shard does: Faust would look for codecs, for each of them."""
+
+    def compile(self, app: Any, **_: Any) -> Any:
+        async def decode(message: Any, **_: Any) -> faust.Event:
+            return faust.Event(app, message.key, message.value, message.headers, message)
+
+        return decode
+
+
 class TurnlogApp(faust.App):
     """The Faust app that feeds a :class:`WorkerService`."""
 
@@ -153,7 +163,8 @@ def build_app(settings: Settings) -> TurnlogApp:
     app = TurnlogApp(settings.group_id, **_faust_settings(settings, name))
     app.connect(settings, name)
     topic = settings.topics.requests
-    requests = app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    as_they_are = AsTheyAre(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    requests = app.topic(topic, schema=as_they_are)
 
     @app.agent(requests, name="turnlog.intake")
     async def intake(stream: Any) -> None:

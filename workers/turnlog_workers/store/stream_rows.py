@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import duckdb
@@ -279,12 +280,13 @@ def _select_in(
     connection: duckdb.DuckDBPyConnection, table: Table, column: str, values: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
     """Rows in the order of the table's key."""
-    columns = ", ".join(each.name for each in table.columns)
-    order = ", ".join(table.key)
+    names = [each.name for each in table.columns]
+    columns, in_order = ", ".join(names), itemgetter(*map(names.index, table.key))
     rows: list[tuple[Any, ...]] = []
     for start in range(0, len(values), _NAMES):
         some = values[start : start + _NAMES]
         marks = ", ".join(["?"] * len(some))
-        statement = f"SELECT {columns} FROM {table.name} WHERE {column} IN ({marks}) ORDER BY {order}"
-        rows += connection.execute(statement, list(some)).fetchall()
+        statement = f"SELECT {columns} FROM {table.name} WHERE {column} IN ({marks})"
+        # Sorted here: to plan it costs DuckDB a third of such a statement's time, of which each new session takes one.
+        rows += sorted(connection.execute(statement, list(some)).fetchall(), key=in_order)
     return rows

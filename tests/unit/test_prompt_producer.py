@@ -137,6 +137,8 @@ async def test_a_defect_breaks_the_producer_and_whoever_waits_hears_it(producer:
         assert found.type is KafkaError, "by which its user knows that it needs another producer"
     with pytest.raises(KafkaError):
         await send(producer, 0)
+    for batches in producer._message_accumulator._batches.values():
+        assert all(batch._drain_waiter.exception() for batch in batches)
 
 
 async def test_without_a_leader_or_a_sender_it_is_queued(producer: Any, broker: Broker) -> None:

@@ -19,6 +19,7 @@ MAX_TRIES_IF_REFUSED = 3
 OF_ONE_RECORD = (*REFUSED_RECORDS, RecordTooLargeError)
 #: Of a terminal frame that is too long for its topic: then it is cut to this, then to that.
 SHORTER_BYTES = (64 * 1024, 4 * 1024, 0)
+MANY_FRAMES = 4  #: that wait for a lane: with more, it collects longer, whoever waits
 Shorten = Callable[[int], bytes]  #: the frame in about so many bytes
 
 
@@ -69,6 +70,11 @@ class SentFrame:
     def make(self) -> int:
         """Encode it, if that is not done; how many deltas have joined it."""
         return 0
+
+
+def _over(collecting: asyncio.Future[None]) -> None:
+    if not collecting.done():
+        collecting.set_result(None)
 
 
 Encoded = tuple[bytes, Headers]
@@ -135,6 +141,8 @@ class Lane:
         self.delta_count = 0
         self.alone = 0  #: so many of the next go one by one
         self.pressed = asyncio.Event()  #: something is queued
+        self._hurried = False  #: somebody waits for what is queued
+        self._collecting: asyncio.Future[None] | None = None
         self._tries = 0
 
     def __str__(self) -> str:
@@ -155,6 +163,27 @@ class Lane:
             self.queue.extend(before)
         self.queue.append(frame)
         self.pressed.set()
+
+    def hurry(self) -> None:
+        """Somebody waits for what is queued now: collect no longer, if little waits."""
+        self._hurried = True
+        if self._collecting is not None and not self._collecting.done() and len(self.queue) <= MANY_FRAMES:
+            self._collecting.set_result(None)
+
+    async def collect(self, linger_s: float) -> None:
+        """Let more come: for so long, or until somebody waits for it."""
+        hurried, self._hurried = self._hurried and len(self.queue) <= MANY_FRAMES, False
+        if hurried or linger_s <= 0:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        collecting = self._collecting = loop.create_future()
+        timer = loop.call_later(linger_s, _over, collecting)
+        try:
+            await collecting
+        finally:
+            timer.cancel()
+            self._collecting, self._hurried = None, False
 
     def release(self) -> int:
         """Queue the deltas; how many they are."""

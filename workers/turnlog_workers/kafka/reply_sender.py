@@ -29,7 +29,7 @@ from turnlog_workers.base.tasks import was_cancelled, watched
 from turnlog_workers.base.trace_context import trace_headers
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.prompt_producer import PromptProducer
-from turnlog_workers.kafka.reply_lane import DROPPED, Encoded, Lane, SentFrame, Shorten, WaitingDelta
+from turnlog_workers.kafka.reply_lane import DROPPED, MANY_FRAMES, Encoded, Lane, SentFrame, WaitingDelta
 
 log = logging.getLogger(__name__)
 _BATCH_BYTES = 1024 * 1024
@@ -40,7 +40,6 @@ _SHARE_OF_ONE_TOPIC = 10  #: a caller's own reply topic may hold a tenth of what
 _JOINED_BYTES, _JOINED_JSON_BYTES = 60 * 1024, 10 * 1024
 _PAUSE_PER_FRAME_S = 0.003  #: a lane sends about 330 later deltas a second, what is said beyond that joins them,
 _MOST_PAUSE_S = 0.13  #: and none waits longer than this for others
-_MANY_FRAMES = 4  #: that wait for a lane: with more, it collects longer
 _UNPAUSED_S = 0.015  #: a pause up to this is not worth its timer
 _OVERFLOW = 2  #: so many times ``max_pending_replies`` may wait, then terminal frames are given up, too
 
@@ -196,7 +195,10 @@ class ReplySender:
             return delta
         headers = self._headers(reply, event_id)
         shorten = partial(_shortened, encode, header, reply.frame, framing) if terminal else None
-        return self.put(topic, partition, key, encode(header, reply.frame), headers, lasting=terminal, shorten=shorten)
+        # A turn's first words and its end: somebody waits for them. Its beginning may wait for its first words.
+        urgent = terminal or isinstance(reply.frame, TextDelta | ReasoningDelta)
+        frame = SentFrame(key, encode(header, reply.frame), headers, terminal=terminal, shorten=shorten)
+        return self._queued(topic, partition, frame, urgent=urgent)
 
     def _headers(self, reply: Reply, event_id: str) -> Headers:
         address = reply.address
@@ -219,15 +221,16 @@ class ReplySender:
         headers: Headers,
         *,
         lasting: bool = True,
-        shorten: Shorten | None = None,
     ) -> SentFrame:
         """Queue any record; a ``lasting`` one is sent again when the broker does not take it."""
-        queued = SentFrame(key, value, headers, terminal=lasting, shorten=shorten)
-        self._pending += 1
-        self._put(topic, partition, queued)
-        return queued
+        return self._queued(topic, partition, SentFrame(key, value, headers, terminal=lasting))
 
-    def _put(self, topic: str, partition: int, queued: SentFrame) -> None:
+    def _queued(self, topic: str, partition: int, frame: SentFrame, *, urgent: bool = False) -> SentFrame:
+        self._pending += 1
+        self._put(topic, partition, frame, urgent=urgent)
+        return frame
+
+    def _put(self, topic: str, partition: int, queued: SentFrame, *, urgent: bool = False) -> None:
         lane = self._lanes.get((topic, partition))
         if self._stopped or self._pending > self._most(topic, lane):
             self._give_up([queued])
@@ -238,6 +241,8 @@ class ReplySender:
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
         lane.add(queued)
+        if urgent:
+            lane.hurry()
 
     def _most(self, topic: str, lane: Lane | None) -> int:
         """How many frames may wait now that another one is queued there."""
@@ -258,7 +263,7 @@ class ReplySender:
                     if not (lane.queue or lane.deltas):  # both may have come in this very moment
                         break
                 else:
-                    await asyncio.sleep(linger_s(linger, len(lane.queue) or lane.delta_count, many=_MANY_FRAMES))
+                    await lane.collect(linger_s(linger, len(lane.queue) or lane.delta_count, many=MANY_FRAMES))
                 began = loop.time()
                 deltas = lane.release() if began >= due or self._stopped else 0
                 if lane.partition < 0:

@@ -86,6 +86,11 @@ class ServedRequests:
         """Do the next requests wait for the broker?"""
         return self._preparing is not None and not self._preparing.done()
 
+    @property
+    def more(self) -> bool:
+        """Is there another one that can be taken at once? For those that come later, somebody is woken."""
+        return self._preparing is None and self._inbox.has(self._next)
+
     async def take(self) -> list[TakenRequest]:
         """The next requests, a bounded number, with the verdicts on them.
 

@@ -241,9 +241,9 @@ class Serving(SessionReads):
             more = True
             while more:
                 more = await self._step()
-                pause_s = linger_s(self._context.limits.append_linger_s, self._decided_at_once, many=_MANY_DECISIONS)
-                if pause_s:  # what arrives in this moment goes into one append
-                    await asyncio.sleep(pause_s)
+                came, least_s = self._decided_at_once, self._context.limits.append_linger_s
+                if came and least_s:  # what arrives in this moment goes into one append
+                    await asyncio.sleep(linger_s(least_s, came, many=_MANY_DECISIONS))
 
     async def _step(self) -> bool:
         """Everything that waits now, as few appends as it fits into. True: look again at once."""
@@ -266,7 +266,7 @@ class Serving(SessionReads):
         self._context.turns_may_have_ended()
         if self.unsaved.exceed(_MAX_UNSAVED_COMMITS):
             await self._until_saved()
-        return bool(requests or self._outcomes)
+        return bool(self._outcomes or (requests and self._requests.more))
 
     async def _until_saved(self) -> None:
         """The store is far behind: wait for it. A release would not help, the next claim needs the store at once."""

@@ -17,7 +17,7 @@ PROCESSES ?= 4
 # our modules and the tests' again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test pictures clients check format bench bench-smoke soak faults seeds http-faults export-faults rebuild-faults fuzz fuzz-runners model lock audit release-check upgrade-check clean
+.PHONY: help setup demo test pictures clients check format bench bench-smoke soak faults seeds http-faults export-faults rebuild-faults game-day fuzz fuzz-runners model lock audit release-check upgrade-check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ export-faults: $(READY) ## Kill exports to files and into a lake, 50 times each
 
 rebuild-faults: $(READY) ## Kill the materializer and rebuilds, 50 times each, then verify
 	@$(BIN)/python -m tests.rebuild_kills $(ARGS)
+
+game-day: $(READY) ## Ten incidents with a real Prometheus: each alert fires, its page is done, it goes (ARGS="lag ...")
+	@$(BIN)/python -m tests.game_day $(ARGS)
 
 model: $(READY) ## Search the ownership protocol for what must not be, in larger cases than the tests do
 	@$(BIN)/python -m tests.model $(ARGS)

@@ -136,6 +136,12 @@ class Deployment:
         for process in self.processes:
             process.kill()
 
+    def with_prefix(self, prefix: str, folder: Path) -> "Deployment":
+        """Another one with the same settings: new topics, and files of its own."""
+        values = {**self._values, "prefix": f"{self.settings.prefix}-{prefix}", "data_dir": str(folder / "data")}
+        partitions = int(values.pop("partitions"))
+        return Deployment(values.pop("bootstrap_server"), folder, partitions=partitions, **values)
+
     def make_topics(self) -> None:
         """All topics."""
         init_topics(self.settings)

@@ -2,7 +2,7 @@
 
 import datetime
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -67,7 +67,8 @@ class SecuredBroker:
     Users log in with SCRAM-SHA-512, or with a token that nobody signs (OAUTHBEARER): for tests only.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: Mapping[str, str] | None = None) -> None:
+        """``more``: settings of Kafka's own."""
         client, controller, sasl = (free_port() for _ in range(3))
         self.authority = Authority(folder, "ca")
         self.address = f"{HOST}:{sasl}"
@@ -88,16 +89,16 @@ class SecuredBroker:
             "super.users": "User:ANONYMOUS",
             "group.min.session.timeout.ms": "1000",
         }
-        self.broker = DevBroker(folder / "broker", port=client, extra_settings=settings)
+        self.broker = DevBroker(folder / "broker", port=client, extra_settings={**settings, **(more or {})})
 
     @property
     def anybody(self) -> Settings:
         """Settings of somebody who may do everything."""
         return Settings(bootstrap_server=self.broker.bootstrap_server)
 
-    def make_users(self, users: Sequence[str]) -> None:
+    def make_users(self, users: Sequence[str], secret: Callable[[str], str] = password) -> None:
         """What ``kafka-configs --add-config SCRAM-SHA-512=[password=...]`` does."""
-        wanted = [UserScramCredentialUpsertion(user, ScramMechanism.SCRAM_SHA_512, password(user)) for user in users]
+        wanted = [UserScramCredentialUpsertion(user, ScramMechanism.SCRAM_SHA_512, secret(user)) for user in users]
         with connected(KafkaAdminClient, self.anybody, "test-users", _CONNECT_S) as admin:
             problems = [problem for problem in admin.alter_user_scram_credentials(wanted).values() if problem]
         assert not problems, problems

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -12,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.metric_families import ROOT, gateway_families, materializer_families, worker_families
-from tests.prometheus import ALERTS_FILE
+from tests.prometheus import ALERTS_FILE, hastened
 from turnlog_workers.materializer.analysts_tables import create_analysts_tables
 from turnlog_workers.observe.turn_times import OUTCOMES
 
@@ -192,6 +193,19 @@ def test_a_counter_as_it_is_is_found() -> None:
 )
 def test_promtool_finds_nothing_wrong(promtool: str, asked: tuple[str, ...]) -> None:
     outcome = subprocess.run([promtool, *asked], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_rules_of_a_game_day_wait_so_many_times_shorter(tmp_path: Path, promtool: str) -> None:
+    into = hastened(ALERTS_FILE, 20, tmp_path / "alerts.yml")
+    rules = {rule["alert"]: rule for group in PARSER.load(into)["groups"] for rule in group["rules"]}
+    assert list(rules) == NAMES
+    assert rules["TurnlogDown"]["for"] == "6s"
+    assert rules["TurnlogStoreOld"]["expr"].endswith("> 15")
+    assert "[1080s:3s]" in rules["TurnlogPartitionNotServed"]["expr"]
+    assert "offset 45s" in rules["TurnlogDeadLetters"]["expr"]
+    assert not re.search(r"\d[mh]\b", "".join(rule["expr"] for rule in rules.values()))
+    outcome = subprocess.run([promtool, "check", "rules", str(into)], capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
 

@@ -1,0 +1,1 @@
+"""Incidents with a real Prometheus: something goes wrong, its alert fires, the page is done, the alert goes."""

@@ -130,8 +130,12 @@ def main(argv: list[str]) -> int:
 
 def _again(case: Mapping[str, Any]) -> str:
     """The command that measures one case as it was measured, on anybody's machine."""
-    against = case["runs"][0].get("against")
-    return f"python -m benchmarks --cases {case['name']}" + (f" --against {against}" if against else "")
+    against, wanted = case["runs"][0].get("against"), case["sizes"].get("wanted_sessions")
+    return (
+        f"python -m benchmarks --cases {case['name']}"
+        + (f" --against {against}" if against else "")
+        + (f" --sessions {wanted}" if wanted else "")
+    )
 
 
 def _report_bars(

@@ -116,7 +116,7 @@ def _table_jobs(quick: bool, sessions: int | None) -> list[Job]:
             what="the analysts' file made anew",
             run=lambda to: rebuild.measure(log, to, rounds=1 if quick or sessions else 2, say=say),
             partitions=3 if quick else 12,
-            sizes={"events": log.events},
+            sizes={"events": log.events, **({"wanted_sessions": sessions} if sessions else {})},
         ),
         Job(
             kind=SCALE,

@@ -1,5 +1,6 @@
 """The command line without a broker: help, exit codes, one sentence on errors, JSON alone on standard output."""
 
+import errno
 import socket
 import subprocess
 import sys
@@ -237,6 +238,21 @@ def test_each_error_has_its_exit_code_and_a_sentence(error: Exception, code: int
     got, sentence = explain(error)
     assert got == code
     assert sentence
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/srv/data/workers"), "/srv/data/workers cannot be written or "),
+        (OSError(errno.ENOSPC, "No space left on device"), "A file cannot be written or read: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/srv/x"), "/srv/x cannot be written or read: Permission "),
+    ],
+)
+def test_what_the_disk_does_not_let_us_do_is_no_unexpected_error(error: OSError, said: str) -> None:
+    code, sentence = explain(error)
+    assert code == 1
+    assert sentence.startswith(said)
+    assert sentence.endswith("Check the disk and its rights.")
 
 
 def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,3 +72,13 @@ def test_the_command_writes_it_and_an_empty_snapshot_has_a_page_too(tmp_path: Pa
     assert out.read_text(encoding="utf-8").count("Nothing.") == len(QUESTIONS)
     result = CliRunner().invoke(app, ["report", str(tmp_path / "no" / "report.html"), "--data-dir", str(tmp_path)])
     assert result.exit_code == 1
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing_behind(snapshot: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    done = CliRunner().invoke(
+        app, ["report", str(tmp_path / "page.html")], env={"TURNLOG_SNAPSHOT_PATH": str(snapshot)}
+    )
+    assert done.exit_code == 1
+    assert f"{tmp_path / 'page.html'} cannot be written: Is a directory" in done.stderr
+    assert not list(tmp_path.glob("*.tmp"))

@@ -3,7 +3,12 @@
 What each code means is said in ``turnlog_workers.base.errors``, beside the classes that have them.
 """
 
+import errno
+
 from turnlog.errors import EXIT_FAILED, EXIT_TIMED_OUT, TurnlogError
+
+#: What somebody can mend who looks at the disk, and no fault of ours.
+_OF_THE_DISK = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 
 
 def explain(error: BaseException) -> tuple[int, str]:
@@ -15,4 +20,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, text
     if isinstance(error, TimeoutError):
         return EXIT_TIMED_OUT, text
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        where = error.filename2 or error.filename or "A file"
+        return EXIT_FAILED, f"{where} cannot be written or read: {error.strerror}. Check the disk and its rights."
     return EXIT_FAILED, f"Unexpected {type(error).__name__}: {text} (--verbose shows where it comes from.)"

@@ -1,5 +1,6 @@
 """``turnlog report``: the newest days of the snapshot as a page."""
 
+import contextlib
 import webbrowser
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,8 @@ def report(
         new.write_text(text, encoding="utf-8")
         new.replace(file)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
         raise TurnlogError(f"{file} cannot be written: {error.strerror or error}") from error
     output.print_text(f"Written: {file}")
     if open_it and not webbrowser.open(file.absolute().as_uri()):

@@ -22,7 +22,9 @@ def has_no_room(error: BaseException) -> bool:
 def store_error(where: object, error: duckdb.Error) -> StoreError:
     """What DuckDB says, with what can be done."""
     if has_no_room(error):
-        return NoRoomError(f"{where}: the disk is full ({error}). Free disk space: it goes on by itself then")
+        return NoRoomError(
+            f"{where}: the disk is full ({error}). Free disk space: a worker or materializer goes on by itself then"
+        )
     kind = DamagedStoreError if any(said in str(error) for said in _DAMAGED) else StoreError
     return kind(
         f"{where}: {type(error).__name__}: {error}. Check the disk; what is deleted there comes back from the log"

@@ -17,10 +17,9 @@ from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_streams.reply import Reply
 from turnlog_streams.topics import Topics, partition_of
 from turnlog_workers.base.ports import Headers, LogError, NewRecord, Parked, RequestRecord
-from turnlog_workers.base.shared_look import SharedLook
+from turnlog_workers.base.shared_look import SharedLook, reply_topics
 from turnlog_workers.intake.request_reader import RequestReader
 from turnlog_workers.kafka.event_log import BATCH_OVERHEAD_BYTES
-from turnlog_workers.process.service import reply_topics
 from turnlog_workers.shard.partition import Shard
 from turnlog_workers.shard.worker_context import Membership, ShardLimits, WorkerContext
 from turnlog_workers.store.memory_store import MemoryStores

@@ -98,6 +98,15 @@ class _Source:
             return [f"{to} = {{}}", *self._blocks(read)]
         return self.read_record(hint, to)
 
+    def skip(self, hint: Any) -> list[str]:
+        """Statements that go past a number or a text."""
+        if hint is int:
+            return ["b = d[i]; i += 1", "if b > 127: _, i = more(d, i, b)"]
+        if hint is str:
+            size = self.name()
+            return [*self.read(int, size), f"if {size} < 0: odd()", f"i += {size}"]
+        raise TypeError(f"{hint!r} is not gone past")
+
     def _blocks(self, read_item: list[str]) -> list[str]:
         """An array or a map: blocks, each with the number of its items, until an empty one."""
         count = self.name()
@@ -131,3 +140,30 @@ def framed_reader(header: type, payload: type) -> Reader:
     body = [f"def read(d):\n{_INDENT}i = {_PREFIX_BYTES}", *(_INDENT + line for line in _lines(lines))]
     exec("\n".join([*body, f"{_INDENT}return h, p"]), source.names)  # made of our own field names only
     return typing.cast(Reader, source.names["read"])
+
+
+@cache
+def skimmer(header: type, *names: str) -> Callable[[bytes], Any]:
+    """A function from a single-object record to its header, with these fields alone: numbers at its beginning.
+
+    All others are blank. It raises whatever an odd record drives it into; what is behind the last of them is not read.
+    """
+    source = _Source()
+    values: dict[str, str] = {}
+    hints = typing.get_type_hints(header)
+    lines: list[str] = []
+    for field in dataclasses.fields(header):
+        if len(values) == len(names):
+            break
+        if field.name in names:
+            values[field.name] = source.name()
+            lines += source.read(hints[field.name], values[field.name])
+        else:
+            lines += source.skip(hints[field.name])
+    lines.append(f"h = make({source.name(header)})")
+    for field in dataclasses.fields(header):
+        blank = {int: "0", str: "''"}.get(hints[field.name], "None")
+        lines.append(f"{source.name(getattr(header, field.name).__set__)}(h, {values.get(field.name, blank)})")
+    body = [f"def skim(d):\n{_INDENT}i = {_PREFIX_BYTES}", *(_INDENT + line for line in _lines(lines))]
+    exec("\n".join([*body, f"{_INDENT}if i > len(d): odd()", f"{_INDENT}return h"]), source.names)
+    return typing.cast(Callable[[bytes], Any], source.names["skim"])

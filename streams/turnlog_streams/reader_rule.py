@@ -27,6 +27,17 @@ FOREIGN_HEADER = EventHeader(
 FOREIGN = FOREIGN_HEADER, ForeignRecord()
 
 
+#: The fields of a header that decide whether a record counts, and how far its writer was.
+ASKED_BY_THE_RULE = ("epoch", "n", "accepted", "replied")
+
+
+class NotRead:
+    """In the place of a payload that somebody else reads: of its header, only what the rule asks is there."""
+
+
+NOT_READ = NotRead()
+
+
 @direct_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedEvent:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from tests.simulation.world import World
 from tests.waiting import POLL_INTERVAL_S
 from turnlog_schemas.events import LOG_FORMAT, PARTITION, SESSION, EventHeader, MessageStored, PartitionClaimed
 from turnlog_schemas.parts import text_content
-from turnlog_streams.reader_rule import LoggedEvent
+from turnlog_streams.reader_rule import NOT_READ, LoggedEvent, LogPosition, read_on
 from turnlog_workers.base.ports import (
     AppendUncertainError,
     EventLog,
@@ -167,6 +167,48 @@ def test_a_range_is_read_exactly(run: Run[None]) -> None:
             assert await read(log, 0, start, end) == everything[start:end]
 
     run(body)
+
+
+@dataclass(slots=True)
+class _Part:
+    """One session's events."""
+
+    key: bytes
+    bytes_taken: int = 0
+
+    def has(self, key: bytes) -> bool:
+        return key == self.key
+
+    def takes(self, size_bytes: int) -> None:
+        self.bytes_taken += size_bytes
+
+
+@pytest.mark.broker
+def test_who_reads_a_part_knows_of_all_else_what_counts(broker: DevBroker, tmp_path: Path) -> None:
+    async def body(log: KafkaEventLog, _: object) -> None:
+        written = [message(log, n, session=f"s-{n % 2}") for n in range(1, 30)]
+        records = [claim(log, "a"), *written[:14], claim(log, "b"), *written[14:]]
+        await log.append(1, records)
+        part = _Part(b"s-1")
+        found = [event async for batch in log.read_part(1, len(records), part) for event in batch]
+        assert part.bytes_taken == sum(len(record.value) for record in records)
+        for event, record in zip(found, records, strict=True):
+            ours = record.key == b"s-1" or isinstance(record.payload, PartitionClaimed)
+            assert event.payload == record.payload if ours else event.payload is NOT_READ
+            asked = [(of.epoch, of.n, of.accepted, of.replied) for of in (event.header, record.header)]
+            assert asked[0] == asked[1]
+        whole = [event async for batch in log.read(1, 0, len(records)) for event in batch]
+        behind = read_on(LogPosition(), whole)[1]
+        assert read_on(LogPosition(), found)[1] == behind
+        assert behind.last_event_id, "of the last record more is read"
+
+        await log.append(2, [replace(written[1], key=b"s-1")])
+        with pytest.raises(LogBrokenError, match=r"events\[2\]@0: its key is not the id of its stream"):
+            [batch async for batch in log.read_part(2, 1, part)]
+
+    with Deployment(broker.bootstrap_server, tmp_path, partitions=3) as deployment:
+        deployment.make_topics()
+        on_kafka(deployment)(body)
 
 
 def test_two_writers_share_one_order(run: Run[None]) -> None:

@@ -1,6 +1,7 @@
 """The life of workers on a real broker: what they do not start on, how they stop, what they leave to the next."""
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Iterator
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import psutil
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from tests.deployment import START_S, Deployment, Wire, eventually_async, serving
-from tests.waiting import eventually, until
+from tests.deployment import START_S, Deployment, Process, Wire, eventually_async, serving
+from tests.waiting import POLL_INTERVAL_S, eventually, until
 from turnlog_schemas.events import (
     CommandForwarded,
     ForwardDelivered,
@@ -271,6 +273,66 @@ async def test_stores_that_are_gone_or_broken_come_back_the_same(deployment: Dep
         await chats(wire, "second")
         assert await asyncio.to_thread(worker.stop) == 0
     assert without_positions(store_hashes(deployment.folder)) != without_positions(before)
+
+
+BY_PROCESSES = {"store_build_events": "5", "log_level": "INFO"}
+
+
+async def test_stores_are_made_by_processes_of_their_own_and_the_same(deployment: Deployment) -> None:
+    deployment.make_topics()
+    await some_turns(deployment)
+    before = store_hashes(deployment.folder)
+    for path in (deployment.folder / "data" / "stores").glob("*.duckdb"):
+        path.unlink()
+    async with serving(deployment, **BY_PROCESSES) as (worker, wire):
+        for session_id in SESSIONS[:PARTITIONS]:
+            await wire.chat_json(session_id, "hello first", request_id=f"first-{session_id}", model="script:s")
+        for session_id in SESSIONS[:PARTITIONS]:
+            assert (await wire.terminal(f"first-{session_id}", count=2)).kind == "TurnCompleted", "from the log"
+        assert worker.log.count("is made by 2 processes") == PARTITIONS
+        assert await asyncio.to_thread(worker.stop) == 0
+    assert without_positions(store_hashes(deployment.folder)) == without_positions(before)
+    assert not list((deployment.folder / "data" / "stores" / "temp").iterdir())
+
+
+def children_of(worker: Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found = psutil.Process(worker.pid).children()
+        return [child for child in found if any("store_part_process" in word for word in child.cmdline())]
+    return []
+
+
+@pytest.mark.parametrize("ends", ["they are killed", "the worker is killed"])
+async def test_processes_that_make_a_store_and_end(deployment: Deployment, ends: str) -> None:
+    deployment.make_topics()
+    await some_turns(deployment)
+    before = store_hashes(deployment.folder)
+    for path in (deployment.folder / "data" / "stores").glob("*.duckdb"):
+        path.unlink()
+    worker = deployment.worker("w1", **BY_PROCESSES)
+    children: list[psutil.Process] = []
+    await eventually(lambda: bool(children.extend(children_of(worker)) or children), "a store is being made")
+    if ends == "they are killed":
+        while "serving from request" not in worker.log:
+            for child in children_of(worker):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            await asyncio.sleep(POLL_INTERVAL_S)
+        assert "the store is not made by processes of its own" in worker.log
+    else:
+        worker.kill()
+        await eventually(lambda: not any(map(alive, children)), "nobody goes on")
+        worker = deployment.worker("w1", **BY_PROCESSES)
+    await eventually(lambda: worker.log.count("serving from request") == PARTITIONS, "it serves", START_S)
+    assert await asyncio.to_thread(worker.stop) == 0
+    assert without_positions(store_hashes(deployment.folder)) == without_positions(before)
+    assert not list((deployment.folder / "data" / "stores" / "temp").iterdir())
+
+
+def alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 async def test_an_event_log_that_was_made_again_is_noticed(deployment: Deployment, admin: Any) -> None:

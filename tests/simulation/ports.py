@@ -1,6 +1,7 @@
 """The ports of a worker, in memory: each call takes its time, may fail, and may take effect although it failed."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,9 +16,9 @@ from turnlog_schemas.events import EventHeader, MessageStored, TurnAccepted
 from turnlog_schemas.frames import FrameHeader, ReasoningDelta, TextDelta
 from turnlog_schemas.parts import ToolCall
 from turnlog_schemas.registry import COMMANDS, EVENTS
-from turnlog_streams.folding.fold import StreamName
+from turnlog_streams.folding.fold import FoldError, StreamName
 from turnlog_streams.folding.rows import Unanswered
-from turnlog_streams.reader_rule import LoggedEvent, LogPosition
+from turnlog_streams.reader_rule import LoggedEvent, LogPosition, read_on
 from turnlog_streams.reply import Reply
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.ports import (
@@ -38,6 +39,7 @@ from turnlog_workers.store.port import FoundRows, LoadedStream, NoRoomError, Sav
 
 T = TypeVar("T")
 RECORD_BYTES = 100
+_BUILT = 0.5  #: of the stores without anything
 FRAMES_ARRIVE_WITHIN_S = 2.0
 _EVENTS = Codec(EVENTS)
 
@@ -390,6 +392,10 @@ class Disk(MemoryStores):
         self._open.pop(partition, None)
         self._data.pop(partition, None)
 
+    def take(self, partition: int, other: "Disk") -> None:
+        """The file gives way to one that was made elsewhere."""
+        self._data[partition] = other._data[partition]
+
     def tables(self) -> dict[int, dict[str, list[Row]]]:
         """The rows by partition and table."""
         tables: dict[int, dict[str, list[Row]]] = {}
@@ -519,6 +525,43 @@ class SimStore:
             await self._stores.in_thread(lambda: at_once(self._inner.close()))
         finally:
             self._stores.closed(self._partition)
+
+
+class SimBuilds:
+    """Stores that are made by processes beside the worker: they read the log as it is, and may fail."""
+
+    def __init__(self, world: World, name: str, stores: SimStores, disk: Disk, log: SimEventLog) -> None:
+        self._world = world
+        self._stores = stores
+        self._disk = disk
+        self._log = log
+        self._rng = random.Random(f"the builds of {name}")  # of its own: the seeds' other chances stay as they are
+
+    def pay(self, events: int) -> bool:
+        return events > 0 and self._rng.random() < _BUILT
+
+    async def build(
+        self, partition: int, end: int, *, tolerant: bool, told: Callable[[int], None]
+    ) -> Callable[[], Coroutine[None, None, SimStore]] | None:
+        made, position = Disk(), LogPosition()
+        store = await (made.open_fresh(partition, "") if tolerant else made.open(partition))
+        fails_at = self._rng.randrange(2 * end)
+        try:
+            async for batch in self._log.read(partition, 0, end):
+                accepted, position = read_on(position, batch)
+                await store.write(accepted, position)
+                told(len(batch))
+                if position.next_offset > fails_at:
+                    return None
+        except (LogError, FoldError):
+            return None
+        self._world.trace(f"the store of {partition} is made up to {end}")
+
+        async def open_it() -> SimStore:
+            await self._stores.in_thread(lambda: self._disk.take(partition, made))
+            return await self._stores.open(partition)
+
+        return open_it
 
 
 def at_once(call: Coroutine[Any, Any, T]) -> T:

@@ -14,7 +14,15 @@ from tests.odd_runners import PREFIX as ODD_PREFIX
 from tests.odd_runners import factory as odd_runner
 from tests.simulation.group import Group
 from tests.simulation.inputs import WatchedRunner
-from tests.simulation.ports import Disk, SimEventLog, SimJournal, SimRecordSender, SimRequestLog, SimStores
+from tests.simulation.ports import (
+    Disk,
+    SimBuilds,
+    SimEventLog,
+    SimJournal,
+    SimRecordSender,
+    SimRequestLog,
+    SimStores,
+)
 from tests.simulation.summaries import SUMMARY_MODEL, SUMMARY_TIMEOUT_S, SummaryRunner
 from tests.simulation.world import World
 from turnlog_schemas.codec import RequestCodec
@@ -22,9 +30,9 @@ from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.policy import ErasurePolicy
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogError, RequestRecord
-from turnlog_workers.base.shared_look import SharedLook
+from turnlog_workers.base.shared_look import SharedLook, reply_topics
 from turnlog_workers.intake.request_reader import RequestReader
-from turnlog_workers.process.service import WorkerService, reply_topics
+from turnlog_workers.process.service import WorkerService
 from turnlog_workers.runners.base import Runner
 from turnlog_workers.runners.options import after_provider, read_options
 from turnlog_workers.runners.script import ScriptOptions, ScriptRunner
@@ -152,7 +160,7 @@ class SimService(WorkerService):
             super().__init__(sim_settings(bounds), owner=name, **callbacks)
         self._world = world
         self._name = name
-        self._sim_stores = SimStores(world, disk)
+        self._sim_stores, self._disk = SimStores(world, disk), disk
         self._limits = limits
         self._reader = SimReader(world)  # type: ignore[assignment]
         self._journal = SimJournal(world)
@@ -168,15 +176,17 @@ class SimService(WorkerService):
     def _sim_context(self) -> WorkerContext:
         world, settings = self._world, self._settings
         sender = SimRecordSender(world, self._name)
+        event_log = SimEventLog(world, self._name, append_timeout_s=settings.append_timeout_s)
         return WorkerContext(
             owner=self._name,
             process=world.new_id(),
             topics_id=world.requests_topic_id,
             partition_count=world.partition_count,
-            event_log=SimEventLog(world, self._name, append_timeout_s=settings.append_timeout_s),
+            event_log=event_log,
             request_log=SimRequestLog(world),
             sender=sender,
             stores=self._sim_stores,
+            builds=SimBuilds(world, self._name, self._sim_stores, self._disk, event_log),
             requests=RequestReader(
                 _codec(),
                 settings.topics,

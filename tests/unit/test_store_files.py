@@ -522,8 +522,8 @@ async def test_the_write_ahead_log_is_folded_in_before_it_gets_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bound = 64 * 1024
-    monkeypatch.setattr("turnlog_workers.store.partition_store._MIN_CHECKPOINT_WAL_BYTES", bound)
-    monkeypatch.setattr("turnlog_workers.store.partition_store._CHECKPOINT_WAL_OF_FILE", 0)
+    monkeypatch.setattr("turnlog_workers.store.database_files._MIN_CHECKPOINT_WAL_BYTES", bound)
+    monkeypatch.setattr("turnlog_workers.store.database_files._CHECKPOINT_WAL_OF_FILE", 0)
     directory = StoreDirectory(tmp_path, deployment=DEPLOYMENT)
     store = await directory.open(0)
     log = random_log(5, 400)

@@ -165,6 +165,9 @@ class Settings(BaseSettings):
     store_commit_interval_s: float = Field(default=60.0, ge=0.05, le=300)
     store_commit_events: int = Field(default=2_000, ge=1, le=1_000_000)  #: of a partition: written before the interval
     store_batch_events: int = Field(default=5_000, ge=1, le=1_000_000)
+    # A process takes some 250 MB while it makes a part of a store.
+    store_build_events: int = Field(default=100_000, ge=1, le=1_000_000_000)  #: for a store without any
+    store_build_processes: int = Field(default=2, ge=0, le=16)  #: at most one for each core; below 2: none
     store_memory_mb: int = Field(default=256, ge=64, le=1_048_576)  #: of DuckDB, all partitions together
     publish_interval_s: float = Field(default=2.0, ge=0.05, le=3600)  #: of the analysts' snapshot
 

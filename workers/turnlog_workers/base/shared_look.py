@@ -7,11 +7,12 @@ was, so a look counts for a record if it *began* when the record was there.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from turnlog_workers.base.backoff import Backoff
-from turnlog_workers.base.ports import LogError
+from turnlog_workers.base.ports import LogError, RecordSender
 from turnlog_workers.base.tasks import watched
 
 log = logging.getLogger(__name__)
@@ -89,3 +90,8 @@ class SharedLook(Generic[Name]):
         else:
             told.set_exception(error)
             told.exception()  # nobody may wait for it any more
+
+
+def reply_topics(sender: RecordSender, now: Callable[[], float] = time.monotonic) -> SharedLook[str]:
+    """Looks for reply topics that requests name."""
+    return SharedLook(sender.look_for_reply_topics, known=sender.known_reply_topic, now=now)

@@ -9,16 +9,23 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from turnlog_schemas.codec import Codec, is_foreign
 from turnlog_schemas.errors import UnknownFingerprintError, WireError
-from turnlog_schemas.events import SEALED_LOG_FORMAT, EventHeader, PartitionClaimed
+from turnlog_schemas.events import CHANNEL, SEALED_LOG_FORMAT, SESSION, EventHeader, PartitionClaimed
 from turnlog_schemas.registry import EVENTS
-from turnlog_streams.reader_rule import FOREIGN, LogFormatError, LoggedEvent, check_log_format
+from turnlog_streams.reader_rule import (
+    ASKED_BY_THE_RULE,
+    FOREIGN,
+    NOT_READ,
+    LogFormatError,
+    LoggedEvent,
+    check_log_format,
+)
 from turnlog_streams.records import changed
 from turnlog_workers.base.cloudevents import ID_HEADER, Envelope
 from turnlog_workers.base.config import Settings
@@ -46,6 +53,7 @@ RECORD_OVERHEAD_BYTES = 64
 HEADER_OVERHEAD_BYTES = 10
 _STOP_TIMEOUT_S = 5.0
 _LOOK_S = 0.05
+_STREAMS = (SESSION, CHANNEL)
 
 
 class LogProducer:
@@ -183,6 +191,18 @@ class LogProducer:
                 del self._in_use[producer]
 
 
+class LogPart(Protocol):
+    """Some streams of a partition."""
+
+    def has(self, key: bytes) -> bool:
+        """Are the records with this key events of theirs?"""
+        ...
+
+    def takes(self, size_bytes: int) -> None:
+        """The next batch has so many bytes."""
+        ...
+
+
 class KafkaEventLog:
     """:class:`EventLog` on Kafka."""
 
@@ -206,6 +226,7 @@ class KafkaEventLog:
         self._other_header_bytes: dict[type, int] = {}  #: of an event's headers, without its id
         self._schemas = schemas
         self._keys = keys
+        self._skim = self._codec.skimmer(*ASKED_BY_THE_RULE, but=(PartitionClaimed,))
 
     def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
         sealed: bytes | None = None
@@ -237,12 +258,26 @@ class KafkaEventLog:
             await self._keys.before_append(partition, records)
         return await self._producer.send(self._topic, partition, [(r.key, r.value, r.headers) for r in records])
 
-    async def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[LoggedEvent]]:
+    def read(self, partition: int, start: int, end: int) -> AsyncIterator[list[LoggedEvent]]:
+        return self._read(partition, start, end, None)
+
+    def read_part(self, partition: int, end: int, part: LogPart) -> AsyncIterator[list[LoggedEvent]]:
+        """From the beginning, for who needs the events of some streams only, but has to know which records count.
+
+        Of others only what the reader's rule asks is read, and ``NOT_READ`` stands for what they say.
+        """
+        return self._read(partition, 0, end, part)
+
+    async def _read(
+        self, partition: int, start: int, end: int, part: LogPart | None
+    ) -> AsyncIterator[list[LoggedEvent]]:
         expected, decode = start, self._codec.decode
         if self._keys is not None:
             await self._keys.refresh(partition)
         async for records in self._reader.read(self._topic, partition, start, end):
             batch: list[LoggedEvent] = []
+            if part is not None:
+                part.takes(sum(len(record.value or b"") for record in records))
             for record in records:
                 if record.offset != expected:
                     raise LogBrokenError(
@@ -250,6 +285,11 @@ class KafkaEventLog:
                         "the event log must be neither compacted nor written in transactions"
                     )
                 expected = record.offset + 1
+                others = part is not None and not part.has(record.key or b"")
+                # The last one of a batch may be where a reader stops: its id is asked for then.
+                if others and record is not records[-1] and (header := self._skim(record.value or b"")) is not None:
+                    batch.append(_logged(record, header, NOT_READ))
+                    continue
                 try:
                     header, payload = decode(record.value if self._keys is None else self._opened(record))
                 except LogBrokenError:
@@ -258,18 +298,19 @@ class KafkaEventLog:
                     header, payload = await self._decode(record)
                 if payload.__class__ is PartitionClaimed:
                     self._check_format(payload, partition, record.offset)
-                batch.append(
-                    LoggedEvent(
-                        partition=partition,
-                        offset=record.offset,
-                        header=header,
-                        payload=payload,
-                        logged_at=record.timestamp,
-                    )
-                )
+                elif part is not None:
+                    payload = self._of_part(record, header, payload, others=others)
+                batch.append(_logged(record, header, payload))
             yield batch
         if expected < end:
             raise LogBrokenError(f"{self._topic}[{partition}]: offsets {expected} to {end - 1} are missing")
+
+    def _of_part(self, record: Any, header: EventHeader, payload: Any, *, others: bool) -> Any:
+        if header.stream_kind in _STREAMS and header.stream_id.encode() != record.key:
+            raise LogBrokenError(
+                f"{self._topic}[{record.partition}]@{record.offset}: its key is not the id of its stream"
+            )
+        return NOT_READ if others else payload
 
     def _opened(self, record: Any) -> bytes:
         value: bytes = record.value or b""
@@ -302,6 +343,16 @@ class KafkaEventLog:
 
     async def bounds(self, partition: int) -> tuple[int, int]:
         return (await self._reader.bounds(self._topic, [partition]))[partition]
+
+
+def _logged(record: Any, header: EventHeader, payload: Any) -> LoggedEvent:
+    return LoggedEvent(
+        partition=record.partition,
+        offset=record.offset,
+        header=header,
+        payload=payload,
+        logged_at=record.timestamp,
+    )
 
 
 def _header_bytes(headers: Headers) -> int:

@@ -4,21 +4,17 @@ The client of ``log_follower`` takes three times as long. Same rule, same checks
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import uvloop
 
-from turnlog_schemas.registry import packaged
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, read_on, record_id
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.ports import LogBrokenError
-from turnlog_workers.base.shared_look import SharedLook
-from turnlog_workers.kafka.event_log import KafkaEventLog, LogProducer
-from turnlog_workers.kafka.schema_topic import read_schemas
-from turnlog_workers.kafka.session_keys import SessionKeys
+from turnlog_workers.kafka.event_log import KafkaEventLog
+from turnlog_workers.kafka.log_to_read import log_to_read
 from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.topics_admin import sealed_partitions
 from turnlog_workers.materializer.log_follower import OtherLogError
@@ -146,18 +142,9 @@ class BulkReader:
 @contextmanager
 def bulk_reader(settings: Settings) -> Iterator[BulkReader]:
     """One, with a loop of its own. Raises :class:`LogError` where the broker does not answer."""
-
-    async def look() -> None:
-        await asyncio.to_thread(read_schemas, settings, packaged())
-
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         reader = TopicReader(settings)
-        schemas: SharedLook[bytes] = SharedLook(
-            look, known=lambda name: packaged().find(name) is not None, now=time.monotonic
-        )
-        partitions = sealed_partitions(settings)
-        keys = None if partitions is None else SessionKeys(settings.topics.keys, partitions, reader)
-        log = KafkaEventLog(settings, LogProducer(settings), reader, source="rebuild", schemas=schemas, keys=keys)
+        log = log_to_read(settings, reader, sealed_partitions=sealed_partitions(settings))
         try:
             yield BulkReader(runner, settings.topics.events, reader, log)
         finally:

@@ -8,24 +8,22 @@ and it ends. Killed anywhere, the parts stay, and the next call goes on with the
 """
 
 import contextlib
-import gc
 import json
-import logging
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from turnlog_streams.projection.state import ProjectionError
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import TurnlogError
 from turnlog_workers.base.json_file import read_json, write_json
+from turnlog_workers.base.part_process import begin, command_line, environment, order_line, say
 from turnlog_workers.base.ports import LogError
 from turnlog_workers.materializer.analysts_file import AnalystsFile
 from turnlog_workers.materializer.bulk_reader import Bound, bulk_reader
@@ -47,7 +45,6 @@ _WORTH_RECORDS = 100_000  #: below, starting processes takes longer than it save
 MAX_PROCESSES = 4
 _REPORT_S = 2.0
 _RELEASED_WITHIN_S = 10.0  #: of a part, by a process whose parent was killed
-_GC_THRESHOLD = 2_000_000  #: more than a batch makes: events and rows by the thousand, none of them in a cycle
 _MODULE = "turnlog_workers.materializer.parallel_rebuild"
 
 Report = Callable[[Progress], None]
@@ -164,24 +161,17 @@ class _Process:
     def __init__(self, settings: Settings, order: dict[str, Any]) -> None:
         self.done = self.read = 0
         self.error: str | None = "it was killed"  #: ``None``: it has made its part
-        named = {
-            "TURNLOG_BOOTSTRAP_SERVER": settings.bootstrap_server,
-            "TURNLOG_PREFIX": settings.prefix,
-            "TURNLOG_DATA_DIR": str(settings.data_dir),
-            "TURNLOG_STORE_BATCH_EVENTS": str(settings.store_batch_events),
-        }
-        # -P: a folder of one of our names where somebody happens to be must not stand in for ours.
         self._process = subprocess.Popen(
-            (sys.executable, "-P", "-m", _MODULE),
+            command_line(_MODULE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C is for us
-            env=os.environ | named,
+            env=environment(settings),
         )
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.write(order_line(order))
             self._process.stdin.flush()
         self.thread = threading.Thread(target=self._listen, name="turnlog-rebuild-part", daemon=True)
         self.thread.start()
@@ -236,19 +226,11 @@ def _run(settings: Settings, plan: _Plan, kind: FileKind, parts: Sequence[Path],
 
 
 def _main() -> None:
-    logging.basicConfig(level=logging.CRITICAL + 1)
-    order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, args=(sys.stdin,), daemon=True).start()
-    gc.set_threshold(_GC_THRESHOLD)
+    order, _ = begin()
     try:
         _make_part(Settings(), order)
     except (LogError, StoreError, ProjectionError, TurnlogError) as error:
-        _say(error=str(error))
-
-
-def _end_with_parent(stdin: IO[str]) -> None:
-    stdin.read()
-    os._exit(1)
+        say(error=str(error))
 
 
 def _make_part(settings: Settings, order: dict[str, Any]) -> None:
@@ -267,15 +249,11 @@ def _make_part(settings: Settings, order: dict[str, Any]) -> None:
                 raise
             time.sleep(0.1)
     _say_progress(done.progress)
-    _say(error=None)
+    say(error=None)
 
 
 def _say_progress(progress: Progress) -> None:
-    _say(done=progress.done, read=progress.read)
-
-
-def _say(**what: object) -> None:
-    print(json.dumps(what), flush=True)
+    say(done=progress.done, read=progress.read)
 
 
 if __name__ == "__main__":

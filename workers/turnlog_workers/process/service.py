@@ -17,10 +17,10 @@ from turnlog_streams.runtime_settings import forbidden, runner_factories, with_r
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
 from turnlog_workers.base.logs import at
-from turnlog_workers.base.ports import LogError, RecordSender, RequestRecord
+from turnlog_workers.base.ports import LogError, RequestRecord
 from turnlog_workers.base.readiness_file import mark_ready
 from turnlog_workers.base.settings_check import check_models, unknown_variables
-from turnlog_workers.base.shared_look import SharedLook
+from turnlog_workers.base.shared_look import SharedLook, reply_topics
 from turnlog_workers.base.tasks import all_within, describe, end, kept_running, watched
 from turnlog_workers.files.reader import FileReader
 from turnlog_workers.intake.request_reader import RequestReader
@@ -38,6 +38,7 @@ from turnlog_workers.observe.turn_times import TurnMetrics
 from turnlog_workers.process.connecting import unless_it_breaks
 from turnlog_workers.process.erasure_watch import watched_keys
 from turnlog_workers.process.limits import actor_limits, shard_limits
+from turnlog_workers.process.store_builds import ProcessBuilds
 from turnlog_workers.process.surplus_partitions import GrowthWatch, Surplus, SurplusPartition, committed_in_group
 from turnlog_workers.process.tail_watch import TailWatch
 from turnlog_workers.runners.registry import RunnerRegistry
@@ -150,6 +151,7 @@ class WorkerService:
             request_log=KafkaRequestLog(settings, self._reader),
             sender=sender,
             stores=self._stores,
+            builds=ProcessBuilds(settings, self._stores, sealed=None if self._keys is None else topics.partition_count),
             requests=RequestReader(
                 RequestCodec(),
                 settings.topics,
@@ -384,11 +386,6 @@ class WorkerService:
             )
         except (BrokerUnreachableError, NotFoundError) as error:
             raise LogError(f"the schemas topic cannot be read: {error}") from error
-
-
-def reply_topics(sender: RecordSender, now: Callable[[], float] = time.monotonic) -> SharedLook[str]:
-    """Looks for reply topics that requests name."""
-    return SharedLook(sender.look_for_reply_topics, known=sender.known_reply_topic, now=now)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -10,10 +10,9 @@ The inbox belongs to the assignment, not to the epoch: a request leaves it only 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
 
 from turnlog_streams.folding.fold import FoldError
-from turnlog_streams.reader_rule import LogPosition, record_id
+from turnlog_streams.reader_rule import LogPosition
 from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.counted import counted
 from turnlog_workers.base.logs import at
@@ -24,8 +23,9 @@ from turnlog_workers.shard.catch_up import CatchUp
 from turnlog_workers.shard.epoch import Claim, Epoch, FencedError
 from turnlog_workers.shard.saver import Saver, StoreTrouble
 from turnlog_workers.shard.serving import Serving
+from turnlog_workers.shard.shard_store import ShardStore
 from turnlog_workers.shard.worker_context import WorkerContext
-from turnlog_workers.store.port import DamagedStoreError, NoRoomError, PartitionStore, StoreError, UnreadableStoreError
+from turnlog_workers.store.port import DamagedStoreError, NoRoomError, StoreError, UnreadableStoreError
 
 log = logging.getLogger(__name__)
 _AGAIN = Backoff(0.1, 2.0)
@@ -55,7 +55,7 @@ class Shard:
         self._caught_up = 0  #: events that were read on the way to serving
         self._context = context
         self._place = at(topic=context.topics.events, partition=partition)
-        self._store: asyncio.Task[PartitionStore] | None = None
+        self._store = ShardStore(context, partition, self._place, self._catches_up)
         self._store_failures = 0  #: in a row, of what the store holds
         self._store_trouble = StoreTrouble(context.now, self._place)
         self._rebuild = ""  #: why the store is to be made anew; empty: it is not
@@ -76,14 +76,7 @@ class Shard:
         """Release for good: stop the turns, save what is confirmed, close the store."""
         self._context.counts.released("handed_over")
         await self._cancel_run()
-        if self._store is not None:
-            opening, self._store = self._store, None
-            try:
-                store = await opening
-            except Exception as error:
-                log.warning("the store was not opened: %s", error, extra=self._place)
-                return
-            await store.close()
+        await self._store.close()
 
     async def doubt(self) -> None:
         """Others may have owned the partition meanwhile; then the log has their claim: look before all else."""
@@ -250,7 +243,11 @@ class Shard:
 
     async def _own(self) -> None:
         """Claim, catch up, serve; whatever ends it, everything folded is thrown away."""
-        store, events_end = await self._open_store()
+        damage, self._damage = self._damage, None
+        if damage is not None:
+            self._blame_the_store(damage, self._context.now())
+        store, events_end = await self._store.open(fresh=self._rebuild)
+        self._rebuild = ""
         epoch = Epoch(self._context.event_log, self.partition, store.position)
         catch_up = CatchUp(store, self._context.limits.store_batch_events, self._catches_up)
         # Most of it before the claim: whoever serves now goes on meanwhile, and a refusal leaves no trace in the log.
@@ -306,59 +303,6 @@ class Shard:
     def _catches_up(self, events: int) -> None:
         self._caught_up += events
         self._held_up = ""
-
-    async def _open_store(self) -> tuple[PartitionStore, int]:
-        """The store, of this very log, and the log's end."""
-        damage, self._damage = self._damage, None
-        if damage is not None:
-            self._blame_the_store(damage, self._context.now())
-        if self._rebuild:
-            store = await self._opened_fresh(self._rebuild)
-            self._rebuild = ""
-        else:
-            store = await self._opened(lambda: self._context.stores.open(self.partition))
-        begin, end = await self._context.event_log.bounds(self.partition)
-        if begin > 0:
-            raise LogBrokenError(
-                f"events[{self.partition}] begins at {begin}: the event log lost its first records; its retention must "
-                "be unlimited (run: turnlog doctor)"
-            )
-        if not await self._same_log(store.position, end):
-            store = await self._opened_fresh("it is of another event log")
-        return store, end
-
-    async def _opened_fresh(self, reason: str) -> PartitionStore:
-        opening, self._store = self._store, None
-        if opening is not None:
-            try:
-                await (await opening).close()
-            except StoreError as error:  # as it may be of one that is damaged: it is put away
-                log.warning("the store was not closed in order: %s", error, extra=self._place)
-        return await self._opened(lambda: self._context.stores.open_fresh(self.partition, reason))
-
-    async def _opened(self, make: Callable[[], Coroutine[None, None, PartitionStore]]) -> PartitionStore:
-        """The store that is open or being opened. Opening goes on when we are cancelled: :meth:`stop` closes it."""
-        if self._store is None:
-            self._store = asyncio.create_task(make(), name=f"store {self.partition}")
-        opening = self._store
-        try:
-            return await asyncio.shield(opening)
-        except Exception:
-            self._store = None
-            raise
-
-    async def _same_log(self, position: LogPosition, end: int) -> bool:
-        """Does the record before the checkpoint still have the id that the store remembers?"""
-        if position.next_offset == 0:
-            return True
-        if position.next_offset > end:
-            return False
-        async for events in self._context.event_log.read(
-            self.partition, position.next_offset - 1, position.next_offset
-        ):
-            for event in events:
-                return record_id(event.header, event.payload) == position.last_event_id
-        return False
 
     async def _check_deployment(self, position: LogPosition) -> int:
         """Does the deployment fit what the log says of it? Where the requests topic begins.

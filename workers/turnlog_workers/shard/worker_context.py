@@ -19,7 +19,7 @@ from turnlog_workers.observe.counts import Counts
 from turnlog_workers.observe.turn_times import TurnMetrics
 from turnlog_workers.runners.base import Runner
 from turnlog_workers.sessions.turn_attempt import ActorLimits
-from turnlog_workers.store.port import PartitionStores
+from turnlog_workers.store.port import PartitionStores, StoreBuilds
 from turnlog_workers.tools.toolbox import Toolbox
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,7 @@ class WorkerContext:
     topics: Topics = field(default_factory=Topics)
     toolbox: Toolbox | None = None  #: ``None``: no turn has tools
     files: FileReader | None = None  #: ``None``: no turn has files
+    builds: StoreBuilds | None = None  #: ``None``: every store is made here
     draining: bool = False
     counts: Counts = field(default_factory=Counts)
     turn_metrics: TurnMetrics | None = None  #: ``None``: nobody asks how long turns take

@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 
 ASIDE = "aside"
 KEPT_ASIDE = 3  #: files of one name
+# What is not checkpointed is held in memory at many times its size; a checkpoint rewrites what changed, at worst the
+# whole file: a threshold that grows with the file keeps both in proportion.
+_MIN_CHECKPOINT_WAL_BYTES = 2 * 1024 * 1024
+_MAX_CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
+_CHECKPOINT_WAL_OF_FILE = 1 / 8
 Away = Callable[[Path], None]  #: what becomes of a file that cannot be used
 _open_files: set[Path] = set()  # file locks do not hold against one's own process
 _open_files_lock = threading.Lock()
@@ -229,3 +234,12 @@ def wal_of(path: Path) -> Path:
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def checkpoint_pays(path: Path) -> bool:
+    """Has the file's write-ahead log become long enough to be folded into it?"""
+    wal = wal_of(path)
+    if not wal.exists():
+        return False
+    wanted = path.stat().st_size * _CHECKPOINT_WAL_OF_FILE
+    return wal.stat().st_size > min(max(wanted, _MIN_CHECKPOINT_WAL_BYTES), _MAX_CHECKPOINT_WAL_BYTES)

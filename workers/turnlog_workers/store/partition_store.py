@@ -31,7 +31,7 @@ from turnlog_workers.store.port import (
     WantedRows,
 )
 from turnlog_workers.store.renewal import Outworn, recover
-from turnlog_workers.store.store_files import alias_of, delete_left_over, file_name, store_kind
+from turnlog_workers.store.store_files import alias_of, delete_left_over, file_name, store_kind, take_place
 from turnlog_workers.store.stream_rows import StreamWriter, load_whole, look_up, unanswered, unfinished
 from turnlog_workers.store.temp_directory import ScratchFolder
 
@@ -42,11 +42,6 @@ T = TypeVar("T")
 _HAND_OVER_POLL_S = 0.05
 _MAX_OWN_FILES = 16  #: of one partition in one process, while others hold the usual one
 _MAX_CACHED_STREAMS = 2_000  #: of one partition
-# What is not checkpointed is held in memory at many times its size; a checkpoint rewrites what changed, at worst the
-# whole file: a threshold that grows with the file keeps both in proportion.
-_MIN_CHECKPOINT_WAL_BYTES = 2 * 1024 * 1024
-_MAX_CHECKPOINT_WAL_BYTES = 64 * 1024 * 1024
-_CHECKPOINT_WAL_OF_FILE = 1 / 8
 _MEMORY_AT_REST_MB = 16
 
 
@@ -63,11 +58,11 @@ class StoreDirectory:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._scratch = ScratchFolder(path / "temp")
+            self.scratch = ScratchFolder(path / "temp")
         except OSError as error:
             raise StoreError(f"the folder {path} cannot be made: {error}. Set TURNLOG_DATA_DIR to another") from error
         self.path = path
-        self._deployment = deployment
+        self.deployment = deployment
         self._hand_over_s = hand_over_s
         self._memory_limit_mb = memory_limit_mb
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="turnlog-store")
@@ -77,7 +72,7 @@ class StoreDirectory:
                 "threads": threads,
                 "memory_limit": f"{memory_limit_mb}MB",
                 "allocator_flush_threshold": "16MB",  # the default keeps 128 MB of freed memory, beside the limit
-                "temp_directory": str(self._scratch.path),
+                "temp_directory": str(self.scratch.path),
                 "wal_autocheckpoint": "1GB",  # a commit must stay short: checkpoints come from here, on purpose
             },
         )
@@ -127,6 +122,20 @@ class StoreDirectory:
 
         return await self._opened(partition, attach)
 
+    async def open_built(self, partition: int, file: Path, *, renew: bool, tolerant: bool) -> "DuckPartitionStore":
+        """The store, made elsewhere: its file takes the place of ours. ``renew``: it holds what was erased."""
+
+        def attach() -> DuckPartitionStore:
+            store = self._attach(partition)
+            store.detach()
+            take_place(file, store.file, renew=renew)
+            store = self._attach(partition)
+            if tolerant:
+                store.tolerate()
+            return store
+
+        return await self._opened(partition, attach)
+
     async def _opened(self, partition: int, attach: "Callable[[], DuckPartitionStore]") -> "DuckPartitionStore":
         if partition in self._open or partition in self._opening:
             raise ValueError(f"the store of partition {partition} is open already: close it first")
@@ -145,7 +154,7 @@ class StoreDirectory:
 
     def _attach_file(self, partition: int, file: Path) -> "DuckPartitionStore":
         alias = alias_of(partition)
-        kind = store_kind(self._deployment, partition)
+        kind = store_kind(self.deployment, partition)
         recover(file)
         database_files.attach(self._connection, file, alias, kind)
         return DuckPartitionStore(self, partition, file, kind, self._connection)
@@ -190,7 +199,7 @@ class StoreDirectory:
         await self.run(self._connection.close)
         self._closed = True
         self._executor.shutdown(wait=False)
-        self._scratch.remove()
+        self.scratch.remove()
 
 
 class DuckPartitionStore:
@@ -319,8 +328,7 @@ class DuckPartitionStore:
         saved = self._writer.commit(events, position)
         if self._outworn.due:
             self._renew()
-        wal = database_files.wal_of(self.file)
-        if wal.exists() and wal.stat().st_size > self._checkpoint_wal_bytes():
+        if database_files.checkpoint_pays(self.file):
             self._checkpoint()
         return saved
 
@@ -341,11 +349,6 @@ class DuckPartitionStore:
         else:
             self._cursor.close()
             self._use_file()
-
-    def _checkpoint_wal_bytes(self) -> float:
-        """Above this size of the write-ahead log, it is folded into the file."""
-        wanted = self.file.stat().st_size * _CHECKPOINT_WAL_OF_FILE
-        return min(max(wanted, _MIN_CHECKPOINT_WAL_BYTES), _MAX_CHECKPOINT_WAL_BYTES)
 
     def _checkpoint(self) -> None:
         self._cursor.execute(f"CHECKPOINT {self._alias}")

@@ -3,7 +3,7 @@
 DuckDB files (``store.partition_store``) and memory (``store.memory_store``) pass the same contract suite.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -182,4 +182,22 @@ class PartitionStores(Protocol):
 
     async def close(self) -> None:
         """Close every store."""
+        ...
+
+
+class StoreBuilds(Protocol):
+    """Makes stores outside of the worker's process."""
+
+    def pay(self, events: int) -> bool:
+        """Is that worth it for so many?"""
+        ...
+
+    async def build(
+        self, partition: int, end: int, *, tolerant: bool, told: Callable[[int], None]
+    ) -> Callable[[], Coroutine[None, None, PartitionStore]] | None:
+        """The store of the log up to ``end``. It is not open here meanwhile.
+
+        What opens it; ``None``: it could not be made. ``tolerant``: as one that is opened fresh. ``told`` hears how
+        many more events are read, of this one and those that are made before it.
+        """
         ...

@@ -43,13 +43,9 @@ class Outworn:
 
     def note(self, events: Iterable[LoggedEvent]) -> None:
         """Before these events are committed. Raises :class:`StoreError`."""
-        if not any(isinstance(event.payload, _ERASURES) for event in events):
-            return
-        try:
-            mark_of(self._path).touch()
-        except OSError as error:
-            raise StoreError(f"{mark_of(self._path)} cannot be made: {error}. Check the disk and its rights") from error
-        self.yes = True
+        if speak_of_erasures(events):
+            mark(self._path)
+            self.yes = True
 
     def set_old(self) -> None:
         """The file, checkpointed and closed, makes room for a new one. Raises ``OSError``."""
@@ -88,6 +84,19 @@ class Outworn:
     def go_back(self) -> None:
         """The new file, closed, could not be made whole: the old one takes its place again. Raises ``OSError``."""
         _restore(self._path)
+
+
+def speak_of_erasures(events: Iterable[LoggedEvent]) -> bool:
+    """Is something deleted by what these lead to?"""
+    return any(isinstance(event.payload, _ERASURES) for event in events)
+
+
+def mark(path: Path) -> None:
+    """The file is to be written anew. Raises :class:`StoreError`."""
+    try:
+        mark_of(path).touch()
+    except OSError as error:
+        raise StoreError(f"{mark_of(path)} cannot be made: {error}. Check the disk and its rights") from error
 
 
 def mark_of(path: Path) -> Path:

@@ -8,7 +8,8 @@ from turnlog_streams.folding.rows import ENCODING, STORE_TABLES
 from turnlog_workers.base.process_lives import process_lives
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
-from turnlog_workers.store.renewal import mark_of
+from turnlog_workers.store.port import StoreError
+from turnlog_workers.store.renewal import mark, mark_of
 
 _OF_PARTITION = re.compile(r"p(\d+)\..*duckdb")
 #: A file that was written last so shortly behind an erasure's mark may be one of before it: clocks differ, and the
@@ -55,6 +56,20 @@ def delete_left_over(folder: Path, partition: int) -> None:
         match = _OF_PROCESS.fullmatch(file.name)
         if match and not process_lives(int(match[1])):
             database_files.delete(file)
+
+
+def take_place(made: Path, file: Path, *, renew: bool) -> None:
+    """A file that was made elsewhere takes the place of one that nobody has open. Raises :class:`StoreError`.
+
+    ``renew``: its free blocks have what was erased; whoever opens it writes it anew.
+    """
+    if renew:
+        mark(file)
+    try:
+        database_files.delete(file)
+        made.replace(file)
+    except OSError as error:
+        raise StoreError(f"{file} cannot be replaced: {error}. Check the disk and the rights of its folder") from error
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:

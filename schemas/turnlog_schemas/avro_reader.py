@@ -23,6 +23,19 @@ _ZIGZAG = tuple(byte >> 1 ^ -(byte & 1) for byte in range(128))
 _MAX_LONG = 1 << 64
 _INDENT = "    "
 
+#: Numbers of up to three bytes are read in place: a call for each would cost as much as the rest of a header.
+_READ_INT = (
+    "b = d[i]; i += 1",
+    "if b < 128: {to} = zigzag[b]",
+    "else:",
+    "    c = d[i]",
+    "    if c < 128: i += 1; c = b & 127 | c << 7; {to} = c >> 1 ^ -(c & 1)",
+    "    else:",
+    "        e = d[i + 1]",
+    "        if e < 128: i += 2; c = b & 127 | (c & 127) << 7 | e << 14; {to} = c >> 1 ^ -(c & 1)",
+    "        else: {to}, i = more(d, i, b)",
+)
+
 
 class OddRecordError(ValueError):
     """Not written as this version writes it."""
@@ -79,7 +92,7 @@ class _Source:
             read = [_INDENT + line for line in _lines(self.read(inner, to))]
             return ["b = d[i]; i += 1", "if b == 2:", *read, f"elif b: odd()\nelse: {to} = None"]
         if hint is int:
-            return ["b = d[i]; i += 1", f"if b < 128: {to} = zigzag[b]", f"else: {to}, i = more(d, i, b)"]
+            return [line.format(to=to) for line in _READ_INT]
         if hint is str or hint is bytes:
             size = self.name()
             text = ".decode()" if hint is str else ""
@@ -143,27 +156,28 @@ def framed_reader(header: type, payload: type) -> Reader:
 
 
 @cache
-def skimmer(header: type, *names: str) -> Callable[[bytes], Any]:
-    """A function from a single-object record to its header, with these fields alone: numbers at its beginning.
+def skimmer(header: type, into: type) -> Callable[[bytes], Any]:
+    """A function that reads some numbers of a record's header alone: the fields of ``into``, which it makes of them.
 
-    All others are blank. It raises whatever an odd record drives it into; what is behind the last of them is not read.
+    They stand at the header's beginning, in this order; what is behind the last of them is not read. It raises whatever
+    an odd record drives it into.
     """
-    source = _Source()
-    values: dict[str, str] = {}
+    source, wanted = _Source(), [field.name for field in dataclasses.fields(into)]
     hints = typing.get_type_hints(header)
     lines: list[str] = []
+    values: list[str] = []
     for field in dataclasses.fields(header):
-        if len(values) == len(names):
+        if len(values) == len(wanted):
             break
-        if field.name in names:
-            values[field.name] = source.name()
-            lines += source.read(hints[field.name], values[field.name])
+        if field.name == wanted[len(values)]:
+            values.append(source.name())
+            lines += source.read(hints[field.name], values[-1])
         else:
             lines += source.skip(hints[field.name])
-    lines.append(f"h = make({source.name(header)})")
-    for field in dataclasses.fields(header):
-        blank = {int: "0", str: "''"}.get(hints[field.name], "None")
-        lines.append(f"{source.name(getattr(header, field.name).__set__)}(h, {values.get(field.name, blank)})")
+    lines += [f"s = make({source.name(into)})"]
+    lines += [
+        f"{source.name(getattr(into, name).__set__)}(s, {value})" for name, value in zip(wanted, values, strict=True)
+    ]
     body = [f"def skim(d):\n{_INDENT}i = {_PREFIX_BYTES}", *(_INDENT + line for line in _lines(lines))]
-    exec("\n".join([*body, f"{_INDENT}if i > len(d): odd()", f"{_INDENT}return h"]), source.names)
+    exec("\n".join([*body, f"{_INDENT}return s"]), source.names)  # made of our own field names only
     return typing.cast(Callable[[bytes], Any], source.names["skim"])

@@ -105,12 +105,12 @@ class Codec:
                 return self._decode_with_library(data)
         return self._decode_with_library(data)
 
-    def skimmer(self, *names: str, but: Collection[type] = ()) -> Callable[[bytes], Any]:
-        """What reads these numbers of a header alone, its other fields are blank: a fraction of what a record costs.
+    def skimmer(self, into: type, *, but: Collection[type] = ()) -> Callable[[bytes], Any]:
+        """What reads some numbers of a header alone (the fields of ``into``): a fraction of what a record costs.
 
         It gives ``None`` for what has to be decoded: records of the types ``but``, and what another version wrote.
         """
-        skim = skimmer(self.family.header, *names)
+        skim = skimmer(self.family.header, into)
         kept = frozenset(prefix for prefix, of in self._own_types.items() if of not in but)
 
         def skimmed(data: bytes) -> Any:

@@ -27,15 +27,31 @@ FOREIGN_HEADER = EventHeader(
 FOREIGN = FOREIGN_HEADER, ForeignRecord()
 
 
-#: The fields of a header that decide whether a record counts, and how far its writer was.
-ASKED_BY_THE_RULE = ("epoch", "n", "accepted", "replied")
-
-
 class NotRead:
-    """In the place of a payload that somebody else reads: of its header, only what the rule asks is there."""
+    """In the place of a payload that somebody else reads."""
 
 
 NOT_READ = NotRead()
+
+
+@dataclass(slots=True, kw_only=True)
+class SkimmedRecord:
+    """A record of which only what the rule asks is read, and how far its writer was: it is its own header."""
+
+    epoch: int
+    n: int
+    accepted: int
+    replied: int
+
+    @property
+    def header(self) -> "SkimmedRecord":
+        """As of a :class:`LoggedEvent`."""
+        return self
+
+    @property
+    def payload(self) -> NotRead:
+        """No claim: those are read."""
+        return NOT_READ
 
 
 @direct_init

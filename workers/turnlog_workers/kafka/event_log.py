@@ -19,11 +19,11 @@ from turnlog_schemas.errors import UnknownFingerprintError, WireError
 from turnlog_schemas.events import CHANNEL, SEALED_LOG_FORMAT, SESSION, EventHeader, PartitionClaimed
 from turnlog_schemas.registry import EVENTS
 from turnlog_streams.reader_rule import (
-    ASKED_BY_THE_RULE,
     FOREIGN,
     NOT_READ,
     LogFormatError,
     LoggedEvent,
+    SkimmedRecord,
     check_log_format,
 )
 from turnlog_streams.records import changed
@@ -226,7 +226,7 @@ class KafkaEventLog:
         self._other_header_bytes: dict[type, int] = {}  #: of an event's headers, without its id
         self._schemas = schemas
         self._keys = keys
-        self._skim = self._codec.skimmer(*ASKED_BY_THE_RULE, but=(PartitionClaimed,))
+        self._skim = self._codec.skimmer(SkimmedRecord, but=(PartitionClaimed,))
 
     def encode(self, header: EventHeader, payload: Any, key: bytes, trace: Headers = ()) -> NewRecord:
         sealed: bytes | None = None
@@ -264,7 +264,8 @@ class KafkaEventLog:
     def read_part(self, partition: int, end: int, part: LogPart) -> AsyncIterator[list[LoggedEvent]]:
         """From the beginning, for who needs the events of some streams only, but has to know which records count.
 
-        Of others only what the reader's rule asks is read, and ``NOT_READ`` stands for what they say.
+        Of others only what the reader's rule asks is read: ``NOT_READ`` stands for what they say, and most of them are
+        a ``SkimmedRecord``, which is good for that rule and nothing else.
         """
         return self._read(partition, 0, end, part)
 
@@ -287,8 +288,8 @@ class KafkaEventLog:
                 expected = record.offset + 1
                 others = part is not None and not part.has(record.key or b"")
                 # The last one of a batch may be where a reader stops: its id is asked for then.
-                if others and record is not records[-1] and (header := self._skim(record.value or b"")) is not None:
-                    batch.append(_logged(record, header, NOT_READ))
+                if others and record is not records[-1] and (skimmed := self._skim(record.value or b"")) is not None:
+                    batch.append(skimmed)
                     continue
                 try:
                     header, payload = decode(record.value if self._keys is None else self._opened(record))

@@ -51,7 +51,7 @@ async def _start(call: Call, partition: int, position: str | None, beginning: bo
         raise HttpError(
             status=410,
             code="position_gone",
-            message="reply frames are kept for a day only: read the session's messages, and begin anew",
+            message="no frame is there (any more; they are kept for a day): read the session's messages, begin anew",
         )
     return start
 

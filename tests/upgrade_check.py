@@ -2,26 +2,38 @@
 
 The older build is a wheel, made of the newest tag ``vVERSION`` before this commit, or of any commit; without a tag
 there is nothing to upgrade from, and the exit code is 0. It runs with the packages of this environment: one that needs
-others says so when it starts. Three workers go back to the older build, one after the other, and then to this one: so
-each build takes over from the other what it was in the middle of, and reads what the other wrote. Then the checker of
-the fault runs judges the log, the frames, the tools and the stores. The exit code is 1 if anything is amiss.
+others says so when it starts. First everything goes back to the older build, in the order of docs/upgrade.md (a
+gateway, the materializer, three workers one after the other), and then to this one, the other way round: so each build
+takes over from the other what it was in the middle of, and reads what the other wrote. Somebody chats through the
+gateway meanwhile. Then the checker of the fault runs judges the log, the frames, the tools and the stores, and the
+session that was chatted in must hold each message once. The exit code is 1 if anything is amiss.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
+from tests.deployment import Process, eventually_async
 from tests.faults.broker import fault_broker
 from tests.faults.stack import WORKERS, Outcome, Stack, run_stack
+from tests.http_stack import free_port
+from tests.waiting import tried
 
 ROOT = Path(__file__).resolve().parents[1]
 TURNS_BETWEEN = 5  #: that end before the next worker is restarted
+_PAUSE_S = 0.2
+_ASK_S = 20.0
+_ACCEPTED_S = 120.0  #: a process of another build does its imports itself, beside the load
 
 
 def main() -> int:
@@ -35,10 +47,12 @@ def main() -> int:
         print("upgrade-check: no version before this one is tagged, so there is nothing to upgrade from")
         return 0
     folder = Path(tempfile.mkdtemp(prefix="turnlog-upgrade-"))
-    outcome = asyncio.run(rolled(folder, build(old, folder), options.seed))
+    outcome, visits = asyncio.run(rolled(folder, build(old, folder), options.seed))
     bad = outcome.bad
     told: dict[str, Any] = {"old": old, "turns": outcome.turns, "events": outcome.events, "frames": outcome.frames}
-    print(json.dumps(told | {"requests": outcome.requests, "anomalies": len(bad), "bad": bad[:20]}))
+    print(
+        json.dumps(told | {"over_http": visits, "requests": outcome.requests, "anomalies": len(bad), "bad": bad[:20]})
+    )
     if bad:
         print(f"upgrade-check: what happened is in {folder}", file=sys.stderr)
         return 1
@@ -68,20 +82,109 @@ def build(commit: str, folder: Path) -> Path:
     return packages
 
 
-async def rolled(folder: Path, older: Path, seed: str) -> Outcome:
-    """A deployment under load, whose workers are restarted: all of them of the older build, then all of this one."""
+class Visitor:
+    """A gateway, and somebody who chats through it. While it is restarted, he asks again with the same request id."""
+
+    session_id = "visitor"
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._port = free_port()
+        self.gateway = self._start()
+        self.sent: list[str] = []
+        self.tried = 0  #: requests over HTTP
+
+    def _start(self) -> Process:
+        way = self._stack.broker.bootstrap_server
+        command = self._stack.command("serve")
+        return self._stack.deployment.run("gateway", command, http_port=str(self._port), bootstrap_server=way)
+
+    async def replace_gateway(self) -> None:
+        """SIGTERM, its end, and one of the build that is started now."""
+
+        def start() -> Process:
+            self.gateway = self._start()
+            return self.gateway
+
+        await self._stack.restart(self.gateway, start)
+
+    async def chat(self) -> None:
+        """One message after the other, for ever."""
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self._port}", timeout=_ASK_S) as http:
+            for number in itertools.count():
+                body = {"text": f"Message {number}", "request_id": f"visitor-{number}", "model": "echo:"}
+                await tried(lambda body=body: self._accepted(http, body), f"message {number} is accepted", _ACCEPTED_S)  # type: ignore[misc]
+                self.sent.append(str(body["text"]))
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _accepted(self, http: httpx2.AsyncClient, body: dict[str, str]) -> bool | None:
+        self.tried += 1
+        try:
+            response = await http.post(f"/v1/sessions/{self.session_id}/turns", json=body)
+        except httpx2.TransportError:  # it is being restarted
+            return None
+        return True if response.status_code == 202 else None
+
+    async def wrong(self) -> list[str]:
+        """What is not as it must be in the session: each message once, in order, with its answer."""
+        wanted = [text for text in self.sent for _ in range(2)]  # ``echo:`` says it again
+        found: list[str] = []
+
+        async def all_there() -> bool:
+            async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self._port}", timeout=_ASK_S) as http:
+                found.clear()
+                after = 0
+                while True:
+                    page = (await http.get(f"/v1/sessions/{self.session_id}/messages?after={after}")).json()
+                    found.extend("".join(part["text"] for part in each["content"]) for each in page["messages"])
+                    after = page.get("next_after") or 0
+                    if not after:
+                        return len(found) >= len(wanted)
+
+        try:
+            await eventually_async(all_there, "the visitor is answered", _ACCEPTED_S)
+        except AssertionError as error:
+            return [f"{error}: {len(found)} of {len(wanted)} messages"]
+        return [] if found == wanted else [f"the visitor's session holds {found}, not {wanted}"]
+
+
+async def rolled(folder: Path, older: Path, seed: str) -> tuple[Outcome, int]:
+    """A deployment under load that goes to the older build and back; and how many messages were sent over HTTP."""
+    visits = [0]
 
     async def there_and_back(stack: Stack) -> None:
-        for build_of in (older, None):
-            stack.older = build_of
-            for slot in range(WORKERS):
-                await stack.turns_end(TURNS_BETWEEN)
-                await stack.replace(slot)
-        await stack.turns_end(TURNS_BETWEEN)
+        visitor = Visitor(stack)
+        await stack.ready(visitor.gateway)
+        chatting = asyncio.create_task(visitor.chat())
+        try:
+            stack.older = older
+            await visitor.replace_gateway()
+            await stack.replace_materializer()
+            await _replace_workers(stack)
+            stack.older = None
+            await _replace_workers(stack)
+            await stack.replace_materializer()
+            await visitor.replace_gateway()
+            await stack.turns_end(TURNS_BETWEEN)
+        finally:
+            chatting.cancel()
+            ended = (await asyncio.gather(chatting, return_exceptions=True))[0]
+        if isinstance(ended, Exception):
+            stack.outcome.problems.append(f"the visitor gave up: {ended}")
+        stack.outcome.problems += await visitor.wrong()
+        visitor.gateway.signal(signal.SIGTERM)
+        await asyncio.to_thread(visitor.gateway.wait)
+        visits[0] = len(visitor.sent)
 
     async with fault_broker(folder) as broker:
         outcome, _ = await run_stack(broker, folder / "run", seed, there_and_back)
-    return outcome
+    return outcome, visits[0]
+
+
+async def _replace_workers(stack: Stack) -> None:
+    for slot in range(WORKERS):
+        await stack.turns_end(TURNS_BETWEEN)
+        await stack.replace(slot)
 
 
 if __name__ == "__main__":

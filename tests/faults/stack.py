@@ -44,15 +44,15 @@ _ROUND_S = 1.0
 _RESET_EVERY_S = 0.7
 _LOOK_S = 0.01
 _POLL_S = 0.1
-#: A worker of the packages in the folder that is its argument, and of no others.
+#: A command of the packages in the folder that is its first argument, and of no others.
 _OF_ANOTHER_BUILD = """
 import sys
-folder = sys.argv.pop()
+folder, *arguments = sys.argv[1:]
 sys.path.insert(0, folder)
 import turnlog_workers
 from turnlog.cli import main
 assert turnlog_workers.__file__.startswith(folder), turnlog_workers.__file__
-sys.argv[:] = ["turnlog", "worker"]
+sys.argv[:] = ["turnlog", *arguments]
 main()
 """
 
@@ -108,7 +108,7 @@ class Stack:
         self._drained = True
         self._requests_topic_id = ""
         self.weaken = weaken  #: the weakness that its workers have (see ``weakened_worker``), if any
-        self.older: Path | None = None  #: the folder of another build, which workers are started of; ``None``: ours
+        self.older: Path | None = None  #: the folder of another build, which processes are started of; ``None``: ours
         self._drain_s = WEAK_DRAIN_S if weaken else DRAIN_S
         self._began = time.monotonic()
 
@@ -124,12 +124,9 @@ class Stack:
         self._incarnations[slot] += 1
         name = f"w{slot}" if slot == KEEPS_ITS_NAME else f"w{slot}.{self._incarnations[slot]}"
         weak = self.weaken is not None
-        argv = ["-m", "tests.faults.weakened_worker"] if weak else ["-m", "turnlog", "worker"]
-        if self.older is not None:
-            argv = ["-c", _OF_ANOTHER_BUILD, str(self.older)]
         worker = self.deployment.run(
             name,
-            [sys.executable, *argv],
+            [sys.executable, "-m", "tests.faults.weakened_worker"] if weak else self.command("worker"),
             worker_name=name,
             bootstrap_server=self.broker.way_of(f"w{slot}"),
             crash_at=crash_at,
@@ -143,18 +140,32 @@ class Stack:
         self.tell(f"{name} (process {worker.pid}) starts {crash_at}")
         return worker
 
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of ``turnlog ARGUMENTS`` of the build that is started now."""
+        if self.older is None:
+            return [sys.executable, "-m", "turnlog", *arguments]
+        return [sys.executable, "-c", _OF_ANOTHER_BUILD, str(self.older), *arguments]
+
     async def replace(self, slot: int) -> None:
         """What a rolling restart does to a worker: SIGTERM, its end, and another one that serves."""
-        worker = self._workers[slot]
-        worker.signal(signal.SIGTERM)
-        await self._ended(worker)
-        another = self.start_worker(slot)
+        await self.restart(self._workers[slot], lambda: self.start_worker(slot))
+
+    async def replace_materializer(self) -> None:
+        """The same for the materializer."""
+        assert self._materializer is not None
+        await self.restart(self._materializer, self.start_materializer)
+
+    async def restart(self, process: Process, start: Callable[[], Process]) -> None:
+        """SIGTERM, its end, and another one that is ready."""
+        process.signal(signal.SIGTERM)
+        await self._ended(process)
+        another = start()
         await eventually(lambda: another.ready, f"{another.name} is ready", _REPLACED_S)
 
     def start_materializer(self, crash_at: str = "") -> Process:
         way = self.broker.way_of("materializer")
-        self._materializer = self.deployment.start(
-            "materializer", "materialize", crash_at=crash_at, bootstrap_server=way
+        self._materializer = self.deployment.run(
+            "materializer", self.command("materialize"), crash_at=crash_at, bootstrap_server=way
         )
         return self._materializer
 

@@ -128,6 +128,8 @@ class Deployment:
         self.settings = Settings(**values)
         self.topics = self.settings.topics
         self.processes: list[Process] = []
+        #: A node that stood still tells the ends that it knew, until it learns that others lead.
+        self.log_ends_known = True
 
     def __enter__(self) -> Self:
         return self
@@ -333,14 +335,14 @@ class Wire:
                 self.frames += [Frame(record, self._codec, now, ends.get(tp.partition)) for record in records]
 
     async def log_ends(self) -> dict[int, int]:
-        """Where the event log's partitions end; empty while the broker is away."""
-        if not self._watched:
+        """Where the event log's partitions end; empty while nobody can tell."""
+        if not self._watched or not self._deployment.log_ends_known:
             return {}
         try:
             ends = await self._consumer.end_offsets(self._watched)
         except KafkaError:  # the broker is away: these frames go without
             return {}
-        return {tp.partition: end for tp, end in ends.items()}
+        return {tp.partition: end for tp, end in ends.items()} if self._deployment.log_ends_known else {}
 
     async def produce(
         self,

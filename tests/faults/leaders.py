@@ -79,6 +79,7 @@ async def _move(stack: Stack, cluster: FaultCluster, moved: Moved, fault: Leader
     node = stack.chance.choice(sorted({each.leader for (topic, _), each in before.items() if topic == topics.events}))
     led = sorted(place for place, each in before.items() if each.leader == node)
     stack.tell(f"node {node}, which leads {len(led)} partitions, is {fault}")
+    stack.deployment.log_ends_known = fault is not LeaderFault.PAUSED
     await _away(cluster, node, fault)
     try:
         if fault is LeaderFault.KILLED:
@@ -93,6 +94,7 @@ async def _move(stack: Stack, cluster: FaultCluster, moved: Moved, fault: Leader
         await _back(cluster, node, fault)
     stack.tell(f"node {node} is back")
     await cluster.until_whole(every)
+    stack.deployment.log_ends_known = True
     await cluster.elect_preferred(list(before))
     await cluster.until_preferred(every)
     moved.elections += 1

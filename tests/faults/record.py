@@ -70,11 +70,13 @@ class CommitSampler:
             try:
                 while not self._stop.wait(_SAMPLE_INTERVAL_S):
                     committed = admin.list_group_offsets(settings.group_id).get(settings.group_id, {})
+                    known = self._deployment.log_ends_known
                     ends = consumer.end_offsets(events)
+                    known = known and self._deployment.log_ends_known
                     for tp, found in committed.items():
                         if last.get(tp.partition) != found.offset:
                             last[tp.partition] = found.offset
-                            end = ends[TopicPartition(settings.topics.events, tp.partition)]
+                            end = ends[TopicPartition(settings.topics.events, tp.partition)] if known else None
                             self.commits.append(GroupCommit(partition=tp.partition, offset=found.offset, log_end=end))
             finally:
                 consumer.close()

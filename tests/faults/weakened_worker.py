@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from tests.simulation.weakened import weakened
-from turnlog_streams.folding.fold import fold, touched
+from turnlog_streams.folding.fold import StreamName, fold, touched
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition
 from turnlog_workers.base import logs
 from turnlog_workers.base.config import Settings
@@ -18,13 +18,14 @@ from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.process.faust_app import run_worker
 from turnlog_workers.shard.epoch import Epoch
 from turnlog_workers.store import tables
-from turnlog_workers.store.stream_rows import StreamWriter, load_streams, write_rows
+from turnlog_workers.store.port import Saved
+from turnlog_workers.store.stream_rows import StreamWriter, load_streams, saved_of, write_rows
 
 ROWS_APART = "rows and checkpoint apart, in the file"
 BETWEEN_APPENDS = "weakened.confirmed"  #: a place to be killed at: an append is confirmed, nothing came of it yet
 
 
-def rows_apart(self: StreamWriter, events: Sequence[LoggedEvent], position: LogPosition) -> None:
+def rows_apart(self: StreamWriter, events: Sequence[LoggedEvent], position: LogPosition) -> dict[StreamName, Saved]:
     """As the real one, but in two transactions."""
     self._streams.update(load_streams(self._connection, touched(events) - self._streams.keys()))
     made = fold(events, self._streams, replied=position.replied)
@@ -33,6 +34,7 @@ def rows_apart(self: StreamWriter, events: Sequence[LoggedEvent], position: LogP
     crash_point("store.mid_commit")
     with tables.transaction(self._connection):
         tables.write_positions(self._connection, {self._partition: position})
+    return saved_of(made)
 
 
 @contextmanager

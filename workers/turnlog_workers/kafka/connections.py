@@ -21,6 +21,7 @@ from aiokafka.errors import (
 
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.settings_check import SettingsError
+from turnlog_workers.kafka.closed_connections import tell_closed_connections
 from turnlog_workers.kafka.login import TokenProvider, sasl_password
 
 #: The broker knows us and says no: retrying cannot help.
@@ -39,6 +40,7 @@ InvalidRecordError: Any = type(
     {"errno": 87, "message": "INVALID_RECORD", "description": "The broker finds a record wrong."},
 )
 kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+tell_closed_connections()
 #: The broker does not take these records, now or later; nothing of them is stored.
 REFUSED_RECORDS = (
     CorruptRecordException,

@@ -1,13 +1,21 @@
 """What the actor of a session reads of it, as it stands in memory."""
 
+import asyncio
+import itertools
+
 from turnlog_schemas.parts import Usage
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.session.title import TitleTask
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.shard.epoch import Epoch
 from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.worker_context import WorkerContext
+from turnlog_workers.store.port import StoreError, UnreadableStoreError
+
+_READ_ATTEMPTS = 10
+_READ_AGAIN = Backoff(first_s=0.2, max_s=5.0)
 
 
 class SessionReads:
@@ -28,8 +36,18 @@ class SessionReads:
         return self.resident.sessions[session_id].title_task(self._context.policy())
 
     async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
-        """Messages that the session does not hold."""
-        return await self.resident.messages(session_id, after, upto)
+        """Messages that the session does not hold. Raises :class:`StoreError`, not for a moment's trouble.
+
+        Nothing else waits meanwhile: a disk that is full, say, must not make a history compaction fail.
+        """
+        for attempt in itertools.count(1):
+            try:
+                return await self.resident.messages(session_id, after, upto)
+            except StoreError as error:
+                if isinstance(error, UnreadableStoreError) or attempt == _READ_ATTEMPTS:
+                    raise
+                await asyncio.sleep(_READ_AGAIN.next_delay(attempt))
+        raise AssertionError("unreachable")
 
     def history_fits(self, session_id: str, usage: Usage | None = None) -> bool:
         """Is the assembled history surely within its bounds?"""

@@ -9,9 +9,9 @@ from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerRefusesError, BrokerUnreachableError
 from turnlog_workers.base.ports import LogError
+from turnlog_workers.kafka import connecting
+from turnlog_workers.kafka.connecting import unless_it_breaks
 from turnlog_workers.kafka.unreachable import broke, unreachable
-from turnlog_workers.process import connecting
-from turnlog_workers.process.connecting import unless_it_breaks
 
 
 def caused(error: Exception, cause: Exception) -> Exception:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import uvloop
-from aiokafka.errors import ConsumerStoppedError
+from aiokafka.errors import ConsumerStoppedError, KafkaConnectionError
 
 from tests.waiting import eventually
+from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.intake.faust_consumer import IntakeThread
+from turnlog_workers.kafka import connecting
 
 
 @pytest.fixture
@@ -88,3 +90,46 @@ async def test_nobody_waits_for_it_any_more(thread_loop: asyncio.AbstractEventLo
         thread.answers["next"] = {"requests": []}
         assert await thread.getmany(None, 1.0) == {"requests": []}, "the next one is answered, behind it"
     assert not failures
+
+
+class Consumer:
+    """Starts when the connections that break are used up."""
+
+    def __init__(self, breaking: list[Exception]) -> None:
+        self._breaking = breaking
+        self.stopped = False
+
+    async def start(self) -> None:
+        if self._breaking:
+            raise self._breaking.pop()
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+class Starting(IntakeThread):
+    """One whose consumers the test makes."""
+
+    def __init__(self, *breaking: Exception) -> None:
+        self.app: Any = SimpleNamespace(turnlog_settings=SimpleNamespace(startup_timeout_s=60.0))
+        self.thread_loop = asyncio.get_running_loop()
+        self.breaking = list(breaking)
+        self.made: list[Consumer] = []
+
+    def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
+        self.made.append(Consumer(self.breaking))
+        return self.made[-1]
+
+
+async def test_a_connection_that_breaks_at_the_start_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "_AGAIN", Backoff(0.0))
+    thread = Starting(KafkaConnectionError("reset"), KafkaConnectionError("reset"))
+    await thread.on_start()
+    assert [consumer.stopped for consumer in thread.made] == [True, True, False]
+
+
+async def test_what_else_is_wrong_at_the_start_is_told_at_once() -> None:
+    thread = Starting(ValueError("a defect"))
+    with pytest.raises(ValueError, match="a defect"):
+        await thread.on_start()
+    assert len(thread.made) == 1

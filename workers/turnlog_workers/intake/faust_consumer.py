@@ -30,6 +30,7 @@ from mode.services import WaitArgT, WaitResults
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogError
 from turnlog_workers.base.tasks import describe, was_cancelled, watched
+from turnlog_workers.kafka.connecting import unless_it_breaks
 from turnlog_workers.kafka.raw_fetch import fetched_records, what_is_wrong
 from turnlog_workers.membership.group_member import GroupConsumer, GroupMember
 
@@ -43,6 +44,19 @@ ReadPast = Callable[[int, int], Awaitable[int | None]]
 
 class IntakeThread(AIOKafkaConsumerThread):
     """The thread that talks to the broker."""
+
+    async def on_start(self) -> None:
+        """Connect; a connection that breaks meanwhile is made again, as those before it."""
+        limit_s = cast(Any, self.app).turnlog_settings.startup_timeout_s
+        await unless_it_breaks(self._start_consumer, limit_s)
+
+    async def _start_consumer(self) -> None:
+        try:
+            await super().on_start()
+        except BaseException:
+            if self._consumer is not None:  # nothing of it goes on beside the next one
+                await self._consumer.stop()
+            raise
 
     def _create_worker_consumer(self, transport: Transport) -> GroupConsumer:
         conf = self.app.conf

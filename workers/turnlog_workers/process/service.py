@@ -25,6 +25,7 @@ from turnlog_workers.base.tasks import all_within, describe, end, kept_running, 
 from turnlog_workers.files.reader import FileReader
 from turnlog_workers.intake.request_reader import RequestReader
 from turnlog_workers.kafka import schema_topic
+from turnlog_workers.kafka.connecting import unless_it_breaks
 from turnlog_workers.kafka.event_log import KafkaEventLog, LogProducer
 from turnlog_workers.kafka.open_transactions import TransactionWatch
 from turnlog_workers.kafka.record_sender import KafkaRecordSender
@@ -35,7 +36,6 @@ from turnlog_workers.kafka.settings_topic import RunSettings
 from turnlog_workers.kafka.topic_reader import TopicReader
 from turnlog_workers.kafka.topics_admin import TopicsState, check_topics
 from turnlog_workers.observe.turn_times import TurnMetrics
-from turnlog_workers.process.connecting import unless_it_breaks
 from turnlog_workers.process.erasure_watch import watched_keys
 from turnlog_workers.process.limits import actor_limits, shard_limits
 from turnlog_workers.process.store_builds import ProcessBuilds

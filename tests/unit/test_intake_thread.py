@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -12,7 +12,7 @@ from aiokafka.errors import ConsumerStoppedError, KafkaConnectionError
 
 from tests.waiting import eventually
 from turnlog_workers.base.backoff import Backoff
-from turnlog_workers.intake.faust_consumer import IntakeThread
+from turnlog_workers.intake.faust_consumer import IdleProducer, IntakeThread
 from turnlog_workers.kafka import connecting
 
 
@@ -126,6 +126,33 @@ async def test_a_connection_that_breaks_at_the_start_is_made_again(monkeypatch: 
     thread = Starting(KafkaConnectionError("reset"), KafkaConnectionError("reset"))
     await thread.on_start()
     assert [consumer.stopped for consumer in thread.made] == [True, True, False]
+
+
+class StartingProducer(IdleProducer):
+    """One whose producers the test makes."""
+
+    def __init__(self, *breaking: Exception) -> None:
+        app: Any = SimpleNamespace(turnlog_settings=SimpleNamespace(startup_timeout_s=60.0))
+        app.conf = SimpleNamespace(producer_threaded=False)
+        self.app, self.threaded_producer, self.buffer = app, None, cast(Any, None)
+        self.beacon: Any = SimpleNamespace(add=lambda _: None)
+        self.breaking = list(breaking)
+        self.made: list[Consumer] = []
+
+    async def add_runtime_dependency(self, service: Any) -> Any:
+        return service
+
+    def _new_producer(self) -> Any:
+        self.made.append(Consumer(self.breaking))
+        return self.made[-1]
+
+
+async def test_so_is_that_of_the_producer_that_faust_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "_AGAIN", Backoff(0.0))
+    producer = StartingProducer(KafkaConnectionError("reset"))
+    await producer.on_start()
+    assert [made.stopped for made in producer.made] == [True, False]
+    assert producer._producer is cast(Any, producer.made[-1])
 
 
 async def test_what_else_is_wrong_at_the_start_is_told_at_once() -> None:

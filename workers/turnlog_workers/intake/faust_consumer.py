@@ -15,11 +15,12 @@ from types import CoroutineType, coroutine
 from typing import Any, cast
 
 import uvloop
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalStateError
 from faust.transport.drivers.aiokafka import (
     AIOKafkaConsumerThread,
     Consumer,
+    Producer,
     Transport,
     credentials_to_aiokafka_auth,
     server_list,
@@ -230,10 +231,30 @@ class IntakeConsumer(Consumer):
             await asyncio.sleep(_RETRY_S)
 
 
+class IdleProducer(Producer):
+    """Faust's own producer, which it starts with every app. Nothing is sent by it."""
+
+    async def on_start(self) -> None:
+        """Connect; a connection that breaks meanwhile is made again, as those before it."""
+        await super(Producer, self).on_start()
+        self._producer = await unless_it_breaks(self._connected, cast(Any, self.app).turnlog_settings.startup_timeout_s)
+        self.beacon.add(self._producer)
+
+    async def _connected(self) -> AIOKafkaProducer:
+        producer = self._new_producer()
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()  # nothing of it goes on beside the next one
+            raise
+        return producer
+
+
 class IntakeTransport(Transport):
-    """Faust's transport with this consumer."""
+    """Faust's transport with this consumer and this producer."""
 
     Consumer = IntakeConsumer
+    Producer = IdleProducer
 
 
 def _settle(fetched: asyncio.Future[Any], done: asyncio.Task[Any]) -> None:

@@ -1,6 +1,7 @@
 """A harness that cannot fail proves nothing: each defence is taken out once, and the checker must see it."""
 
 import contextlib
+import inspect
 
 import pytest
 
@@ -34,6 +35,18 @@ def test_the_generation_in_a_claim_keeps_owners_from_answering_newer_ones() -> N
             stack.enter_context(change)
         without = answers()
     assert without > 3 * with_hint
+
+
+@pytest.mark.parametrize("name", WEAKNESSES)
+def test_a_weakness_takes_what_it_stands_for_takes(name: str) -> None:
+    """Else it fails on its own account, and whatever is found then says nothing of the defence."""
+    for change in WEAKNESSES[name].patches():
+        original = getattr(change.getter(), change.attribute)
+        if inspect.isfunction(original) and inspect.isfunction(change.new):
+            taken, wanted = (inspect.signature(each).parameters for each in (change.new, original))
+            if not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in taken.values()):
+                named = [name if at.startswith("_") else at for at, name in zip(taken, wanted, strict=False)]
+                assert (len(taken), named) == (len(wanted), list(wanted)), change.attribute
 
 
 @pytest.mark.parametrize("name", WEAKNESSES)

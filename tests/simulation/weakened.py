@@ -23,6 +23,7 @@ from turnlog_schemas.events import EventHeader, PartitionClaimed
 from turnlog_schemas.frames import HistoryCompacted, HistoryCompactionFailed
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.history.compaction import HistoryCompactionState
+from turnlog_streams.lookups import NOTHING
 from turnlog_streams.reader_rule import LoggedEvent, LogPosition, advance
 from turnlog_streams.session.state import OwedRun, Session
 from turnlog_workers.base.ports import NewRecord, RequestLog, RequestRecord
@@ -321,10 +322,10 @@ def _pieces() -> list[Any]:
 
     record = RunAhead._record
 
-    def decided_at_once(self: RunAhead, live: Any, facts: Any, *, decided: int | None) -> None:
+    def decided_at_once(self: RunAhead, stream: Any, facts: Any, *, decided: int | None, found: Any = NOTHING) -> None:
         if decided is not None:
             self.decided = decided
-        record(self, live, facts, decided=decided)
+        record(self, stream, facts, decided=decided, found=found)
 
     return [patch.object(Epoch, "append", append), patch.object(RunAhead, "_record", decided_at_once)]
 
@@ -395,9 +396,9 @@ def _early_input() -> list[Any]:
     start, turn_input = Serving._start, Serving.turn_input
     made: dict[tuple[int, str], Any] = {}
 
-    def made_at_start(self: Serving, live: SessionInMemory, turn_id: str) -> None:
-        made[id(self), turn_id] = turn_input(self, live.state.session_id, turn_id)
-        start(self, live, turn_id)
+    def made_at_start(self: Serving, stream: SessionInMemory, turn_id: str) -> None:
+        made[id(self), turn_id] = turn_input(self, stream.state.session_id, turn_id)
+        start(self, stream, turn_id)
 
     def as_made(self: Serving, session_id: str, turn_id: str) -> Any:
         now = turn_input(self, session_id, turn_id)

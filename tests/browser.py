@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.left_out import leave_out
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -33,12 +35,7 @@ def executable() -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    needing = [item for item in items if FIXTURE in getattr(item, "fixturenames", ())]
-    if not needing or executable() is not None:
-        return
-    config.stash[_LEFT_OUT] = len(needing)
-    items[:] = [item for item in items if item not in needing]
-    config.hook.pytest_deselected(items=needing)
+    leave_out(config, items, _LEFT_OUT, [FIXTURE], lambda _: executable() is not None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.left_out import leave_out
 from tests.waiting import until
 
 FIXTURE = "postgres"
@@ -48,12 +49,7 @@ def programs() -> Path | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    needing = [item for item in items if FIXTURE in getattr(item, "fixturenames", ())]
-    if not needing or programs() is not None:
-        return
-    config.stash[_LEFT_OUT] = len(needing)
-    items[:] = [item for item in items if item not in needing]
-    config.hook.pytest_deselected(items=needing)
+    leave_out(config, items, _LEFT_OUT, [FIXTURE], lambda _: programs() is not None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

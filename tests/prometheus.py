@@ -19,6 +19,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.http_stack import free_port
+from tests.left_out import leave_out
 from tests.waiting import until
 from turnlog_workers.devstack.broker_files import cache_dir
 from turnlog_workers.devstack.launch import launch_argv
@@ -39,13 +40,7 @@ def program(name: str) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    missing = [name for name in FIXTURES if program(name) is None]
-    needing = [item for item in items if any(name in getattr(item, "fixturenames", ()) for name in missing)]
-    if not needing:
-        return
-    config.stash[_LEFT_OUT] = len(needing)
-    items[:] = [item for item in items if item not in needing]
-    config.hook.pytest_deselected(items=needing)
+    leave_out(config, items, _LEFT_OUT, FIXTURES, lambda name: program(name) is not None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

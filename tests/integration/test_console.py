@@ -166,6 +166,24 @@ def test_lists_follow_and_keys_lead(watched: Watched, client: SyncClient) -> Non
     watched.check()
 
 
+ENTER_BEFORE_THE_PAGE_IS_DRAWN_AGAIN = """() => {
+    const help = document.querySelector("[data-keys]");
+    help.showModal();
+    help.close();
+    document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter", bubbles: true}));
+}"""
+
+
+def test_enter_opens_the_row_also_right_after_the_help_was_closed(watched: Watched, client: SyncClient) -> None:
+    client.chat("web-enter", "Hi").result()
+    page = watched.open("/?text=enter")
+    expect(page.locator("tr[data-row]")).to_have_count(1)
+    page.keyboard.press("j")
+    page.evaluate(ENTER_BEFORE_THE_PAGE_IS_DRAWN_AGAIN)
+    page.wait_for_url("**/console/sessions/web-enter")
+    watched.check()
+
+
 def test_ids_are_copied_and_the_dark_is_dark(watched: Watched, client: SyncClient) -> None:
     client.chat("web-copy", "Hi").result()
     page = watched.open("/console/sessions/web-copy")

@@ -45,10 +45,13 @@ document.addEventListener("keydown", (event) => {
   switch (event.key) {
     case "j": select(current + 1); break;
     case "k": select(current - 1); break;
-    case "Enter":
-      if (event.target.closest("a, button, summary")) return;
+    case "Enter": {
+      const own = event.target.closest("a, button, summary");
+      // The button of a dialog that was just closed keeps the focus until the page is drawn again.
+      if (own && own.checkVisibility()) return;
       openCurrent();
       break;
+    }
     case "/": {
       const search = document.querySelector("[data-search]");
       if (!search) return;

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kafka import KafkaAdminClient
+from kafka.errors import PreferredLeaderNotAvailableError
 
 from tests.deployment import eventually_async
 from tests.faults.broker import SETTINGS, FaultNode
@@ -73,8 +74,15 @@ class FaultCluster:
         return await asyncio.to_thread(self._leaders, topics)
 
     async def elect_preferred(self, places: Sequence[Place]) -> None:
-        """What ``kafka-leader-election --election-type preferred`` does."""
-        await asyncio.to_thread(self._elect, places)
+        """What ``kafka-leader-election --election-type preferred`` does, again until every one of them can lead.
+
+        A node that has just come back is in sync a moment before the controller lets it lead.
+        """
+
+        async def elected() -> bool:
+            return await asyncio.to_thread(self._elect, places)
+
+        await eventually_async(elected, "the preferred replicas are elected", MOVED_S)
 
     async def until_without(self, node: int, topics: Sequence[str]) -> None:
         """Until every partition is led by another one."""
@@ -110,12 +118,16 @@ class FaultCluster:
             for partition in topic["partitions"]
         }
 
-    def _elect(self, places: Sequence[Place]) -> None:
+    def _elect(self, places: Sequence[Place]) -> bool:
         wanted: dict[str, list[int]] = {}
         for topic, partition in places:
             wanted.setdefault(topic, []).append(partition)
         with connected(KafkaAdminClient, self._settings(), "fault-leaders", _REQUEST_S) as admin:
-            admin.elect_leaders(_PREFERRED, wanted, timeout_ms=int(_REQUEST_S * 1000))
+            try:
+                admin.elect_leaders(_PREFERRED, wanted, timeout_ms=int(_REQUEST_S * 1000))
+            except PreferredLeaderNotAvailableError:
+                return False
+        return True
 
     def _settings(self) -> Settings:
         return Settings(bootstrap_server=self.bootstrap_server)

@@ -24,7 +24,7 @@ from turnlog_workers.materializer.moments import Until, parse_until
 from turnlog_workers.materializer.parallel_rebuild import _Plan, _put_together
 from turnlog_workers.materializer.process import Materializer
 from turnlog_workers.materializer.rebuild_places import rebuilt_of
-from turnlog_workers.materializer.rebuilding import Progress, _Run
+from turnlog_workers.materializer.rebuilding import Progress, _Run, next_checkpoint
 from turnlog_workers.materializer.rebuilt_file import marks_of, open_live, published_positions
 from turnlog_workers.store.database_files import FileLockedError
 from turnlog_workers.store.tables import table_hashes
@@ -224,3 +224,9 @@ def test_a_rebuild_of_a_log_that_is_another_one_each_time_ends() -> None:
     with pytest.raises(LogBrokenError, match=r"became another one 4 times .*: its first event is another one"):
         rebuild.run()
     assert len(made) == 3
+
+
+def test_checkpoints_become_rarer_as_the_file_grows() -> None:
+    assert [next_checkpoint(done) for done in (0, 250_000, 4_000_000, 20_000_000)] == [
+        *(250_000, 500_000, 5_000_000, 22_000_000)
+    ]

@@ -47,13 +47,13 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _body(payload: Any) -> tuple[str, Json]:
+def _body(payload: Any) -> tuple[str, str]:
     """Type and JSON of an event's own fields."""
-    if isinstance(payload, UnknownPayload):
+    kind: type = type(payload)
+    if kind is UnknownPayload:
         own = {name: value for name, value in payload.fields.items() if name not in _HEADER_FIELDS}
         return payload.name, json_column(own)
-    kind: type = type(payload)
-    return kind.__name__, Json(json_writer(kind)(payload))
+    return kind.__name__, json_writer(kind)(payload)
 
 
 def unknown_row(logged: LoggedEvent) -> UnknownEventRow:
@@ -69,7 +69,7 @@ def unknown_row(logged: LoggedEvent) -> UnknownEventRow:
         type=name,
         turn_id=header.turn_id,
         recorded_at=Millis(header.recorded_at),
-        body=body,
+        body=Json(body),
     )
 
 
@@ -84,7 +84,7 @@ def channel_event_row(logged: LoggedEvent) -> ChannelEventRow:
         stream_version=header.stream_version,
         type=name,
         recorded_at=Millis(header.recorded_at),
-        body=body,
+        body=Json(body),
     )
 
 

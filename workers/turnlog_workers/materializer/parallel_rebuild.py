@@ -114,8 +114,7 @@ def _make_in_parts(settings: Settings, path: Path, kind: FileKind, bound: Bound,
 
 def _put_together(parts: Sequence[Path], plan: _Plan, kind: FileKind, temp: Path) -> None:
     """Into the first of them, all or nothing: its own rows stay where they are."""
-    # With more threads DuckDB makes small row groups and puts them together: twice the CPU, in the same time.
-    file = AnalystsFile(parts[0], kind, threads=1, temp=temp, away=database_files.delete, logged=False)
+    file = AnalystsFile(parts[0], kind, temp=temp, away=database_files.delete, logged=False)
     try:
         if any(file.positions[partition].next_offset for group in plan.groups[1:] for partition in group):
             return  # by a call before this one

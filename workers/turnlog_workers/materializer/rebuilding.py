@@ -23,9 +23,12 @@ from turnlog_workers.materializer.rebuild_places import temp_of
 from turnlog_workers.store import database_files
 from turnlog_workers.store.database_files import FileKind
 
-_BATCHES = 4  #: of the materializer's at once: rows of a session that goes on in one are written once
+_BATCHES = 8  #: of the materializer's at once: rows of a session that goes on in one are written once
 _MEMORY_MB = 1024
-_CHECKPOINT_EVENTS = 250_000  #: what a process that comes back may have to read again
+# What a process that comes back may have to read again: a fifth of what it had read, and between these. A checkpoint
+# costs more the larger the file is.
+_MIN_CHECKPOINT_EVENTS, _MAX_CHECKPOINT_EVENTS = 250_000, 2_000_000
+_CHECKPOINT_OF_FILE = 1 / 4
 _REPORT_S = 2.0
 _MAX_OTHER_LOGS = 3
 
@@ -112,6 +115,11 @@ def rebuild_partitions(
             file.close()
 
 
+def next_checkpoint(done: int) -> int:
+    """After how many records a file is checkpointed that was checkpointed after ``done``."""
+    return done + max(_MIN_CHECKPOINT_EVENTS, min(int(done * _CHECKPOINT_OF_FILE), _MAX_CHECKPOINT_EVENTS))
+
+
 class _Run:
     """One rebuild, from the file's checkpoints to the bound."""
 
@@ -162,14 +170,14 @@ class _Run:
         return sum(self._file.positions[partition].next_offset for partition in self._bound.ends)
 
     def _follow(self) -> None:
-        checkpointed = self._done()
+        due = next_checkpoint(self._done())
         while not self._reader.is_done:
             events = self._reader.read(self._batch)
             self._file.write(events, self._reader.positions)
             crash_point("rebuild.after_batch")
-            if self._done() >= checkpointed + _CHECKPOINT_EVENTS:
+            if self._done() >= due:
                 self._file.checkpoint()
-                checkpointed = self._done()
+                due = next_checkpoint(self._done())
             if (now := time.monotonic()) >= self._reported + _REPORT_S:
                 self._reported = now
                 self._report(self._progress())

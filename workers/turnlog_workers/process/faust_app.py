@@ -100,6 +100,11 @@ class TurnlogApp(faust.App):
         self.sensors.remove(self.monitor)
         return services
 
+    def on_rebalance_start(self) -> None:
+        """Where there is no sensor at all, Faust takes their state for lost, and warns twice at each rebalance."""
+        super().on_rebalance_start()
+        self._rebalancing_sensor_state = self._rebalancing_sensor_state or {"no sensor": None}
+
     def _ack(self, partition: int, offset: int) -> None:
         tp = TP(self.turnlog_settings.topics.requests, partition)
         self.consumer.ack(cast(Any, _Acked(tp, offset)))

@@ -41,6 +41,7 @@ from turnlog_workers.base.ports import (
 from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.base.tasks import watched
 from turnlog_workers.kafka.connections import REFUSALS, REFUSED_RECORDS, SET_THE_CLOCK, WRONG_CLOCK, client_options
+from turnlog_workers.kafka.prompt_producer import PromptProducer
 from turnlog_workers.kafka.sealing import SEALED
 from turnlog_workers.kafka.session_keys import SessionKeys
 from turnlog_workers.kafka.topic_reader import TopicReader
@@ -71,7 +72,7 @@ class LogProducer:
             return self._producer
         async with self._starting:
             if self._producer is None:
-                producer = AIOKafkaProducer(
+                producer = PromptProducer(
                     **client_options(self._settings, "turnlog-log"),
                     acks="all",
                     enable_idempotence=True,

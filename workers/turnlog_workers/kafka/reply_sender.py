@@ -28,6 +28,7 @@ from turnlog_workers.base.ports import Headers, LogError
 from turnlog_workers.base.tasks import was_cancelled, watched
 from turnlog_workers.base.trace_context import trace_headers
 from turnlog_workers.kafka.connections import client_options
+from turnlog_workers.kafka.prompt_producer import PromptProducer
 from turnlog_workers.kafka.reply_lane import DROPPED, MANY_FRAMES, Encoded, Lane, SentFrame, WaitingDelta
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class ReplySender:
             raise
 
     def _new_producer(self) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
+        return PromptProducer(
             **client_options(self._settings, "turnlog-replies"),
             acks=1,
             linger_ms=0,

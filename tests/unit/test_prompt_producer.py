@@ -1,0 +1,255 @@
+"""Batches that go past aiokafka's queue: what the broker is sent, in which order, under which numbers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from io import BytesIO
+from typing import Any
+
+import pytest
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
+from aiokafka.protocol.api import RequestHeader_v1
+from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
+from aiokafka.structs import TopicPartition
+
+from tests.waiting import eventually
+from turnlog_workers.kafka.prompt_producer import PromptProducer
+
+TOPIC = "chat.events"
+_NOT_LEADER, _TOO_LARGE = 6, 10
+
+
+class Broker:
+    """The only broker of a producer, behind a connection of aiokafka's without a socket; the test answers."""
+
+    def __init__(self) -> None:
+        self.connection = self.connect()
+        self.requests: list[ProduceRequest_v7] = []
+        self.correlation_ids: list[int] = []
+        self.is_closed = False  #: the next write finds it so
+
+    def connect(self, limit_s: float = 40.0) -> AIOKafkaConnection:
+        connection = AIOKafkaConnection("nowhere", 1, client_id="c", request_timeout_ms=1000 * limit_s)
+        self.connection = connection
+        connection._versions = {0: (3, 12)}
+        connection._reader, connection._writer = Open(), self  # type: ignore[assignment]
+        connection._read_task = asyncio.get_running_loop().create_future()
+        connection._closed_fut = asyncio.get_running_loop().create_future()
+        return connection
+
+    @property
+    def asked(self) -> list[dict[int, int]]:
+        """By partition: the number of the first record, of each request."""
+        return [
+            {partition: int.from_bytes(data[53:57], signed=True) for partition, data in partitions}
+            for request in self.requests
+            for _, partitions in request.topics
+        ]
+
+    def write(self, data: bytes) -> None:
+        """What is sent is what aiokafka would have sent."""
+        if self.is_closed:
+            self.is_closed = False
+            raise RuntimeError("unable to perform operation on a transport; the handler is closed")
+        request = BytesIO(data[4:])
+        _, version, correlation_id, client_id = (field.decode(request) for field in RequestHeader_v1.SCHEMA.fields)
+        assert version == 7
+        self.correlation_ids.append(correlation_id)
+        self.requests.append(ProduceRequest_v7.decode(request))
+        whole = self.requests[-1].build_request_header(correlation_id, client_id).encode() + self.requests[-1].encode()
+        assert data == len(whole).to_bytes(4) + whole
+
+    def close(self) -> None:
+        """A writer is closed with its connection."""
+
+    async def answer(self, count: int, *codes: int) -> None:
+        """The request with this number (from 1), as soon as it is there: a code for each of its partitions."""
+        await eventually(lambda: len(self.requests) >= count, f"request {count} is sent")
+        asked = self.asked[count - 1]
+        parts = [(p, code, 100 * count + p, -1, 0) for p, code in zip(asked, codes or [0] * len(asked), strict=True)]
+        answer = ProduceResponse_v7([(TOPIC, parts)], 0).encode()
+        self.connection._handle_frame(self.correlation_ids[count - 1].to_bytes(4) + answer)
+
+
+class Open:
+    """A stream that has not ended."""
+
+    def at_eof(self) -> bool:
+        return False
+
+
+@pytest.fixture
+async def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+async def producer(broker: Broker) -> AsyncIterator[Any]:
+    """One that has its numbers, and a broker that leads every partition."""
+    made: Any = PromptProducer(
+        bootstrap_servers="nowhere:1", acks="all", enable_idempotence=True, linger_ms=0, retry_backoff_ms=1
+    )
+    made._txn_manager.set_pid_and_epoch(7, 0)
+    made.client.cluster.leader_for_partition = lambda tp: 0
+    made.client.cluster.partitions_for_topic = lambda topic: {0, 1, 2, 3}
+    made.client.force_metadata_update = lambda: None
+
+    async def known(topic: str | None = None) -> None:
+        """Every topic is."""
+
+    async def get_conn(node: int, **_: Any) -> AIOKafkaConnection:
+        if not broker.connection.connected():
+            broker.connect()
+        made.client._conns[node, ConnectionGroup.DEFAULT] = broker.connection
+        return broker.connection
+
+    made.client._wait_on_metadata = made.client._maybe_wait_metadata = known
+    made.client._get_conn = get_conn
+    await get_conn(0)
+    await made._sender.start()
+    yield made
+    made._sender.sender_task.cancel()
+    await asyncio.wait([made._sender.sender_task])
+    made._closed = True
+    broker.connection._reader = None
+
+
+def batch_of(producer: PromptProducer, records: int) -> Any:
+    batch = producer.create_batch()
+    for _ in range(records):
+        batch.append(timestamp=None, key=b"k", value=b"v", headers=[])
+    batch.close()
+    return batch
+
+
+async def send(producer: PromptProducer, partition: int, records: int = 1) -> "asyncio.Future[Any]":
+    return await producer.send_batch(batch_of(producer, records), TOPIC, partition=partition)
+
+
+async def test_a_batch_goes_at_once_and_what_comes_meanwhile_goes_together(producer: Any, broker: Broker) -> None:
+    futures = [await send(producer, 0)]
+    assert broker.asked == [{0: 0}], "in this moment"
+    futures += [await send(producer, partition) for partition in (1, 2)]
+    later = asyncio.create_task(send(producer, 0))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(broker.asked) == 1, "one request is on its way at a time"
+    await broker.answer(1)
+    futures.append(await later)
+    await broker.answer(2)
+    assert [(await future).offset for future in futures] == [100, 201, 202, 200]
+    assert broker.asked == [{0: 0}, {1: 0, 2: 0, 0: 1}]
+    again = await send(producer, 1, records=3)
+    await broker.answer(3)
+    assert (await again).offset == 301
+    last = await send(producer, 1)
+    await broker.answer(4)
+    assert (await last).offset == 401
+    assert broker.asked[2:] == [{1: 1}, {1: 4}]
+    assert not producer._message_accumulator._pending_batches
+
+
+async def test_an_answer_is_told_as_aiokafka_tells_it(producer: Any, broker: Broker) -> None:
+    prompt = await send(producer, 2, records=2)
+    await broker.answer(1)
+    producer._free_connection = lambda leader: None  # the way of aiokafka itself
+    ordinary = await send(producer, 2, records=2)
+    await broker.answer(2)
+    found, expected = await prompt, await ordinary
+    assert found == expected._replace(offset=102)
+    assert type(found) is type(expected)
+    assert [request.required_acks for request in broker.requests] == [-1, -1]
+    assert broker.asked == [{2: 0}, {2: 2}]
+
+
+async def test_what_the_broker_does_not_take_yet_comes_again_before_all_others(producer: Any, broker: Broker) -> None:
+    first = await send(producer, 0, records=2)
+    await broker.answer(1, _NOT_LEADER)
+    second = asyncio.create_task(send(producer, 0))
+    await broker.answer(2)
+    assert (await first).offset == 200
+    await broker.answer(3)
+    assert (await (await second)).offset == 300
+    assert broker.asked == [{0: 0}, {0: 0}, {0: 2}]
+    assert not producer._message_accumulator._pending_batches
+
+
+async def test_what_it_never_takes_fails_alone(producer: Any, broker: Broker) -> None:
+    refused, fine = await send(producer, 0), await send(producer, 1)
+    await broker.answer(1, _TOO_LARGE)
+    await broker.answer(2)
+    with pytest.raises(MessageSizeTooLargeError):
+        await refused
+    assert (await fine).offset == 201
+
+
+async def test_what_a_broken_connection_took_along_comes_again_under_its_numbers(producer: Any, broker: Broker) -> None:
+    first = await send(producer, 0, records=2)
+    broker.connection.close(exc=ConnectionResetError())
+    second = asyncio.create_task(send(producer, 0))
+    await broker.answer(2)
+    assert (await first).offset == 200
+    await broker.answer(3)
+    assert (await (await second)).offset == 300
+    assert broker.asked == [{0: 0}, {0: 0}, {0: 2}]
+
+
+async def test_a_connection_that_was_just_closed_is_no_defect(producer: Any, broker: Broker) -> None:
+    """uvloop says so with a ``RuntimeError``."""
+    broker.is_closed = True
+    first = asyncio.create_task(send(producer, 0))
+    await broker.answer(1)
+    assert (await (await first)).offset == 100
+
+
+async def test_an_answer_that_does_not_come_ends_the_connection(producer: Any, broker: Broker) -> None:
+    silent = producer.client._conns[0, ConnectionGroup.DEFAULT] = broker.connect(limit_s=0.01)
+    first = await send(producer, 0)
+    await eventually(lambda: not silent.connected(), "its limit is over")
+    await broker.answer(2)
+    assert (await first).offset == 200
+    assert broker.asked == [{0: 0}, {0: 0}]
+
+
+async def test_a_batch_is_sent_whoever_waits_for_it(producer: Any, broker: Broker) -> None:
+    future = await send(producer, 0)
+    future.cancel()
+    await broker.answer(1, _NOT_LEADER)
+    await broker.answer(2)
+    after = await send(producer, 0)
+    await broker.answer(3)
+    assert (await after).offset == 300
+    assert broker.asked == [{0: 0}, {0: 0}, {0: 1}]
+
+
+async def test_no_batch_passes_where_it_would_overtake(producer: Any, broker: Broker) -> None:
+    queue = producer._message_accumulator
+    queued = [await queue.add_batch(batch_of(producer, 1), tp, 1.0) for tp in [TopicPartition(TOPIC, 0)]]
+    behind = asyncio.create_task(send(producer, 0))
+    await broker.answer(1)
+    await broker.answer(2)
+    assert [(await queued[0]).offset, (await (await behind)).offset] == [100, 200]
+    assert broker.asked == [{0: 0}, {0: 1}]
+
+
+async def test_a_producer_that_ended_says_so(producer: Any, broker: Broker) -> None:
+    future = await send(producer, 0)
+    queue = producer._message_accumulator
+    queue.fail_all(KafkaConnectionError("it has ended"))
+    with pytest.raises(KafkaConnectionError, match="it has ended"):
+        await future
+    with pytest.raises(KafkaConnectionError, match="it has ended"):
+        await send(producer, 1)
+    assert broker.asked == [{0: 0}]
+
+
+async def test_a_producer_is_flushed_when_what_is_under_way_is_stored(producer: Any, broker: Broker) -> None:
+    future = await send(producer, 0)
+    flushing = asyncio.create_task(producer.flush())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not flushing.done()
+    await broker.answer(1)
+    await flushing
+    assert future.done()

@@ -212,10 +212,15 @@ async def test_an_answer_that_does_not_come_ends_the_connection(producer: Any, b
     assert broker.asked == [{0: 0}, {0: 0}]
 
 
-async def test_a_batch_is_sent_whoever_waits_for_it(producer: Any, broker: Broker) -> None:
+@pytest.mark.parametrize("when", ["before the answer", "behind it"])
+async def test_a_batch_is_sent_whoever_waits_for_it(producer: Any, broker: Broker, when: str) -> None:
     future = await send(producer, 0)
-    future.cancel()
+    if when == "before the answer":
+        future.cancel()
     await broker.answer(1, _NOT_LEADER)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    future.cancel()  # while it waits to be sent again
     await broker.answer(2)
     after = await send(producer, 0)
     await broker.answer(3)

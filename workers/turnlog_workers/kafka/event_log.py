@@ -155,7 +155,7 @@ class LogProducer:
                         raise MessageSizeTooLargeError
                 batch.close()
                 done = await producer.send_batch(batch, topic, partition=partition)
-                metadata = await asyncio.shield(done)
+                metadata = await done
         except REFUSED_RECORDS as error:
             if producer is not None:  # the refused batch took a sequence number with it
                 self.discard(producer)

@@ -66,7 +66,7 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
         self._sender._muted_partitions.add(tp)
         self._message_accumulator._pending_batches.add(sent)
         sent.write(self._sender._acks, self._sender._request_timeout_ms)
-        return asyncio.shield(sent.future)
+        return sent.future
 
     def _free_connection(self, leader: int | None) -> AIOKafkaConnection | None:
         """To a broker that has nothing else of us to do; ``None``: there is none."""
@@ -106,11 +106,12 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
         """The batch fails, or is queued again after a while, before all others, under the same numbers."""
         queue = self._message_accumulator
         batch = MessageBatch(sent.tp, sent.builder, queue._batch_ttl, 0)
-        batch.future, batch._ctime = sent.future, sent.began
+        batch._ctime = sent.began
         batch.drain_ready()  # it has its numbers
         queue._pending_batches.discard(sent)
         queue._pending_batches.add(batch)
         batch.future.add_done_callback(lambda _: queue._pending_batches.discard(batch))
+        batch.future.add_done_callback(sent.is_done)
         handler = SendProduceReqHandler(self._sender, {sent.tp: batch})
         handler._client = _Told(self.client, outcome)
         try:
@@ -166,8 +167,16 @@ class _Sent:
         self.set_exception(RequestTimedOutError())
         self._connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
 
+    def is_done(self, done: "asyncio.Future[Any]") -> None:
+        """aiokafka has got it there, or given it up: for whoever waits, if somebody still does."""
+        error = done.exception()
+        if error is not None:
+            self.failure(error)
+        elif not self.future.done():
+            self.future.set_result(done.result())
+
     def failure(self, exception: BaseException) -> None:
-        """The producer has ended."""
+        """It is not stored, as far as anybody knows."""
         if not self.future.done():
             self.future.set_exception(exception)
 

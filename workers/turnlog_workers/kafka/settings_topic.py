@@ -15,7 +15,7 @@ from turnlog_workers.kafka.topic_reader import TopicReader
 
 log = logging.getLogger(__name__)
 _PARTITION = 0  # the topic has one
-_FOLLOW_S = 0.4  #: every worker follows a change within a second
+_FOLLOW_S = 0.8  #: every worker follows a change within a second
 _CLIENT_ID = "turnlog-settings"
 
 
@@ -31,6 +31,9 @@ class RunSettings:
 
     async def catch_up(self) -> None:
         """Read what is new. Raises :class:`LogError`."""
+        end = (await self._reader.ends(self._topic, [_PARTITION]))[_PARTITION]
+        if self._next >= end:
+            return
         first, end = (await self._reader.bounds(self._topic, [_PARTITION]))[_PARTITION]
         start = max(self._next, first)
         if start >= end:

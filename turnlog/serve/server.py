@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
@@ -20,6 +19,7 @@ from turnlog.serve.endpoints import is_loopback
 from turnlog.serve.gateway import Gateway
 from turnlog.serve.observation import Observation
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.garbage import GarbagePasses
 from turnlog_workers.base.readiness_file import mark_ready
 from turnlog_workers.observe import tracing
 
@@ -64,19 +64,18 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._garbage_passes = GarbagePasses(is_quiet=lambda: not len(gateway.streams))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # Open streams are many objects that live long and hold no cycles: to look through all of them takes longer than
-        # any frame should be under way.
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 20)
+        self._garbage_passes.start()
         mark_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Streams first: they would go on for as long as there is something to tell."""
         self._gateway.streams.stop()
         await super().shutdown(sockets)
+        self._garbage_passes.stop()
 
 
 def check_exposure(settings: Settings, *, has_keys: bool) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from io import BytesIO
 from typing import Any
 
+import aiokafka
 import pytest
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
@@ -14,7 +15,7 @@ from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
 from aiokafka.structs import TopicPartition
 
 from tests.waiting import eventually
-from turnlog_workers.kafka.prompt_producer import PromptProducer
+from turnlog_workers.kafka.prompt_producer import TRIED_WITH, PromptProducer
 
 TOPIC = "chat.events"
 _NOT_LEADER, _TOO_LARGE = 6, 10
@@ -258,3 +259,16 @@ async def test_a_producer_is_flushed_when_what_is_under_way_is_stored(producer: 
     await broker.answer(1)
     await flushing
     assert future.done()
+
+
+def test_the_version_that_is_installed_was_tried() -> None:
+    """Another one? Read again what is used of its inside, let the fault runs go over it, and name it."""
+    assert aiokafka.__version__ in TRIED_WITH
+
+
+async def test_with_another_version_every_batch_is_queued(producer: Any, broker: Broker) -> None:
+    producer._is_known = False
+    future = await send(producer, 0)
+    assert broker.asked == []
+    await broker.answer(1)
+    assert (await future).offset == 100

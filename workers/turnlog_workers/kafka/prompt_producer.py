@@ -5,6 +5,8 @@ broker, which waits for the answer in a third: where a few batches come at a tim
 batch. Here a batch is written to aiokafka's connection in the same moment, if its broker has no request of this
 producer in flight, and the answer goes straight to who waits; what comes meanwhile is queued and goes together, as
 ever. Numbers of an idempotent producer are aiokafka's, and so is all that goes wrong: it queues the batch again.
+
+This knows aiokafka from inside. With a version that it was not tried with, every batch is queued.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ import time
 from io import BytesIO
 from typing import Any
 
+import aiokafka
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
@@ -24,6 +27,7 @@ from aiokafka.structs import RecordMetadata, TopicPartition
 
 from turnlog_workers.base.tasks import describe, was_cancelled
 
+TRIED_WITH = frozenset({"0.14.0"})  #: versions of aiokafka
 _API, _VERSION = ProduceRequest.API_KEY, ProduceResponse_v7.API_VERSION
 _NO_TRANSACTION, _ONE = -1, 1
 _HEAD = struct.Struct(">ihhih")  # size, api, version, correlation id, length of the client id
@@ -38,6 +42,7 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._troubles: set[asyncio.Task[None]] = set()
+        self._is_known = aiokafka.__version__ in TRIED_WITH
 
     async def stop(self) -> None:
         """As aiokafka's: what is under way is waited for."""
@@ -70,7 +75,7 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
 
     def _free_connection(self, leader: int | None) -> AIOKafkaConnection | None:
         """To a broker that has nothing else of us to do; ``None``: there is none."""
-        if leader is None or leader == -1 or leader in self._sender._in_flight:
+        if not self._is_known or leader is None or leader == -1 or leader in self._sender._in_flight:
             return None
         connection = self.client._conns.get((leader, ConnectionGroup.DEFAULT))
         if connection is None or not connection.connected():

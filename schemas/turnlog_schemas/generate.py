@@ -13,7 +13,7 @@ def main() -> None:
     for family in FAMILIES.values():
         for payload in family.payloads:
             path = folder / f"{family.name}.{payload.__name__}.avsc"
-            path.write_text(json.dumps(derive(family, payload), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(derive(family, payload), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -70,8 +70,13 @@ class FaultCluster:
         os.kill(self.nodes[node].pid, signal.SIGCONT)
 
     async def leaders(self, topics: Sequence[str]) -> dict[Place, Leadership]:
-        """As the cluster tells it; empty while it does not."""
-        return await asyncio.to_thread(self._leaders, topics)
+        """As the cluster tells it: a node that has just been asked may stand still."""
+
+        async def told() -> dict[Place, Leadership]:
+            return await asyncio.to_thread(self._leaders, topics)
+
+        found: dict[Place, Leadership] = await eventually_async(told, "the cluster tells its leaders", MOVED_S)
+        return found
 
     async def elect_preferred(self, places: Sequence[Place]) -> None:
         """What ``kafka-leader-election --election-type preferred`` does, again until every one of them can lead.
@@ -97,12 +102,13 @@ class FaultCluster:
 
     async def _until(self, topics: Sequence[str], condition: Callable[[Leadership], bool], what: str) -> None:
         async def so() -> bool:
-            found = await self.leaders(topics)
+            found = await asyncio.to_thread(self._leaders, topics)
             return bool(found) and all(condition(each) for each in found.values())
 
         await eventually_async(so, what, MOVED_S)
 
     def _leaders(self, topics: Sequence[str]) -> dict[Place, Leadership]:
+        """Empty while the cluster does not tell."""
         try:
             with connected(KafkaAdminClient, self._settings(), "fault-leaders", _REQUEST_S) as admin:
                 described = admin.describe_topics(list(topics))

@@ -85,6 +85,7 @@ class TurnlogApp(faust.App):
             name_is_ours=self._name_is_ours,
             turn_metrics=self._observation.turn_metrics,
         )
+        self._garbage_passes = GarbagePasses(is_quiet=lambda: self.inside.running_turns == 0)
 
     def _new_transport(self) -> IntakeTransport:
         return IntakeTransport(self.conf.broker_consumer, self)
@@ -145,7 +146,6 @@ class TurnlogApp(faust.App):
 
     async def on_start(self) -> None:
         self.worker_name.hold()
-        self._garbage_passes = GarbagePasses(is_quiet=lambda: self.inside.running_turns == 0)
         self._garbage_passes.start()
         await super().on_start()
         self._observation.start(self.inside)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from turnlog_workers.base.tasks import watched
 
 _LOOK_EVERY_S = 0.1
-_PASS_EVERY_S = 1.0  #: at least
+_PASS_EVERY_S = 5.0  #: at least
 _MANY = 20_000  #: made and not freed since the last pass: the next one is due
 _FULL_WHEN_QUIET_S, _FULL_AT_LEAST_S = 600.0, 3600.0
 #: Should more be made between two looks, it is not left to them. What has survived one is put away: few are older.

@@ -71,11 +71,9 @@ class FaultCluster:
 
     async def leaders(self, topics: Sequence[str]) -> dict[Place, Leadership]:
         """As the cluster tells it: a node that has just been asked may stand still."""
-
-        async def told() -> dict[Place, Leadership]:
-            return await asyncio.to_thread(self._leaders, topics)
-
-        found: dict[Place, Leadership] = await eventually_async(told, "the cluster tells its leaders", MOVED_S)
+        found: dict[Place, Leadership] = await eventually_async(
+            lambda: asyncio.to_thread(self._leaders, topics), "the cluster tells its leaders", MOVED_S
+        )
         return found
 
     async def elect_preferred(self, places: Sequence[Place]) -> None:
@@ -83,11 +81,9 @@ class FaultCluster:
 
         A node that has just come back is in sync a moment before the controller lets it lead.
         """
-
-        async def elected() -> bool:
-            return await asyncio.to_thread(self._elect, places)
-
-        await eventually_async(elected, "the preferred replicas are elected", MOVED_S)
+        await eventually_async(
+            lambda: asyncio.to_thread(self._elect, places), "the preferred replicas are elected", MOVED_S
+        )
 
     async def until_without(self, node: int, topics: Sequence[str]) -> None:
         """Until every partition is led by another one."""

@@ -164,15 +164,20 @@ async def test_an_answer_is_told_as_aiokafka_tells_it(producer: Any, broker: Bro
     assert broker.asked == [{2: 0}, {2: 2}]
 
 
-async def test_what_the_broker_does_not_take_yet_comes_again_before_all_others(producer: Any, broker: Broker) -> None:
-    first = await send(producer, 0, records=2)
-    await broker.answer(1, _NOT_LEADER)
+async def comes_again_before_all_others(first: "asyncio.Future[Any]", producer: Any, broker: Broker) -> None:
+    """A batch of two records that was not stored, and one behind it: under the numbers that they have."""
     second = asyncio.create_task(send(producer, 0))
     await broker.answer(2)
     assert (await first).offset == 200
     await broker.answer(3)
     assert (await (await second)).offset == 300
     assert broker.asked == [{0: 0}, {0: 0}, {0: 2}]
+
+
+async def test_what_the_broker_does_not_take_yet_comes_again_before_all_others(producer: Any, broker: Broker) -> None:
+    first = await send(producer, 0, records=2)
+    await broker.answer(1, _NOT_LEADER)
+    await comes_again_before_all_others(first, producer, broker)
     assert not producer._message_accumulator._pending_batches
 
 
@@ -188,12 +193,7 @@ async def test_what_it_never_takes_fails_alone(producer: Any, broker: Broker) ->
 async def test_what_a_broken_connection_took_along_comes_again_under_its_numbers(producer: Any, broker: Broker) -> None:
     first = await send(producer, 0, records=2)
     broker.connection.close(exc=ConnectionResetError())
-    second = asyncio.create_task(send(producer, 0))
-    await broker.answer(2)
-    assert (await first).offset == 200
-    await broker.answer(3)
-    assert (await (await second)).offset == 300
-    assert broker.asked == [{0: 0}, {0: 0}, {0: 2}]
+    await comes_again_before_all_others(first, producer, broker)
 
 
 async def test_a_connection_that_was_just_closed_is_no_defect(producer: Any, broker: Broker) -> None:

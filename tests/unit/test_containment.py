@@ -30,10 +30,11 @@ from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.sessions.turn_attempt import TurnAttempt
 from turnlog_workers.shard import partition, saver
 from turnlog_workers.shard.channel_in_memory import ChannelInMemory
+from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.serving import Serving
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.store.memory_store import MemoryStore, MemoryStores
-from turnlog_workers.store.port import DamagedStoreError, StoreError, UnreadableStoreError
+from turnlog_workers.store.port import DamagedStoreError, NoRoomError, StoreError, UnreadableStoreError
 
 SECRET = "what the user wrote"
 
@@ -100,6 +101,38 @@ async def test_a_session_that_fails_at_a_takeover_is_set_aside_and_the_others_go
         world.chat("bad", "bad-3")
         await world.answer("bad-3", fr.TurnAccepted)
         assert len(world.log.of(ev.TurnAccepted)) == accepted + 1
+        assert world.fatal == []
+
+
+@pytest.mark.parametrize("error", [NoRoomError, StoreError, UnreadableStoreError])
+async def test_a_store_that_cannot_be_read_for_a_moment_at_a_takeover_costs_no_session_its_answers(
+    error: type[StoreError],
+) -> None:
+    original, failures = Resident.find, 0
+
+    async def fails_once(self: Resident, *args: Any) -> Any:
+        nonlocal failures
+        failures += 1
+        if failures == 1:
+            raise error("simulated: it cannot be read")
+        return await original(self, *args)
+
+    async with OnePartition() as world:
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnCompleted)
+        assert world.shard.serving is not None
+        await world.shard.serving.save()
+        told = len(world.sender.to("s-1"))
+        with (
+            patch.object(Resident, "find", fails_once),
+            patch.object(partition, "_AGAIN", Backoff(first_s=0.01, max_s=0.01)),
+            patch.object(partition, "_NO_ROOM_AGAIN", Backoff(first_s=0.01, max_s=0.01)),
+        ):
+            await world.take_over()
+            await eventually(lambda: len(world.sender.to("s-1")) > told, "what may not have been heard is said again")
+        assert failures > 1
+        world.chat("s", "s-2")
+        await world.answer("s-2", fr.TurnCompleted)
         assert world.fatal == []
 
 

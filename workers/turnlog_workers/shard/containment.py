@@ -10,6 +10,7 @@ from turnlog_workers.sessions.history_compactor import UnrecordableError
 from turnlog_workers.shard.run_ahead import DecisionTooLargeError
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.shard.stream import AnyStream
+from turnlog_workers.store.port import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +23,14 @@ class Containment:
 
     @contextlib.contextmanager
     def around(self, stream: AnyStream, what: str) -> Iterator[None]:
-        """Whatever fails in here sets the stream aside."""
+        """Whatever fails in here sets the stream aside. Raises :class:`StoreError`: that is not about one stream.
+
+        What a full disk kept from being read comes with the next claim, answers that are still owed, too.
+        """
         try:
             yield
+        except StoreError:
+            raise
         except Exception as error:
             self.set_aside(stream, what, error)
 

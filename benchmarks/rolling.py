@@ -1,8 +1,9 @@
 """Workers that are restarted one after the other under load: does a turn lose its model call?
 
-Three workers with default settings, and answers that take two seconds, begun at a steady rate. Each worker in turn gets
-SIGTERM, ends when its turns have (``TURNLOG_DRAIN_TIMEOUT_S`` is longer than they are), and is started again. A turn
-with a second attempt has lost the model call of its first.
+Three workers that keep their places in the group while they are away (``TURNLOG_ON_STOP=remain``), and answers that
+take two seconds, begun at a steady rate. Each worker in turn gets SIGTERM, ends when its turns have
+(``TURNLOG_DRAIN_TIMEOUT_S`` is longer than they are), and is started again. A turn with a second attempt has lost the
+model call of its first.
 """
 
 import asyncio
@@ -86,7 +87,7 @@ async def measure(
 
 
 def _worker(deployment: Deployment, name: str) -> contextlib.AbstractContextManager[None]:
-    return deployment.process(name, WORKER, {"TURNLOG_WORKER_NAME": name})
+    return deployment.process(name, WORKER, {"TURNLOG_WORKER_NAME": name, "TURNLOG_ON_STOP": "remain"})
 
 
 async def _send(broker: Broker, deployment: Deployment, seen: _Seen, rate_per_s: float, stop: asyncio.Event) -> None:

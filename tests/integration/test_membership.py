@@ -126,6 +126,43 @@ async def test_a_worker_that_is_told_to_stop_leaves_for_good_and_at_once(deploym
     assert after["one"] <= before["one"] | before["two"]
 
 
+async def test_a_worker_that_is_to_remain_in_the_group_has_its_place_back_and_the_others_notice_nothing(
+    deployment: Deployment, group: Group
+) -> None:
+    remains = {"on_stop": "remain"}
+    first, second = deployment.ready_worker("one"), deployment.ready_worker("two", **remains)
+    before = await asyncio.to_thread(stable, group, "one", "two")
+    async with deployment.wire() as wire:
+        await answered(wire, "before")
+        heard = generations(first)
+        assert await asyncio.to_thread(second.stop) == 0
+        assert "'two' keeps its place in the group: back within 20 s" in second.log
+        sessions = {partition_of(b"web-%d" % n, PARTITIONS): f"web-{n}" for n in range(100)}
+        waits = sessions[min(before["two"])]
+        await wire.chat_json(waits, "hello", request_id="meanwhile", model="echo:")
+        await answered(wire, "meanwhile", before["one"])
+        second = await asyncio.to_thread(deployment.ready_worker, "two", **remains)
+        await wire.terminal("meanwhile")
+        await answered(wire, "after")
+    assert await asyncio.to_thread(stable, group, "one", "two") == before
+    assert generations(first) == heard
+    assert generations(second) == heard[-1:]
+
+
+async def test_a_worker_that_remains_in_the_group_and_does_not_come_back_is_given_up_by_it(
+    broker: DevBroker, tmp_path: Path
+) -> None:
+    """As one that was killed."""
+    with Deployment(broker.bootstrap_server, tmp_path / "short", partitions=PARTITIONS, session_timeout_s="6") as short:
+        short.make_topics()
+        short.ready_worker("one")
+        second = short.ready_worker("two", on_stop="remain")
+        async with short.wire() as wire:
+            await answered(wire, "before")
+            assert await asyncio.to_thread(second.stop) == 0
+            await answered(wire, "after")
+
+
 async def test_those_who_stay_keep_what_they_have(deployment: Deployment, group: Group) -> None:
     one, two = deployment.ready_worker("one"), deployment.ready_worker("two")
     two_members = await asyncio.to_thread(stable, group, "one", "two")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.odd_runners import ODD, PREFIX
+from tests.simulation.group import SESSION_S
 from tests.simulation.workload import Planned, session_ids
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.ports import RequestRecord
@@ -35,7 +36,7 @@ def crash(sim: "Simulation", at_s: float) -> None:
             for partition in range(sim.world.partition_count):
                 worker.disk.forget(partition)
         boots = worker.boots
-        sim.at(3.0, lambda: None if worker.alive and worker.boots > boots else sim.group.left(worker))
+        sim.at(SESSION_S, lambda: None if worker.alive and worker.boots > boots else sim.group.left(worker))
         sim.at(back_after_s, lambda: None if worker.alive else worker.boot())
 
     sim.at(at_s, lambda: worker.light_fuse(rng.randint(0, MAX_FUSE), kill))
@@ -68,9 +69,9 @@ def rebalance(sim: "Simulation", at_s: float) -> None:
 
 
 def leave_and_come_back(sim: "Simulation", at_s: float) -> None:
-    """SIGTERM, and a new start."""
-    worker = _anybody(sim)
-    sim.at(at_s, worker.leave)
+    """SIGTERM, and a new start; the group hears of the end at once, or keeps the place as of one that was killed."""
+    worker, remains = _anybody(sim), sim.rng.random() < 0.5
+    sim.at(at_s, worker.leave, remains)
     sim.at(at_s + sim.rng.choice((1.0, 4.0)), lambda: None if worker.alive else worker.boot())
 
 

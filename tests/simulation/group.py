@@ -5,6 +5,8 @@ from typing import Protocol
 
 from tests.simulation.world import World
 
+SESSION_S = 3.0  #: until the group gives up somebody who is not heard of
+
 
 class Member(Protocol):
     """A process that may be a member."""

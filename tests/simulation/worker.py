@@ -12,7 +12,7 @@ from unittest.mock import patch
 import turnlog_workers.process.service
 from tests.odd_runners import PREFIX as ODD_PREFIX
 from tests.odd_runners import factory as odd_runner
-from tests.simulation.group import Group
+from tests.simulation.group import SESSION_S, Group
 from tests.simulation.inputs import WatchedRunner
 from tests.simulation.ports import (
     Disk,
@@ -324,17 +324,21 @@ class SimWorker:
             self.lane.paused = False
             self.world.trace(self.name, "goes on")
 
-    def leave(self) -> None:
-        """SIGTERM: drain, release, leave the group, exit."""
+    def leave(self, remains: bool) -> None:
+        """SIGTERM: drain, release, leave the group or keep the place there, exit."""
         if self.alive:
-            self.soon(lambda: self.world.loop.create_task(self._leave()))
+            self.soon(lambda: self.world.loop.create_task(self._leave(remains)))
 
-    async def _leave(self) -> None:
-        self.world.trace(self.name, "leaves")
+    async def _leave(self, remains: bool) -> None:
+        self.world.trace(self.name, "ends and remains in the group" if remains else "leaves")
         await self.service.drain()
         await self.service.stop()
         await asyncio.sleep(self.world.rng.uniform(0.0, 0.5))
-        self._group.left(self)
+        if remains:
+            boots = self.boots
+            self.world.loop.in_world(SESSION_S, lambda: None if self.boots > boots else self._group.left(self))
+        else:
+            self._group.left(self)
         self.crash()
         self.on_left()
 

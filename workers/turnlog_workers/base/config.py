@@ -149,6 +149,7 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(default=600.0, ge=0.1, le=604_800)  #: of a session and its runner
     max_idle_sessions: int = Field(default=500, ge=0, le=1_000_000)  #: in memory, of one partition
     drain_timeout_s: float = Field(default=10.0, ge=0, le=3600)
+    on_stop: Literal["leave", "remain"] = "leave"  #: the group; remain: it is started again within the session timeout
     delta_interval_ms: int = Field(default=25, ge=0, le=10_000)  #: between text frames; 0: each piece
     reply_linger_ms: float = Field(default=3.0, ge=0, le=1000)
     max_pending_replies: int = Field(default=100_000, ge=100, le=10_000_000)  #: not acknowledged, of one worker

@@ -66,6 +66,7 @@ class IntakeThread(AIOKafkaConsumerThread):
             group_id=conf.id,
             group_instance_id=conf.consumer_group_instance_id,
             on_fenced=self._fenced,
+            leaves=lambda: cast(Any, self.app).leaves_group,
             bootstrap_servers=server_list(transport.url, transport.default_port),
             enable_auto_commit=False,
             auto_offset_reset=conf.consumer_auto_offset_reset,

@@ -7,7 +7,8 @@ is told "unknown member", joins anew and takes the name back, for ever; and it n
 - a join without a member id looks first who has the name. Our own predecessor (by the token of its client id, see
   ``worker_name``) is dead: its place is ours at once. Anybody else lives if it is still there after a session
   timeout: then it is us who end, and the other one notices nothing;
-- closing leaves the group for good, so that others take over at once. A killed process says nothing, its place is kept.
+- closing leaves the group for good, so that others take over at once, unless the worker is to have its place back:
+  ``leaves`` tells. A killed process says nothing, its place is kept.
 """
 
 import asyncio
@@ -39,15 +40,26 @@ _NO_LONGER_COORDINATOR = (GroupCoordinatorNotAvailableError.errno, NotCoordinato
 #: Called once, in the thread of the consumer, with the sentence to end with.
 OnFenced = Callable[[str], None]
 
+#: Asked in that thread when the member is closed: does it leave the group? Otherwise its place is kept for it.
+Leaves = Callable[[], bool]
+
 
 class GroupMember(GroupCoordinator):  # type: ignore[misc]
     """One consumer's membership under a name."""
 
     def __init__(
-        self, client: Any, subscription: Any, *, assignor: KeepingAssignor, on_fenced: OnFenced, **options: Any
+        self,
+        client: Any,
+        subscription: Any,
+        *,
+        assignor: KeepingAssignor,
+        on_fenced: OnFenced,
+        leaves: Leaves,
+        **options: Any,
     ) -> None:
         self._assignor = assignor
         self._on_fenced = on_fenced
+        self._leaves = leaves
         self._fenced = False
         self._partitions_at_join: dict[str, int] = {}
         super().__init__(client, subscription, assignors=[assignor], **options)
@@ -155,7 +167,10 @@ class GroupMember(GroupCoordinator):  # type: ignore[misc]
         return response.error_code in (0, RebalanceInProgressError.errno)
 
     async def _maybe_leave_group(self) -> None:
-        if self.generation > 0 and not self._fenced:
+        if self.generation > 0 and not self._fenced and not self._leaves():
+            kept_s = self._session_timeout_ms / 1000
+            log.info("%r keeps its place in the group: back within %g s, it goes on", self._group_instance_id, kept_s)
+        elif self.generation > 0 and not self._fenced:
             try:
                 await self._send_req(LeaveGroup(self.group_id, self.member_id, self._group_instance_id))
                 log.info("left the group as %r, for good", self._group_instance_id)
@@ -167,9 +182,10 @@ class GroupMember(GroupCoordinator):  # type: ignore[misc]
 class GroupConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     """A consumer that is a :class:`GroupMember`. It must be started before it subscribes."""
 
-    def __init__(self, *, group_instance_id: str, on_fenced: OnFenced, **options: Any) -> None:
+    def __init__(self, *, group_instance_id: str, on_fenced: OnFenced, leaves: Leaves, **options: Any) -> None:
         self._assignor = KeepingAssignor()
         self._on_fenced = on_fenced
+        self._leaves = leaves
         super().__init__(group_instance_id=group_instance_id, partition_assignment_strategy=[self._assignor], **options)
 
     async def start(self) -> None:
@@ -181,6 +197,7 @@ class GroupConsumer(AIOKafkaConsumer):  # type: ignore[misc]
             self._subscription,
             assignor=self._assignor,
             on_fenced=self._on_fenced,
+            leaves=self._leaves,
             group_id=self._group_id,
             group_instance_id=self._group_instance_id,
             heartbeat_interval_ms=self._heartbeat_interval_ms,

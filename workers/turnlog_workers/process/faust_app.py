@@ -130,6 +130,12 @@ class TurnlogApp(faust.App):
         except TimeoutError:
             return False
 
+    @property
+    def leaves_group(self) -> bool:
+        """Others take over at once, unless whoever told this worker to stop starts it again."""
+        told_to_stop = self.should_stop and self.stop_reason is None and self.crash_reason is None
+        return not told_to_stop or self.turnlog_settings.on_stop == "leave"
+
     def fenced(self, sentence: str) -> None:
         """Our name is another process's: what we serve is its own in a moment."""
         self._stop_for(sentence)
@@ -152,7 +158,7 @@ class TurnlogApp(faust.App):
         await self.inside.start()
 
     async def on_stop(self) -> None:
-        """Drain, release everything, and only then leave the group."""
+        """Drain, release everything, and only then leave the group (or not: ``leaves_group``)."""
         await self.inside.drain()
         await self.inside.stop()
         await self._observation.stop()

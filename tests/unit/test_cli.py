@@ -116,6 +116,11 @@ def test_the_version_is_told() -> None:
         ("settings", "set", "default-model"),
         ("send", "web-1", "Hi", "--on-busy", "wait"),
         ("topics", "nonsense"),
+        *[("sessions", "get", "web-1", "--timeout-s", seconds) for seconds in ("nan", "inf", "-1")],
+        *[("lag", "--max-age-s", seconds) for seconds in ("nan", "inf")],
+        *[("tail", "--timeout-s", seconds) for seconds in ("nan", "inf")],
+        *[("sql", "SELECT 1", "--timeout-s", seconds) for seconds in ("nan", "inf")],
+        ("doctor", "--timeout-s", "inf"),
     ],
 )
 def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:

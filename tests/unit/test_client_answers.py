@@ -48,6 +48,12 @@ class Wire(FakeLine):
         return Answer(REQUEST, self, SessionInfo, timeout_s=timeout_s, resend_after_s=resend_after_s)
 
 
+@pytest.mark.parametrize("timeout_s", [float("nan"), float("inf"), -1.0])
+async def test_a_wait_that_no_clock_can_keep_is_wrong_usage(timeout_s: float) -> None:
+    with pytest.raises(UsageError, match=f"timeout_s must be a number of seconds from 0 on, not {timeout_s}"):
+        Wire().ask(timeout_s=timeout_s)
+
+
 def reply(frame: Frame) -> ReplyFrame:
     header = FrameHeader(session_id="web-1", request_id="r", channel="web")
     return ReplyFrame(header=header, frame=frame, partition=0, offset=0)

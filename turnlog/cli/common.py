@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -107,9 +108,24 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+
+
+def finite(value: float | None) -> float | None:
+    """Of an option. Click's ranges let NaN and infinity pass, and no clock waits for them."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number of seconds.")
+    return value
+
+
 TimeoutS = Annotated[
     float,
-    typer.Option("--timeout-s", metavar="SECONDS", min=0.0, help="Give up after this many seconds (exit code 6)."),
+    typer.Option(
+        "--timeout-s",
+        metavar="SECONDS",
+        min=0.0,
+        callback=finite,
+        help="Give up after this many seconds (exit code 6).",
+    ),
 ]
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
+from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, finite
 from turnlog.cli.doctor_checks import (
     Check,
     check_dead_letters,
@@ -45,7 +45,10 @@ def doctor(
         ),
     ] = None,
     timeout_s: Annotated[
-        float, typer.Option("--timeout-s", metavar="SECONDS", min=0.1, help="How long to wait for the answer.")
+        float,
+        typer.Option(
+            "--timeout-s", metavar="SECONDS", min=0.1, callback=finite, help="How long to wait for the answer."
+        ),
     ] = 30.0,
     json: Json = False,
     bootstrap_server: Bootstrap = None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings
+from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, finite
 from turnlog.errors import EXIT_FAILED, EXIT_OK, TurnlogError
 from turnlog.terminal import output
 from turnlog_workers.base.counted import counted, duration
@@ -25,7 +25,13 @@ def lag(
     ] = None,
     max_age_s: Annotated[
         float | None,
-        typer.Option("--max-age-s", metavar="SECONDS", min=0, help="Exit code 1 if a request has waited for longer."),
+        typer.Option(
+            "--max-age-s",
+            metavar="SECONDS",
+            min=0,
+            callback=finite,
+            help="Exit code 1 if a request has waited for longer.",
+        ),
     ] = None,
     max_behind: Annotated[
         int | None,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, snapshot_or_fail
+from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, client_settings, finite, snapshot_or_fail
 from turnlog.cli.proof import file_as_of
 from turnlog.cli.sql_prompt import Completer, Prompt, columns_of, line_editing, on_a_terminal
 from turnlog.errors import TurnlogError
@@ -43,6 +43,7 @@ TimeoutS = Annotated[
         "--timeout-s",
         metavar="SECONDS",
         min=0.0,
+        callback=finite,
         help="Stop the query after this many seconds (exit code 6); 0: never.",
     ),
 ]

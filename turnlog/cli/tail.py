@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, check_session_id, client_settings
+from turnlog.cli.common import Bootstrap, DataDir, Json, Prefix, Verbose, check_session_id, client_settings, finite
 from turnlog.errors import NotFoundError, TurnTimedOutError, UsageError
 from turnlog.terminal import output
 from turnlog_workers.base.counted import moment
@@ -68,6 +68,7 @@ Deadline = Annotated[
         "--timeout-s",
         metavar="SECONDS",
         min=0.0,
+        callback=finite,
         help="Stop after this many seconds (exit code 6 if fewer than --max arrived); 0: never.",
     ),
 ]

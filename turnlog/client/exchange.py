@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import math
 from abc import ABC, abstractmethod
 from types import TracebackType, UnionType
 from typing import Protocol, Self
 
 from turnlog.client.replies import NOTHING_HEARD, Position, ReplyFrame
 from turnlog.client.request_sender import PreparedRequest
-from turnlog.errors import BrokerUnreachableError, RequestTimedOutError, TurnlogError, refusal
+from turnlog.errors import BrokerUnreachableError, RequestTimedOutError, TurnlogError, UsageError, refusal
 from turnlog_schemas.frames import RequestRefused
 from turnlog_workers.base.backoff import Backoff
 
@@ -55,6 +56,8 @@ class Exchange(ABC):
         timeout_s: float,
         resend_after_s: float,
     ) -> None:
+        if not 0 <= timeout_s < math.inf:
+            raise UsageError(f"timeout_s must be a number of seconds from 0 on, not {timeout_s}")
         self.request_id = request.request_id
         self.key = request.key
         self.resends = 0

@@ -1,17 +1,22 @@
 """Servers of tools (Model Context Protocol) that the settings name. A key is never a setting's value."""
 
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from turnlog_workers.base.model_servers import KeySource
+from turnlog_workers.base.named_servers import Rules, read_named_servers
 
 MAX_SERVERS = 30
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}")  #: no underscore: the server's part of a tool's name ends at two
+_RULES = Rules(
+    example='{"files": {"command": ["files-server"]}}',
+    most=MAX_SERVERS,
+    # No underscore: the server's part of a tool's name ends at two.
+    name=re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,31}"),
+    name_in_words="letters, digits and '-', at most 32",
+)
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,255}$"
 
 
@@ -64,28 +69,4 @@ class McpServer(BaseModel):
 
 def read_mcp_servers(text: str) -> dict[str, McpServer]:
     """The servers by name, from the JSON of the setting. Raises ``ValueError`` with a sentence, without any value."""
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError):
-        raw = None
-    if not isinstance(raw, dict):
-        raise ValueError('this is no JSON object of servers, such as {"files": {"command": ["files-server"]}}')
-    if len(raw) > MAX_SERVERS:
-        raise ValueError(f"{len(raw)} servers; at most {MAX_SERVERS} may be named")
-    return {name: _server(name, described) for name, described in raw.items()}
-
-
-def _server(name: str, described: object) -> McpServer:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name[:70]!r} is no name of a server: letters, digits and '-', at most 32")
-    if not isinstance(described, Mapping):
-        raise ValueError(f"server {name!r} is no JSON object")
-    try:
-        return McpServer.model_validate(described)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part)[:70] for part in first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            what = f"there is no such field; known are {', '.join(McpServer.model_fields)}"
-        raise ValueError(f"server {name!r}{f', {field}' if field else ''}: {what}") from None
+    return read_named_servers(text, McpServer, _RULES)

@@ -1,38 +1,31 @@
 """Model servers that the settings name, and where keys come from. A key itself is never a setting's value."""
 
-import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from turnlog_workers.base.file_settings import read_media_types
+from turnlog_workers.base.named_servers import Rules, read_named_servers
 
 MAX_SERVERS = 100
 MAX_KEY_BYTES = 16 * 1024  #: some keys are signed tokens
 #: The variable that holds the key of each provider; with ``_FILE`` behind it, one that names a file with the key.
 KEY_VARIABLES = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY", "google": "GOOGLE_API_KEY"}
-_SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RULES = Rules(
+    example='{"local": {"url": "http://localhost:8080/v1"}}',
+    most=MAX_SERVERS,
+    name=re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"),
+    name_in_words="letters, digits, '.', '_' and '-', at most 64",
+)
 
 #: Settings whose names end as if they held a key.
 NO_SECRETS = frozenset(("TURNLOG_USER_METADATA_KEY", "TURNLOG_HTTP_MAX_STREAMS_PER_KEY"))
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(?:_ID)?$", re.IGNORECASE)
-
-
-#: What pydantic calls a problem, and what we say.
-_PROBLEMS = {
-    "value_error": "{error}",
-    "extra_forbidden": "there is no such field; known are {known}",
-    "missing": "it is missing",
-    "string_pattern_mismatch": "it is no name of an environment variable",
-    "literal_error": "it must be {expected}",
-    "string_too_long": "it has more than {max_length} characters",
-}
 
 
 class KeyUnavailableError(Exception):
@@ -149,28 +142,4 @@ class HttpServer(BaseModel):
 
 def read_servers(text: str) -> dict[str, HttpServer]:
     """The servers by name, from the JSON of the setting. Raises ``ValueError`` with a sentence, without any value."""
-    example = '{"local": {"url": "http://localhost:8080/v1"}}'
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError):
-        raw = None
-    if not isinstance(raw, dict):
-        raise ValueError(f"this is no JSON object of servers, such as {example}")
-    if len(raw) > MAX_SERVERS:
-        raise ValueError(f"{len(raw)} servers; at most {MAX_SERVERS} may be named")
-    return {name: _server(name, described) for name, described in raw.items()}
-
-
-def _server(name: str, described: object) -> HttpServer:
-    if not _SERVER_NAME.fullmatch(name):
-        raise ValueError(f"{name[:70]!r} is no name of a server: letters, digits, '.', '_' and '-', at most 64")
-    if not isinstance(described, Mapping):
-        raise ValueError(f"server {name!r} is no JSON object")
-    try:
-        return HttpServer.model_validate(described)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part)[:70] for part in first["loc"])
-        words = _PROBLEMS.get(first["type"], "it cannot be used")
-        what = words.format(known=", ".join(HttpServer.model_fields), **first.get("ctx", {}))
-        raise ValueError(f"server {name!r}{f', {field}' if field else ''}: {what}") from None
+    return read_named_servers(text, HttpServer, _RULES)

@@ -104,6 +104,7 @@ async def expired_password(scene: Scene) -> AsyncIterator[None]:
     yield
     said = await scene.stage.turnlog("doctor", code=None, sasl_username="worker", sasl_password=password("worker"))
     assert "password" in said, said
+    assert any("refuses user 'worker' or the password" in scene.stage.processes[name].log for name in WORKERS)
     for name in WORKERS:
         scene.stage.processes[name].kill()
         scene.stage.start(name, sasl_username="worker", sasl_password=NEW_PASSWORD)

@@ -42,6 +42,7 @@ from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.base.tasks import watched
 from turnlog_workers.kafka.connections import REFUSALS, REFUSED_RECORDS, SET_THE_CLOCK, WRONG_CLOCK, client_options
 from turnlog_workers.kafka.prompt_producer import PromptProducer
+from turnlog_workers.kafka.refusal import RefusalWatch
 from turnlog_workers.kafka.sealing import SEALED
 from turnlog_workers.kafka.session_keys import SessionKeys
 from turnlog_workers.kafka.topic_reader import TopicReader
@@ -65,6 +66,7 @@ class LogProducer:
         self._starting = asyncio.Lock()
         self._stopping: set[asyncio.Task[None]] = set()
         self._in_use: dict[AIOKafkaProducer, int] = {}  #: appends in flight
+        self._refusals = RefusalWatch(settings)
 
     async def get(self) -> AIOKafkaProducer:
         """The current instance, started. Raises ``KafkaError`` or ``TimeoutError``."""
@@ -84,10 +86,13 @@ class LogProducer:
                 try:
                     async with asyncio.timeout(self._settings.append_timeout_s):
                         await producer.start()
-                except BaseException:
+                except BaseException as error:
                     self._retire(producer)
+                    if isinstance(error, KafkaError | TimeoutError):
+                        self._refusals.failed()
                     raise
                 self._producer = producer
+                self._refusals.worked()
         return self._producer
 
     def discard(self, producer: AIOKafkaProducer) -> None:

@@ -4,8 +4,10 @@ aiokafka logs the reason and then raises "Unable to bootstrap"; kafka-python tri
 """
 
 import asyncio
+import logging
 import ssl
 import threading
+import time
 from typing import Any
 
 from aiokafka.conn import create_conn
@@ -20,11 +22,14 @@ from aiokafka.errors import (
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerRefusesError
 from turnlog_workers.base.logs import quiet
+from turnlog_workers.base.tasks import watched
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.login import sasl_token
 from turnlog_workers.kafka.token_endpoint import TokenEndpointError
 
+log = logging.getLogger(__name__)
 _TIMEOUT_S = 2.0
+_LOOK_AGAIN_S = 30.0
 
 
 def raise_if_refused(settings: Settings) -> None:
@@ -53,6 +58,41 @@ def refusal(settings: Settings) -> str | None:
         thread.start()
         thread.join(_TIMEOUT_S + 1)
     return found[0] if found else None
+
+
+class RefusalWatch:
+    """Of a process that runs: a broker that lets it in no more (a password that was changed) looks like one that is away.
+
+    The reason is looked for in the background, and logged when it is another one than before.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._said = ""
+        self._looked_at = -_LOOK_AGAIN_S
+        self._look: asyncio.Task[None] | None = None
+
+    def failed(self) -> None:
+        """A connection could not be made."""
+        now = time.monotonic()
+        if self._look is None and now >= self._looked_at + _LOOK_AGAIN_S:
+            self._looked_at = now
+            self._look = watched(self._find(), "looking why the broker does not let us in")
+
+    def worked(self) -> None:
+        """A connection was made."""
+        if self._said:
+            log.info("the broker lets us in again")
+        self._said, self._looked_at = "", -_LOOK_AGAIN_S
+
+    async def _find(self) -> None:
+        try:
+            sentence = await asyncio.to_thread(refusal, self._settings) or ""
+            if sentence and sentence != self._said:
+                log.error("%s A running process keeps the secrets that it began with: start it again then.", sentence)
+            self._said = sentence
+        finally:
+            self._look = None
 
 
 async def _first_refusal(settings: Settings, options: dict[str, Any]) -> str | None:

@@ -61,7 +61,7 @@ def refusal(settings: Settings) -> str | None:
 
 
 class RefusalWatch:
-    """Of a process that runs: a broker that lets it in no more (a password that was changed) looks like one that is away.
+    """Of a process that runs: a broker that lets it in no more (a password was changed) looks like one that is away.
 
     The reason is looked for in the background, and logged when it is another one than before.
     """

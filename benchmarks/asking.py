@@ -12,7 +12,7 @@ from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Chat, CreateSession, RequestHeader
 from turnlog_schemas.frames import TERMINAL_FRAMES, RequestRefused, TextDelta, TurnCancelled, TurnFailed
 from turnlog_schemas.parts import NewSession, text_content
-from turnlog_schemas.registry import COMMANDS, FRAMES
+from turnlog_schemas.registry import COMMANDS
 from turnlog_streams.topics import partition_of
 
 _QUIET_S = 0.4
@@ -89,23 +89,18 @@ class Asker:
         return waiting.done.result()
 
     async def _read(self) -> None:
-        codec = Codec(FRAMES)
-        while True:
-            found = await self._broker.consumer.getmany(timeout_ms=1000)
-            now = time.monotonic()
-            for record in itertools.chain(*found.values()):
-                header, frame = codec.decode(record.value)
-                waiting = self._open.get(header.request_id)
-                if waiting is None or waiting.done.done():
-                    continue
-                if isinstance(frame, TextDelta):
-                    waiting.first_delta = waiting.first_delta or now
-                elif isinstance(frame, RequestRefused | TurnFailed | TurnCancelled):
-                    waiting.done.set_exception(RuntimeError(f"{header.session_id}: {frame}"))
-                elif isinstance(frame, TERMINAL_FRAMES):
-                    first = waiting.first_delta
-                    waited = None if first is None else 1000 * (first - waiting.sent)
-                    waiting.done.set_result(Waited(first_delta_ms=waited, ended_ms=1000 * (now - waiting.sent)))
+        async for now, header, frame in self._broker.frames():
+            waiting = self._open.get(header.request_id)
+            if waiting is None or waiting.done.done():
+                continue
+            if isinstance(frame, TextDelta):
+                waiting.first_delta = waiting.first_delta or now
+            elif isinstance(frame, RequestRefused | TurnFailed | TurnCancelled):
+                waiting.done.set_exception(RuntimeError(f"{header.session_id}: {frame}"))
+            elif isinstance(frame, TERMINAL_FRAMES):
+                first = waiting.first_delta
+                waited = None if first is None else 1000 * (first - waiting.sent)
+                waiting.done.set_result(Waited(first_delta_ms=waited, ended_ms=1000 * (now - waiting.sent)))
 
 
 async def until_quiet(broker: Broker, *topics: str) -> None:

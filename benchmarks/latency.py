@@ -9,9 +9,7 @@ from typing import Any
 from benchmarks.deployment import WORKER, Deployment
 from benchmarks.load import MIN_FRAMES_PER_TURN, Broker, Request, requests
 from benchmarks.meter import foreign_cores, load_average, used
-from turnlog_schemas.codec import Codec
 from turnlog_schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
-from turnlog_schemas.registry import FRAMES
 
 _ANSWER_TIMEOUT_S = 30.0
 _POLL_S = 0.1
@@ -114,20 +112,13 @@ async def _send(broker: Broker, made: list[Request], rate_per_s: float) -> dict[
 
 
 async def _read(broker: Broker, seen: _Seen, framing: str) -> None:
-    codec = Codec(FRAMES)
-    decode = codec.decode if framing == "avro" else codec.from_json
-    while True:
-        found = await broker.consumer.getmany(timeout_ms=1000)
-        now = time.monotonic()
-        for records in found.values():
-            for record in records:
-                header, frame = decode(record.value)
-                if isinstance(frame, TextDelta):
-                    seen.first_delta.setdefault(header.request_id, now)
-                elif isinstance(frame, TERMINAL_FRAMES):
-                    seen.ended.setdefault(header.request_id, now)
-                    if not isinstance(frame, TurnCompleted):
-                        seen.bad.append(header.request_id)
+    async for now, header, frame in broker.frames(framing):
+        if isinstance(frame, TextDelta):
+            seen.first_delta.setdefault(header.request_id, now)
+        elif isinstance(frame, TERMINAL_FRAMES):
+            seen.ended.setdefault(header.request_id, now)
+            if not isinstance(frame, TurnCompleted):
+                seen.bad.append(header.request_id)
 
 
 def percentile(ordered: list[float], percent: float) -> float:

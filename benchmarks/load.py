@@ -2,8 +2,9 @@
 
 import asyncio
 import functools
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -11,8 +12,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Chat, RequestHeader
 from turnlog_schemas.events import CommandForwarded, ForwardDelivered
+from turnlog_schemas.frames import Frame, FrameHeader
 from turnlog_schemas.parts import text_content
-from turnlog_schemas.registry import COMMANDS, EVENTS
+from turnlog_schemas.registry import COMMANDS, EVENTS, FRAMES
 from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
 from turnlog_workers.kafka.connections import client_options
@@ -109,6 +111,19 @@ class Broker:
         await self._producer.send(
             self._settings.topics.requests, value=request.value, key=request.key, partition=request.partition
         )
+
+    async def frames(self, framing: str = "avro") -> AsyncIterator[tuple[float, FrameHeader, Frame]]:
+        """Every frame of the reply partitions that the consumer has, without an end: when it came, by the monotonic
+        clock, and what it is.
+        """
+        codec = Codec(FRAMES)
+        decode = codec.decode if framing == "avro" else codec.from_json
+        while True:
+            found = await self.consumer.getmany(timeout_ms=500)
+            now = time.monotonic()
+            for record in itertools.chain(*found.values()):
+                header, frame = decode(record.value)
+                yield now, header, frame
 
     async def records(self, topic: str) -> int:
         """How many records a topic has had."""

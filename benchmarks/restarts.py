@@ -6,7 +6,6 @@ session whose answer was under way in it.
 """
 
 import asyncio
-import itertools
 import os
 import signal
 import statistics
@@ -23,7 +22,7 @@ from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import CancelTurn, Chat, RequestHeader
 from turnlog_schemas.frames import TextDelta, TurnStarted
 from turnlog_schemas.parts import text_content
-from turnlog_schemas.registry import COMMANDS, FRAMES
+from turnlog_schemas.registry import COMMANDS
 from turnlog_streams.topics import partition_of
 from turnlog_workers.devstack.supervisor import Child, ChildSpec, Limits
 
@@ -50,20 +49,15 @@ class _Answers:
         self.of: dict[str, _Answer] = {}
 
     async def read(self, broker: Broker) -> None:
-        codec = Codec(FRAMES)
-        while True:
-            found = await broker.consumer.getmany(timeout_ms=500)
-            now = time.monotonic()
-            for record in itertools.chain(*found.values()):
-                header, frame = codec.decode(record.value)
-                answer = self.of.get(header.session_id)
-                if answer is None or header.attempt < answer.attempt:
-                    continue
-                if isinstance(frame, TurnStarted):
-                    answer.attempt = header.attempt
-                elif isinstance(frame, TextDelta):
-                    answer.attempt, answer.last_at = header.attempt, now
-                    answer.attempts.setdefault(header.attempt, now)
+        async for now, header, frame in broker.frames():
+            answer = self.of.get(header.session_id)
+            if answer is None or header.attempt < answer.attempt:
+                continue
+            if isinstance(frame, TurnStarted):
+                answer.attempt = header.attempt
+            elif isinstance(frame, TextDelta):
+                answer.attempt, answer.last_at = header.attempt, now
+                answer.attempts.setdefault(header.attempt, now)
 
 
 async def measure(kills: int, deployment: Deployment, *, sessions: int, say: Callable[[str], None]) -> dict[str, Any]:

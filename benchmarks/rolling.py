@@ -19,9 +19,7 @@ from benchmarks.deployment import WORKER, Deployment
 from benchmarks.latency import percentile
 from benchmarks.load import Broker, requests
 from benchmarks.meter import load_average
-from turnlog_schemas.codec import Codec
 from turnlog_schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted, TurnStarted
-from turnlog_schemas.registry import FRAMES
 
 MODEL = "echo:?delta_ms=100&deltas=20"
 _NAMES = ("worker-1", "worker-2", "worker-3")
@@ -112,17 +110,12 @@ async def _send(broker: Broker, deployment: Deployment, seen: _Seen, rate_per_s:
 
 
 async def _read(broker: Broker, seen: _Seen) -> None:
-    codec = Codec(FRAMES)
-    while True:
-        found = await broker.consumer.getmany(timeout_ms=500)
-        now = time.monotonic()
-        for record in itertools.chain(*found.values()):
-            header, frame = codec.decode(record.value)
-            if header.request_id not in seen.due:
-                continue
-            if isinstance(frame, TurnStarted) and header.attempt > 1:
-                seen.again.add(header.request_id)
-            elif isinstance(frame, TextDelta):
-                seen.first.setdefault(header.request_id, now)
-            elif isinstance(frame, TERMINAL_FRAMES):
-                seen.ended[header.request_id] = type(frame).__name__
+    async for now, header, frame in broker.frames():
+        if header.request_id not in seen.due:
+            continue
+        if isinstance(frame, TurnStarted) and header.attempt > 1:
+            seen.again.add(header.request_id)
+        elif isinstance(frame, TextDelta):
+            seen.first.setdefault(header.request_id, now)
+        elif isinstance(frame, TERMINAL_FRAMES):
+            seen.ended[header.request_id] = type(frame).__name__

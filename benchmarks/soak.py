@@ -30,9 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks import meter
 from benchmarks.deployment import WORKER, Deployment
 from benchmarks.load import Broker, requests
-from turnlog_schemas.codec import Codec
 from turnlog_schemas.frames import TERMINAL_FRAMES, TurnCompleted
-from turnlog_schemas.registry import FRAMES
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.devstack.broker_ports import free_port
 
@@ -127,12 +125,9 @@ async def _send(broker: Broker, deployment: Deployment, seen: _Seen, rate_per_s:
 
 
 async def _read(broker: Broker, seen: _Seen) -> None:
-    codec = Codec(FRAMES)
-    while True:
-        for record in itertools.chain(*(await broker.consumer.getmany(timeout_ms=500)).values()):
-            frame = codec.decode(record.value)[1]
-            if isinstance(frame, TERMINAL_FRAMES):
-                seen.ended[type(frame).__name__] += 1
+    async for _, _, frame in broker.frames():
+        if isinstance(frame, TERMINAL_FRAMES):
+            seen.ended[type(frame).__name__] += 1
 
 
 async def _look(deployment: Deployment, port: int, seen: _Seen, every_s: float) -> None:

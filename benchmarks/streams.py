@@ -18,7 +18,7 @@ from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Chat, RequestHeader
 from turnlog_schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
 from turnlog_schemas.parts import text_content
-from turnlog_schemas.registry import COMMANDS, FRAMES
+from turnlog_schemas.registry import COMMANDS
 from turnlog_streams.topics import partition_of
 
 _STALLED_S = 60.0
@@ -151,14 +151,8 @@ async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[
 
 async def read(broker: Broker, seen: Seen, words: int) -> None:
     """All frames, until it is cancelled."""
-    decode = Codec(FRAMES).decode
-    while True:
-        found = await broker.consumer.getmany(timeout_ms=1000)
-        now = time.monotonic()
-        for records in found.values():
-            for record in records:
-                header, frame = decode(record.value)
-                if isinstance(frame, TextDelta):
-                    seen.delta(header.request_id, frame.text, now)
-                elif isinstance(frame, TERMINAL_FRAMES):
-                    seen.end(header.request_id, frame, now, words)
+    async for now, header, frame in broker.frames():
+        if isinstance(frame, TextDelta):
+            seen.delta(header.request_id, frame.text, now)
+        elif isinstance(frame, TERMINAL_FRAMES):
+            seen.end(header.request_id, frame, now, words)

@@ -11,7 +11,7 @@ Client = TypeVar("Client")
 
 
 def new_client(make: Callable[..., Client], **options: Any) -> Client:
-    """A client. The constructor that fails leaves its thread behind, connecting again and again: not here."""
+    """A client. A constructor that fails leaves its thread and its descriptors behind: not here."""
     started: list[Any] = []
 
     def net_client(**configs: Any) -> Any:

@@ -111,10 +111,8 @@ async def test_calls_survive_their_worker_and_their_outcomes_reach_the_analysts(
                 asked = server.received[0].body
                 await files_are_references(deployment, wire, server, tmp_path / "uploads")
             events = [event.payload for event in await deployment.events_of("web-0000abcd")]
-            started = [event for event in events if isinstance(event, TurnStarted)]
-            # At least two: on a busy machine the second worker may lose the partition for a moment, too.
-            assert len(started) >= 2
-            assert all(each.params == GenerationParams(temperature=0.5, max_tokens=70) for each in started)
+            started = [event.params for event in events if isinstance(event, TurnStarted)]
+            assert started == [GenerationParams(temperature=0.5, max_tokens=70)] * max(2, len(started)), "two or more"
             stored = [event for event in events if isinstance(event, MessageStored)]
             results = {each.tool_call_id: each for each in stored if each.role == "tool"}
             told = {name: (each.outcome, content_text(each.content)) for name, each in results.items()}

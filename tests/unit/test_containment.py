@@ -22,6 +22,7 @@ from turnlog_streams.policy import ErasurePolicy
 from turnlog_streams.session.commands import CompleteTurn, RecordMessage
 from turnlog_streams.session.decide import decide
 from turnlog_workers.base.backoff import Backoff
+from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.base.shared_look import SharedLook
 from turnlog_workers.intake import bounded_retry
 from turnlog_workers.runners.base import AssistantMessage, RunnerOutput, TextDelta, TurnInput
@@ -236,6 +237,34 @@ async def test_a_store_that_cannot_be_read_at_a_takeover_is_made_anew_from_the_l
         await world.answer("s-1", fr.TurnCompleted)
         assert len(world.log.of(ev.TurnAccepted)) == 1, "the same request is known"
         assert len(fresh) == 1
+
+
+async def test_a_secret_s_file_that_is_not_there_for_a_moment_is_not_the_store_s_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each new client reads it. Three failures in a row would have the store made anew."""
+    monkeypatch.setattr(partition, "_AGAIN", Backoff(0.01, 0.01))
+    async with OnePartition() as world:
+        world.chat("s", "s-1")
+        await world.answer("s-1", fr.TurnCompleted)
+        assert world.shard.serving is not None
+        await world.shard.serving.save()
+        append, failures = world.log.append, 0
+
+        async def cannot(*what: Any) -> int:
+            nonlocal failures
+            failures += 1
+            if failures <= 5:
+                raise SettingsError("TURNLOG_SASL_PASSWORD_FILE: it cannot be read")
+            return await append(*what)
+
+        monkeypatch.setattr(world.log, "append", cannot)
+        with patch.object(MemoryStores, "open_fresh") as made_anew:
+            await world.take_over()
+            world.chat("s", "s-2")
+            await world.answer("s-2", fr.TurnCompleted)
+        made_anew.assert_not_called()
+        assert world.context.counts.releases["log"] == 5
 
 
 @pytest.mark.parametrize("shows", ["write", "rest"])

@@ -9,7 +9,7 @@ import aiokafka
 import pytest
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
-from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError, ProducerClosed
 from aiokafka.protocol.api import RequestHeader_v1
 from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
 from aiokafka.structs import TopicPartition
@@ -259,6 +259,29 @@ async def test_a_producer_is_flushed_when_what_is_under_way_is_stored(producer: 
     await broker.answer(1)
     await flushing
     assert future.done()
+
+
+@pytest.mark.parametrize("when", ["under way", "to be sent again"])
+async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
+    producer: Any, broker: Broker, when: str
+) -> None:
+    """Its broker is away for longer than anybody waits."""
+    before = asyncio.all_tasks()
+
+    async def away(node: int, **_: Any) -> None:
+        """No connection."""
+
+    first = await send(producer, 0)
+    if when == "to be sent again":
+        producer.client._get_conn = away
+        broker.connection.close(exc=ConnectionResetError())
+        await eventually(lambda: len(asyncio.all_tasks()) > len(before), "it is tried again")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await producer.stop()
+    await eventually(lambda: asyncio.all_tasks() < before, "no task is left")
+    assert isinstance(first.exception(), ProducerClosed)
+    assert not broker.connection.connected()
 
 
 def test_the_version_that_is_installed_was_tried() -> None:

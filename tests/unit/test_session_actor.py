@@ -12,6 +12,7 @@ from turnlog_schemas import events as ev
 from turnlog_schemas.parts import NewSession, ReplyAddress, ToolCall, Usage, content_text, text_content
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.history.compaction_plan import session_tokens
+from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.history.summary_prompt import SYSTEM
 from turnlog_streams.history.view import BY_MODEL, BY_TRUNCATION, SUMMARY_ROLE
 from turnlog_streams.session.commands import Cancel, RecordHistoryCompaction, SessionCommand
@@ -24,6 +25,8 @@ from turnlog_workers.runners.base import (
     TurnInput,
     UsageReport,
 )
+from turnlog_workers.sessions.history_compactor import CompactionInput
+from turnlog_workers.store.port import NoRoomError
 
 
 async def test_a_history_over_its_limit_is_compacted_while_nobody_waits() -> None:
@@ -101,6 +104,28 @@ async def test_a_turn_is_compacted_between_its_tool_steps_in_the_same_attempt() 
     mains = [runner for runner in session.runners if runner.model == "main:"]
     assert len(mains) == len(turns), "each went on with a new runner"
     assert all(not runner.alive for runner in mains[:-1])
+
+
+class Unread(OneSession):
+    """What it does not hold cannot be read."""
+
+    async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
+        raise NoRoomError("the disk is full")
+
+    def compaction_input(self, session_id: str, usage: Usage | None = None) -> CompactionInput:
+        return replace(super().compaction_input(session_id, usage), not_held_to=1)
+
+
+async def test_messages_that_cannot_be_read_cost_no_turn() -> None:
+    session = Unread()
+    for number in range(6):
+        await session.say(f"question {number}")
+    assert len(session.of(ev.TurnCompleted)) == 6
+    assert not session.of(ev.HistoryCompacted)
+    assert not session.of(ev.TurnFailed)
+    session.__class__ = OneSession
+    await session.say("they can be read again")
+    assert session.of(ev.HistoryCompacted)
 
 
 async def test_not_between_the_results_of_parallel_calls() -> None:

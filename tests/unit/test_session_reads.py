@@ -8,7 +8,7 @@ import pytest
 
 from turnlog_workers.shard import session_reads
 from turnlog_workers.shard.session_reads import SessionReads
-from turnlog_workers.store.port import DamagedStoreError, NoRoomError, StoreError
+from turnlog_workers.store.port import DamagedStoreError, NoRoomError, StoreError, UnreadableStoreError
 
 
 class Resident:
@@ -42,6 +42,11 @@ def read(resident: Resident) -> list[Any]:
 def test_a_full_disk_is_waited_for(pauses: list[float]) -> None:
     assert read(Resident(NoRoomError("full"), StoreError("busy"))) == [("s", 1, 3)]
     assert pauses == [0.2, 0.4]
+
+
+def test_a_file_that_duckdb_gave_up_is_read_when_it_is_attached_again(pauses: list[float]) -> None:
+    assert read(Resident(UnreadableStoreError("database has been invalidated"))) == [("s", 1, 3)]
+    assert pauses == [0.2]
 
 
 def test_not_for_ever(pauses: list[float]) -> None:

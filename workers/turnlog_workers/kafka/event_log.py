@@ -68,6 +68,17 @@ class LogProducer:
         self._in_use: dict[AIOKafkaProducer, int] = {}  #: appends in flight
         self._refusals = RefusalWatch(settings)
 
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Raises ``TimeoutError``: a start that this has ended was cancelled, and does not know why."""
+        try:
+            async with asyncio.timeout(self._settings.append_timeout_s):
+                yield
+        except TimeoutError:
+            if self._producer is None:
+                self._refusals.failed()
+            raise
+
     async def get(self) -> AIOKafkaProducer:
         """The current instance, started. Raises ``KafkaError`` or ``TimeoutError``."""
         if self._producer is not None:
@@ -125,7 +136,7 @@ class LogProducer:
     async def partition_count(self, topic: str) -> int:
         """How many partitions a topic has. Raises :class:`LogError`."""
         try:
-            async with asyncio.timeout(self._settings.append_timeout_s):
+            async with self._in_time():
                 return len(await (await self.get()).partitions_for(topic))
         except (KafkaError, TimeoutError, OSError) as error:
             raise LogError(f"{topic}: the broker does not tell its partitions ({type(error).__name__})") from error
@@ -133,7 +144,7 @@ class LogProducer:
     async def partition_counts(self, topics: Collection[str]) -> dict[str, int]:
         """How many partitions topics have now, not when somebody asked last. Raises :class:`LogError`."""
         try:
-            async with asyncio.timeout(self._settings.append_timeout_s):
+            async with self._in_time():
                 client = (await self.get()).client
                 for topic in topics:
                     await client.add_topic(topic)
@@ -151,7 +162,7 @@ class LogProducer:
         """
         producer: AIOKafkaProducer | None = None
         try:
-            async with asyncio.timeout(self._settings.append_timeout_s):
+            async with self._in_time():
                 producer = await self.get()
                 self._in_use[producer] = self._in_use.get(producer, 0) + 1
                 batch = producer.create_batch()

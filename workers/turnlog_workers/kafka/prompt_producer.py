@@ -19,7 +19,7 @@ import aiokafka
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaError, RequestTimedOutError
+from aiokafka.errors import KafkaError, ProducerClosed, RequestTimedOutError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v7
@@ -45,12 +45,29 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
         self._is_known = aiokafka.__version__ in TRIED_WITH
 
     async def stop(self) -> None:
-        """As aiokafka's: what is under way is waited for."""
+        """As aiokafka's: what is under way is waited for. Whoever gives that up leaves nothing behind that runs."""
         try:
             await super().stop()
+        except asyncio.CancelledError:
+            self._give_up()
+            raise
         finally:
             for task in self._troubles:
                 task.cancel()
+
+    def _give_up(self) -> None:
+        """aiokafka would go on with what was not stored, and with its connections, for as long as the process runs."""
+        client, sending = self.client, self._sender.sender_task
+        self._message_accumulator.fail_all(ProducerClosed())
+        known = client._md_update_fut or asyncio.get_running_loop().create_future()
+        if not known.done():
+            known.set_result(False)
+        client._md_update_fut = known  # nobody looks any more, and so nobody waits for it
+        for task in (sending, client._sync_task):
+            if task is not None:
+                task.cancel()
+        for connection in list(client._conns.values()):
+            connection.close(reason=CloseReason.SHUTDOWN)
 
     async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> "asyncio.Future[Any]":
         """As aiokafka's: a future of where the batch is stored."""

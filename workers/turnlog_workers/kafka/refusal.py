@@ -22,6 +22,7 @@ from aiokafka.errors import (
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerRefusesError
 from turnlog_workers.base.logs import quiet
+from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.base.tasks import watched
 from turnlog_workers.kafka.connections import client_options
 from turnlog_workers.kafka.login import sasl_token
@@ -87,12 +88,21 @@ class RefusalWatch:
 
     async def _find(self) -> None:
         try:
-            sentence = await asyncio.to_thread(refusal, self._settings) or ""
+            sentence = await self._looked()
             if sentence and sentence != self._said:
-                log.error("%s A running process keeps the secrets that it began with: start it again then.", sentence)
+                log.error("%s", sentence)
             self._said = sentence
         finally:
             self._look = None
+
+    async def _looked(self) -> str:
+        try:
+            sentence = await asyncio.to_thread(refusal, self._settings)
+        except SettingsError as error:  # a file that is gone, or is being replaced
+            return f"{error}."
+        if sentence is None or self._settings.sasl_mechanism == "OAUTHBEARER":  # a token is read for each connection
+            return sentence or ""
+        return f"{sentence} A running process keeps the secrets that it began with: start it again then."
 
 
 async def _first_refusal(settings: Settings, options: dict[str, Any]) -> str | None:

@@ -55,6 +55,7 @@ from turnlog_workers.runners.contained import (
 from turnlog_workers.runners.fault_log import log_fault
 from turnlog_workers.runners.traced import traced_outputs
 from turnlog_workers.sessions.task_reader import TaskReader
+from turnlog_workers.store.port import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +228,12 @@ class HistoryCompactor:
     async def _made(self, run: _Run) -> bool:
         """An automatic run: where the model makes no summary, the history is cut short."""
         commands: list[SessionCommand] = []
-        await self._fetch_earlier(run)
+        try:
+            await self._fetch_earlier(run)
+        except StoreError as error:  # the turn goes on with the longer history, and the next run tries again
+            run.code = "internal_error"
+            log.error("no summary of the history: %s", error, extra=at(session=self._session_id))
+            return False
         if run.made.by_model:
             await self._summarise(run)
         if run.text is not None:

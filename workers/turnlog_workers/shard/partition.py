@@ -17,6 +17,7 @@ from turnlog_workers.base.backoff import Backoff
 from turnlog_workers.base.counted import counted
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogAuthorizationError, LogBrokenError, LogError, RequestRecord
+from turnlog_workers.base.settings_check import SettingsError
 from turnlog_workers.base.tasks import describe, end, frames, kept_running, was_cancelled, watched
 from turnlog_workers.intake.inbox import Inbox
 from turnlog_workers.shard.catch_up import CatchUp
@@ -174,7 +175,7 @@ class Shard:
             except LogBrokenError as error:
                 self._context.fatal(str(error))
                 return
-            except LogError as error:
+            except (LogError, SettingsError) as error:  # or the file of a secret is not there for a moment
                 log.warning("released: %s", error, extra=self._place)
                 self._context.counts.released("log")
                 self._held_up = str(error)

@@ -12,7 +12,7 @@ from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.shard.epoch import Epoch
 from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.worker_context import WorkerContext
-from turnlog_workers.store.port import StoreError, UnreadableStoreError
+from turnlog_workers.store.port import DamagedStoreError, StoreError
 
 _READ_ATTEMPTS = 10
 _READ_AGAIN = Backoff(first_s=0.2, max_s=5.0)
@@ -38,13 +38,14 @@ class SessionReads:
     async def earlier_messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
         """Messages that the session does not hold. Raises :class:`StoreError`, not for a moment's trouble.
 
-        Nothing else waits meanwhile: a disk that is full, say, must not make a history compaction fail.
+        Nothing else waits meanwhile: a disk that is full, or a file that DuckDB gave up after a failed write and that
+        is attached again, must not make a history compaction fail.
         """
         for attempt in itertools.count(1):
             try:
                 return await self.resident.messages(session_id, after, upto)
             except StoreError as error:
-                if isinstance(error, UnreadableStoreError) or attempt == _READ_ATTEMPTS:
+                if isinstance(error, DamagedStoreError) or attempt == _READ_ATTEMPTS:
                     raise
                 await asyncio.sleep(_READ_AGAIN.next_delay(attempt))
         raise AssertionError("unreachable")

@@ -1,6 +1,7 @@
 """Batches that go past aiokafka's queue: what the broker is sent, in which order, under which numbers."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from io import BytesIO
 from typing import Any
@@ -266,21 +267,28 @@ async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
     producer: Any, broker: Broker, when: str
 ) -> None:
     """Its broker is away for longer than anybody waits."""
-    before = asyncio.all_tasks()
+    before, unheard = asyncio.all_tasks(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
 
     async def away(node: int, **_: Any) -> None:
         """No connection."""
 
     first = await send(producer, 0)
+    producer.client.cluster.leader_for_partition = lambda tp: 9 * tp.partition
+    producer._sender._in_flight.add(9)  # another broker, that has something of ours to do
+    queued = await send(producer, 1)
     if when == "to be sent again":
         producer.client._get_conn = away
         broker.connection.close(exc=ConnectionResetError())
-        await eventually(lambda: len(asyncio.all_tasks()) > len(before), "it is tried again")
+        await eventually(lambda: len(producer._message_accumulator._batches) == 2, "it is queued again")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await producer.stop()
     await eventually(lambda: asyncio.all_tasks() < before, "no task is left")
-    assert isinstance(first.exception(), ProducerClosed)
+    assert all(isinstance(future.exception(), ProducerClosed) for future in (first, queued))
+    producer._message_accumulator._batches.clear()
+    gc.collect()
+    assert not unheard
     assert not broker.connection.connected()
 
 

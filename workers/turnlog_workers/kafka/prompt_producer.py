@@ -57,8 +57,12 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
 
     def _give_up(self) -> None:
         """aiokafka would go on with what was not stored, and with its connections, for as long as the process runs."""
-        client, sending = self.client, self._sender.sender_task
-        self._message_accumulator.fail_all(ProducerClosed())
+        client, sending, queue = self.client, self._sender.sender_task, self._message_accumulator
+        queue.fail_all(ProducerClosed())
+        for batches in queue._batches.values():
+            for batch in batches:
+                batch._drain_waiter.exception()  # asyncio would say of each that nobody has heard of it
+        queue.reenqueue = lambda batch: None  # it has failed, and aiokafka does not find it where it looks
         known = client._md_update_fut or asyncio.get_running_loop().create_future()
         if not known.done():
             known.set_result(False)

@@ -483,6 +483,10 @@ class SimStore:
     def outworn(self) -> bool:
         return self._inner.outworn
 
+    @property
+    def tolerant(self) -> bool:
+        return self._inner.tolerant
+
     async def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._closed:
             raise StoreError("simulated: closed")

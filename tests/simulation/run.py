@@ -269,7 +269,7 @@ class Simulation:
         ends, self._log_ends = self._log_ends, [len(log) for log in self.world.events]
         if self.loop.now > FAULTS_END_S + SETTLE_LIMIT_S:
             return True
-        if ends != self._log_ends or any(worker.alive and worker.lane.paused for worker in self.workers):
+        if ends != self._log_ends or any(worker.alive and worker.waits for worker in self.workers):
             return False
         return not self._group_offsets() and not self._open_work()
 

@@ -308,6 +308,11 @@ class SimWorker:
             self.lane.kill()
             self.world.trace(self.name, "crashes")
 
+    @property
+    def waits(self) -> bool:
+        """Does it stand still, or a partition of it: for room on the disk, say?"""
+        return self.lane.paused or any(shard.serving is None for shard in self.service.shards.values())
+
     def light_fuse(self, callbacks: int, then: Callable[[], None]) -> None:
         """Do something to the process after so many of its callbacks, if it is there."""
         if self.alive:

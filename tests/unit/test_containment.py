@@ -137,6 +137,35 @@ async def test_a_store_that_cannot_be_read_for_a_moment_at_a_takeover_costs_no_s
         assert world.fatal == []
 
 
+@pytest.mark.parametrize(
+    ("order", "code"), [(("good", "bad"), "set_aside"), (("bad", "good"), "undecidable")], ids=["owed", "not owed"]
+)
+async def test_a_session_that_stays_unreadable_in_a_new_store_is_refused_and_the_others_go_on(
+    order: tuple[str, str], code: str
+) -> None:
+    """Whether an answer of it is owed at the takeover or not."""
+    original = Resident.find
+
+    async def fails_for_bad(self: Resident, stream: Any, *args: Any) -> Any:
+        if stream.stream_id == "bad":
+            raise UnreadableStoreError("simulated: it cannot be read")
+        return await original(self, stream, *args)
+
+    async with OnePartition() as world:
+        for name in order:
+            world.chat(name, f"{name}-1")
+            await world.answer(f"{name}-1", fr.TurnCompleted)
+        assert world.shard.serving is not None
+        await world.shard.serving.save()
+        with patch.object(Resident, "find", fails_for_bad), patch.object(partition, "_AGAIN", Backoff(0.01, 0.01)):
+            await world.take_over()
+            world.chat("bad", "bad-2")
+            assert (await world.answer("bad-2", fr.RequestRefused)).code == code
+            world.chat("good", "good-2")
+            await world.answer("good-2", fr.TurnCompleted)
+        assert world.fatal == []
+
+
 def _no_actor_for_bad(self: Serving, live: SessionInMemory, actor: Any = Serving._actor) -> SessionActor:
     if live.stream_id == "bad":
         raise KeyError(SECRET)

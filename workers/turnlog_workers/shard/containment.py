@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.tasks import describe, frames
 from turnlog_workers.sessions.history_compactor import UnrecordableError
+from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.run_ahead import DecisionTooLargeError
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.shard.stream import AnyStream
-from turnlog_workers.store.port import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 class Containment:
     """Sets streams of one partition aside: until the next claim nothing is decided for them, and others go on."""
 
-    def __init__(self, topic: str, partition: int) -> None:
+    def __init__(self, resident: Resident, topic: str, partition: int) -> None:
+        self._resident = resident
         self._place = at(topic=topic, partition=partition)
 
     @contextlib.contextmanager
@@ -29,9 +30,8 @@ class Containment:
         """
         try:
             yield
-        except StoreError:
-            raise
         except Exception as error:
+            self._resident.raise_if_of_all(error)
             self.set_aside(stream, what, error)
 
     def set_aside(self, stream: AnyStream, what: str, error: Exception) -> None:

@@ -25,11 +25,13 @@ from turnlog_workers.shard.stream import AnyStream
 from turnlog_workers.shard.worker_context import WorkerContext
 from turnlog_workers.store.port import (
     NOTHING_FETCHED,
+    DamagedStoreError,
     FoundRows,
     LoadedStream,
     PartitionStore,
     Saved,
     StoreError,
+    UnreadableStoreError,
     WantedRows,
 )
 
@@ -110,6 +112,16 @@ class Resident:
                 found = changed(found, messages={lookup.messages: stream.messages(*lookup.messages), **found.messages})
         return found
 
+    def raise_if_of_all(self, error: Exception) -> None:
+        """Raise a :class:`StoreError` again, unless it is about one stream.
+
+        Only what cannot be read in a store that was made anew for it already is the stream's own.
+        """
+        if isinstance(error, StoreError):
+            unreadable = isinstance(error, UnreadableStoreError) and not isinstance(error, DamagedStoreError)
+            if not (unreadable and self._store.tolerant):
+                raise error
+
     async def messages(self, session_id: str, after: int, upto: int) -> list[HistoryMessage]:
         """The newest messages of a session from behind one up to another, from the store; bounded in number."""
         stream = self.sessions[session_id]
@@ -173,9 +185,8 @@ class Resident:
         """
         try:
             return await self._store.load(names), {}
-        except StoreError:
-            raise
         except Exception as error:
+            self.raise_if_of_all(error)
             if len(names) == 1:
                 (name,) = names
                 log.error("%s %s cannot be loaded and is set aside: %s%s", *name, describe(error), frames(error))

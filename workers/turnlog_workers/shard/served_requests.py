@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from turnlog_schemas.commands import ResetRunner
 from turnlog_streams.forwarding import ReceiveForward, ReceiveReceipt
-from turnlog_streams.lookups import Found
+from turnlog_streams.lookups import NOTHING, Found
 from turnlog_streams.records import changed
 from turnlog_streams.refusals import Refuse
 from turnlog_streams.reply import unrecorded_refusal
@@ -183,9 +183,11 @@ class ServedRequests:
         """Look up what the first of their decisions need, together."""
         items = [request.item for request in requests if isinstance(request.item, ForStream)]
         streams = [(self._resident.get(item.kind, item.stream_id), item) for item in items]
-        await self._resident.fetch(
-            (stream, partial(stream.needs, item.command)) for stream, item in streams if stream.closed is None
-        )
+        needs = [(stream, partial(stream.needs, item.command)) for stream, item in streams if stream.closed is None]
+        try:
+            await self._resident.fetch(needs)
+        except StoreError as error:
+            self._resident.raise_if_of_all(error)  # else one by one: whoever decides meets it again
 
     async def decide(self, request: TakenRequest) -> None:
         """Decide a request whose stream is in memory, or park it, or send it on."""
@@ -202,7 +204,9 @@ class ServedRequests:
             stream.last_used = self._context.now()
             for last_try in (False, True):
                 try:
-                    found = await self._resident.find(stream, partial(stream.needs, item.command))
+                    is_open = stream.closed_to(item.command) is None
+                    needs = partial(stream.needs, item.command)
+                    found = await self._resident.find(stream, needs) if is_open else NOTHING
                     self._decide(offset, stream, item.command, found, with_partial=not last_try)
                     if self._context.turn_metrics is not None and record.timestamp_ms is not None:
                         metrics, sent_ms = self._context.turn_metrics, record.timestamp_ms
@@ -211,9 +215,8 @@ class ServedRequests:
                         self._trace(tracing.active, record, item)
                     self._run_ahead.note(Decision(partial(self.decide, request), partial(self._unstorable, request)))
                     return
-                except StoreError:
-                    raise
                 except Exception as error:
+                    self._resident.raise_if_of_all(error)
                     if not last_try:
                         continue
                     if isinstance(error, DecisionTooLargeError):

@@ -86,7 +86,7 @@ class Serving(SessionReads):
         )
         self.unsaved = Unsaved(store, many_events=context.limits.store_commit_events)
         self._forwarder = Forwarder(context.sender, context.now)
-        self._containment = Containment(context.topics.events, partition)
+        self._containment = Containment(self.resident, context.topics.events, partition)
         self._run_ahead = RunAhead(
             context.event_log,
             partition,

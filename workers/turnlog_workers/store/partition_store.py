@@ -218,7 +218,7 @@ class DuckPartitionStore:
         self._outworn = Outworn(file, f"{self._alias}.*.duckdb")
         self._attached = True
         self._invalidated = False  #: DuckDB takes nothing more until it is attached again
-        self._tolerant = False
+        self.tolerant = False  #: it was made anew of the whole log
         self._use_file()
         self._closed = False
 
@@ -291,7 +291,7 @@ class DuckPartitionStore:
 
     def tolerate(self) -> None:
         """It is made of the whole log: what is odd in it is the log's, not ours to mend."""
-        self._tolerant = self._writer.tolerant = True
+        self.tolerant = self._writer.tolerant = True
 
     def _use(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         self.resting = False
@@ -308,7 +308,7 @@ class DuckPartitionStore:
         self._cursor = self._instance.cursor()
         self._cursor.execute(f"USE {self._alias}")
         self._writer = StreamWriter(self._cursor, self._partition, max_cached_streams=_MAX_CACHED_STREAMS)
-        self._writer.tolerant = self._tolerant
+        self._writer.tolerant = self.tolerant
 
     def _attach_again(self) -> None:
         """The same file, with what was committed; nothing of it is moved aside while its owner goes on from there."""

@@ -115,6 +115,11 @@ class PartitionStore(Protocol):
         """Is there something to do in the next write, although nothing is new?"""
         ...
 
+    @property
+    def tolerant(self) -> bool:
+        """Was it made anew since it could not be used? What is odd in it then is the log's, or one stream's."""
+        ...
+
     async def write(self, events: Sequence[LoggedEvent], position: LogPosition) -> Mapping[StreamName, Saved]:
         """Commit what accepted events (in offset order) lead to and the position behind them, both or neither.
 

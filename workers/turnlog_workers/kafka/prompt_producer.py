@@ -45,11 +45,15 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
         self._is_known = aiokafka.__version__ in TRIED_WITH
 
     async def stop(self) -> None:
-        """As aiokafka's: what is under way is waited for. Whoever gives that up leaves nothing behind that runs."""
+        """As aiokafka's: what is under way is waited for. Whoever gives that up leaves nothing behind that runs.
+
+        (Of a version that this was not tried with it leaves what aiokafka leaves.)
+        """
         try:
             await super().stop()
         except asyncio.CancelledError:
-            self._give_up()
+            if self._is_known:
+                self._give_up()
             raise
         finally:
             for task in self._troubles:

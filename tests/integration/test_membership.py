@@ -147,6 +147,7 @@ async def test_a_worker_that_is_to_remain_in_the_group_has_its_place_back_and_th
     assert await asyncio.to_thread(stable, group, "one", "two") == before
     assert generations(first) == heard
     assert generations(second) == heard[-1:]
+    assert second.log.count(", back in its place") == len(before["two"])
 
 
 async def test_a_worker_that_remains_in_the_group_and_does_not_come_back_is_given_up_by_it(

@@ -98,7 +98,7 @@ def up(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Run a whole development stack here: Kafka, workers, materializer. Ctrl-C stops it.
+    """Run a whole development stack here: Kafka, workers, materializer, gateway. Ctrl-C stops it.
 
     The first start fetches Kafka (45 MB). Other commands run in the same folder find the stack automatically.
     """

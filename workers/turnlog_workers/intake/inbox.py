@@ -6,6 +6,7 @@ Whatever was dropped, skipped or never delivered is read from the topic itself, 
 import logging
 from collections.abc import Callable
 
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import RequestLog, RequestRecord, UnreadableRange
 
@@ -94,8 +95,8 @@ class Inbox:
             self.put(offset, found.get(offset))
         log.log(
             log_level if found else logging.DEBUG,  # a marker of a transaction is nothing to talk of
-            "read %d requests that were not delivered, from %d",
-            len(found),
+            "read %s from %d on, past the group's delivery",
+            counted(len(found), "request"),
             start,
             extra=at(partition=partition, offset=start),
         )

@@ -15,6 +15,7 @@ from turnlog_schemas.registry import packaged
 from turnlog_streams.policy import ErasurePolicy, Policy
 from turnlog_streams.runtime_settings import forbidden, runner_factories, with_run_settings
 from turnlog_workers.base.config import Settings
+from turnlog_workers.base.counted import counted
 from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
 from turnlog_workers.base.logs import at
 from turnlog_workers.base.ports import LogError, RequestRecord
@@ -211,11 +212,13 @@ class WorkerService:
         self._context.draining = True
         self._policy_now = replace(self._policy_now, start_turns=False)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.drain_timeout_s
+        limit_s = self._settings.drain_timeout_s
+        deadline = loop.time() + limit_s
+        log.info("stopping: %s may end, %g s at most; no new one begins", counted(self.running_turns, "turn"), limit_s)
         while self.running_turns and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         if self.running_turns:
-            log.info("%d turns are left to the next owner", self.running_turns)
+            log.info("the next owner begins %s again", counted(self.running_turns, "turn"))
 
     async def stop(self) -> None:
         """Release every partition (before the group is left), then disconnect."""

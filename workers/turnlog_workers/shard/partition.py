@@ -255,6 +255,7 @@ class Shard:
         await epoch.read_ahead(events_end, catch_up.take)
         first = await self._check_deployment(epoch.position)
         claimed_at = self._context.now()
+        before = epoch.position.newest_generation
         claim = Claim(
             owner=self._context.owner,
             process=self._context.process,
@@ -267,10 +268,9 @@ class Shard:
         await catch_up.finish(epoch.position)
         self.claims += 1
         self._context.counts.claims += 1
-        accepted = epoch.position.accepted
-        self.inbox.cover(accepted)
+        self.inbox.cover(epoch.position.accepted)
         # Nothing accepted yet: what is gone before anybody could decide it is lost, and the log will say so.
-        next_request = accepted + 1
+        next_request = epoch.position.accepted + 1
         serving = Serving(
             self._context,
             self.partition,
@@ -282,7 +282,9 @@ class Shard:
         )
         # What lies between the log's work list and the first delivery is ours to read: Faust may stand further on.
         self.inbox.known_end = max(self.inbox.known_end, next_request, first)
-        log.info("serving from request %d under claim %d", next_request, epoch.epoch, extra=self._place)
+        # The group gives a partition to one member in each generation.
+        back = ", back in its place" if before == claim.generation else ""
+        log.info("serving from request %d under claim %d%s", next_request, epoch.epoch, back, extra=self._place)
         saver = Saver(
             serving,
             interval_s=self._context.limits.store_commit_interval_s,

@@ -267,3 +267,8 @@ async def test_a_producer_whose_sending_ended_is_replaced_once(monkeypatch: pyte
     assert len(fresh.stored) == 3
     assert not made
     assert broken.stopped
+
+
+async def test_a_frame_counts_as_sent_when_the_replicas_in_sync_have_it() -> None:
+    producer = ReplySender(Settings(), source="w", now_ms=lambda: 1)._new_producer()
+    assert producer._sender._acks == -1, "what only a leader has goes with it"

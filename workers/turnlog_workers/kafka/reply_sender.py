@@ -89,7 +89,8 @@ class ReplySender:
     def _new_producer(self) -> AIOKafkaProducer:
         return PromptProducer(
             **client_options(self._settings, "turnlog-replies"),
-            acks=1,
+            # What only a leader has goes with it; nobody would send the end of a turn again that was acknowledged.
+            acks="all",
             linger_ms=0,
             max_batch_size=8 * _BATCH_BYTES,
             max_request_size=16 * _BATCH_BYTES,

@@ -153,7 +153,6 @@ class Shard:
         failures = 0
         while True:
             await self._until_settled()
-            assigned = self._context.membership.assigned
             began = self._context.now()
             try:
                 await self._own()
@@ -161,7 +160,7 @@ class Shard:
                 self._context.counts.released("fenced")
                 log.warning("%s", fenced, extra=self._place)
                 if fenced.newest_generation > self._context.membership.generation:
-                    await self._wait_for_assignment(assigned)
+                    await self._wait_for_assignment()
                 else:
                     failures = self._failed_again(failures, began)
                     if fenced.by_namesake:
@@ -222,7 +221,7 @@ class Shard:
     async def _until_settled(self) -> None:
         """No claim while the group rebalances: the partition may be somebody else's in a moment."""
         while self._context.membership.rebalancing:
-            await self._wait_for_assignment(self._context.membership.assigned)
+            await self._wait_for_assignment()
 
     async def _until_name_is_ours(self) -> None:
         """Two processes of one name have the same generation: the group knows which of them it means, nobody else.
@@ -234,13 +233,16 @@ class Shard:
             asked += 1
             await asyncio.sleep(_AGAIN.next_delay(asked))
 
-    async def _wait_for_assignment(self, assigned: asyncio.Event) -> None:
-        """Until the next assignment; at most a session timeout (generations restart when a group is deleted)."""
+    async def _wait_for_assignment(self) -> None:
+        """Until the next assignment; at most a session timeout (generations restart when a group is deleted).
+
+        The next one from now on: many may have come since the claim, each of which left us the partition.
+        """
         limit_s = self._context.limits.session_timeout_s * (1 + self._context.jitter())
         # Not asyncio.wait_for: in Python 3.11 it forgets a cancellation that comes together with the assignment.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
-                await assigned.wait()
+                await self._context.membership.assigned.wait()
 
     async def _own(self) -> None:
         """Claim, catch up, serve; whatever ends it, everything folded is thrown away."""

@@ -67,10 +67,13 @@ async def claims(deployment: Deployment) -> list[PartitionClaimed]:
     return [event.payload for event in events if isinstance(event.payload, PartitionClaimed)]
 
 
+#: A session of each partition.
+SESSIONS = {partition_of(b"web-%d" % number, PARTITIONS): f"web-{number}" for number in range(100)}
+
+
 async def answered(wire: Wire, name: str, partitions: Iterable[int] = range(PARTITIONS)) -> None:
     """A turn in each partition."""
-    sessions = {partition_of(b"web-%d" % n, PARTITIONS): f"web-{n}" for n in range(100)}
-    wanted = [sessions[partition] for partition in partitions]
+    wanted = [SESSIONS[partition] for partition in partitions]
     for session_id in wanted:
         await wire.chat_json(session_id, "hello", request_id=f"{name}-{session_id}", model="echo:")
     for session_id in wanted:
@@ -137,8 +140,7 @@ async def test_a_worker_that_is_to_remain_in_the_group_has_its_place_back_and_th
         heard = generations(first)
         assert await asyncio.to_thread(second.stop) == 0
         assert "'two' keeps its place in the group: back within 20 s" in second.log
-        sessions = {partition_of(b"web-%d" % n, PARTITIONS): f"web-{n}" for n in range(100)}
-        waits = sessions[min(before["two"])]
+        waits = SESSIONS[min(before["two"])]
         await wire.chat_json(waits, "hello", request_id="meanwhile", model="echo:")
         await answered(wire, "meanwhile", before["one"])
         second = await asyncio.to_thread(deployment.ready_worker, "two", **remains)

@@ -61,12 +61,17 @@ def failing_for(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 # ---- taking over
 
 
-async def in_the_middle_of_their_turns(world: OnePartition, *names: str) -> None:
+async def saved_after(world: OnePartition, kind: type[fr.Frame], *names: str) -> None:
+    """A turn of each session came as far as this frame, and the store has all of it."""
     for name in names:
         world.chat(name, f"{name}-1")
-        await world.answer(f"{name}-1", fr.TurnStarted)
+        await world.answer(f"{name}-1", kind)
     assert world.shard.serving is not None
     await world.shard.serving.save()
+
+
+async def in_the_middle_of_their_turns(world: OnePartition, *names: str) -> None:
+    await saved_after(world, fr.TurnStarted, *names)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +124,7 @@ async def test_a_store_that_cannot_be_read_for_a_moment_at_a_takeover_costs_no_s
         return await original(self, *args)
 
     async with OnePartition() as world:
-        world.chat("s", "s-1")
-        await world.answer("s-1", fr.TurnCompleted)
-        assert world.shard.serving is not None
-        await world.shard.serving.save()
+        await saved_after(world, fr.TurnCompleted, "s")
         told = len(world.sender.to("s-1"))
         with (
             patch.object(Resident, "find", fails_once),
@@ -152,11 +154,7 @@ async def test_a_session_that_stays_unreadable_in_a_new_store_is_refused_and_the
         return await original(self, stream, *args)
 
     async with OnePartition() as world:
-        for name in order:
-            world.chat(name, f"{name}-1")
-            await world.answer(f"{name}-1", fr.TurnCompleted)
-        assert world.shard.serving is not None
-        await world.shard.serving.save()
+        await saved_after(world, fr.TurnCompleted, *order)
         with patch.object(Resident, "find", fails_for_bad), patch.object(partition, "_AGAIN", Backoff(0.01, 0.01)):
             await world.take_over()
             world.chat("bad", "bad-2")
@@ -242,10 +240,7 @@ async def test_a_store_that_cannot_be_read_at_a_takeover_is_made_anew_from_the_l
     """Its file is damaged: what is in it is in the log."""
     monkeypatch.setattr(partition, "_AGAIN", Backoff(0.01, 0.01))
     async with OnePartition() as world:
-        world.chat("s", "s-1")
-        await world.answer("s-1", fr.TurnCompleted)
-        assert world.shard.serving is not None
-        await world.shard.serving.save()
+        await saved_after(world, fr.TurnCompleted, "s")
         fresh: list[str] = []
         open_fresh, unfinished = MemoryStores.open_fresh, MemoryStore.unfinished
 
@@ -274,10 +269,7 @@ async def test_a_secret_s_file_that_is_not_there_for_a_moment_is_not_the_store_s
     """Each new client reads it. Three failures in a row would have the store made anew."""
     monkeypatch.setattr(partition, "_AGAIN", Backoff(0.01, 0.01))
     async with OnePartition() as world:
-        world.chat("s", "s-1")
-        await world.answer("s-1", fr.TurnCompleted)
-        assert world.shard.serving is not None
-        await world.shard.serving.save()
+        await saved_after(world, fr.TurnCompleted, "s")
         append, failures = world.log.append, 0
 
         async def cannot(*what: Any) -> int:

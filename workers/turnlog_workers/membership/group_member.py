@@ -167,16 +167,20 @@ class GroupMember(GroupCoordinator):  # type: ignore[misc]
         return response.error_code in (0, RebalanceInProgressError.errno)
 
     async def _maybe_leave_group(self) -> None:
-        if self.generation > 0 and not self._fenced and not self._leaves():
-            kept_s = self._session_timeout_ms / 1000
-            log.info("%r keeps its place in the group: back within %g s, it goes on", self._group_instance_id, kept_s)
-        elif self.generation > 0 and not self._fenced:
-            try:
-                await self._send_req(LeaveGroup(self.group_id, self.member_id, self._group_instance_id))
-                log.info("left the group as %r, for good", self._group_instance_id)
-            except KafkaError as error:
-                log.error("the group was not left, it will notice by itself: %s", error)
+        if self.generation > 0 and not self._fenced:
+            await self._leave_or_remain()
         self.reset_generation()
+
+    async def _leave_or_remain(self) -> None:
+        name, kept_s = self._group_instance_id, self._session_timeout_ms / 1000
+        if not self._leaves():
+            log.info("%r keeps its place in the group: back within %g s, it goes on", name, kept_s)
+            return
+        try:
+            await self._send_req(LeaveGroup(self.group_id, self.member_id, name))
+            log.info("left the group as %r, for good", name)
+        except KafkaError as error:
+            log.error("the group was not left, it will notice by itself: %s", error)
 
 
 class GroupConsumer(AIOKafkaConsumer):  # type: ignore[misc]

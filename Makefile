@@ -53,7 +53,7 @@ format: $(READY) ## Bring the code into the house's form
 bench-smoke: $(READY) ## Every case of the benchmark once, small
 	BENCH_SMOKE=all $(BIN)/python -m pytest tests/integration/test_bench_smoke.py
 
-soak: $(READY) ## Half an hour of steady work: do memory, files, tasks and lag stay? (ARGS="--minutes 30 --rate 150")
+soak: $(READY) ## Half an hour of steady work: do memory, files, tasks and lag stay? (ARGS="--minutes 30 --rate 240")
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 bench: $(READY) ## Measure throughput and latency on this machine

@@ -47,19 +47,22 @@ def requests(
     run: str, count: int, *, sessions: int, framing: str, partitions: int, model: str = MODEL, first: int = 0
 ) -> list[Request]:
     """``count`` chats, one session after the other from ``first`` on; ``run`` makes the request ids unique."""
+    return [
+        request(run, index, session=index % sessions, framing=framing, partitions=partitions, model=model)
+        for index in range(first, first + count)
+    ]
+
+
+def request(run: str, index: int, *, session: int, framing: str, partitions: int, model: str = MODEL) -> Request:
+    """A chat of a session."""
     codec = _codec()
     encode = codec.encode if framing == "avro" else codec.encode_json
-    made = []
-    for index in range(first, first + count):
-        session_id = f"bench-s{index % sessions:05d}"  # of no channel: none has anything to tell another stream
-        text = f"Message {index:06d}: what is the cheapest way to get from here to there on Friday?"
-        header = RequestHeader(request_id=f"{run}-{index:06d}", session_id=session_id)
-        key = session_id.encode()
-        value = encode(header, Chat(content=text_content(text), model=model))
-        made.append(
-            Request(request_id=f"{run}-{index:06d}", partition=partition_of(key, partitions), key=key, value=value)
-        )
-    return made
+    session_id = f"bench-s{session:05d}"  # of no channel: none has anything to tell another stream
+    text = f"Message {index:06d}: what is the cheapest way to get from here to there on Friday?"
+    header = RequestHeader(request_id=f"{run}-{index:06d}", session_id=session_id)
+    key = session_id.encode()
+    value = encode(header, Chat(content=text_content(text), model=model))
+    return Request(request_id=f"{run}-{index:06d}", partition=partition_of(key, partitions), key=key, value=value)
 
 
 class Broker:

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.soak [--minutes 30] [--rate 150]``: does anything grow while a worker works for a long time?
+"""``python -m benchmarks.soak [--minutes 30] [--rate 240]``: does anything grow while a worker works for a long time?
 
-Chats at a steady rate, for sessions of which some are new, and a worker with default settings whose metrics port is
-asked every few seconds. What counts is whether its memory, its open files, the tasks of its event loop and the requests
+Chats at a steady rate, for sessions that come and go, and a worker with default settings whose metrics port is asked
+every few seconds. What counts is whether its memory, its open files, the tasks of its event loop and the requests
 that wait are in the last quarter of the time what they were in the second one; the first one fills what has a bound.
 The exit code is 1 when one of them grew beyond its limit, or a turn did not end well.
 """
@@ -29,14 +29,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import meter
 from benchmarks.deployment import WORKER, Deployment
-from benchmarks.load import Broker, requests
+from benchmarks.load import Broker, request
 from turnlog_schemas.frames import TERMINAL_FRAMES, TurnCompleted
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.devstack.broker_ports import free_port
 
 #: How much more the last quarter may have than the second one, as a factor and beside it.
 LIMITS = {"rss_mb": (1.05, 0.0), "descriptors": (1.0, 5.0), "tasks": (1.05, 20.0), "lag": (1.0, 50.0)}
-_SESSIONS = 5_000
+_SIDE_BY_SIDE = 2_000  #: sessions
+_TURNS = 20  #: of a session; then another one takes its place
 _LOOKS = 240
 _LEFT_S = 60.0
 _ASKED_S = 30.0
@@ -59,6 +60,12 @@ def grown(looks: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
         after = statistics.median(look[name] for look in looks[-quarter:])
         found[name] = {"second_quarter": before, "last_quarter": after, "flat": after <= before * factor + more}
     return found
+
+
+def session_of(number: int) -> int:
+    """Whose the chat of this number is: sessions take turns, and each turn some of them end and others begin."""
+    place, turn = number % _SIDE_BY_SIDE, number // _SIDE_BY_SIDE
+    return (turn + place) // _TURNS * _SIDE_BY_SIDE + place
 
 
 async def soak(deployment: Deployment, *, minutes: float, rate_per_s: float) -> dict[str, Any]:
@@ -104,7 +111,7 @@ async def soak(deployment: Deployment, *, minutes: float, rate_per_s: float) -> 
 
 
 async def _send(broker: Broker, deployment: Deployment, seen: _Seen, rate_per_s: float, until: float) -> None:
-    """Each chat when it is due; one of fifty opens a session, the others go on with those there are."""
+    """Each chat when it is due."""
     run, began = uuid.uuid4().hex[:6], time.monotonic()
     for number in itertools.count():
         at = began + number / rate_per_s
@@ -112,16 +119,10 @@ async def _send(broker: Broker, deployment: Deployment, seen: _Seen, rate_per_s:
             return
         await asyncio.sleep(max(0.0, at - time.monotonic()))
         deployment.check_alive()
-        (request,) = requests(
-            run,
-            1,
-            sessions=_SESSIONS + number // 50,
-            framing="avro",
-            partitions=deployment.settings.partitions,
-            first=number,
-        )
+        partitions = deployment.settings.partitions
+        chat = request(run, number, session=session_of(number), framing="avro", partitions=partitions)
         seen.sent += 1
-        await broker.send(request)
+        await broker.send(chat)
 
 
 async def _read(broker: Broker, seen: _Seen) -> None:
@@ -159,7 +160,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--rate", type=float, default=150.0, help="chats a second")
+    parser.add_argument("--rate", type=float, default=240.0, help="chats a second")
     parser.add_argument("--output", type=Path, help="write the document here, too")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.light_install import client_distributions
+from tests.project import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_PACKAGES = 24
@@ -69,7 +70,7 @@ def test_an_application_keeps_its_own_folders(interpreter: Path, tmp_path: Path)
     (tmp_path / "app.py").write_text(APPLICATION)
     assert run(interpreter, "app.py", folder=tmp_path) == "kafka:9092\n"
     command = interpreter.with_name("turnlog")
-    assert run(command, "--version", folder=tmp_path) == "turnlog 0.1.0\n"
+    assert run(command, "--version", folder=tmp_path) == f"turnlog {VERSION}\n"
     assert "Usage: " in run(command, "chat", "--help", folder=tmp_path)
 
 
@@ -93,7 +94,7 @@ def test_both_archives_hold_the_schemas_once(archives: Path) -> None:
         in_source = [Path(name) for name in archive_of_source.getnames() if name.endswith(".avsc")]
     for names, folder in (
         (in_wheel, "turnlog_schemas/avro"),
-        (in_source, "turnlog-0.1.0/schemas/turnlog_schemas/avro"),
+        (in_source, f"turnlog-{VERSION}/schemas/turnlog_schemas/avro"),
     ):
         assert sorted(path.name for path in names) == sorted(committed)
         assert {str(path.parent) for path in names} == {folder}

@@ -14,6 +14,7 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from tests.project import VERSION
 from turnlog import errors
 from turnlog.cli.app import app
 from turnlog.cli.exits import explain
@@ -92,7 +93,7 @@ def test_help_imports_no_client_and_no_database() -> None:
 
 
 def test_the_version_is_told() -> None:
-    assert run("--version") == (0, "turnlog 0.1.0\n", "")
+    assert run("--version") == (0, f"turnlog {VERSION}\n", "")
 
 
 @pytest.mark.parametrize(

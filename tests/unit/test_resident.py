@@ -1,6 +1,7 @@
 """The reaper: idle and dead runners are closed, and what nobody uses leaves memory once the store has it."""
 
 import asyncio
+import gc
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +10,15 @@ import pytest
 
 from tests.one_session import LIMITS, OneSession, answers
 from tests.waiting import eventually
+from turnlog_schemas.parts import ToolCall, text_content
 from turnlog_streams.folding.fold import StreamName
+from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_streams.session.commands import ResumeTurn
 from turnlog_streams.session.state import Session
+from turnlog_workers.shard.idle_memory import IdleMemory
 from turnlog_workers.shard.residency import Resident
+from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.store.port import LoadedStream, Saved, StoreError
 
 IDLE_S = 10.0
@@ -49,12 +54,11 @@ class Shelf:
 class Memory:
     """The sessions of a partition, and a clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_memory: IdleMemory | None = None) -> None:
         self.now = 0.0
+        self.limits = SimpleNamespace(idle_timeout_s=IDLE_S, max_idle_sessions=3, max_idle_bytes=1_000_000)
         self.shelf = Shelf()
-        parts: Any = SimpleNamespace(
-            now=lambda: self.now, limits=SimpleNamespace(idle_timeout_s=IDLE_S, max_idle_sessions=3)
-        )
+        parts: Any = SimpleNamespace(now=lambda: self.now, limits=self.limits, idle_memory=idle_memory or IdleMemory())
         self.resident = Resident(parts, self.shelf)  # type: ignore[arg-type]
 
     async def with_a_turn(self, name: str = "s") -> OneSession:
@@ -121,6 +125,64 @@ async def test_of_idle_sessions_only_so_many_stay_and_those_that_were_used_last(
     assert not sessions["used first"].runners[0].alive
     assert all(session.runners[0].alive for name, session in sessions.items() if name != "used first")
     at_work.cancel()
+
+
+async def test_of_what_idle_sessions_hold_only_so_much_stays_and_those_that_were_used_last() -> None:
+    memory = Memory()
+    sessions = {}
+    for name in ("used first", "not stored", "used last"):
+        memory.now += 0.5
+        sessions[name] = await memory.with_a_turn(name)
+    sessions["not stored"].live.last_offset = 100
+    await memory.resident.reap()
+    assert set(memory.resident.sessions) == set(sessions)
+    text = text_content("x" * 600_000)
+    sessions["used last"].live.history.append(
+        HistoryMessage(message_seq=3, turn_id="t", role="user", content=text)  # as big as it may be with the others
+    )
+    await memory.resident.reap()
+    assert set(memory.resident.sessions) == set(sessions)
+    sessions["not stored"].live.history.append(HistoryMessage(message_seq=3, turn_id="t", role="user", content=text))
+    await memory.resident.reap()
+    assert set(memory.resident.sessions) == {"not stored"}
+    assert memory.shelf.forgotten == [("session", "used first"), ("session", "used last")]
+
+
+async def test_partitions_share_what_idle_sessions_may_hold() -> None:
+    shared = IdleMemory()
+    one, other = Memory(shared), Memory(shared)
+    for memory in (one, other):
+        for name in ("a", "b"):
+            memory.now += 0.5
+            await memory.with_a_turn(name)
+    held = one.resident.sessions["a"].held_bytes
+    for memory in (one, other):
+        memory.limits.max_idle_bytes = 3 * held
+    await other.resident.reap()
+    await one.resident.reap()  # what is over is its own: both hold more than half
+    assert (len(one.resident.sessions), len(other.resident.sessions)) == (1, 2)
+    await other.resident.reap()
+    assert len(other.resident.sessions) == 2  # it may have what the other one leaves
+    del one, memory
+    gc.collect()
+    await other.with_a_turn("c")
+    await other.resident.reap()
+    assert len(other.resident.sessions) == 3
+
+
+def test_what_a_session_holds_follows_its_history() -> None:
+    def message(seq: int, text: str) -> HistoryMessage:
+        call = ToolCall(call_id="c", name="look", arguments="y" * 10_000)
+        calls = (call,) if seq == 2 else ()
+        return HistoryMessage(message_seq=seq, turn_id="t", role="user", content=text_content(text), tool_calls=calls)
+
+    session = SessionInMemory(Session(session_id="s"), [message(1, "x" * 50_000)])
+    alone = session.held_bytes
+    assert 50_000 < alone < 60_000
+    session.history.append(message(2, "x" * 20_000))
+    assert 80_000 < session.held_bytes - alone + 50_000 < 82_000
+    del session.history[1:]
+    assert session.held_bytes == alone
 
 
 async def test_who_is_gone_leaves_nothing_behind() -> None:

@@ -148,6 +148,7 @@ class Settings(BaseSettings):
     max_turn_messages: int = Field(default=200, ge=1, le=100_000)  #: that a runner may produce in one turn
     idle_timeout_s: float = Field(default=600.0, ge=0.1, le=604_800)  #: of a session and its runner
     max_idle_sessions: int = Field(default=500, ge=0, le=1_000_000)  #: in memory, of one partition
+    max_idle_memory_mb: int = Field(default=512, ge=0, le=1_048_576)  #: of them, all partitions together
     drain_timeout_s: float = Field(default=10.0, ge=0, le=3600)
     on_stop: Literal["leave", "remain"] = "leave"  #: the group; remain: it is started again within the session timeout
     delta_interval_ms: int = Field(default=25, ge=0, le=10_000)  #: between text frames; 0: each piece

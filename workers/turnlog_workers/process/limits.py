@@ -1,6 +1,6 @@
 """The bounds of a worker's parts, from its settings."""
 
-from turnlog_workers.base.config import Settings
+from turnlog_workers.base.config import MIB, Settings
 from turnlog_workers.sessions.turn_attempt import ActorLimits
 from turnlog_workers.shard.worker_context import ShardLimits
 
@@ -17,6 +17,7 @@ def shard_limits(settings: Settings) -> ShardLimits:
         session_timeout_s=settings.session_timeout_s,
         idle_timeout_s=settings.idle_timeout_s,
         max_idle_sessions=settings.max_idle_sessions,
+        max_idle_bytes=settings.max_idle_memory_mb * MIB,
         stalled_delivery_s=settings.stalled_delivery_s,
         append_linger_s=settings.append_linger_ms / 1000,
     )

@@ -5,7 +5,6 @@ store has passed its last event.
 """
 
 import asyncio
-import heapq
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
@@ -209,7 +208,7 @@ class Resident:
         long_idle = self._context.now() - limits.idle_timeout_s
         for part in _parts_of([stream for stream in self.sessions.values() if self._idle(stream, long_idle)]):
             await self._reap_sessions(part, long_idle)
-        await self._reap_surplus(limits.max_idle_sessions)
+        await self._reap_surplus(limits.max_idle_sessions, limits.max_idle_bytes)
         for name, channel in list(self.channels.items()):
             if self._idle(channel, long_idle) and self._is_stored(channel):
                 self.channels.pop(name, None)
@@ -224,13 +223,22 @@ class Resident:
                 self._resting = False
                 raise
 
-    async def _reap_surplus(self, most: int) -> None:
-        """Of the idle sessions that the store has, only so many stay: those that were used last."""
-        if len(self.sessions) <= most:
-            return
+    async def _reap_surplus(self, most: int, most_bytes: int) -> None:
+        """Of the idle sessions that the store has, only so many stay, and so many bytes: those that were used last."""
         now = self._context.now()
-        idle = [stream for stream in self.sessions.values() if self._idle(stream, now) and self._is_stored(stream)]
-        for part in _parts_of(heapq.nsmallest(len(idle) - most, idle, key=_last_used)):
+        idle = [stream for stream in self.sessions.values() if self._idle(stream, now)]
+        held = sum(stream.held_bytes for stream in idle)
+        bytes_over = self._context.idle_memory.bytes_over(self, held, most_bytes)
+        if len(self.sessions) <= most and bytes_over <= 0:
+            return
+        stored = sorted(filter(self._is_stored, idle), key=_last_used)
+        leaving = max(len(stored) - most, 0)
+        given = sum(stream.held_bytes for stream in stored[:leaving])
+        while given < bytes_over and leaving < len(stored):
+            given += stored[leaving].held_bytes
+            leaving += 1
+        self._context.idle_memory.gives_up(self, given)
+        for part in _parts_of(stored[:leaving]):
             await self._reap_sessions(part, max(map(_last_used, part)))
 
     async def _reap_sessions(self, idle: list[SessionInMemory], until: float) -> None:

@@ -1,6 +1,7 @@
 """A session in memory: its state and its messages, its answers, and what its runner gets."""
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from turnlog_schemas import commands as cmd
@@ -45,6 +46,8 @@ _MADE_ANEW = (
     "file in the worker's data directory (stores/p0007.*.duckdb for 7; it is made anew from the log), start it, and "
     "erase again"
 )
+_SESSION_BYTES = 5_000  #: of 100,000 idle ones, as measured
+_MESSAGE_BYTES = 800  #: beside its texts, with what is remembered of its turn
 
 
 class SessionInMemory(Stream[Session]):
@@ -61,6 +64,7 @@ class SessionInMemory(Stream[Session]):
         self.frame_seqs: dict[tuple[str | None, int], int] = {}
         self.weights = Weights()  #: tokens of its messages, as far as a plan counted them
         self._counted = (0, 0)  #: messages, and what they weigh together
+        self._sized = (0, 0)  #: messages, and their bytes
 
     @property
     def stream_id(self) -> str:
@@ -121,8 +125,22 @@ class SessionInMemory(Stream[Session]):
         if summary is None or not self.not_held_to < summary.to_seq <= self.saved_to:
             return
         self.not_held_to = summary.to_seq
-        self.history = window_of(summary, self.state.question_seq).of(self.history)
-        self.weights, self._counted = Weights(), (0, 0)
+        self._replace_history(window_of(summary, self.state.question_seq).of(self.history))
+
+    def _replace_history(self, history: list[HistoryMessage]) -> None:
+        self.history = history
+        self.weights, self._counted, self._sized = Weights(), (0, 0), (0, 0)
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes in memory."""
+        count, size = self._sized
+        if count > len(self.history):  # a failed decision's messages are gone again
+            count = size = 0
+        if count < len(self.history):
+            size += sum(map(_bytes_of, self.history[count:]))
+            self._sized = (len(self.history), size)
+        return _SESSION_BYTES + size
 
     def wanted_messages(self, after: int, limit: int) -> tuple[int, int, int] | None:
         """Of those that are not held."""
@@ -160,7 +178,7 @@ class SessionInMemory(Stream[Session]):
         if isinstance(fact.event, MessageStored):
             self.history.append(history_message(fact.turn_id or "", fact.event))
         if isinstance(fact.event, SessionErased):
-            self.history, self.weights, self._counted = [], Weights(), (0, 0)
+            self._replace_history([])
         replies = replies_to(before, fact, self.history)
         after = evolve(before, fact)
         self._become(after, leaving(before, after, fact))
@@ -361,6 +379,12 @@ class SessionInMemory(Stream[Session]):
         if summary is not None or session.instructions:
             weight += prompt_tokens([summary_message(summary)] if summary else [], session.instructions)
         return measured + with_margin(weight)
+
+
+def _bytes_of(message: HistoryMessage) -> int:
+    texts = [part.text for part in message.content or () if part.text]
+    texts += [call.arguments for call in message.tool_calls]
+    return _MESSAGE_BYTES + sum(map(sys.getsizeof, texts))
 
 
 def _of_session(command: StreamCommand) -> SessionCommand:

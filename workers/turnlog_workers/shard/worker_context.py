@@ -19,6 +19,7 @@ from turnlog_workers.observe.counts import Counts
 from turnlog_workers.observe.turn_times import TurnMetrics
 from turnlog_workers.runners.base import Runner
 from turnlog_workers.sessions.turn_attempt import ActorLimits
+from turnlog_workers.shard.idle_memory import IdleMemory
 from turnlog_workers.store.port import PartitionStores, StoreBuilds
 from turnlog_workers.tools.toolbox import Toolbox
 
@@ -39,6 +40,7 @@ class ShardLimits:
     session_timeout_s: float
     idle_timeout_s: float
     max_idle_sessions: int = 500  #: in memory, of one partition, once the store has them
+    max_idle_bytes: int = 1 << 29  #: that such sessions hold, of the worker
     stalled_delivery_s: float
     append_linger_s: float = 0.0  #: between two appends
 
@@ -104,6 +106,7 @@ class WorkerContext:
     counts: Counts = field(default_factory=Counts)
     turn_metrics: TurnMetrics | None = None  #: ``None``: nobody asks how long turns take
     open_turns: Callable[[], int] = lambda: 0  #: of the worker: accepted, not ended
+    idle_memory: IdleMemory = field(default_factory=IdleMemory)
     waiting_for_turns: set[Callable[[], None]] = field(default_factory=set)  #: to be called when there are fewer
 
     def may_take_requests(self, when_it_may: Callable[[], None]) -> bool:

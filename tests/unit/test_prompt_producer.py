@@ -8,6 +8,7 @@ from typing import Any
 
 import aiokafka
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.client import ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError, ProducerClosed
@@ -16,7 +17,10 @@ from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
 from aiokafka.structs import TopicPartition
 
 from tests.waiting import eventually
-from turnlog_workers.kafka.prompt_producer import TRIED_WITH, PromptProducer
+from turnlog.client import request_sender
+from turnlog.client.request_sender import stop_quietly
+from turnlog_workers.kafka.given_up import TRIED_WITH
+from turnlog_workers.kafka.prompt_producer import PromptProducer
 
 TOPIC = "chat.events"
 _NOT_LEADER, _TOO_LARGE = 6, 10
@@ -87,9 +91,9 @@ async def broker() -> Broker:
 
 
 @pytest.fixture
-async def producer(broker: Broker) -> AsyncIterator[Any]:
+async def producer(broker: Broker, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     """One that has its numbers, and a broker that leads every partition."""
-    made: Any = PromptProducer(
+    made: Any = getattr(request, "param", PromptProducer)(
         bootstrap_servers="nowhere:1", acks="all", enable_idempotence=True, linger_ms=0, retry_backoff_ms=1
     )
     made._txn_manager.set_pid_and_epoch(7, 0)
@@ -263,10 +267,12 @@ async def test_a_producer_is_flushed_when_what_is_under_way_is_stored(producer: 
 
 
 @pytest.mark.parametrize("when", ["under way", "to be sent again"])
+@pytest.mark.parametrize("producer", [PromptProducer, AIOKafkaProducer], indirect=True)  # a client has aiokafka's
 async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
-    producer: Any, broker: Broker, when: str
+    producer: Any, broker: Broker, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its broker is away for longer than anybody waits."""
+    monkeypatch.setattr(request_sender, "_STOP_TIMEOUT_S", 0.05)
     before, unheard = asyncio.all_tasks(), []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
 
@@ -281,9 +287,12 @@ async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
         producer.client._get_conn = away
         broker.connection.close(exc=ConnectionResetError())
         await eventually(lambda: len(producer._message_accumulator._batches) == 2, "it is queued again")
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await producer.stop()
+    if isinstance(producer, PromptProducer):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await producer.stop()
+    else:
+        await stop_quietly(producer)
     await eventually(lambda: asyncio.all_tasks() < before, "no task is left")
     assert all(isinstance(future.exception(), ProducerClosed) for future in (first, queued))
     producer._message_accumulator._batches.clear()

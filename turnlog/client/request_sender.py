@@ -24,6 +24,7 @@ from turnlog_streams.topics import partition_of
 from turnlog_workers.base.config import Settings
 from turnlog_workers.base.errors import BrokerRefusesError
 from turnlog_workers.kafka.connections import REFUSED_RECORDS, SET_THE_CLOCK, WRONG_CLOCK, client_options
+from turnlog_workers.kafka.given_up import give_up
 from turnlog_workers.kafka.topic_limits import max_message_bytes
 from turnlog_workers.kafka.unreachable import unreachable
 
@@ -40,7 +41,7 @@ _BROKEN_SEQUENCE = (OutOfOrderSequenceNumber, ProducerClosed, UnknownProducerId)
 
 
 async def stop_quietly(client: Any) -> None:
-    """It is broken or not needed any more: nothing depends on how it ends.
+    """It is broken or not needed any more: nothing depends on how it ends, and after some seconds nothing of it runs.
 
     In a task of its own, since without a broker aiokafka's consumer ends its ``stop()`` with a ``CancelledError`` that
     is not ours: it would take the place of the error that is on its way.
@@ -49,7 +50,10 @@ async def stop_quietly(client: Any) -> None:
     try:
         await asyncio.wait([stopping], timeout=_STOP_TIMEOUT_S)
     finally:
-        stopping.cancel()  # nothing happens to one that is done
+        if not stopping.done():
+            stopping.cancel()
+            if isinstance(client, AIOKafkaProducer):
+                give_up(client)
     if stopping.done() and not stopping.cancelled() and (error := stopping.exception()) is not None:
         log.debug("a client did not stop in order: %s", type(error).__name__)
 

@@ -19,15 +19,15 @@ import aiokafka
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaError, ProducerClosed, RequestTimedOutError
+from aiokafka.errors import KafkaError, RequestTimedOutError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v7
 from aiokafka.structs import RecordMetadata, TopicPartition
 
 from turnlog_workers.base.tasks import describe, was_cancelled
+from turnlog_workers.kafka.given_up import TRIED_WITH, give_up
 
-TRIED_WITH = frozenset({"0.14.0"})  #: versions of aiokafka
 _API, _VERSION = ProduceRequest.API_KEY, ProduceResponse_v7.API_VERSION
 _NO_TRANSACTION, _ONE = -1, 1
 _HEAD = struct.Struct(">ihhih")  # size, api, version, correlation id, length of the client id
@@ -52,30 +52,11 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
         try:
             await super().stop()
         except asyncio.CancelledError:
-            if self._is_known:
-                self._give_up()
+            give_up(self)
             raise
         finally:
             for task in self._troubles:
                 task.cancel()
-
-    def _give_up(self) -> None:
-        """aiokafka would go on with what was not stored, and with its connections, for as long as the process runs."""
-        client, sending, queue = self.client, self._sender.sender_task, self._message_accumulator
-        queue.fail_all(ProducerClosed())
-        for batches in queue._batches.values():
-            for batch in batches:
-                batch._drain_waiter.exception()  # asyncio would say of each that nobody has heard of it
-        queue.reenqueue = lambda batch: None  # it has failed, and aiokafka does not find it where it looks
-        known = client._md_update_fut or asyncio.get_running_loop().create_future()
-        if not known.done():
-            known.set_result(False)
-        client._md_update_fut = known  # nobody looks any more, and so nobody waits for it
-        for task in (sending, client._sync_task):
-            if task is not None:
-                task.cancel()
-        for connection in list(client._conns.values()):
-            connection.close(reason=CloseReason.SHUTDOWN)
 
     async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> "asyncio.Future[Any]":
         """As aiokafka's: a future of where the batch is stored."""

@@ -375,7 +375,7 @@ async def test_a_retry_is_the_same_response(ai: AsyncOpenAI, http: httpx2.AsyncC
 async def test_refusals_have_a_status_before_the_first_byte(ai: AsyncOpenAI, http: httpx2.AsyncClient) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         await ai.responses.create(model="gpt-9", input="x", stream=True)
-    assert caught.value.code == "model_not_allowed"
+    assert (caught.value.code, caught.value.param) == ("model_not_allowed", "model")
     for body, code in (
         ({"input": ""}, "empty_text"),
         ({"input": []}, "invalid_type"),

@@ -68,6 +68,8 @@ _REFUSED = {
     "unsendable": 500,
     "answer_too_long": 500,
 }
+#: What refusals are about, where that is one field of the request.
+_PARAMS = {"model_not_allowed": "model"}
 #: Nothing is won by sending these again; SDKs would, by their status alone.
 _FINAL = ("archived", "exists", "conflict", "not_running", "not_newest")
 _RETRY_AFTER_S = 2
@@ -123,7 +125,7 @@ def refused(code: str, reason: str) -> HttpError:
         headers["x-should-retry"] = "false"
     elif status in (409, 503):
         headers["retry-after"] = str(_RETRY_AFTER_S)
-    return HttpError(status=status, code=code, message=reason, headers=headers)
+    return HttpError(status=status, code=code, message=reason, param=_PARAMS.get(code, ""), headers=headers)
 
 
 def error_fields(error: HttpError) -> dict[str, str]:

@@ -1,10 +1,12 @@
 """Slow answers side by side on one worker: how much they cost, and how late their words come.
 
 Each session's model says a word each so many milliseconds. A word is due at its place in the answer, counted from the
-stream's first word; what counts is when this reader has it. Reader, broker and worker share the machine.
+stream's first word; what counts is when this reader has it. Reader, broker and worker share the machine, so the reader
+only keeps what comes and decodes it afterwards: else what comes meanwhile would wait for that.
 """
 
 import asyncio
+import itertools
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -16,14 +18,16 @@ from benchmarks.load import Broker, Request
 from benchmarks.meter import foreign_cores, highest_rss_mb, load_average, used
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.commands import Chat, RequestHeader
-from turnlog_schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
+from turnlog_schemas.frames import TERMINAL_FRAMES, Frame, FrameHeader, TextDelta, TurnCompleted
 from turnlog_schemas.parts import text_content
-from turnlog_schemas.registry import COMMANDS
+from turnlog_schemas.registry import COMMANDS, FRAMES
 from turnlog_streams.topics import partition_of
+from turnlog_workers.base.cloudevents import TYPE_HEADER
 
 _STALLED_S = 60.0
 _POLL_S = 0.1
 _MOST_TIMES_IDEAL = 10
+_TERMINAL = frozenset(f"turnlog.frames.{frame.__name__}".encode() for frame in TERMINAL_FRAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,30 @@ class Seen:
         self.ended += 1
 
 
+@dataclass(slots=True)
+class Kept:
+    """Frames as they came, not decoded."""
+
+    ended: int = 0  #: terminal ones among them
+    _values: list[tuple[float, bytes]] = field(default_factory=list)
+
+    async def read(self, broker: Broker) -> None:
+        """All frames, until it is cancelled."""
+        while True:
+            found = await broker.consumer.getmany(timeout_ms=500)
+            now = time.monotonic()
+            for record in itertools.chain(*found.values()):
+                self._values.append((now, record.value))
+                self.ended += record.headers[TYPE_HEADER][1] in _TERMINAL
+
+    def tell(self, seen: Seen, words: int) -> None:
+        """What came, of answers of so many words."""
+        codec = Codec(FRAMES)
+        for now, value in self._values:
+            header, frame = codec.decode(value)
+            _told(seen, now, header, frame, words)
+
+
 async def measure(load: Streams, deployment: Deployment) -> dict[str, Any]:
     """One run, default settings. Raises ``RuntimeError`` if a word is lost, doubled or behind its turn's end."""
     with deployment.process("worker", WORKER):
@@ -112,7 +140,8 @@ async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[
     seen = Seen({request.request_id: Stream() for request in made}, load.delta_ms / 1000)
     broker.consumer.assign(broker.tps(settings.topics.replies))
     await broker.consumer.seek_to_beginning()
-    reading = asyncio.create_task(read(broker, seen, load.words))
+    kept = Kept()
+    reading = asyncio.create_task(kept.read(broker))
     meter = deployment.meter()
     load_before, before = load_average(), meter.read()
     try:
@@ -121,7 +150,7 @@ async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[
             await asyncio.sleep(max(0.0, began + index * load.start_s / len(made) - time.monotonic()))
             await broker.send(request)
         deadline = time.monotonic() + _MOST_TIMES_IDEAL * load.ideal_s + _STALLED_S
-        while seen.ended < len(made) and time.monotonic() < deadline:
+        while kept.ended < len(made) and time.monotonic() < deadline:
             if reading.done():
                 await reading
             deployment.check_alive()
@@ -130,6 +159,7 @@ async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
     after = meter.read()
+    kept.tell(seen, load.words)
     if seen.bad or seen.ended != len(made):
         raise RuntimeError(f"{seen.ended} of {len(made)} streams ended; not as they must: {seen.bad[:5]}")
     words, cpu_s = load.streams * load.words, used(before, after)["worker"]
@@ -152,7 +182,11 @@ async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[
 async def read(broker: Broker, seen: Seen, words: int) -> None:
     """All frames, until it is cancelled."""
     async for now, header, frame in broker.frames():
-        if isinstance(frame, TextDelta):
-            seen.delta(header.request_id, frame.text, now)
-        elif isinstance(frame, TERMINAL_FRAMES):
-            seen.end(header.request_id, frame, now, words)
+        _told(seen, now, header, frame, words)
+
+
+def _told(seen: Seen, now: float, header: FrameHeader, frame: Frame, words: int) -> None:
+    if isinstance(frame, TextDelta):
+        seen.delta(header.request_id, frame.text, now)
+    elif isinstance(frame, TERMINAL_FRAMES):
+        seen.end(header.request_id, frame, now, words)

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from turnlog_schemas.codec import CONTENT_TYPES, FRAMING_AVRO
 
+TYPE_HEADER = 1  #: where ``ce_type`` stands
 ID_HEADER = 4  #: where ``ce_id`` stands: the one header of an envelope whose length differs
 
 

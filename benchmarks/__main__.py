@@ -38,6 +38,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--sessions", type=int, help="of the case rebuild: so many with ten messages each (default: 1,000,000 events)"
     )
+    parser.add_argument("--kills", type=int, default=12, help="of the case restart (default: 12)")
     parser.add_argument("--seconds", type=float, help="of a latency run (default: 20)")
     parser.add_argument(
         "--cases",

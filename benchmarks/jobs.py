@@ -80,7 +80,7 @@ def jobs_of(options: argparse.Namespace, sizes: Path) -> list[Job]:
         )
         for framing in ("avro", "json")
     ]
-    jobs += [*_scale_jobs(options.quick, options.against), *_side_by_side_jobs(options)]
+    jobs += [*_scale_jobs(options.quick, options.against, options.kills), *_side_by_side_jobs(options)]
     jobs += [
         *_lost_worker_jobs(options.quick),
         *_table_jobs(options.quick, options.sessions),
@@ -129,7 +129,7 @@ def _table_jobs(quick: bool, sessions: int | None) -> list[Job]:
     ]
 
 
-def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
+def _scale_jobs(quick: bool, against: str | None, kills: int) -> list[Job]:
     before = build_of(against, say) if against else None
     builds: list[Build] = [this_build(), *([before] if before is not None else [])]
     channel = channels.Channels(
@@ -142,7 +142,7 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
             else _LONG_SESSIONS
         )
     )
-    events, idle, kills = (2_000, 200, 1) if quick else (1_000_000, 100_000, 12)
+    events, idle, kills = (2_000, 200, 1) if quick else (1_000_000, 100_000, kills)
 
     def job(name: str, what: str, run: Callable[[Deployment], Any], *, partitions: int | None = 1, **sizes: int) -> Job:
         return Job(kind=SCALE, name=name, what=what, run=run, partitions=partitions, sizes=sizes)
@@ -190,12 +190,15 @@ def _scale_jobs(quick: bool, against: str | None) -> list[Job]:
 
 def _side_by_side_jobs(options: argparse.Namespace) -> list[Job]:
     few = options.quick
-    load = streams.Streams(
-        streams=options.streams or (10 if few else 2_000),
-        words=options.words or (20 if few else 600),
-        delta_ms=options.delta_ms or 33,
-        start_s=0.2 if few else 5.0,
-    )
+    words, delta_ms = options.words or (20 if few else 600), options.delta_ms or 33
+
+    def of(count: int) -> streams.Streams:
+        return streams.Streams(streams=count, words=words, delta_ms=delta_ms, start_s=0.2 if few else 5.0)
+
+    def side_by_side(name: str, load: streams.Streams) -> Job:
+        what = "slow answers side by side"
+        return Job(kind=SCALE, name=name, what=what, run=lambda to: streams.measure(load, to), sizes=asdict(load))
+
     many = streams.Streams(
         streams=20 if few else 9_900,
         words=6 if few else 75,
@@ -210,13 +213,9 @@ def _side_by_side_jobs(options: argparse.Namespace) -> list[Job]:
         )
     )
     return [
-        Job(
-            kind=SCALE,
-            name="streams",
-            what="slow answers side by side",
-            run=lambda to: streams.measure(load, to),
-            sizes=asdict(load),
-        ),
+        side_by_side("streams", of(options.streams or (10 if few else 2_000))),
+        side_by_side("streams-3000", of(15 if few else 3_000)),
+        side_by_side("streams-5000", of(20 if few else 5_000)),
         Job(
             kind=SCALE,
             name="open-turns",

@@ -91,6 +91,8 @@ BARS = (
         what="worker CPU for a turn at 50 turns a second, against {against}",
         most=0.85,
     ),
+    Bar(case="steady", figure="first_delta_p50_ratio", what="the same: request to first text, p50", most=0.6),
+    Bar(case="steady", figure="first_delta_p99_ratio", what="the same: p99", most=0.7),
     Bar(
         case="streams",
         figure="wall_max",
@@ -100,6 +102,16 @@ BARS = (
     ),
     Bar(case="streams", figure="late_p99_ms", what="the same: a word after it was due, p99", most=250.0, unit="ms"),
     Bar(case="streams", figure="worker_cores", what="the same: the worker's CPU", most=1.0, unit="cores"),
+    *(
+        Bar(
+            case=case,
+            figure="pace_ratio",
+            what="{streams} of them, more than the worker has time for: none loses a word, and the slowest against the "
+            "quickest",
+            most=1.25,
+        )
+        for case in ("streams-3000", "streams-5000")
+    ),
     Bar(
         case="open-turns",
         figure="new_first_delta_p99_ms",

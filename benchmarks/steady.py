@@ -1,4 +1,7 @@
-"""Worker CPU for a turn at a steady pace, of this build and of one before, each by its own latency case, in turns."""
+"""Worker CPU for a turn at a steady pace, and how long its first text takes, of this build and of one before.
+
+Each by its own latency case, in turns.
+"""
 
 import asyncio
 import json
@@ -11,6 +14,11 @@ from benchmarks.deployment import Deployment
 from benchmarks.meter import load_average
 
 RATE_PER_S = 50
+_RATIOS = {
+    "cpu_ms_per_turn": "cpu_ratio",
+    "first_delta_p50_ms": "first_delta_p50_ratio",
+    "first_delta_p99_ms": "first_delta_p99_ratio",
+}
 
 
 async def measure(
@@ -31,12 +39,16 @@ async def measure(
             (case,) = json.loads(output.read_text())["cases"]
             found[build.name].append({name: figure["median"] for name, figure in case["summary"].items()})
             say(f"steady, round {number + 1} of {rounds}, {build.name}: {found[build.name][-1]['cpu_ms_per_turn']} ms")
-    cpu = {name: statistics.median(run["cpu_ms_per_turn"] for run in runs) for name, runs in found.items()}
+    medians = {
+        name: {figure: statistics.median(run[figure] for run in runs) for figure in _RATIOS}
+        for name, runs in found.items()
+    }
     foreign = [run["foreign_cores"] for runs in found.values() for run in runs]
     this, *before = (build.name for build in builds)
-    result: dict[str, Any] = {"seconds": seconds, "rounds": rounds, "cpu_ms_per_turn": cpu[this]}
+    result: dict[str, Any] = {"seconds": seconds, "rounds": rounds, **medians[this]}
     for name in before:
-        result |= {"against": name, "cpu_ms_per_turn_before": cpu[name], "cpu_ratio": cpu[this] / cpu[name]}
+        result |= {"against": name, **{f"{figure}_before": value for figure, value in medians[name].items()}}
+        result |= {ratio: medians[this][figure] / medians[name][figure] for figure, ratio in _RATIOS.items()}
     return result | {
         "runs_cpu_ms": {name: [run["cpu_ms_per_turn"] for run in runs] for name, runs in found.items()},
         "foreign_cores": statistics.median(foreign),

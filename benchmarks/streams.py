@@ -168,6 +168,7 @@ async def _drive(load: Streams, deployment: Deployment, broker: Broker) -> dict[
     return {
         "wall_p50": percentile(walls, 50),
         "wall_max": walls[-1],
+        "pace_ratio": walls[-1] / walls[0],
         "late_p50_ms": percentile(late_ms, 50),
         "late_p99_ms": percentile(late_ms, 99),
         "cpu_us_per_word": 1e6 * cpu_s / words,

@@ -25,7 +25,7 @@ OF_TWO = ("speedup", "up_ratio", "worker_ratio")  #: against a build before
 MAY_BE_NOTHING = ("calls_lost", "beyond_timeout_p95_s")
 if EVERY_ONE:
     OF_LOAD = (*OF_LOAD, "worker+materializer", "worker-scraped", "bare-sent", "bare-confirmed", "latency-avro")
-    OF_SCALE = (*OF_SCALE, "long-session", "idle", "start", "restart", "streams")
+    OF_SCALE = (*OF_SCALE, "long-session", "idle", "start", "restart", "streams", "streams-3000", "streams-5000")
     OF_SCALE = (*OF_SCALE, "open-turns", "neighbours", "host", "rolling")
 
 

@@ -98,7 +98,7 @@ async def producer(broker: Broker, request: pytest.FixtureRequest) -> AsyncItera
     )
     made._txn_manager.set_pid_and_epoch(7, 0)
     made.client.cluster.leader_for_partition = lambda tp: 0
-    made.client.cluster.partitions_for_topic = lambda topic: {0, 1, 2, 3}
+    made.client.cluster.partitions_for_topic = lambda topic: set(range(8))
     made.client.force_metadata_update = lambda: None
 
     async def known(topic: str | None = None) -> None:
@@ -134,26 +134,78 @@ async def send(producer: PromptProducer, partition: int, records: int = 1) -> "a
 
 
 async def test_a_batch_goes_at_once_and_what_comes_meanwhile_goes_together(producer: Any, broker: Broker) -> None:
-    futures = [await send(producer, 0)]
-    assert broker.asked == [{0: 0}], "in this moment"
-    futures += [await send(producer, partition) for partition in (1, 2)]
+    futures = [await send(producer, partition) for partition in range(5)]
+    at_once = [{0: 0}, {1: 0}, {2: 0}, {3: 0}, {4: 0}]
+    assert broker.asked == at_once, "in this moment"
+    futures += [await send(producer, partition) for partition in (5, 6)]
     later = asyncio.create_task(send(producer, 0))
+    for number in range(1, 6):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert broker.asked == at_once, "until none of them is under way"
+        await broker.answer(number)
+    futures.append(await later)
+    await broker.answer(6)
+    assert [(await future).offset for future in futures] == [100, 201, 302, 403, 504, 605, 606, 600]
+    assert broker.asked[5:] == [{5: 0, 6: 0, 0: 1}]
+    again = await send(producer, 1, records=3)
+    await broker.answer(7)
+    assert (await again).offset == 701
+    last = await send(producer, 1)
+    await broker.answer(8)
+    assert (await last).offset == 801
+    assert broker.asked[6:] == [{1: 1}, {1: 4}]
+    assert not producer._message_accumulator._pending_batches
+    assert not producer._sender._in_flight
+    assert not producer._under_way
+
+
+async def test_a_partition_has_one_batch_under_way(producer: Any, broker: Broker) -> None:
+    first, other = await send(producer, 0), await send(producer, 1)
+    second = asyncio.create_task(send(producer, 0))
     for _ in range(20):
         await asyncio.sleep(0)
-    assert len(broker.asked) == 1, "one request is on its way at a time"
+    assert broker.asked == [{0: 0}, {1: 0}]
     await broker.answer(1)
-    futures.append(await later)
     await broker.answer(2)
-    assert [(await future).offset for future in futures] == [100, 201, 202, 200]
-    assert broker.asked == [{0: 0}, {1: 0, 2: 0, 0: 1}]
-    again = await send(producer, 1, records=3)
     await broker.answer(3)
-    assert (await again).offset == 301
-    last = await send(producer, 1)
-    await broker.answer(4)
-    assert (await last).offset == 401
-    assert broker.asked[2:] == [{1: 1}, {1: 4}]
-    assert not producer._message_accumulator._pending_batches
+    assert [(await first).offset, (await other).offset, (await (await second)).offset] == [100, 201, 300]
+
+
+async def test_nothing_is_sent_beside_what_aiokafka_sends(producer: Any, broker: Broker) -> None:
+    queue = producer._message_accumulator
+    queued = await queue.add_batch(batch_of(producer, 1), TopicPartition(TOPIC, 0), 1.0)
+    await eventually(lambda: broker.asked == [{0: 0}], "it is under way")
+    beside = await send(producer, 1)
+    assert broker.asked == [{0: 0}]
+    await broker.answer(1)
+    await broker.answer(2)
+    assert [(await queued).offset, (await beside).offset] == [100, 201]
+
+
+async def test_all_that_a_broken_connection_took_along_comes_again(producer: Any, broker: Broker) -> None:
+    futures = [await send(producer, partition, records=2) for partition in range(3)]
+    broker.connection.close(exc=ConnectionResetError())
+    late = asyncio.create_task(send(producer, 3))
+    again: dict[int, int] = {}
+    number = 3
+    while len(again) < 4:
+        number += 1
+        await broker.answer(number)
+        again |= broker.asked[number - 1]
+    assert again == {0: 0, 1: 0, 2: 0, 3: 0}, "under their numbers"
+    for future in (*futures, await late):
+        assert (await future).offset >= 400
+    assert not producer._sender._in_flight
+    assert [await asyncio.wait_for(_sent(producer, broker, partition), 60) for partition in range(4)] == [2, 2, 2, 1]
+
+
+async def _sent(producer: Any, broker: Broker, partition: int) -> int:
+    """Another batch: the number that it has."""
+    future = await send(producer, partition)
+    await broker.answer(len(broker.requests))
+    await future
+    return broker.asked[-1][partition]
 
 
 async def test_an_answer_is_told_as_aiokafka_tells_it(producer: Any, broker: Broker) -> None:

@@ -21,6 +21,7 @@ def give_up(producer: Any) -> None:
     if aiokafka.__version__ not in TRIED_WITH:
         return
     client, sending, queue = producer.client, producer._sender.sender_task, producer._message_accumulator
+    queue._pending_batches.update(*queue._batches.values())  # one that is to be sent again is looked for there
     queue.fail_all(ProducerClosed())
     for batches in queue._batches.values():
         for batch in batches:

@@ -2,9 +2,9 @@
 
 aiokafka puts each batch into a queue and wakes a task that looks through all queues, which starts another one for each
 broker, which waits for the answer in a third: where a few batches come at a time, that costs some times as much as the
-batch. Here a batch is written to aiokafka's connection in the same moment, if its broker has no request of this
-producer in flight, and the answer goes straight to who waits; what comes meanwhile is queued and goes together, as
-ever. Numbers of an idempotent producer are aiokafka's, and so is all that goes wrong: it queues the batch again.
+batch. Here a batch is written to aiokafka's connection in the same moment, and the answer goes straight to who waits:
+one batch of a partition at a time, and five to a broker; what comes meanwhile is queued and goes together, as ever.
+Numbers of an idempotent producer are aiokafka's, and so is all that goes wrong: it queues the batch again.
 
 This knows aiokafka from inside. With a version that it was not tried with, every batch is queued.
 """
@@ -12,6 +12,7 @@ This knows aiokafka from inside. With a version that it was not tried with, ever
 import asyncio
 import struct
 import time
+from collections import Counter
 from io import BytesIO
 from typing import Any
 
@@ -30,6 +31,9 @@ from turnlog_workers.kafka.given_up import TRIED_WITH, give_up
 
 _API, _VERSION = ProduceRequest.API_KEY, ProduceResponse_v7.API_VERSION
 _NO_TRANSACTION, _ONE = -1, 1
+#: As many requests as Kafka's own clients have under way to a broker. One at a time, the next one would wait until the
+#: event loop comes to the answer, and some turns of the loop more in aiokafka's queue: 60 ms where it is busy.
+_MOST_IN_FLIGHT = 5
 _HEAD = struct.Struct(">ihhih")  # size, api, version, correlation id, length of the client id
 _BODY = struct.Struct(">hhiih")  # transaction, acks, timeout, topics, length of the topic
 _PART = struct.Struct(">iii")  # partitions, partition, length of the batch
@@ -37,11 +41,12 @@ _ANSWER = struct.Struct(">iihqqqi")  # partitions, partition, code, offset, time
 
 
 class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
-    """Its batches are sent at once where nothing else is under way."""
+    """Its batches are sent at once where little else is under way."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._troubles: set[asyncio.Task[None]] = set()
+        self._under_way: Counter[int] = Counter()  #: by broker: what was sent at once, and is not over
         self._is_known = aiokafka.__version__ in TRIED_WITH
 
     async def stop(self) -> None:
@@ -73,6 +78,7 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
             numbers.increment_sequence_number(tp, count)
             batch._set_producer_state(numbers.producer_id, numbers.producer_epoch, first)
         sent = _Sent(self, connection, tp, leader, batch)
+        self._under_way[leader] += 1
         self._sender._in_flight.add(leader)
         self._sender._muted_partitions.add(tp)
         self._message_accumulator._pending_batches.add(sent)
@@ -80,8 +86,11 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
         return sent.future
 
     def _free_connection(self, leader: int | None) -> AIOKafkaConnection | None:
-        """To a broker that has nothing else of us to do; ``None``: there is none."""
-        if not self._is_known or leader is None or leader == -1 or leader in self._sender._in_flight:
+        """To a broker that has little else of us to do, and nothing of aiokafka's queue; ``None``: there is none."""
+        if not self._is_known or leader is None or leader == -1:
+            return None
+        under_way = self._under_way[leader]
+        if under_way >= _MOST_IN_FLIGHT or (not under_way and leader in self._sender._in_flight):
             return None
         connection = self.client._conns.get((leader, ConnectionGroup.DEFAULT))
         if connection is None or not connection.connected():
@@ -102,8 +111,11 @@ class PromptProducer(AIOKafkaProducer):  # type: ignore[misc]
         """The broker may be sent what came meanwhile, or what is to be sent again."""
         queue, sender = self._message_accumulator, self._sender
         queue._pending_batches.discard(sent)
-        sender._in_flight.discard(sent.leader)
         sender._muted_partitions.discard(sent.tp)
+        self._under_way[sent.leader] -= 1
+        if not self._under_way[sent.leader]:
+            del self._under_way[sent.leader]
+            sender._in_flight.discard(sent.leader)
         if queue._batches and not queue._waiter_future.done():
             queue._waiter_future.set_result(None)
 

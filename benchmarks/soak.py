@@ -3,8 +3,9 @@
 Chats at a steady rate, for sessions that come and go, and a worker whose metrics port is asked every few seconds. Its
 settings are the defaults, but for the memory that DuckDB may fill: it takes half an hour to fill the default's.
 
-What counts is whether its memory, its open files, the tasks of its event loop and the requests that wait are in the last
-quarter of the time what they were in the second one; the first one fills what has a bound. The exit code is 1 when one of them grew beyond its limit, or a turn did not end well.
+What counts is whether its memory, its open files, the tasks of its event loop and the requests that wait are in the
+last quarter of the time what they were in the second one; the first one fills what has a bound. The exit code is 1
+when one of them grew beyond its limit, or a turn did not end well.
 """
 
 import argparse

@@ -83,6 +83,8 @@ def test_a_bar_is_told_and_judged() -> None:
         "idle",
         "steady",
         "streams",
+        "streams-3000",
+        "streams-5000",
         "start",
         "restart",
         "open-turns",

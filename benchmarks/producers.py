@@ -10,7 +10,6 @@ written with it: what is compared is what frames would gain.
 import argparse
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -108,7 +107,8 @@ class OfLibrdkafka:
             """In the thread, which alone counts."""
             nonlocal left
             left -= 1
-            if error is not None:
+            if error is not None and left >= 0:  # the first one is told
+                left = 0
                 loop.call_soon_threadsafe(stored.set_exception, RuntimeError(str(error)))
             elif left == 0:
                 loop.call_soon_threadsafe(stored.set_result, None)
@@ -264,7 +264,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     document = {
         "commit": meter.commit(),
         "machine": meter.machine(),
-        "cores": os.cpu_count(),
         "load_average": [round(load_before, 2), round(meter.load_average(), 2)],
         "per_s": options.per_s,
         "medians": summary,

@@ -38,6 +38,7 @@ from turnlog_workers.intake.request_reader import Query, StreamCommand
 from turnlog_workers.runners.base import TurnInput
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
+from turnlog_workers.shard.running_sum import RunningSum
 from turnlog_workers.shard.stream import Stream
 from turnlog_workers.tools.client_tools import client_tools
 
@@ -63,8 +64,7 @@ class SessionInMemory(Stream[Session]):
         self.actor: SessionActor | None = None
         self.frame_seqs: dict[tuple[str | None, int], int] = {}
         self.weights = Weights()  #: tokens of its messages, as far as a plan counted them
-        self._counted = (0, 0)  #: messages, and what they weigh together
-        self._sized = (0, 0)  #: messages, and their bytes
+        self._tokens, self._bytes = RunningSum(message_tokens), RunningSum(_bytes_of)  #: of all that are held
 
     @property
     def stream_id(self) -> str:
@@ -129,18 +129,12 @@ class SessionInMemory(Stream[Session]):
 
     def _replace_history(self, history: list[HistoryMessage]) -> None:
         self.history = history
-        self.weights, self._counted, self._sized = Weights(), (0, 0), (0, 0)
+        self.weights, self._tokens, self._bytes = Weights(), RunningSum(message_tokens), RunningSum(_bytes_of)
 
     @property
     def held_bytes(self) -> int:
         """About what it takes in memory."""
-        count, size = self._sized
-        if count > len(self.history):  # a failed decision's messages are gone again
-            count = size = 0
-        if count < len(self.history):
-            size += sum(map(_bytes_of, self.history[count:]))
-            self._sized = (len(self.history), size)
-        return _SESSION_BYTES + size
+        return _SESSION_BYTES + self._bytes.over(self.history)
 
     def wanted_messages(self, after: int, limit: int) -> tuple[int, int, int] | None:
         """Of those that are not held."""
@@ -367,13 +361,7 @@ class SessionInMemory(Stream[Session]):
 
     def _tokens_at_most(self, usage: Usage | None) -> int:
         """No fewer than the assembled history has, found without assembling it: most sessions are far from a limit."""
-        count, weight = self._counted
-        if count > len(self.history):  # a failed decision's messages are gone again
-            count = weight = 0
-        if count < len(self.history):
-            weight += sum(map(message_tokens, self.history[count:]))
-            self._counted = (len(self.history), weight)
-        session = self.state
+        session, weight = self.state, self._tokens.over(self.history)
         measured = max(usage.last_input_tokens if usage else 0, session.measure.input_tokens if session.measure else 0)
         summary = session.history_compaction.summary
         if summary is not None or session.instructions:

@@ -61,6 +61,38 @@ def test_garbage_that_was_put_away_is_found_when_it_is_time(
     assert gc.get_freeze_count() > 0
 
 
+async def test_what_is_too_much_is_put_away_unseen_while_looks_find_next_to_nothing(collector: None) -> None:
+    clock = _Clock()
+    passes = GarbagePasses(is_quiet=lambda: False, now=lambda: clock.now)
+    passes.start()
+    gc.disable()  # no pass but theirs
+    try:
+        clean = [[n] for n in range(25_000)]
+        passes.pass_once()
+        clean += [[n] for n in range(25_000)]
+        garbage = weakref.ref(_Node())
+        await eventually(lambda: gc.get_count()[0] < 20_000, "it is put away")
+        assert garbage() is not None
+
+        later = weakref.ref(_Node())
+        clock.now += 5.0
+        await eventually(lambda: later() is None, "a look every few seconds")
+
+        for _ in range(25_000):
+            _Node()
+        later = weakref.ref(_Node())
+        clock.now += 5.0
+        await eventually(lambda: later() is None, "the look that finds much")
+        for _ in range(25_000):
+            _Node()
+        later = weakref.ref(_Node())
+        await eventually(lambda: later() is None, "from then on all is looked at")
+    finally:
+        gc.enable()
+        passes.stop()
+        await asyncio.sleep(0)
+
+
 async def test_they_come_by_themselves_until_they_are_stopped(collector: None) -> None:
     passes = GarbagePasses(is_quiet=lambda: False)
     passes.start()

@@ -79,11 +79,16 @@ def latest_question(messages: Sequence[HistoryMessage]) -> list[HistoryMessage]:
 def _repaired(
     messages: Sequence[HistoryMessage], covered: Sequence[HistoryMessage], keep_open_calls: bool
 ) -> HistoryView:
-    for message in messages:  # each turn looks at its whole history: no call for a message
-        if message.role == "tool" or message.tool_calls:
+    shown: list[HistoryMessage] = []
+    for message in messages:  # each turn looks at its whole history: no call for a message, nearly always
+        role, content = message.role, message.content
+        if role == "tool" or message.tool_calls:
             break
+        says = content and (text := content[0].text) and not text.isspace()
+        if says or role != "assistant" or not says_nothing(message):
+            shown.append(message)
     else:  # nothing to repair, mostly
-        return HistoryView(messages=tuple([m for m in messages if m.role != "assistant" or not says_nothing(m)]))
+        return HistoryView(messages=tuple(shown))
     repair = _Repair(covered)
     for message in messages:
         if message.role == "tool":
@@ -102,10 +107,7 @@ def says_nothing(message: HistoryMessage) -> bool:
     """Is it a model's message without text and without calls? The log keeps it; no model is shown it."""
     if message.role != "assistant" or message.tool_calls:
         return False
-    content = message.content or ()
-    if content and content[0].text and not content[0].text.isspace():  # nearly always, and each turn looks
-        return False
-    return all(not part.text or part.text.isspace() for part in content)
+    return all(not part.text or part.text.isspace() for part in message.content or ())
 
 
 class _Repair:

@@ -128,10 +128,10 @@ def estimated_usage(turn: TurnInput, steps: Iterable[Step]) -> Usage:
     prompt = input_tokens = output_tokens = model_calls = last_input_tokens = 0
     if stored or not turn.assembled:  # else the history is counted as it is now, and not twice
         prompt = estimated_tokens(turn.instructions) + _content_tokens(turn.user_content)
-        prompt += sum(map(_message_tokens, turn.history))
+        prompt += _messages_tokens(turn.history)
     for index, step in enumerate(steps):
         if index == stored and turn.assembled:  # what comes from here on is made of the history as it is now
-            prompt = estimated_tokens(turn.instructions) + sum(map(_message_tokens, turn.assembled))
+            prompt = estimated_tokens(turn.instructions) + _messages_tokens(turn.assembled)
         size = _message_tokens(step)
         if isinstance(step, AssistantMessage):
             model_calls += 1
@@ -152,11 +152,19 @@ def estimated_tokens(text: str | None) -> int:
     return -(-len(text or "") // _CHARACTERS_PER_TOKEN)
 
 
-def _content_tokens(content: Sequence[ContentPart] | None) -> int:
+def _messages_tokens(messages: Sequence[HistoryMessage]) -> int:
     tokens = 0
-    for part in content or ():  # each turn counts its whole history, so there is no call for each text
-        tokens += -(-len(part.text or "") // _CHARACTERS_PER_TOKEN) if part.kind == TEXT else file_tokens(part)
+    for message in messages:  # each turn counts its whole history: no call for a message, nearly always
+        content = message.content
+        if content and len(content) == 1 and (part := content[0]).kind == TEXT and not message.tool_calls:
+            tokens += -(-len(part.text or "") // _CHARACTERS_PER_TOKEN)
+        else:
+            tokens += _message_tokens(message)
     return tokens
+
+
+def _content_tokens(content: Sequence[ContentPart] | None) -> int:
+    return sum(estimated_tokens(part.text) if part.kind == TEXT else file_tokens(part) for part in content or ())
 
 
 def _message_tokens(message: HistoryMessage | Step) -> int:

@@ -22,3 +22,7 @@ class IdleMemory:
     def gives_up(self, part: Hashable, given: int) -> None:
         """So many of the bytes that it told of go now."""
         self._held[part] -= given
+
+    def forget(self, part: Hashable) -> None:
+        """It holds nothing from now on: it may be in a cycle, and the collector comes by once an hour."""
+        self._held.pop(part, None)

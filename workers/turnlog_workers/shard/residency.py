@@ -195,6 +195,11 @@ class Resident:
         more, more_failed = await self._loaded(names[half:])
         return {**loaded, **more}, {**failed, **more_failed}
 
+    def close(self) -> None:
+        """Another owner has them now."""
+        self.sessions.clear()
+        self._context.idle_memory.forget(self)
+
     async def reap(self) -> None:
         """Close idle and dead runners, many at a time; forget idle streams that the store has.
 

@@ -395,6 +395,6 @@ class Serving(SessionReads):
         actors = [stream.actor for stream in self.resident.sessions.values() if stream.actor is not None]
         await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
         self._frames.close()
-        self.resident.sessions.clear()
+        self.resident.close()
         self._context.waiting_for_turns.discard(self.wake)
         self._context.turns_may_have_ended()  # ours are the next owner's now

@@ -1,17 +1,9 @@
 """Python's cyclic garbage collector, in small and frequent passes, for a process that holds much for long.
 
-A pass stops every thread until it has looked at all that is young, and what is young is not what the threshold says:
-objects that are freed, however old, are counted against those that are made, so with much coming and going hundreds of
-thousands survive between two passes. Left to itself (a threshold of 50,000, CPython 3.11) a worker with 9,900 open
-turns stood still for 20 to 150 ms of CPU time at every pass, and for 600 at one of the second generation.
-
-So what is young is looked at often, and what survives is put away (``gc.freeze``): no later pass looks at it. Nothing
-of a turn is in a cycle, so little garbage is put away with it; a full pass finds that now and then, when nothing runs,
-or else once an hour.
-
-A look costs most where most is young, and there it finds least: in a backlog of turns it took 7 % of a worker's time,
-for 1 object in 300. So while the last look has found next to nothing, what becomes too much is put away unseen, for
-nothing, and a look every few seconds tells whether it is still so. (A runner may leave cycles: then all is looked at.)
+A pass stops every thread until it has looked at all that is young, and left to itself it lets hundreds of thousands
+come together (docs/benchmarks.md has figures). So what is young is looked at often, and what survives is put away
+(``gc.freeze``) until a full pass. Nothing of a turn is in a cycle: while the last look has found next to nothing, what
+becomes too much is put away unseen, and a look every few seconds tells whether it is still so.
 """
 
 import asyncio

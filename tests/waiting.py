@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sized
+from typing import Any, TypeVar
 
 POLL_INTERVAL_S = 0.02
 
@@ -35,3 +35,14 @@ async def tried(attempt: Callable[[], Awaitable[T | None]], what: str, timeout_s
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         await asyncio.sleep(POLL_INTERVAL_S)
     return found
+
+
+async def sends(work: Coroutine[Any, Any, object], sent: Sized, count: int) -> None:
+    """Let work go on until so many requests are sent, and cancel it; AssertionError if it ends before, or too late."""
+    task = asyncio.create_task(work)
+    try:
+        await eventually(lambda: len(sent) >= count or task.done(), f"{count} requests")
+        assert len(sent) >= count
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

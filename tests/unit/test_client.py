@@ -8,7 +8,7 @@ import pytest
 
 import turnlog
 from tests.fake_line import FakeLine
-from tests.waiting import eventually
+from tests.waiting import eventually, sends
 from turnlog.client.async_client import Client
 from turnlog.client.chat_turn import ChatTurn
 from turnlog.client.replies import Position, ReplyFrame
@@ -96,10 +96,7 @@ async def test_a_silent_turn_is_asked_for_again_until_its_timeout() -> None:
     assert wire.registered == []
 
     again = Wire()
-    waiting = asyncio.ensure_future(again.turn(timeout_s=60.0, resend_after_s=0.01).result())
-    await eventually(lambda: len(again.sent) >= 3 or waiting.done(), "it is sent again")
-    waiting.cancel()
-    assert len(again.sent) >= 3
+    await sends(again.turn(timeout_s=60.0, resend_after_s=0.01).result(), again.sent, 3)
     assert set(again.sent) == {REQUEST}
 
 

@@ -1,13 +1,12 @@
 """History compaction from the caller's side: the verb, its errors, and what the other verbs tell of it."""
 
-import asyncio
 import inspect
 from collections.abc import Iterable
 
 import pytest
 
 from tests.scripted_owner import Owner
-from tests.waiting import eventually
+from tests.waiting import sends
 from turnlog import (
     Client,
     HistoryCompaction,
@@ -105,9 +104,7 @@ async def test_it_waits_longer_than_other_verbs_and_asks_again_less_often(monkey
     with pytest.raises(RequestTimedOutError, match=r"session web-1.*running turn.*model.*turnlog doctor"):
         await client.compact("web-1", timeout_s=0.2)
     assert len(owner.asked) == 1
-    waiting = asyncio.ensure_future(client.compact("web-1", timeout_s=60.0, resend_after_s=0.01))
-    await eventually(lambda: len(owner.asked) >= 4 or waiting.done(), "it is asked again")
-    waiting.cancel()
+    await sends(client.compact("web-1", timeout_s=60.0, resend_after_s=0.01), owner.asked, len(owner.asked) + 3)
     assert len(owner.asked) >= 4
     with pytest.raises(RequestTimedOutError) as caught:
         await client.get("web-1", timeout_s=0.05)

@@ -318,7 +318,7 @@ async def test_a_producer_is_flushed_when_what_is_under_way_is_stored(producer: 
     assert future.done()
 
 
-@pytest.mark.parametrize("when", ["under way", "to be sent again"])
+@pytest.mark.parametrize("when", ["under way", "to be sent again", "connecting"])
 @pytest.mark.parametrize("producer", [PromptProducer, AIOKafkaProducer], indirect=True)  # a client has aiokafka's
 async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
     producer: Any, broker: Broker, when: str, monkeypatch: pytest.MonkeyPatch
@@ -331,23 +331,36 @@ async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
     async def away(node: int, **_: Any) -> None:
         """No connection."""
 
+    async def connecting(node: int, **_: Any) -> AIOKafkaConnection:
+        await connected.wait()
+        late = producer.client._conns[node, ConnectionGroup.DEFAULT] = broker.connect()
+        return late
+
+    connected = asyncio.Event()
     first = await send(producer, 0)
     producer.client.cluster.leader_for_partition = lambda tp: 9 * tp.partition
-    producer._sender._in_flight.add(9)  # another broker, that has something of ours to do
+    if when == "connecting":
+        producer.client._get_conn = connecting
+    else:
+        producer._sender._in_flight.add(9)  # another broker, that has something of ours to do
     queued = await send(producer, 1)
     if when == "to be sent again":
         producer.client._get_conn = away
         broker.connection.close(exc=ConnectionResetError())
         await eventually(lambda: len(producer._message_accumulator._batches) == 2, "it is queued again")
+    queued.cancel()  # whoever waits for it gives up, too: aiokafka's own future has nobody any more
     if isinstance(producer, PromptProducer):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await producer.stop()
     else:
         await stop_quietly(producer)
+    connected.set()
     await eventually(lambda: asyncio.all_tasks() < before, "no task is left")
-    assert all(isinstance(future.exception(), ProducerClosed) for future in (first, queued))
-    producer._message_accumulator._batches.clear()
+    assert {1: 0} not in broker.asked
+    assert isinstance(first.exception(), ProducerClosed)
+    for held in (producer._message_accumulator._batches, producer._message_accumulator._pending_batches):
+        held.clear()
     gc.collect()
     assert not unheard
     assert not broker.connection.connected()

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.histories import summary
 from tests.one_session import LIMITS, OneSession, answers
 from tests.waiting import eventually
 from turnlog_schemas.parts import ToolCall, text_content
 from turnlog_streams.folding.fold import StreamName
+from turnlog_streams.history.compaction import HistoryCompactionState
 from turnlog_streams.history.messages import HistoryMessage
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_streams.session.commands import ResumeTurn
@@ -181,6 +183,50 @@ def test_what_a_session_holds_follows_its_history() -> None:
     assert 80_000 < session.held_bytes - alone + 50_000 < 82_000
     del session.history[1:]
     assert session.held_bytes == alone
+    session.history.append(message(3, "x" * 20_000))
+    more = session.held_bytes
+    del session.history[1:]  # a decision that failed, and the next one
+    session.history.append(message(3, "x" * 40_000))
+    assert session.held_bytes - more == 20_000
+
+
+def test_what_a_session_holds_is_more_than_its_history() -> None:
+    session = SessionInMemory(Session(session_id="s"))
+    alone = session.held_bytes
+    said = summary(2, "é" * 70_000)
+    session.state = Session(
+        session_id="s",
+        title="t" * 100,
+        instructions="i" * 30_000,
+        metadata={"user": "u" * 5_000},
+        history_compaction=HistoryCompactionState(summary=said),
+    )
+    assert 105_100 < session.held_bytes - alone < 105_500
+
+
+async def test_others_have_their_turn_while_long_histories_are_counted() -> None:
+    memory = Memory()
+    texts = [HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("x"))] * 1_000
+    for name in "abcde":
+        memory.resident.sessions[name] = SessionInMemory(Session(session_id=name), texts)
+    reaping, turns = asyncio.create_task(memory.resident.reap()), 0
+    while not reaping.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert 3 <= turns < 10
+
+
+async def test_a_partition_that_moves_while_it_is_counted_holds_nothing() -> None:
+    shared = IdleMemory()
+    memory = Memory(shared)
+    texts = [HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("x"))] * 3_000
+    memory.resident.sessions["s"] = SessionInMemory(Session(session_id="s"), texts)
+    reaping = asyncio.create_task(memory.resident.reap())
+    await asyncio.sleep(0)
+    assert not reaping.done()
+    memory.resident.close()
+    await reaping
+    assert shared.bytes_over(memory, 100, 100) == 0
 
 
 async def test_who_is_gone_leaves_nothing_behind() -> None:

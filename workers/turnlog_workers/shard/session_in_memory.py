@@ -129,12 +129,16 @@ class SessionInMemory(Stream[Session]):
 
     def _replace_history(self, history: list[HistoryMessage]) -> None:
         self.history = history
-        self.weights, self._tokens, self._bytes = Weights(), RunningSum(message_tokens), RunningSum(_bytes_of)
+        self.weights = Weights()
 
     @property
     def held_bytes(self) -> int:
         """About what it takes in memory."""
-        return _SESSION_BYTES + self._bytes.over(self.history)
+        session = self.state
+        texts = [session.title, session.instructions or "", *session.metadata.values()]
+        if (summary := session.history_compaction.summary) is not None:
+            texts.append(summary.text)
+        return _SESSION_BYTES + sum(map(sys.getsizeof, texts)) + self._bytes.over(self.history)
 
     def wanted_messages(self, after: int, limit: int) -> tuple[int, int, int] | None:
         """Of those that are not held."""

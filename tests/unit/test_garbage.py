@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.waiting import eventually
+from turnlog_workers.base import garbage as garbage_module
 from turnlog_workers.base.garbage import GarbagePasses
 
 
@@ -91,6 +92,27 @@ async def test_what_is_too_much_is_put_away_unseen_while_looks_find_next_to_noth
         gc.enable()
         passes.stop()
         await asyncio.sleep(0)
+
+
+def test_much_garbage_that_was_put_away_unseen_does_not_wait(collector: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage_module, "_MANY_MISSED", 150)
+    passes = GarbagePasses(is_quiet=lambda: False, now=lambda: 0.0)
+    gc.disable()  # no pass but theirs
+    try:
+        gc.freeze()
+        alive = [[n] for n in range(20_000)]
+        for _ in range(100):
+            _Node()
+        passes.pass_once()  # finds a half per cent
+        gone = weakref.ref(_Node())
+        for wait in (True, False):
+            alive += [[n] for n in range(20_000)]
+            passes.put_away()
+            passes.pass_once()
+            assert (gone() is not None) is wait
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.enable()
 
 
 async def test_they_come_by_themselves_until_they_are_stopped(collector: None) -> None:

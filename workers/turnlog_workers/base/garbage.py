@@ -16,7 +16,9 @@ from turnlog_workers.base.tasks import watched
 _LOOK_EVERY_S = 0.1
 _PASS_EVERY_S = 5.0  #: at least
 _MANY = 20_000  #: made and not freed since the last pass: the next one is due
+_TELLING = 2_000  #: what a look finds in fewer tells nothing about others
 _CLEAN = 0.01  #: of what was made, at the most: then what comes next may be put away unseen
+_MANY_MISSED = 500_000  #: put away unseen though nobody can reach them, by what the looks found: some 100 MB
 _FULL_WHEN_QUIET_S, _FULL_AT_LEAST_S = 600.0, 3600.0
 #: Should more be made between two looks, it is not left to them. What has survived one is put away: few are older.
 _THRESHOLDS = (50_000, 20, 20)
@@ -30,7 +32,8 @@ class GarbagePasses:
         self._is_quiet = is_quiet
         self._now = now
         self._passed_at = self._full_at = now()
-        self._clean = False  #: did the last look find next to nothing?
+        self._found = 1.0  #: by the last look that tells, of what was made
+        self._missed = 0.0  #: about so many
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -48,20 +51,28 @@ class GarbagePasses:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             many = gc.get_count()[0] >= _MANY
-            if self._now() - self._passed_at >= _PASS_EVERY_S or (many and not self._clean):
+            if self._now() - self._passed_at >= _PASS_EVERY_S or (many and self._found > _CLEAN):
                 self.pass_once()
             elif many:
-                gc.freeze()
+                self.put_away()
+
+    def put_away(self) -> None:
+        """Without a look at it."""
+        self._missed += gc.get_count()[0] * self._found
+        gc.freeze()
 
     def pass_once(self) -> None:
         """Look at what is young; at everything, if it is time for that."""
         self._passed_at = now = self._now()
         since_s = now - self._full_at
-        if since_s >= _FULL_AT_LEAST_S or (since_s >= _FULL_WHEN_QUIET_S and self._is_quiet()):
+        is_time = since_s >= _FULL_AT_LEAST_S or (since_s >= _FULL_WHEN_QUIET_S and self._is_quiet())
+        if is_time or self._missed >= _MANY_MISSED:
             gc.unfreeze()
             gc.collect()
-            self._full_at = now
+            self._full_at, self._missed = now, 0.0
         else:
             made = gc.get_count()[0]
-            self._clean = gc.collect(0) <= made * _CLEAN
+            found = gc.collect(0)
+            if made >= _TELLING:
+                self._found = found / made
         gc.freeze()

@@ -72,7 +72,8 @@ def test_a_seed_replays() -> None:
 
 def test_a_seed_replays_in_another_process() -> None:
     """Whatever order sets have there."""
-    program = "from tests.simulation.run import simulate; print(*((o := simulate(s)).callbacks for s in range(8)))"
+    seeds = (*range(8), 5_300_082, 5_300_143)  # in the last two, owners take over with much to forward
+    program = f"from tests.simulation.run import simulate; print(*(simulate(s).callbacks for s in {seeds}))"
     told = {
         subprocess.run(
             [sys.executable, "-c", program],
@@ -81,7 +82,7 @@ def test_a_seed_replays_in_another_process() -> None:
             capture_output=True,
             text=True,
         ).stdout
-        for hash_seed in ("1", "2")
+        for hash_seed in ("1", "3")
     }
     assert len(told) == 1
 

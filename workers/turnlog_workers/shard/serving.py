@@ -187,7 +187,7 @@ class Serving(SessionReads):
         """Take over: answer again what may not have been heard, go on with everything unfinished."""
         unanswered = await self._store.unanswered()
         waiting_streams = await self._store.unfinished()
-        streams = {(waiting.kind, waiting.stream_id) for waiting in unanswered}.union(waiting_streams)
+        streams = dict.fromkeys([*((waiting.kind, waiting.stream_id) for waiting in unanswered), *waiting_streams])
         await self.resident.use(streams)
         unfinished = [self.resident.sessions[name] for kind, name in waiting_streams if kind == SESSION]
         self._run_ahead.open_turns = sum(stream.open_turns for stream in unfinished)

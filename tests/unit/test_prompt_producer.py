@@ -344,6 +344,8 @@ async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
     else:
         producer._sender._in_flight.add(9)  # another broker, that has something of ours to do
     queued = await send(producer, 1)
+    if type(producer) is AIOKafkaProducer:
+        await producer.send(TOPIC, b"v", partition=2)  # nobody waits for it
     if when == "to be sent again":
         producer.client._get_conn = away
         broker.connection.close(exc=ConnectionResetError())

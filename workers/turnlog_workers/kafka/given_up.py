@@ -32,8 +32,9 @@ def give_up(producer: Any) -> None:
     queue._pending_batches.update(*queue._batches.values())  # one that is to be sent again is looked for there
     queue.fail_all(ProducerClosed())
     for batch in queue._pending_batches:
-        for future in (batch.future, getattr(batch, "_drain_waiter", None)):
-            if future is not None and not future.cancelled():
+        of_records = [future for future, _ in getattr(batch, "_msg_futures", ())]
+        for future in (batch.future, getattr(batch, "_drain_waiter", batch.future), *of_records):
+            if not future.cancelled():
                 future.exception()  # asyncio would say of each that nobody has heard of it
     queue.reenqueue = lambda batch: None  # it has failed, and aiokafka does not find it where it looks
     known = client._md_update_fut or asyncio.get_running_loop().create_future()

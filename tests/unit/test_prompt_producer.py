@@ -338,7 +338,7 @@ async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
 
     connected = asyncio.Event()
     first = await send(producer, 0)
-    producer.client.cluster.leader_for_partition = lambda tp: 9 * tp.partition
+    producer.client.cluster.leader_for_partition = lambda tp: 9 * bool(tp.partition)
     if when == "connecting":
         producer.client._get_conn = connecting
     else:

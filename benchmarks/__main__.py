@@ -120,10 +120,10 @@ def main(argv: list[str]) -> int:
     if others:
         result = {**measured, "runs": runs, "cases": others}
         options.output.write_text(json.dumps(result, indent=1) + "\n")
-        figures = report.tables(result)
-        print(figures)
-        if options.docs:
-            report.write_into(_PAGE, figures)
+        for kind, figures in report.tables(result).items():
+            print(figures)
+            if options.docs:  # what was not measured stays as it is
+                report.write_into(_PAGE, figures, name=kind)
     for line in missed:
         say(line)
     return int(bool(missed) and not options.quick)

@@ -36,20 +36,21 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
-def tables(result: Mapping[str, Any]) -> str:
-    """The figures as Markdown."""
+def tables(result: Mapping[str, Any]) -> dict[str, str]:
+    """The figures of each kind as Markdown, with what they were measured on."""
     commit, machine = result["commit"], result["machine"]
     changed = f" and {commit['changed']} files that differ from it" if commit["changed"] else ""
-    lines = [
+    measured = (
         f"Measured {result['at']} on {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, "
         f"{machine['system']}, Python {machine['python']}; commit {commit['id']}{changed}; `{result['command']}`. "
-        f"Broker, load and worker share the machine. Median of {result['runs']} alternating runs (least–greatest).",
-    ]
+        f"Broker, load and worker share the machine. Median of {result['runs']} alternating runs (least–greatest)."
+    )
+    found = {}
     for kind, columns in _COLUMNS.items():
         cases = [case for case in result["cases"] if case["kind"] == kind]
         if cases:
-            lines += ["", *_table(cases, columns)]
-    return "\n".join(lines) + "\n"
+            found[kind] = "\n".join([measured, "", *_table(cases, columns)]) + "\n"
+    return found
 
 
 def _table(cases: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, int]]) -> Iterator[str]:
@@ -69,7 +70,7 @@ def _cell(figure: Mapping[str, float] | None, digits: int) -> str:
     return f"**{median}** ({least}–{most})"
 
 
-def write_into(page: Path, figures: str, *, name: str = "figures") -> None:
+def write_into(page: Path, figures: str, *, name: str) -> None:
     """Replace what stands in a Markdown page between two marks. ``ValueError`` when they are not there."""
     marks = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     text = page.read_text(encoding="utf-8")

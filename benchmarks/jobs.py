@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,14 @@ def jobs_of(options: argparse.Namespace, sizes: Path) -> list[Job]:
         )
         for framing in ("avro", "json")
     ]
+    jobs.append(
+        Job(
+            kind="latency",
+            name="latency-bare",
+            what="the bare agent, records sent and confirmed in batches",
+            run=lambda deployment: latency.measure_bare(pace, deployment, "batched", sizes),
+        )
+    )
     jobs += [*_scale_jobs(options.quick, options.against, options.kills), *_side_by_side_jobs(options)]
     jobs += [
         *_lost_worker_jobs(options.quick),
@@ -101,9 +109,17 @@ def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
                 f"no such case: {', '.join(sorted(unknown))}; there are {names}; or a kind: {', '.join(WITH_BARS)}"
             )
         jobs = [job for job in jobs if job.name in wanted or (job.kind in WITH_BARS and job.kind in wanted)]
-    if jobs[0].name.startswith("bare"):
+    if not _sizes_known(jobs):
         raise SystemExit("a bare agent sends what a worker sent before it: put a worker's case first")
     return jobs
+
+
+def _sizes_known(jobs: Sequence[Job]) -> bool:
+    """Does a worker's case of throughput come before every bare one?"""
+    names = [job.name for job in jobs]
+    bare = [place for place, name in enumerate(names) if name.startswith("bare") or name == "latency-bare"]
+    worker = [place for place, name in enumerate(names) if name.startswith("worker")]
+    return not bare or min(worker, default=len(names)) < min(bare)
 
 
 def _table_jobs(quick: bool, sessions: int | None) -> list[Job]:

@@ -1,13 +1,15 @@
 """Request to first delta, at a steady rate: requests go out when their time has come, answered or not."""
 
 import asyncio
+import sys
 import time
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks.deployment import WORKER, Deployment
-from benchmarks.load import MIN_FRAMES_PER_TURN, Broker, Request, requests
+from benchmarks.load import FRAMES_PER_TURN, MIN_FRAMES_PER_TURN, Broker, Request, requests
 from benchmarks.meter import foreign_cores, load_average, used
 from turnlog_schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
 
@@ -44,23 +46,46 @@ async def measure(pace: Pace, deployment: Deployment, *, framing: str = "avro") 
     return result
 
 
+async def measure_bare(pace: Pace, deployment: Deployment, mode: str, sizes: Path) -> dict[str, Any]:
+    """One run of the bare agent at the same pace: its CPU time. Whose answer a record of its is, nobody can tell."""
+    topics = deployment.settings.topics
+    with deployment.process("worker", (sys.executable, "-m", "benchmarks.bare_faust", mode, str(sizes))):
+        async with Broker(deployment.settings) as broker:
+            warm_up, made = _requests(pace, deployment, "avro")
+            await _send(broker, warm_up, pace.rate_per_s)
+            meter = deployment.meter()
+            load_before, before = load_average(), meter.read()
+            await _send(broker, made, pace.rate_per_s)
+            after = meter.read()
+            frames = (len(warm_up) + len(made)) * FRAMES_PER_TURN
+            await broker.until_records(topics.replies, frames, stalled_s=_STALLED_S, alive=deployment.check_alive)
+    return {
+        "turns": len(made),
+        "cpu_ms_per_turn": 1000 * used(before, after)["worker"] / len(made),
+        "load_average": [round(load_before, 2), round(load_average(), 2)],
+        "foreign_cores": foreign_cores(before, after),
+    }
+
+
+def _requests(pace: Pace, deployment: Deployment, framing: str) -> tuple[list[Request], list[Request]]:
+    """One to open each session and those to warm up with; and those that are measured."""
+    before = pace.sessions + int(pace.rate_per_s * pace.warm_up_s)
+    count = before + int(pace.rate_per_s * pace.seconds)
+    partitions = deployment.settings.partitions
+    made = requests(uuid.uuid4().hex[:6], count, sessions=pace.sessions, framing=framing, partitions=partitions)
+    return made[:before], made[before:]
+
+
 async def _drive(pace: Pace, deployment: Deployment, broker: Broker, framing: str) -> dict[str, Any]:
     settings = deployment.settings
-    warm_up = int(pace.rate_per_s * pace.warm_up_s)
-    made = requests(
-        uuid.uuid4().hex[:6],
-        pace.sessions + warm_up + int(pace.rate_per_s * pace.seconds),
-        sessions=pace.sessions,
-        framing=framing,
-        partitions=settings.partitions,
-    )
+    warm_up, made = _requests(pace, deployment, framing)
     seen = _Seen()
     broker.consumer.assign(broker.tps(settings.topics.replies))
     await broker.consumer.seek_to_beginning()
     reading = asyncio.create_task(_read(broker, seen, framing))
     meter = deployment.meter()
     try:
-        opening = made[: pace.sessions]  # every session exists, and the worker serves, before the clock starts
+        opening = warm_up[: pace.sessions]  # every session exists, and the worker serves, before the clock starts
         await broker.send_all(opening)
         await broker.until_records(
             settings.topics.replies,
@@ -68,13 +93,12 @@ async def _drive(pace: Pace, deployment: Deployment, broker: Broker, framing: st
             stalled_s=_STALLED_S,
             alive=deployment.check_alive,
         )
-        made = made[pace.sessions :]
-        await _send(broker, made[:warm_up], pace.rate_per_s)
+        await _send(broker, warm_up[pace.sessions :], pace.rate_per_s)
         load_before, before = load_average(), meter.read()
-        due = await _send(broker, made[warm_up:], pace.rate_per_s)
+        due = await _send(broker, made, pace.rate_per_s)
         after = meter.read()
         deadline = time.monotonic() + _ANSWER_TIMEOUT_S
-        while len(seen.ended) < pace.sessions + len(made) and time.monotonic() < deadline:
+        while len(seen.ended) < len(warm_up) + len(made) and time.monotonic() < deadline:
             if reading.done():
                 await reading
             await asyncio.sleep(_POLL_S)

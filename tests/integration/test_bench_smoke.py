@@ -24,7 +24,8 @@ OF_HTTP = ("http-streams",)
 OF_TWO = ("speedup", "up_ratio", "worker_ratio")  #: against a build before
 MAY_BE_NOTHING = ("calls_lost", "beyond_timeout_p95_s")
 if EVERY_ONE:
-    OF_LOAD = (*OF_LOAD, "worker+materializer", "worker-scraped", "bare-sent", "bare-confirmed", "latency-avro")
+    OF_LOAD = (*OF_LOAD, "worker+materializer", "worker-scraped", "bare-sent", "bare-confirmed")
+    OF_LOAD = (*OF_LOAD, "latency-avro", "latency-bare")
     OF_SCALE = (*OF_SCALE, "long-session", "idle", "start", "restart", "streams", "streams-3000", "streams-5000")
     OF_SCALE = (*OF_SCALE, "open-turns", "neighbours", "host", "rolling")
 

@@ -51,7 +51,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--bootstrap-server", help="measure on this broker (default: starts one of its own)")
     parser.add_argument("--output", type=Path, default=_RESULT, help=f"default: {_RESULT.relative_to(_HERE.parent)}")
-    parser.add_argument("--docs", action="store_true", help=f"write the tables into {_PAGE.relative_to(_HERE.parent)}")
+    parser.add_argument(
+        "--docs",
+        action="store_true",
+        help=f"write the tables of what is measured into {_PAGE.relative_to(_HERE.parent)}",
+    )
     return parser.parse_args(argv)
 
 
@@ -122,7 +126,7 @@ def main(argv: list[str]) -> int:
         options.output.write_text(json.dumps(result, indent=1) + "\n")
         for kind, figures in report.tables(result).items():
             print(figures)
-            if options.docs:  # what was not measured stays as it is
+            if options.docs:  # a table of which nothing was measured stays as it is
                 report.write_into(_PAGE, figures, name=kind)
     for line in missed:
         say(line)

@@ -110,7 +110,9 @@ def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
             )
         jobs = [job for job in jobs if job.name in wanted or (job.kind in WITH_BARS and job.kind in wanted)]
     if not _sizes_known(jobs):
-        raise SystemExit("a bare agent sends what a worker sent before it: put a worker's case first")
+        raise SystemExit(
+            "a bare agent sends records of the sizes that a worker's case of throughput found: add one, such as worker"
+        )
     return jobs
 
 

@@ -47,7 +47,7 @@ async def measure(pace: Pace, deployment: Deployment, *, framing: str = "avro") 
 
 
 async def measure_bare(pace: Pace, deployment: Deployment, mode: str, sizes: Path) -> dict[str, Any]:
-    """One run of the bare agent at the same pace: its CPU time. Whose answer a record of its is, nobody can tell."""
+    """One run of the bare agent at the same pace: its CPU time only, since its records do not tell what they answer."""
     topics = deployment.settings.topics
     with deployment.process("worker", (sys.executable, "-m", "benchmarks.bare_faust", mode, str(sizes))):
         async with Broker(deployment.settings) as broker:
@@ -68,7 +68,7 @@ async def measure_bare(pace: Pace, deployment: Deployment, mode: str, sizes: Pat
 
 
 def _requests(pace: Pace, deployment: Deployment, framing: str) -> tuple[list[Request], list[Request]]:
-    """One to open each session and those to warm up with; and those that are measured."""
+    """The requests before the measurement (one for each session, and the warm-up), and the measured ones."""
     before = pace.sessions + int(pace.rate_per_s * pace.warm_up_s)
     count = before + int(pace.rate_per_s * pace.seconds)
     partitions = deployment.settings.partitions

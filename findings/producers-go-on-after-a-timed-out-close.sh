@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A time limit on the end of a producer ends the waiting, not the producer: aiokafka's and kafka-python's look for the
-# broker all the same, and store a record when that is back, minutes after its sender was told that it was too late.
-# Java's close(timeout) fails what could not be sent, and nothing of it is stored.
+# A time limit on the end of a producer ends the waiting, not the producer: aiokafka's and kafka-python's go on looking
+# for the broker, and store a record when that is back, although its sender was told that time was up. Java's
+# close(timeout) fails what could not be sent, and nothing of it is stored.
 #
-# aiokafka's stop() takes no time limit, and without a broker it waits for ever: so one writes
-# asyncio.wait_for(producer.stop(), 2). kafka-python's close(timeout=2) has Java's name and argument, but its flush()
+# aiokafka's stop() takes no time limit, and an idempotent producer waits in it for as long as there is no broker: so one
+# writes asyncio.wait_for(producer.stop(), 2). kafka-python's close(timeout=2) has Java's name and argument, but its flush()
 # raises KafkaTimeoutError before anything is closed. Whoever then makes another producer, or lets another process take
 # over, has two of them at work.
 #
@@ -102,10 +102,10 @@ class Broker:
 
 
 def stored(topic):
-    """The records of a topic within ten seconds of its broker's return."""
+    """The records of a topic within twenty seconds of its broker's return."""
     consumer = KafkaConsumer(bootstrap_servers=server, auto_offset_reset="earliest", enable_auto_commit=False)
     consumer.assign([kafka.TopicPartition(topic, 0)])
-    records, end = [], time.monotonic() + 10
+    records, end = [], time.monotonic() + 20
     while time.monotonic() < end and len(records) < 2:
         records += [r.value.decode() for some in consumer.poll(timeout_ms=500).values() for r in some]
     consumer.close()
@@ -130,7 +130,7 @@ def by_java(topic):
 
 
 def by_kafka_python(topic):
-    producer = KafkaProducer(bootstrap_servers=server)
+    producer = KafkaProducer(bootstrap_servers=server, reconnect_backoff_max_ms=500)  # idempotent by default
     producer.send(topic, b"before").get(timeout=20)
     broker.stop()
     late = producer.send(topic, b"late")
@@ -147,7 +147,7 @@ def by_kafka_python(topic):
 
 def by_aiokafka(topic):
     async def run():
-        producer = aiokafka.AIOKafkaProducer(bootstrap_servers=server)
+        producer = aiokafka.AIOKafkaProducer(bootstrap_servers=server, enable_idempotence=True)
         await producer.start()
         await producer.send_and_wait(topic, b"before")
         await asyncio.to_thread(broker.stop)
@@ -166,8 +166,8 @@ def by_aiokafka(topic):
 
 
 broker, seen = Broker(), {}
-broker.start()
 try:
+    broker.start()
     for topic, client in {"Java": by_java, "kafka-python": by_kafka_python, "aiokafka": by_aiokafka}.items():
         admin = KafkaAdminClient(bootstrap_servers=server)
         admin.create_topics({topic: {"num_partitions": 1, "replication_factor": 1}})

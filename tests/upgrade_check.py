@@ -1,18 +1,20 @@
 """``python -m tests.upgrade_check [--old COMMIT]``: rolling restarts under load between an older build and this one.
 
-The older build is a wheel, made of the newest tag ``vVERSION`` before this commit, or of any commit; without a tag
-there is nothing to upgrade from, and the exit code is 0. It runs with the packages of this environment: one that needs
-others says so when it starts. First everything goes back to the older build, in the order of docs/upgrade.md (a
-gateway, the materializer, three workers one after the other), and then to this one, the other way round: so each build
-takes over from the other what it was in the middle of, and reads what the other wrote. Somebody chats through the
-gateway meanwhile. Then the checker of the fault runs judges the log, the frames, the tools and the stores, and the
-session that was chatted in must hold each message once. The exit code is 1 if anything is amiss.
+The older build is a wheel, made of any commit; by default of the newest version that the changelog had before this
+commit: of its tag ``vVERSION``, or else of the commit that dated it. It runs with the packages of this environment:
+one that needs others says so when it starts. First everything goes back to the older build, in the order of
+docs/upgrade.md (a gateway, the materializer, three workers one after the other), and then to this one, the other way
+round: so each build takes over from the other what it was in the middle of, and reads what the other wrote. Somebody
+chats through the gateway meanwhile. Then the checker of the fault runs judges the log, the frames, the tools and the
+stores, and the session that was chatted in must hold each message once. The exit code is 1 if anything is amiss, and 2
+if there is no build to compare with.
 """
 
 import argparse
 import asyncio
 import itertools
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -44,8 +46,8 @@ def main() -> int:
     options = parser.parse_args()
     old = options.old or last_release()
     if not old:
-        print("upgrade-check: no version before this one is tagged, so there is nothing to upgrade from")
-        return 0
+        print("upgrade-check: no version before this one is dated in the changelog: name a commit with --old")
+        return 2
     folder = Path(tempfile.mkdtemp(prefix="turnlog-upgrade-"))
     outcome, visits = asyncio.run(rolled(folder, build(old, folder), options.seed))
     bad = outcome.bad
@@ -61,9 +63,21 @@ def main() -> int:
 
 
 def last_release() -> str:
-    """The newest tag before this commit; empty: there is none."""
-    argv = ["git", "describe", "--tags", "--abbrev=0", "--match", "v[0-9]*", "HEAD^"]
-    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    """The tag of the newest version that the changelog had before this commit, or else the commit that dated it there;
+    empty: there is none. Ends the program where the clone does not tell.
+    """
+    dated = re.search(r"^## \[([\d.]+)\] - ", _git("show", "HEAD^:CHANGELOG.md"), re.MULTILINE)
+    if dated and (tag := _git("tag", "--list", f"v{dated[1]}")):
+        return tag
+    if _git("rev-parse", "--is-shallow-repository") == "true":  # where it is cut off, all seems to be new
+        raise SystemExit(
+            "upgrade-check: this clone is shallow; git fetch --unshallow --tags, or name a commit with --old"
+        )
+    return _git("log", "-1", "--format=%H", f"-S{dated.group()}", "HEAD^", "--", "CHANGELOG.md") if dated else ""
+
+
+def _git(*argv: str) -> str:
+    return subprocess.run(["git", *argv], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def build(commit: str, folder: Path) -> Path:

@@ -75,7 +75,7 @@ def test_an_application_keeps_its_own_folders(interpreter: Path, tmp_path: Path)
 
 
 def test_it_is_small(interpreter: Path) -> None:
-    """With what Python compiles at the first import. Each file holds its place: a usual one, wherever it is."""
+    """With what Python compiles at the first import. Each compiled file has its path: one of usual length."""
     (site,) = (interpreter.parents[1] / "lib").glob("python*/site-packages")
     usual = Path("/opt/venv").joinpath(*site.parts[-3:])
     run(interpreter, "-m", "compileall", "-q", "-f", "-s", site, "-p", usual, site, folder=site)

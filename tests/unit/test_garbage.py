@@ -69,11 +69,15 @@ async def test_what_is_too_much_is_put_away_unseen_while_looks_find_next_to_noth
     gc.disable()  # no pass but theirs
     try:
         clean = [[n] for n in range(25_000)]
+        for _ in range(50):
+            _Node()
         passes.pass_once()
+        assert passes._missed == 0
         clean += [[n] for n in range(25_000)]
         garbage = weakref.ref(_Node())
         await eventually(lambda: gc.get_count()[0] < 20_000, "it is put away")
         assert garbage() is not None
+        assert 45 < passes._missed < 55
 
         later = weakref.ref(_Node())
         clock.now += 5.0
@@ -104,12 +108,15 @@ def test_much_garbage_that_was_put_away_unseen_does_not_wait(collector: None, mo
         for _ in range(100):
             _Node()
         passes.pass_once()  # finds a half per cent
+        alive += [[n] for n in range(500)]
+        passes.pass_once()  # too few to tell
         gone = weakref.ref(_Node())
-        for wait in (True, False):
+        for waits in (True, False):
             alive += [[n] for n in range(20_000)]
             passes.put_away()
             passes.pass_once()
-            assert (gone() is not None) is wait
+            assert (gone() is not None) is waits
+        assert passes._missed == 0
         assert gc.get_freeze_count() > 0
     finally:
         gc.enable()

@@ -14,12 +14,12 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError, ProducerClosed
 from aiokafka.protocol.api import RequestHeader_v1
 from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import BrokerMetadata, TopicPartition
 
 from tests.waiting import eventually
 from turnlog.client import request_sender
 from turnlog.client.request_sender import stop_quietly
-from turnlog_workers.kafka.given_up import TRIED_WITH
+from turnlog_workers.kafka.given_up import TRIED_WITH, give_up
 from turnlog_workers.kafka.prompt_producer import PromptProducer
 
 TOPIC = "chat.events"
@@ -346,6 +346,7 @@ async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
     queued = await send(producer, 1)
     if type(producer) is AIOKafkaProducer:
         await producer.send(TOPIC, b"v", partition=2)  # nobody waits for it
+        (await producer.send(TOPIC, b"v", partition=2)).cancel()  # or not any more
     if when == "to be sent again":
         producer.client._get_conn = away
         broker.connection.close(exc=ConnectionResetError())
@@ -359,13 +360,61 @@ async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
         await stop_quietly(producer)
     connected.set()
     await eventually(lambda: asyncio.all_tasks() < before, "no task is left")
-    assert {1: 0} not in broker.asked
-    assert isinstance(first.exception(), ProducerClosed)
+    assert not any(1 in asked or 2 in asked for asked in broker.asked)
+    if when == "to be sent again" and isinstance(producer, PromptProducer):
+        del first  # nobody waits for it, either
+    else:
+        assert isinstance(first.exception(), ProducerClosed)
     for held in (producer._message_accumulator._batches, producer._message_accumulator._pending_batches):
         held.clear()
     gc.collect()
     assert not unheard
     assert not broker.connection.connected()
+
+
+@pytest.mark.parametrize("producer", [AIOKafkaProducer], indirect=True)
+async def test_a_producer_that_is_given_up_makes_no_other_connection(
+    producer: Any, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three brokers are away, and each has something to be sent: aiokafka connects to one after the other."""
+    connected, tried = asyncio.Event(), []
+
+    async def connect(host: str, port: int, **_: Any) -> AIOKafkaConnection:
+        tried.append(host)
+        await connected.wait()
+        return broker.connect()
+
+    monkeypatch.setattr(aiokafka.client, "create_conn", connect)
+    del producer.client._get_conn
+    producer.client._conns.clear()
+    producer.client.cluster.leader_for_partition = lambda tp: tp.partition
+    producer.client.cluster.broker_metadata = lambda node: BrokerMetadata(node, f"host{node}", 1, None)
+    futures = [await send(producer, partition) for partition in range(3)]
+    await eventually(lambda: bool(tried), "it connects")
+    give_up(producer)
+    connected.set()
+    sending = producer._sender.sender_task
+    await eventually(sending.done, "it has ended")
+    assert sending.exception() is None
+    assert len(tried) == 1
+    assert broker.requests == []
+    assert all(isinstance(future.exception(), ProducerClosed) for future in futures)
+
+
+@pytest.mark.parametrize("producer", [AIOKafkaProducer], indirect=True)
+async def test_a_producer_is_given_up_in_the_moment_when_a_request_has_had_its_time(
+    producer: Any, broker: Broker
+) -> None:
+    """aiokafka looks its connection up to close it."""
+    first = await send(producer, 0)
+    await eventually(lambda: broker.asked == [{0: 0}], "it is under way")
+    ((_, _, answer),) = broker.connection._requests
+    answer.set_exception(TimeoutError())
+    give_up(producer)
+    sending = producer._sender.sender_task
+    await eventually(sending.done, "it has ended")
+    assert sending.exception() is None
+    assert isinstance(first.exception(), ProducerClosed)
 
 
 def test_the_version_that_is_installed_was_tried() -> None:

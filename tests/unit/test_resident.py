@@ -1,6 +1,7 @@
 """The reaper: idle and dead runners are closed, and what nobody uses leaves memory once the store has it."""
 
 import asyncio
+import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from turnlog_schemas.parts import ToolCall, text_content
 from turnlog_streams.folding.fold import StreamName
 from turnlog_streams.history.compaction import HistoryCompactionState
 from turnlog_streams.history.messages import HistoryMessage
+from turnlog_streams.policy import Policy
 from turnlog_streams.reader_rule import LogPosition
 from turnlog_streams.session.commands import ResumeTurn
 from turnlog_streams.session.state import Session
@@ -204,29 +206,54 @@ def test_what_a_session_holds_is_more_than_its_history() -> None:
     assert 105_100 < session.held_bytes - alone < 105_500
 
 
-async def test_others_have_their_turn_while_long_histories_are_counted() -> None:
+async def turns_of_others(sessions: int, messages: int) -> int:
+    """While one partition counts so many sessions with so many messages each."""
     memory = Memory()
-    texts = [HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("x"))] * 1_000
-    for name in "abcde":
-        memory.resident.sessions[name] = SessionInMemory(Session(session_id=name), texts)
+    text = HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("x"))
+    for number in range(sessions):
+        name = f"s{number}"
+        memory.resident.sessions[name] = SessionInMemory(Session(session_id=name), [text] * messages)
+    memory.limits.max_idle_sessions, memory.limits.max_idle_bytes = sessions, 1_000_000_000
     reaping, turns = asyncio.create_task(memory.resident.reap()), 0
     while not reaping.done():
         await asyncio.sleep(0)
         turns += 1
-    assert 3 <= turns < 10
+    return turns
 
 
-async def test_a_partition_that_moves_while_it_is_counted_holds_nothing() -> None:
+async def test_others_have_their_turn_while_sessions_are_counted() -> None:
+    alone = await turns_of_others(1, 1)
+    assert await turns_of_others(5, 1_000) == alone + 2
+    assert await turns_of_others(5, 100) == alone
+
+
+async def test_what_is_at_work_again_when_all_are_counted_counts_no_longer() -> None:
     shared = IdleMemory()
     memory = Memory(shared)
-    texts = [HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("x"))] * 3_000
-    memory.resident.sessions["s"] = SessionInMemory(Session(session_id="s"), texts)
+    text = HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("x" * 100))
+    for name in ("first", "second"):
+        memory.now += 0.5
+        memory.resident.sessions[name] = SessionInMemory(Session(session_id=name), [text] * 2_000)
+        memory.resident.sessions[name].last_offset, memory.resident.sessions[name].last_used = 7, memory.now
+    memory.limits.max_idle_bytes = 3_000_000
     reaping = asyncio.create_task(memory.resident.reap())
     await asyncio.sleep(0)
-    assert not reaping.done()
-    memory.resident.close()
+    await memory.resident.use([("session", "first")])
     await reaping
-    assert shared.bytes_over(memory, 100, 100) == 0
+    assert set(memory.resident.sessions) == {"first", "second"}, "the idle one has room"
+    assert sum(shared._held.values()) == memory.resident.sessions["second"].held_bytes
+
+
+def test_an_erased_session_holds_none_of_its_texts() -> None:
+    session = SessionInMemory(Session(session_id="s"))
+    message = HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("secret"))
+    nobody = sys.getrefcount(message)
+    session.history.append(message)
+    assert session.held_bytes
+    assert session.history_fits(Policy())
+    assert sys.getrefcount(message) > nobody
+    session._replace_history([])
+    assert sys.getrefcount(message) == nobody
 
 
 async def test_who_is_gone_leaves_nothing_behind() -> None:

@@ -1,13 +1,15 @@
 """What ``make upgrade-check`` says of the session that was chatted in over HTTP."""
 
+import subprocess
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import httpx2
 import pytest
 
 from tests import upgrade_check
-from tests.upgrade_check import Visitor
+from tests.upgrade_check import Visitor, last_release
 
 
 def visitor(monkeypatch: pytest.MonkeyPatch, sent: list[str], stored: list[str]) -> Visitor:
@@ -27,6 +29,37 @@ def visitor(monkeypatch: pytest.MonkeyPatch, sent: list[str], stored: list[str])
     one = Visitor(cast(Any, None))
     one.sent = sent
     return one
+
+
+def test_the_last_release_is_found_with_and_without_tags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(upgrade_check, "ROOT", tmp_path)
+
+    def commit(changelog: str) -> str:
+        (tmp_path / "CHANGELOG.md").write_text(changelog)
+        for argv in (
+            ["add", "-A"],
+            ["-c", "user.name=n", "-c", "user.email=e@example.com", "commit", "-qm", "one more"],
+        ):
+            subprocess.run(["git", *argv], cwd=tmp_path, check=True)
+        argv = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(argv, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    commit("## [0.1.0] (unreleased)\n")
+    assert last_release() == ""
+    released = commit("## [0.1.0] - 2026-01-01\n")
+    commit("## [0.1.1] (unreleased)\n\n- Faster.\n\n## [0.1.0] - 2026-01-01\n")
+    commit("## [0.1.1] - 2026-01-02\n\n- Faster.\n\n## [0.1.0] - 2026-01-01\n")
+    assert last_release() == released
+    shallow = tmp_path / "shallow"
+    subprocess.run(["git", "clone", "-q", "--depth", "2", f"file://{tmp_path}", shallow], cwd=tmp_path, check=True)
+    monkeypatch.setattr(upgrade_check, "ROOT", shallow)
+    with pytest.raises(SystemExit, match="shallow"):
+        last_release()
+    monkeypatch.setattr(upgrade_check, "ROOT", tmp_path)
+    subprocess.run(["git", "tag", "v0.1.0", released], cwd=tmp_path, check=True)
+    subprocess.run(["git", "tag", "v0.1.1"], cwd=tmp_path, check=True)
+    assert last_release() == "v0.1.0"
 
 
 async def test_each_message_must_be_there_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from turnlog_workers.base.tasks import watched
 _LOOK_EVERY_S = 0.1
 _PASS_EVERY_S = 5.0  #: at least
 _MANY = 20_000  #: made and not freed since the last pass: the next one is due
-_TELLING = 2_000  #: what a look finds in fewer tells nothing about others
+_TELLING = 2_000  #: a look at fewer objects tells nothing about others
 _CLEAN = 0.01  #: of what was made, at the most: then what comes next may be put away unseen
-_MANY_MISSED = 500_000  #: put away unseen though nobody can reach them, by what the looks found: some 100 MB
+_MANY_MISSED = 1_000_000  #: objects that nobody can reach: some 200 MB
 _FULL_WHEN_QUIET_S, _FULL_AT_LEAST_S = 600.0, 3600.0
 #: Should more be made between two looks, it is not left to them. What has survived one is put away: few are older.
 _THRESHOLDS = (50_000, 20, 20)
@@ -33,7 +33,7 @@ class GarbagePasses:
         self._now = now
         self._passed_at = self._full_at = now()
         self._found = 1.0  #: by the last look that tells, of what was made
-        self._missed = 0.0  #: about so many
+        self._missed = 0.0  #: unreachable objects that were put away unseen, as estimated
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

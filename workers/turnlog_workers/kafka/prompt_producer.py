@@ -20,7 +20,7 @@ import aiokafka
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaError, RequestTimedOutError
+from aiokafka.errors import KafkaError, ProducerClosed, RequestTimedOutError
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v7
@@ -202,6 +202,8 @@ class _Sent:
         """It is not stored, as far as anybody knows."""
         if not self.future.done():
             self.future.set_exception(exception)
+            if isinstance(exception, ProducerClosed):
+                self.future.exception()  # whoever has given the producer up may no longer wait for it
 
     # ---- what the connection asks for
 

@@ -24,5 +24,5 @@ class IdleMemory:
         self._held[part] -= given
 
     def forget(self, part: Hashable) -> None:
-        """It holds nothing from now on: it may be in a cycle, and the collector comes by once an hour."""
+        """It holds nothing from now on: it may be in a cycle, and the collector comes by seldom."""
         self._held.pop(part, None)

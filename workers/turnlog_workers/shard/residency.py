@@ -37,7 +37,7 @@ from turnlog_workers.store.port import (
 log = logging.getLogger(__name__)
 _MAX_MESSAGES = 2_000  #: that are looked up for one purpose
 _BATCH = 200  #: streams that are loaded, or runners that are closed, together
-_COUNTED = 2_000  #: messages whose bytes are counted at once: some 3 ms
+_COUNTED = 2_000  #: messages whose bytes are counted together: some 3 ms
 Needs = Callable[[Found], Lookup | None]
 T = TypeVar("T")
 
@@ -54,7 +54,6 @@ class Resident:
         self._resting = False
         self._fetched: set[StreamName] = set()
         self._saved: dict[StreamName, Saved] = {}
-        self._closed = False
 
     def get(self, kind: str, stream_id: str) -> AnyStream:
         """A stream that is in memory."""
@@ -199,7 +198,6 @@ class Resident:
 
     def close(self) -> None:
         """Another owner has them now."""
-        self._closed = True
         self.sessions.clear()
         self._context.idle_memory.forget(self)
 
@@ -234,10 +232,9 @@ class Resident:
     async def _reap_surplus(self, most: int, most_bytes: int) -> None:
         """Of the idle sessions that the store has, only so many stay, and so many bytes: those that were used last."""
         now = self._context.now()
+        await _count([stream for stream in self.sessions.values() if self._idle(stream, now)])
         idle = [stream for stream in self.sessions.values() if self._idle(stream, now)]
-        held = await _held_bytes(idle)
-        if self._closed:
-            return
+        held = sum(stream.held_bytes for stream in idle)
         bytes_over = self._context.idle_memory.bytes_over(self, held, most_bytes)
         if len(self.sessions) <= most and bytes_over <= 0:
             return
@@ -281,16 +278,15 @@ def _last_used(stream: AnyStream) -> float:
     return stream.last_used
 
 
-async def _held_bytes(streams: list[SessionInMemory]) -> int:
-    """Of all together. A long history that was just loaded takes a while to count: others have their turn meanwhile."""
-    held = messages = 0
+async def _count(streams: list[SessionInMemory]) -> None:
+    """Bring their sums up to date. Long ones that were just loaded take a while: others have their turn between."""
+    counted = 0
     for stream in streams:
-        held += stream.held_bytes
-        messages += len(stream.history)
-        if messages >= _COUNTED:
-            messages = 0
+        _ = stream.held_bytes
+        counted += len(stream.history)
+        if counted >= _COUNTED:
+            counted = 0
             await asyncio.sleep(0)
-    return held
 
 
 def _note_failures(results: Iterable[object]) -> None:

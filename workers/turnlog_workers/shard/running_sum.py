@@ -6,7 +6,7 @@ from turnlog_streams.history.messages import HistoryMessage
 
 
 class RunningSum:
-    """What messages come to, each by itself. They are added at the end, and taken away there."""
+    """What messages come to, each by itself. They are added at the end; where others leave, all are counted again."""
 
     def __init__(self, each: Callable[[HistoryMessage], int]) -> None:
         self._each = each

@@ -63,8 +63,7 @@ class SessionInMemory(Stream[Session]):
         self.saved_to = state.messages  #: messages up to here are in the store
         self.actor: SessionActor | None = None
         self.frame_seqs: dict[tuple[str | None, int], int] = {}
-        self.weights = Weights()  #: tokens of its messages, as far as a plan counted them
-        self._tokens, self._bytes = RunningSum(message_tokens), RunningSum(_bytes_of)  #: of all that are held
+        self._count_anew()
 
     @property
     def stream_id(self) -> str:
@@ -129,7 +128,11 @@ class SessionInMemory(Stream[Session]):
 
     def _replace_history(self, history: list[HistoryMessage]) -> None:
         self.history = history
-        self.weights = Weights()
+        self._count_anew()
+
+    def _count_anew(self) -> None:
+        self.weights = Weights()  #: tokens of its messages, as far as a plan counted them
+        self._tokens, self._bytes = RunningSum(message_tokens), RunningSum(_bytes_of)  #: of all that are held
 
     @property
     def held_bytes(self) -> int:

@@ -107,6 +107,7 @@ class Visitor:
         self.gateway = self._start()
         self.sent: list[str] = []
         self.tried = 0  #: requests over HTTP
+        self.leaving = False  #: what he is about to say is his last word
 
     def _start(self) -> Process:
         way = self._stack.broker.bootstrap_server
@@ -123,9 +124,11 @@ class Visitor:
         await self._stack.restart(self.gateway, start)
 
     async def chat(self) -> None:
-        """One message after the other, for ever."""
+        """One message after the other, until he leaves: he hears whether his last one was accepted."""
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self._port}", timeout=_ASK_S) as http:
             for number in itertools.count():
+                if self.leaving:
+                    return
                 body = {"text": f"Message {number}", "request_id": f"visitor-{number}", "model": "echo:"}
                 await tried(lambda body=body: self._accepted(http, body), f"message {number} is accepted", _ACCEPTED_S)  # type: ignore[misc]
                 self.sent.append(str(body["text"]))
@@ -181,7 +184,7 @@ async def rolled(folder: Path, older: Path, seed: str) -> tuple[Outcome, int]:
             await visitor.replace_gateway()
             await stack.turns_end(TURNS_BETWEEN)
         finally:
-            chatting.cancel()
+            visitor.leaving = True
             ended = (await asyncio.gather(chatting, return_exceptions=True))[0]
         if isinstance(ended, Exception):
             stack.outcome.problems.append(f"the visitor gave up: {ended}")

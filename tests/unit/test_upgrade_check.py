@@ -62,6 +62,21 @@ def test_the_last_release_is_found_with_and_without_tags(monkeypatch: pytest.Mon
     assert last_release() == "v0.1.0"
 
 
+async def test_the_visitor_hears_whether_his_last_message_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Visitor, "_start", lambda self: None)
+    monkeypatch.setattr(upgrade_check, "_PAUSE_S", 0.0)
+    one = Visitor(cast(Any, None))
+
+    def accept(request: httpx2.Request) -> httpx2.Response:
+        one.leaving = one.tried == 3  # meanwhile
+        return httpx2.Response(202)
+
+    client = partial(httpx2.AsyncClient, transport=httpx2.MockTransport(accept))
+    monkeypatch.setattr(upgrade_check.httpx2, "AsyncClient", client)
+    await one.chat()
+    assert one.sent == ["Message 0", "Message 1", "Message 2"]
+
+
 async def test_each_message_must_be_there_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = ["a", "b", "c"]
     assert await visitor(monkeypatch, sent, ["a", "a", "b", "b", "c", "c"]).wrong() == []

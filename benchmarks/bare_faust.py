@@ -36,6 +36,11 @@ class RecordSize:
     headers: tuple[tuple[str, int], ...]  #: name, bytes
 
 
+def command(mode: str, sizes: Path) -> tuple[str, ...]:
+    """The command line of a process. ``sizes``: what :func:`write_sizes` stored."""
+    return sys.executable, "-m", "benchmarks.bare_faust", mode, str(sizes)
+
+
 def write_sizes(path: Path, sizes: list[RecordSize]) -> None:
     """Store what each request shall lead to."""
     path.write_text(json.dumps([asdict(size) for size in sizes]))

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,19 +109,12 @@ def _chosen(jobs: list[Job], cases: str | None) -> list[Job]:
                 f"no such case: {', '.join(sorted(unknown))}; there are {names}; or a kind: {', '.join(WITH_BARS)}"
             )
         jobs = [job for job in jobs if job.name in wanted or (job.kind in WITH_BARS and job.kind in wanted)]
-    if not _sizes_known(jobs):
+    names = [job.name for job in jobs]  # in their order here: a worker's come first
+    if any("bare" in name.split("-") for name in names) and not any(name.startswith("worker") for name in names):
         raise SystemExit(
             "a bare agent sends records of the sizes that a worker's case of throughput found: add one, such as worker"
         )
     return jobs
-
-
-def _sizes_known(jobs: Sequence[Job]) -> bool:
-    """Does a worker's case of throughput come before every bare one?"""
-    names = [job.name for job in jobs]
-    bare = [place for place, name in enumerate(names) if name.startswith("bare") or name == "latency-bare"]
-    worker = [place for place, name in enumerate(names) if name.startswith("worker")]
-    return not bare or min(worker, default=len(names)) < min(bare)
 
 
 def _table_jobs(quick: bool, sessions: int | None) -> list[Job]:

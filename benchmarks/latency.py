@@ -1,16 +1,16 @@
 """Request to first delta, at a steady rate: requests go out when their time has come, answered or not."""
 
 import asyncio
-import sys
 import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import bare_faust
 from benchmarks.deployment import WORKER, Deployment
 from benchmarks.load import FRAMES_PER_TURN, MIN_FRAMES_PER_TURN, Broker, Request, requests
-from benchmarks.meter import foreign_cores, load_average, used
+from benchmarks.meter import Reading, foreign_cores, load_average, used
 from turnlog_schemas.frames import TERMINAL_FRAMES, TextDelta, TurnCompleted
 
 _ANSWER_TIMEOUT_S = 30.0
@@ -49,7 +49,7 @@ async def measure(pace: Pace, deployment: Deployment, *, framing: str = "avro") 
 async def measure_bare(pace: Pace, deployment: Deployment, mode: str, sizes: Path) -> dict[str, Any]:
     """One run of the bare agent at the same pace: its CPU time only, since its records do not tell what they answer."""
     topics = deployment.settings.topics
-    with deployment.process("worker", (sys.executable, "-m", "benchmarks.bare_faust", mode, str(sizes))):
+    with deployment.process("worker", bare_faust.command(mode, sizes)):
         async with Broker(deployment.settings) as broker:
             warm_up, made = _requests(pace, deployment, "avro")
             await _send(broker, warm_up, pace.rate_per_s)
@@ -59,9 +59,13 @@ async def measure_bare(pace: Pace, deployment: Deployment, mode: str, sizes: Pat
             after = meter.read()
             frames = (len(warm_up) + len(made)) * FRAMES_PER_TURN
             await broker.until_records(topics.replies, frames, stalled_s=_STALLED_S, alive=deployment.check_alive)
+    return {"turns": len(made), **_cost(len(made), before, after, load_before)}
+
+
+def _cost(turns: int, before: Reading, after: Reading, load_before: float) -> dict[str, Any]:
+    """What a run took of the machine."""
     return {
-        "turns": len(made),
-        "cpu_ms_per_turn": 1000 * used(before, after)["worker"] / len(made),
+        "cpu_ms_per_turn": 1000 * used(before, after)["worker"] / turns,
         "load_average": [round(load_before, 2), round(load_average(), 2)],
         "foreign_cores": foreign_cores(before, after),
     }
@@ -117,9 +121,7 @@ async def _drive(pace: Pace, deployment: Deployment, broker: Broker, framing: st
         "first_delta_max_ms": first[-1],
         "completed_p50_ms": percentile(ended, 50),
         "completed_p99_ms": percentile(ended, 99),
-        "cpu_ms_per_turn": 1000 * used(before, after)["worker"] / len(due),
-        "load_average": [round(load_before, 2), round(load_average(), 2)],
-        "foreign_cores": foreign_cores(before, after),
+        **_cost(len(due), before, after, load_before),
     }
 
 

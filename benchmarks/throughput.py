@@ -1,7 +1,6 @@
 """Turns per second and CPU time per turn, out of a backlog of requests."""
 
 import contextlib
-import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
+from benchmarks import bare_faust
 from benchmarks.bare_faust import RecordSize, write_sizes
 from benchmarks.deployment import MATERIALIZER, WORKER, Deployment
 from benchmarks.load import EVENTS_PER_TURN, FRAMES_PER_TURN, Broker, requests
@@ -66,8 +66,7 @@ async def measure(case: Case, load: Load, deployment: Deployment, sizes: Path) -
             if case.scraped:
                 stack.enter_context(scraped(port))
         else:
-            argv = (sys.executable, "-m", "benchmarks.bare_faust", case.bare, str(sizes))
-            stack.enter_context(deployment.process("worker", argv))
+            stack.enter_context(deployment.process("worker", bare_faust.command(case.bare, sizes)))
         if case.materializer:
             stack.enter_context(deployment.process("materializer", MATERIALIZER))
         async with Broker(deployment.settings) as broker:

@@ -372,6 +372,14 @@ async def test_nothing_goes_on_of_a_producer_whose_end_is_not_waited_for(
     assert not broker.connection.connected()
 
 
+async def ends_in_order(producer: Any, *futures: "asyncio.Future[Any]") -> None:
+    """Its task for sending ends by itself, and what it held has failed."""
+    sending = producer._sender.sender_task
+    await eventually(sending.done, "it has ended")
+    assert sending.exception() is None
+    assert all(isinstance(future.exception(), ProducerClosed) for future in futures)
+
+
 @pytest.mark.parametrize("producer", [AIOKafkaProducer], indirect=True)
 async def test_a_producer_that_is_given_up_makes_no_other_connection(
     producer: Any, broker: Broker, monkeypatch: pytest.MonkeyPatch
@@ -393,12 +401,9 @@ async def test_a_producer_that_is_given_up_makes_no_other_connection(
     await eventually(lambda: bool(tried), "it connects")
     give_up(producer)
     connected.set()
-    sending = producer._sender.sender_task
-    await eventually(sending.done, "it has ended")
-    assert sending.exception() is None
+    await ends_in_order(producer, *futures)
     assert len(tried) == 1
     assert broker.requests == []
-    assert all(isinstance(future.exception(), ProducerClosed) for future in futures)
 
 
 @pytest.mark.parametrize("producer", [AIOKafkaProducer], indirect=True)
@@ -411,10 +416,7 @@ async def test_a_producer_is_given_up_in_the_moment_when_a_request_has_had_its_t
     ((_, _, answer),) = broker.connection._requests
     answer.set_exception(TimeoutError())
     give_up(producer)
-    sending = producer._sender.sender_task
-    await eventually(sending.done, "it has ended")
-    assert sending.exception() is None
-    assert isinstance(first.exception(), ProducerClosed)
+    await ends_in_order(producer, first)
 
 
 def test_the_version_that_is_installed_was_tried() -> None:

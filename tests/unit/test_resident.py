@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.histories import summary
+from tests.histories import History, summary
 from tests.one_session import LIMITS, OneSession, answers
 from tests.waiting import eventually
 from turnlog_schemas.parts import ToolCall, text_content
@@ -209,10 +209,10 @@ def test_what_a_session_holds_is_more_than_its_history() -> None:
 async def turns_of_others(sessions: int, messages: int) -> int:
     """While one partition counts so many sessions with so many messages each."""
     memory = Memory()
-    text = HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("x"))
+    said = History().user("x").messages
     for number in range(sessions):
         name = f"s{number}"
-        memory.resident.sessions[name] = SessionInMemory(Session(session_id=name), [text] * messages)
+        memory.resident.sessions[name] = SessionInMemory(Session(session_id=name), said * messages)
     memory.limits.max_idle_sessions, memory.limits.max_idle_bytes = sessions, 1_000_000_000
     reaping, turns = asyncio.create_task(memory.resident.reap()), 0
     while not reaping.done():
@@ -230,10 +230,10 @@ async def test_others_have_their_turn_while_sessions_are_counted() -> None:
 async def test_what_is_at_work_again_when_all_are_counted_counts_no_longer() -> None:
     shared = IdleMemory()
     memory = Memory(shared)
-    text = HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("x" * 100))
+    said = History().user("x" * 100).messages
     for name in ("first", "second"):
         memory.now += 0.5
-        memory.resident.sessions[name] = SessionInMemory(Session(session_id=name), [text] * 2_000)
+        memory.resident.sessions[name] = SessionInMemory(Session(session_id=name), said * 2_000)
         memory.resident.sessions[name].last_offset, memory.resident.sessions[name].last_used = 7, memory.now
     memory.limits.max_idle_bytes = 3_000_000
     reaping = asyncio.create_task(memory.resident.reap())
@@ -246,7 +246,7 @@ async def test_what_is_at_work_again_when_all_are_counted_counts_no_longer() -> 
 
 def test_an_erased_session_holds_none_of_its_texts() -> None:
     session = SessionInMemory(Session(session_id="s"))
-    message = HistoryMessage(message_seq=1, turn_id="t", role="user", content=text_content("secret"))
+    (message,) = History().user("secret").messages
     nobody = sys.getrefcount(message)
     session.history.append(message)
     assert session.held_bytes

@@ -1,6 +1,7 @@
 """What ``make upgrade-check`` says of the session that was chatted in over HTTP."""
 
 import subprocess
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,16 @@ import pytest
 
 from tests import upgrade_check
 from tests.upgrade_check import Visitor, last_release
+
+Handler = Callable[[httpx2.Request], httpx2.Response]
+
+
+def alone(monkeypatch: pytest.MonkeyPatch, gateway: Handler) -> Visitor:
+    """A visitor of a gateway that the test plays."""
+    client = partial(httpx2.AsyncClient, transport=httpx2.MockTransport(gateway))
+    monkeypatch.setattr(upgrade_check.httpx2, "AsyncClient", client)
+    monkeypatch.setattr(Visitor, "_start", lambda self: None)
+    return Visitor(cast(Any, None))
 
 
 def visitor(monkeypatch: pytest.MonkeyPatch, sent: list[str], stored: list[str]) -> Visitor:
@@ -22,11 +33,8 @@ def visitor(monkeypatch: pytest.MonkeyPatch, sent: list[str], stored: list[str])
             200, json={"messages": messages, "next_after": after + 2 if stored[after + 2 :] else None}
         )
 
-    client = partial(httpx2.AsyncClient, transport=httpx2.MockTransport(page))
-    monkeypatch.setattr(upgrade_check.httpx2, "AsyncClient", client)
     monkeypatch.setattr(upgrade_check, "_ACCEPTED_S", 0.1)
-    monkeypatch.setattr(Visitor, "_start", lambda self: None)
-    one = Visitor(cast(Any, None))
+    one = alone(monkeypatch, page)
     one.sent = sent
     return one
 
@@ -63,16 +71,13 @@ def test_the_last_release_is_found_with_and_without_tags(monkeypatch: pytest.Mon
 
 
 async def test_the_visitor_hears_whether_his_last_message_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Visitor, "_start", lambda self: None)
     monkeypatch.setattr(upgrade_check, "_PAUSE_S", 0.0)
-    one = Visitor(cast(Any, None))
 
     def accept(request: httpx2.Request) -> httpx2.Response:
         one.leaving = one.tried == 3  # meanwhile
         return httpx2.Response(202)
 
-    client = partial(httpx2.AsyncClient, transport=httpx2.MockTransport(accept))
-    monkeypatch.setattr(upgrade_check.httpx2, "AsyncClient", client)
+    one = alone(monkeypatch, accept)
     await one.chat()
     assert one.sent == ["Message 0", "Message 1", "Message 2"]
 

@@ -18,7 +18,7 @@ from tests.faults.cluster import FaultCluster
 from tests.faults.load import SUMMARY_MODELS, Load
 from tests.faults.points import hit_of
 from tests.faults.record import CommitSampler, collect, positions_in
-from tests.faults.takeover import Takeovers
+from tests.faults.takeover import SeenFrame, Takeovers
 from tests.faulty_link import LinkFault
 from tests.waiting import eventually
 from turnlog_schemas.codec import Codec
@@ -226,7 +226,7 @@ class Stack:
     def _killed(self, worker: Process, point: str) -> None:
         self.tell(f"{worker.name} was killed at {point}")
         if worker.name != f"w{KEEPS_ITS_NAME}":
-            self.takeovers.killed(worker.name)
+            self.takeovers.lost(worker.name)
         self.outcome.kills += 1
         self.outcome.points[point] = self.outcome.points.get(point, 0) + 1
 
@@ -236,11 +236,12 @@ class Stack:
         await self.ready(worker)
         worker.signal(signal.SIGSTOP)
         self.tell(f"{worker.name} is paused")
-        self.takeovers.killed(worker.name)
+        pause = self.takeovers.lost(worker.name)
         try:
             await asyncio.sleep(pause_s)
         finally:
             worker.signal(signal.SIGCONT)
+            pause.back_at = time.monotonic()
             self.tell(f"{worker.name} goes on")
         self.outcome.zombies += 1
         await asyncio.sleep(_ROUND_S)  # it must have the time to do wrong
@@ -441,7 +442,8 @@ class Stack:
             self.tell(f"late: {late}")
             outcome.late_frames += 1
             outcome.late_copies += late.again
-        outcome.takeovers_s = self.takeovers.seconds(history, wire)
+        seen = [SeenFrame(frame.record.partition, frame.header.epoch, frame.seen_at) for frame in wire.frames]
+        outcome.takeovers_s = self.takeovers.seconds(history.log, seen)
         self.tell("all is judged")
         return history
 

@@ -1,37 +1,77 @@
-"""How long a dead worker's sessions are silent: from its death to the next frame of each of its partitions."""
+"""How long a lost worker's sessions are silent: from its death or pause to the next frame of each of its partitions."""
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.checker import History
-from tests.deployment import Wire
 from turnlog_schemas.events import PartitionClaimed
+from turnlog_streams.reader_rule import LoggedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFrame:
+    """What is needed of a frame that somebody saw."""
+
+    partition: int
+    epoch: int
+    at: float  #: monotonic seconds
+
+
+@dataclass(slots=True)
+class Loss:
+    """A worker's death, or its pause."""
+
+    name: str
+    at: float  #: monotonic seconds
+    wall_ms: int
+    back_at: float | None = None  #: monotonic seconds; ``None``: it is dead
+
+    def wall_of(self, seen_at: float) -> float:
+        """Monotonic seconds as wall milliseconds."""
+        return self.wall_ms + (seen_at - self.at) * 1_000
 
 
 @dataclass(slots=True)
 class Takeovers:
-    """Deaths (and pauses) as they happen."""
+    """Deaths and pauses as they happen."""
 
-    deaths: list[tuple[str, float, int]] = field(default_factory=list)  #: name, monotonic seconds, wall milliseconds
+    losses: list[Loss] = field(default_factory=list)
 
-    def killed(self, name: str) -> None:
-        """A worker is gone now."""
-        self.deaths.append((name, time.monotonic(), time.time_ns() // 1_000_000))
+    def lost(self, name: str) -> Loss:
+        """A worker is gone or stands still now."""
+        loss = Loss(name, time.monotonic(), time.time_ns() // 1_000_000)
+        self.losses.append(loss)
+        return loss
 
-    def seconds(self, history: History, wire: Wire) -> list[float]:
-        """For each partition that a dead worker owned: until a frame of a later owner was seen."""
-        found: list[float] = []
-        for name, died_at, wall_ms in self.deaths:
-            for partition, log in history.log.items():
-                claims = [event for event in log if isinstance(event.payload, PartitionClaimed)]
-                before = [claim for claim in claims if claim.header.recorded_at <= wall_ms]
-                if not before or before[-1].payload.owner != name:
-                    continue
-                epoch = before[-1].offset
-                seen = [
-                    frame.seen_at - died_at
-                    for frame in wire.frames
-                    if frame.record.partition == partition and frame.header.epoch > epoch and frame.seen_at > died_at
-                ]
-                found += seen[:1]
+    def seconds(self, log: Mapping[int, Sequence[LoggedEvent]], frames: Iterable[SeenFrame]) -> list[float]:
+        """For each partition that a lost worker owned: until a frame of its next owner was seen.
+
+        One that was paused and is back may still be the owner; then its own next frame ends the silence.
+        """
+        of_partition: dict[int, list[SeenFrame]] = {}
+        for frame in frames:
+            of_partition.setdefault(frame.partition, []).append(frame)
+        found = []
+        for loss in self.losses:
+            for partition, events in log.items():
+                seconds = _silence_s(loss, events, of_partition.get(partition, []))
+                if seconds is not None:
+                    found.append(seconds)
         return found
+
+
+def _silence_s(loss: Loss, events: Sequence[LoggedEvent], frames: Sequence[SeenFrame]) -> float | None:
+    claims = [event for event in events if isinstance(event.payload, PartitionClaimed)]
+    before = [claim for claim in claims if claim.header.recorded_at <= loss.wall_ms]
+    if not before or before[-1].payload.owner != loss.name:
+        return None
+    epoch = before[-1].offset
+    taken_ms = next((claim.header.recorded_at for claim in claims if claim.offset > epoch), None)
+    for frame in frames:
+        if frame.at <= loss.at:
+            continue
+        back = loss.back_at is not None and frame.at > loss.back_at
+        its_own = back and frame.epoch == epoch and (taken_ms is None or loss.wall_of(frame.at) < taken_ms)
+        if frame.epoch > epoch or its_own:
+            return frame.at - loss.at
+    return None

@@ -18,7 +18,7 @@ from tests.faults.cluster import FaultCluster
 from tests.faults.load import SUMMARY_MODELS, Load
 from tests.faults.points import hit_of
 from tests.faults.record import CommitSampler, collect, positions_in
-from tests.faults.takeover import SeenFrame, Takeovers
+from tests.faults.takeover import FrameAt, Takeovers
 from tests.faulty_link import LinkFault
 from tests.waiting import eventually
 from turnlog_schemas.codec import Codec
@@ -442,7 +442,7 @@ class Stack:
             self.tell(f"late: {late}")
             outcome.late_frames += 1
             outcome.late_copies += late.again
-        seen = [SeenFrame(frame.record.partition, frame.header.epoch, frame.seen_at) for frame in wire.frames]
+        seen = [FrameAt(frame.record.partition, frame.header.epoch, frame.seen_at) for frame in wire.frames]
         outcome.takeovers_s = self.takeovers.seconds(history.log, seen)
         self.tell("all is judged")
         return history

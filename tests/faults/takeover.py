@@ -1,15 +1,19 @@
-"""How long a lost worker's sessions are silent: from its death or pause to the next frame of each of its partitions."""
+"""How long a lost worker's sessions are silent: from its death or pause to the next frame of each of its partitions.
+
+Only partitions in which a turn was under way are counted: elsewhere the silence lasts until somebody asks.
+"""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tests.checker.log_view import ACCEPTED, TERMINAL, accepted_events
 from turnlog_schemas.events import PartitionClaimed
 from turnlog_streams.reader_rule import LoggedEvent
 
 
 @dataclass(frozen=True, slots=True)
-class SeenFrame:
+class FrameAt:
     """What is needed of a frame that somebody saw."""
 
     partition: int
@@ -43,12 +47,12 @@ class Takeovers:
         self.losses.append(loss)
         return loss
 
-    def seconds(self, log: Mapping[int, Sequence[LoggedEvent]], frames: Iterable[SeenFrame]) -> list[float]:
-        """For each partition that a lost worker owned: until a frame of its next owner was seen.
+    def seconds(self, log: Mapping[int, Sequence[LoggedEvent]], frames: Iterable[FrameAt]) -> list[float]:
+        """Where a lost worker had a turn, by partition: until a frame of the next owner was seen.
 
         One that was paused and is back may still be the owner; then its own next frame ends the silence.
         """
-        of_partition: dict[int, list[SeenFrame]] = {}
+        of_partition: dict[int, list[FrameAt]] = {}
         for frame in frames:
             of_partition.setdefault(frame.partition, []).append(frame)
         found = []
@@ -60,10 +64,10 @@ class Takeovers:
         return found
 
 
-def _silence_s(loss: Loss, events: Sequence[LoggedEvent], frames: Sequence[SeenFrame]) -> float | None:
+def _silence_s(loss: Loss, events: Sequence[LoggedEvent], frames: Sequence[FrameAt]) -> float | None:
     claims = [event for event in events if isinstance(event.payload, PartitionClaimed)]
     before = [claim for claim in claims if claim.header.recorded_at <= loss.wall_ms]
-    if not before or before[-1].payload.owner != loss.name:
+    if not before or before[-1].payload.owner != loss.name or not _has_turns(loss, events):
         return None
     epoch = before[-1].offset
     taken_ms = next((claim.header.recorded_at for claim in claims if claim.offset > epoch), None)
@@ -75,3 +79,16 @@ def _silence_s(loss: Loss, events: Sequence[LoggedEvent], frames: Sequence[SeenF
         if frame.epoch > epoch or its_own:
             return frame.at - loss.at
     return None
+
+
+def _has_turns(loss: Loss, events: Sequence[LoggedEvent]) -> bool:
+    """Had a turn begun, and not ended, when the worker was lost?"""
+    open_turns = set[str | None]()
+    for event in accepted_events(events):
+        if event.header.recorded_at > loss.wall_ms:
+            break
+        if isinstance(event.payload, ACCEPTED):
+            open_turns.add(event.header.turn_id)
+        elif isinstance(event.payload, TERMINAL):
+            open_turns.discard(event.header.turn_id)
+    return bool(open_turns)

@@ -450,6 +450,9 @@ def test_ending_turns_and_sessions(serving: Deployment) -> None:
     nothing = serving.run("sessions", "cancel", session_id)
     assert (nothing.code, nothing.out) == (5, "")
     assert "not_running" in nothing.err
+    nobody = serving.run("sessions", "cancel", "nobody")
+    assert (nobody.code, nobody.out) == (4, "")
+    assert "nobody" in nobody.err
 
     rotated = serving.run("sessions", "rotate", "mail", "--request-id", "once", "--json").document
     assert serving.run("sessions", "rotate", "mail", "--request-id", "once", "--json").document == rotated

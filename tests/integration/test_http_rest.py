@@ -133,6 +133,8 @@ async def test_a_turn_is_cancelled_and_a_stream_goes_on_behind_its_position(http
     assert len({position for position, _, _ in whole}) == len(whole)
     none = await http.post(f"{path}/cancel")
     assert (none.status_code, none.json()["error"]["code"]) == (409, "not_running")
+    nobody = await http.post("/v1/sessions/nobody/cancel")
+    assert (nobody.status_code, nobody.json()["error"]["code"]) == (404, "not_found")
     for position, status in (("nonsense", 400), ("99-1", 400), (f"{whole[0][0].split('-')[0]}-999999", 410)):
         wrong = await http.get(f"{path}/stream", headers={"last-event-id": position})
         assert wrong.status_code == status

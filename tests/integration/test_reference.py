@@ -490,6 +490,7 @@ PROVOKED: dict[tuple[str, str], tuple[Step, Step]] = {
     ("EraseSession", "not_found"): (nothing, lambda scene: scene.client.erase(scene.session_id)),
     ("EraseSession", "not_sealed"): (chatted, lambda scene: scene.client.erase(scene.session_id)),
     ("EraseSession", "conflict"): (nothing, erase_conflict),
+    ("CancelTurn", "not_found"): (nothing, lambda scene: scene.client.cancel(scene.session_id)),
     ("CancelTurn", "not_running"): (chatted, lambda scene: scene.client.cancel(scene.session_id)),
     ("CancelTurn", "conflict"): (nothing, cancel_conflict),
     ("ResetRunner", "not_found"): (nothing, lambda scene: scene.client.reset_runner(scene.session_id)),

@@ -93,7 +93,7 @@ def test_a_queued_turn_ends_without_a_message() -> None:
 @pytest.mark.parametrize("turn", [None, "1", "never"])
 def test_nothing_to_cancel_is_refused(turn: str | None) -> None:
     running().when(complete()).when(cancel("c", turn)).then_refused("not_running")
-    given().when(cancel("c", turn)).then_refused("not_running")
+    given().when(cancel("c", turn)).then_refused("not_found")
 
 
 def test_the_same_cancel_twice_ends_one_turn() -> None:

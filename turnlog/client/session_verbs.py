@@ -216,7 +216,7 @@ class SessionVerbs:
         """End a turn: a queued one, or the running one (absent: that one). Returns the cancelled turn.
 
         What the running one had said is kept as a message. Refused with code ``not_running`` when there is no such turn
-        that has not ended.
+        that has not ended. Raises :class:`SessionNotFoundError` where there is no such session.
         """
         reply = await self._ask(cmd.CancelTurn(turn_id=turn_id), fr.TurnCancelled, session_id, request_id, timeout_s)
         view = TurnView()

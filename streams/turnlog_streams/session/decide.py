@@ -284,6 +284,8 @@ def _end_failed(session: Session, turn: Turn, failed: ev.TurnFailed, policy: Pol
 def _cancel(session: Session, command: Cancel, policy: Policy, found: Found) -> list[Fact]:
     if (again := _asked_again(session, command, found)) is not None:
         return again
+    if not session.exists:
+        return [refusal(command, "not_found", f"session {session.session_id} does not exist")]
     turn = session.turns.get(command.turn_id or session.running or "")
     if turn is None:
         which = f"turn {command.turn_id}" if command.turn_id else "running turn"

@@ -49,8 +49,8 @@ def _times(result: dict[str, object]) -> list[str]:
         seconds = faults["takeover_s"]
         lines += [
             "",
-            "From a worker's death or pause to the next frame of a partition in which it had a turn, with a session timeout of "
-            f"{faults['session_timeout_s']:g} s: median {seconds['p50']} s, 95 % within {seconds['p95']} s, "
+            "From a worker's death or pause to the next frame of a partition in which it had a turn, with a session "
+            f"timeout of {faults['session_timeout_s']:g} s: median {seconds['p50']} s, 95 % within {seconds['p95']} s, "
             f"the longest {seconds['max']} s ({seconds['count']} takeovers, most of them while others died, too).",
         ]
     if isinstance(million, dict):

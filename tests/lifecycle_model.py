@@ -175,6 +175,8 @@ class Model:
 
     def cancel(self, name: str, turn: str | None) -> str:
         """A turn (``None``: the running one) ends on purpose; or why not."""
+        if not self.session(name)["exists"]:
+            return "not_found"
         turns = self.session(name)["turns"]
         turn = turn or next(iter(turns), None)
         if turn not in turns:

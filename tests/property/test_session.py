@@ -248,7 +248,8 @@ class SessionMachine(RuleBasedStateMachine):
             self.model.cancel(turn, partial=partial)
             self.model.answers[name] = "cancelled"
         else:
-            assert [fact.event.code for fact in facts if isinstance(fact.event, ev.RequestRefused)] == ["not_running"]
+            wrong = "not_running" if self.session.exists else "not_found"
+            assert [fact.event.code for fact in facts if isinstance(fact.event, ev.RequestRefused)] == [wrong]
             self.model.answers[name] = "refused"
 
     @rule(target=requests, wishes=st.sampled_from([None, "short", "x" * 11]), times=st.sampled_from([1, 1, 1, 12]))

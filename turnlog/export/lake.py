@@ -60,7 +60,8 @@ def _explained(error: duckdb.Error, address: str) -> TurnlogError:
         return TurnlogError(f"Another export changed the lake meanwhile, and this one has changed nothing: {text}")
     if (found := _OTHER_DATA.search(text)) is not None:
         return UsageError(
-            f"the lake keeps its data where its first export put it, in {found[1]}: leave --data out, or begin another lake"
+            f"the lake keeps its data where its first export put it, in {found[1]}: "
+            "leave --data out, or begin another lake"
         )
     failed = "Exporting into the lake failed, and nothing of this export is in it"
     if isinstance(error, duckdb.HTTPException) and _REFUSED.search(text):

@@ -109,6 +109,7 @@ class Stack:
         self._requests_topic_id = ""
         self.weaken = weaken  #: the weakness that its workers have (see ``weakened_worker``), if any
         self.older: Path | None = None  #: the folder of another build, which processes are started of; ``None``: ours
+        self._only_ours = True  #: no process was of another build
         self._drain_s = WEAK_DRAIN_S if weaken else DRAIN_S
         self._began = time.monotonic()
 
@@ -144,6 +145,7 @@ class Stack:
         """The command line of ``turnlog ARGUMENTS`` of the build that is started now."""
         if self.older is None:
             return [sys.executable, "-m", "turnlog", *arguments]
+        self._only_ours = False
         return [sys.executable, "-c", _OF_ANOTHER_BUILD, str(self.older), *arguments]
 
     async def replace(self, slot: int) -> None:
@@ -431,6 +433,7 @@ class Stack:
         ]
         outcome.anomalies += [*check(history), *check_lifecycle(history.log)]
         outcome.problems += self._stores(history)
+        outcome.problems += self._deaths_of_tasks() if self._only_ours else []
         outcome.turns = self.load.turns
         outcome.history_compactions = sum(
             isinstance(event.payload, HistoryCompacted) for log in history.log.values() for event in log
@@ -446,6 +449,12 @@ class Stack:
         outcome.takeovers_s = self.takeovers.seconds(history.log, seen)
         self.tell("all is judged")
         return history
+
+    def _deaths_of_tasks(self) -> list[str]:
+        """What an operator is woken for, and no fault of a process or of its link should bring about."""
+        logs = sorted(self.deployment.folder.glob("*.log"))
+        lines = ((log.name, line) for log in logs for line in log.read_text(errors="replace").splitlines())
+        return [f"{name}: {line}" for name, line in lines if " CRITICAL turnlog_workers.base.tasks: " in line]
 
     def _stores(self, history: History) -> list[str]:
         """The analysts' file and each partition's newest store have read to the end of the log."""

@@ -73,7 +73,9 @@ class Defects(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not isinstance(error, StoreError):
+        if record.levelno >= logging.CRITICAL:  # an operator is woken for it
+            self.found.append(record.getMessage())
+        elif error is not None and not isinstance(error, StoreError):
             self.found.append(f"{record.getMessage()}: {type(error).__name__}: {error}")
 
 

@@ -69,6 +69,8 @@ class TurnlogApp(faust.App):
     inside: WorkerService
     stop_reason: str | None = None
     under_faust = True  #: Faust's command line runs the app; it knows only crashes
+    #: Where there is no sensor at all, Faust takes their state for lost, and warns twice at each rebalance.
+    _rebalancing_sensor_state: Any = property(lambda self: {"no sensor": None}, lambda self, state: None)
 
     def connect(self, settings: Settings, name: WorkerName) -> None:
         """Bind the worker's inside to this app's consumer."""
@@ -100,11 +102,6 @@ class TurnlogApp(faust.App):
         services = super().on_init_dependencies()
         self.sensors.remove(self.monitor)
         return services
-
-    def on_rebalance_start(self) -> None:
-        """Where there is no sensor at all, Faust takes their state for lost, and warns twice at each rebalance."""
-        super().on_rebalance_start()
-        self._rebalancing_sensor_state = self._rebalancing_sensor_state or {"no sensor": None}
 
     def _ack(self, partition: int, offset: int) -> None:
         tp = TP(self.turnlog_settings.topics.requests, partition)

@@ -80,11 +80,6 @@ class ServedOutcomes:
         if not done.done():
             done.set_exception(self._containment.unrecordable(stream, error))
 
-    def close(self) -> None:
-        """Whoever waits is cancelled."""
-        for outcome in self._waiting:
-            outcome.done.cancel()
-
 
 def _confirm(done: asyncio.Future[None]) -> None:
     if not done.done():

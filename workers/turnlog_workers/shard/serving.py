@@ -128,7 +128,7 @@ class Serving(SessionReads):
         self._outcomes.put_last(session_id, outcome, self._waiter())
 
     def _waiter(self) -> asyncio.Future[None]:
-        """What an actor waits for; cancelled by the release, also for an actor that comes after it."""
+        """What an actor waits for; cancelled already for one that asks after the release."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._closed:
             waiter.cancel()
@@ -386,13 +386,12 @@ class Serving(SessionReads):
         await self.resident.reap()
 
     async def close(self) -> None:
-        """Stop every turn; whoever waits for a confirmation is cancelled."""
-        self._closed = True
-        await self._requests.close()
-        self._outcomes.close()
-        for sure in self._doubts:
-            sure.cancel()
+        """Stop every turn, and so whoever waits for a confirmation."""
         actors = [stream.actor for stream in self.resident.sessions.values() if stream.actor is not None]
+        for actor in actors:
+            actor.begin_to_stop()
+        self._closed = True  # not before: what is cancelled must know that we did it
+        await self._requests.close()
         await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
         self._frames.close()
         self.resident.close()

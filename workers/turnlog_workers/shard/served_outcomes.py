@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -79,6 +79,11 @@ class ServedOutcomes:
     def _fail(self, stream: SessionInMemory, done: asyncio.Future[None], error: Exception) -> None:
         if not done.done():
             done.set_exception(self._containment.unrecordable(stream, error))
+
+    def close(self, doubts: Iterable[asyncio.Future[None]]) -> None:
+        """Whoever still waits is cancelled: what a runner has begun beside its turn, perhaps."""
+        for waiter in (*(outcome.done for outcome in self._waiting), *doubts):
+            waiter.cancel()
 
 
 def _confirm(done: asyncio.Future[None]) -> None:

@@ -386,12 +386,13 @@ class Serving(SessionReads):
         await self.resident.reap()
 
     async def close(self) -> None:
-        """Stop every turn, and so whoever waits for a confirmation."""
+        """Stop every turn; whoever waits for a confirmation is cancelled."""
         actors = [stream.actor for stream in self.resident.sessions.values() if stream.actor is not None]
         for actor in actors:
             actor.begin_to_stop()
-        self._closed = True  # not before: what is cancelled must know that we did it
+        self._closed = True  # not before: a turn that waits must know that it was we who cancelled
         await self._requests.close()
+        self._outcomes.close(self._doubts)
         await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
         self._frames.close()
         self.resident.close()

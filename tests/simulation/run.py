@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,13 +28,14 @@ from turnlog_schemas import events as ev
 from turnlog_streams.history.compaction import HistoryCompactionPolicy
 from turnlog_streams.reader_rule import LoggedEvent
 from turnlog_workers.shard.worker_context import ShardLimits
-from turnlog_workers.store.port import StoreError
 
 FAULTS_END_S = 9.0
 SETTLE_LIMIT_S = 60.0
 MAX_STALE_CLAIMS = 4
 MAX_NAMESAKE_CLAIMS = 6
 _TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
+_PLACE = re.compile(r" \w+ at \w+\.py:\d+")  #: as ``tasks.describe`` tells it
+_FAILING_DISK = re.compile(r" (StoreError|NoRoomError|UnreadableStoreError|DamagedStoreError) at ports\.py:\d+")
 _BEGINS = (*ACCEPTED, ev.HistoryCompactionRequested, ev.CommandForwarded)
 
 
@@ -65,18 +67,19 @@ class Outcome:
 
 
 class Defects(logging.Handler):
-    """Catches what a shard calls a defect: a worker that goes on after it may hide it from the checker."""
+    """Catches what a worker calls a defect: one that goes on after it may hide it from the checker.
+
+    That is an error that says where in the code it was raised, and whatever wakes an operator. A failing disk is none.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if record.levelno >= logging.CRITICAL:  # an operator is woken for it
-            self.found.append(record.getMessage())
-        elif error is not None and not isinstance(error, StoreError):
-            self.found.append(f"{record.getMessage()}: {type(error).__name__}: {error}")
+        message = record.getMessage()
+        if record.levelno >= logging.CRITICAL or (_PLACE.search(message) and not _FAILING_DISK.search(message)):
+            self.found.append(message)
 
 
 def limits_of(rng: random.Random) -> ShardLimits:

@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from turnlog_workers.base.tasks import describe, frames
 from turnlog_workers.shard.serving import Serving
-from turnlog_workers.store.port import DamagedStoreError
+from turnlog_workers.store.port import DamagedStoreError, StoreError
 
 log = logging.getLogger(__name__)
 _UPKEEP_INTERVAL_S = 5.0  #: at most
@@ -52,7 +53,8 @@ class Saver:
         self._serving, self._interval_s, self._now, self._trouble = serving, interval_s, now, trouble
 
     def _failed(self, trouble: Trouble, what: str, error: Exception) -> None:
-        trouble.is_there(f"{what}: {error}")
+        # Another error is a defect of ours, and its text may hold anything.
+        trouble.is_there(f"{what}: {error if isinstance(error, StoreError) else describe(error) + frames(error)}")
         if isinstance(error, DamagedStoreError):
             self._serving.unsaved.damage = error
             self._serving.wake()

@@ -7,7 +7,6 @@ from turnlog_workers.sessions.session_actor import SessionActor
 from turnlog_workers.shard.residency import Resident
 from turnlog_workers.shard.serving import Serving
 
-
 TEXT = "what a user said"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import signal
 import sys
 import time
@@ -43,6 +44,7 @@ STRIKE_WITHIN_S = 4.0  #: how long a worker that is killed anywhere has lived
 _ROUND_S = 1.0
 _RESET_EVERY_S = 0.7
 _LOOK_S = 0.01
+_DEFECT = re.compile(r" (ERROR|CRITICAL) +turnlog\S*: .* \w+ at \w+\.py:\d+")
 _POLL_S = 0.1
 #: A command of the packages in the folder that is its first argument, and of no others.
 _OF_ANOTHER_BUILD = """
@@ -433,7 +435,7 @@ class Stack:
         ]
         outcome.anomalies += [*check(history), *check_lifecycle(history.log)]
         outcome.problems += self._stores(history)
-        outcome.problems += self._deaths_of_tasks() if self._only_ours else []
+        outcome.problems += self._logged_defects() if self._only_ours else []
         outcome.turns = self.load.turns
         outcome.history_compactions = sum(
             isinstance(event.payload, HistoryCompacted) for log in history.log.values() for event in log
@@ -450,11 +452,11 @@ class Stack:
         self.tell("all is judged")
         return history
 
-    def _deaths_of_tasks(self) -> list[str]:
-        """What an operator is woken for, and no fault of a process or of its link should bring about."""
+    def _logged_defects(self) -> list[str]:
+        """Errors that say where in the code they were raised: no fault of a process or a link brings them about."""
         logs = sorted(self.deployment.folder.glob("*.log"))
         lines = ((log.name, line) for log in logs for line in log.read_text(errors="replace").splitlines())
-        return [f"{name}: {line}" for name, line in lines if " CRITICAL turnlog_workers.base.tasks: " in line]
+        return [f"{name}: {line}" for name, line in lines if _DEFECT.search(line)]
 
     def _stores(self, history: History) -> list[str]:
         """The analysts' file and each partition's newest store have read to the end of the log."""

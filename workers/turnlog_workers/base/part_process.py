@@ -43,7 +43,10 @@ def order_line(order: Mapping[str, Any]) -> str:
 def begin() -> tuple[dict[str, Any], threading.Event]:
     """In the process: what it is to do, and what is set when it is told to go on."""
     logging.basicConfig(level=logging.CRITICAL + 1)
-    order: dict[str, Any] = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
+        sys.exit(1)  # whoever started us is gone already
+    order: dict[str, Any] = json.loads(line)
     told = threading.Event()
     threading.Thread(target=_listen, args=(sys.stdin, told), daemon=True).start()
     return order, told

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import re
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ from tests.faults.points import hit_of
 from tests.faults.record import CommitSampler, collect, positions_in
 from tests.faults.takeover import FrameAt, Takeovers
 from tests.faulty_link import LinkFault
+from tests.logged_defects import logged_defects
 from tests.waiting import eventually
 from turnlog_schemas.codec import Codec
 from turnlog_schemas.events import LOG_FORMAT, PARTITION, EventHeader, HistoryCompacted, PartitionClaimed
@@ -44,7 +44,6 @@ STRIKE_WITHIN_S = 4.0  #: how long a worker that is killed anywhere has lived
 _ROUND_S = 1.0
 _RESET_EVERY_S = 0.7
 _LOOK_S = 0.01
-_DEFECT = re.compile(r" (ERROR|CRITICAL) +turnlog\S*: .* \w+ at \w+\.py:\d+")
 _POLL_S = 0.1
 #: A command of the packages in the folder that is its first argument, and of no others.
 _OF_ANOTHER_BUILD = """
@@ -453,10 +452,9 @@ class Stack:
         return history
 
     def _logged_defects(self) -> list[str]:
-        """Errors that say where in the code they were raised: no fault of a process or a link brings them about."""
+        """No fault of a process or of its link brings these about."""
         logs = sorted(self.deployment.folder.glob("*.log"))
-        lines = ((log.name, line) for log in logs for line in log.read_text(errors="replace").splitlines())
-        return [f"{name}: {line}" for name, line in lines if _DEFECT.search(line)]
+        return [f"{log.name}: {line}" for log in logs for line in logged_defects(log.read_text(errors="replace"))]
 
     def _stores(self, history: History) -> list[str]:
         """The analysts' file and each partition's newest store have read to the end of the log."""

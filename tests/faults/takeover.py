@@ -1,6 +1,7 @@
 """How long a lost worker's sessions are silent: from its death or pause to the next frame of each of its partitions.
 
-Only partitions in which a turn was under way are counted: elsewhere the silence lasts until somebody asks.
+Only partitions in which a turn was under way are counted: elsewhere the silence lasts until somebody asks. Where no
+frame follows at all, the turn's end was told before (or the checker misses it, and says so).
 """
 
 import time

@@ -15,6 +15,7 @@ import turnlog_streams.session.state
 from tests.checker import Anomaly, History, StoreContent, accepted_events, check, check_lifecycle
 from tests.checker.history import SentRequest
 from tests.checker.log_view import ACCEPTED, RUN_ENDS
+from tests.logged_defects import PLACE
 from tests.simulation.expected import check_history_compactions, check_turns
 from tests.simulation.faults import FAULTS, QUIET, Fault
 from tests.simulation.group import Group
@@ -34,7 +35,6 @@ SETTLE_LIMIT_S = 60.0
 MAX_STALE_CLAIMS = 4
 MAX_NAMESAKE_CLAIMS = 6
 _TERMINAL = (ev.TurnCompleted, ev.TurnFailed, ev.TurnCancelled)
-_PLACE = re.compile(r" \w+ at \w+\.py:\d+")  #: as ``tasks.describe`` tells it
 _FAILING_DISK = re.compile(r" (StoreError|NoRoomError|UnreadableStoreError|DamagedStoreError) at ports\.py:\d+")
 _BEGINS = (*ACCEPTED, ev.HistoryCompactionRequested, ev.CommandForwarded)
 
@@ -78,7 +78,7 @@ class Defects(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        if record.levelno >= logging.CRITICAL or (_PLACE.search(message) and not _FAILING_DISK.search(message)):
+        if record.levelno >= logging.CRITICAL or (PLACE.search(message) and not _FAILING_DISK.search(message)):
             self.found.append(message)
 
 

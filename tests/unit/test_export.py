@@ -170,36 +170,22 @@ def test_a_killed_export_into_a_lake_is_all_or_nothing(snapshot: GrowingSnapshot
     assert lake_problems(snapshot.path, address) == []
 
 
-def test_a_first_export_that_fails_leaves_no_catalog_that_keeps_the_mistyped_place(
-    snapshot: GrowingSnapshot, tmp_path: Path
-) -> None:
-    catalog, place = tmp_path / "chats.ducklake", tmp_path / "a-file"
-    place.touch()
-    with pytest.raises(TurnlogError, match="nothing of this export is in it"):
-        export_to_lake(snapshot.path, f"ducklake:{catalog}", data=str(place / "data"))
-    assert not list(tmp_path.glob("chats.ducklake*"))
-    assert export_to_lake(snapshot.path, f"ducklake:{catalog}", data=str(tmp_path / "data")).rows > 0
-
-
-def test_a_lake_that_has_something_stays_when_an_export_fails(snapshot: GrowingSnapshot, tmp_path: Path) -> None:
-    address, data = f"ducklake:{tmp_path / 'chats.ducklake'}", tmp_path / "data"
-    export_to_lake(snapshot.path, address, data=str(data))
-    snapshot.grow()
-    data.rename(tmp_path / "away")
-    data.touch()
-    with pytest.raises(TurnlogError, match="nothing of this export is in it"):
-        export_to_lake(snapshot.path, address)
-    data.unlink()
-    (tmp_path / "away").rename(data)
-    assert export_to_lake(snapshot.path, address).rows > 0
-    assert lake_problems(snapshot.path, address) == []
-
-
 def test_a_lake_does_not_move(snapshot: GrowingSnapshot, tmp_path: Path) -> None:
     address, data = f"ducklake:{tmp_path / 'chats.ducklake'}", tmp_path / "data"
     export_to_lake(snapshot.path, address, data=str(data))
     with pytest.raises(UsageError, match=f'in "{data}/": leave --data out, or begin another lake'):
         export_to_lake(snapshot.path, address, data=str(tmp_path / "elsewhere"))
+
+
+def test_a_lake_whose_place_was_mistyped_says_how_it_can_begin_anew(snapshot: GrowingSnapshot, tmp_path: Path) -> None:
+    catalog, place = tmp_path / "chats.ducklake", tmp_path / "a-file"
+    place.touch()
+    with pytest.raises(TurnlogError, match="nothing of this export is in it"):
+        export_to_lake(snapshot.path, f"ducklake:{catalog}", data=str(place / "data"))
+    with pytest.raises(UsageError, match="no export has succeeded yet can begin anew, once its catalog is deleted"):
+        export_to_lake(snapshot.path, f"ducklake:{catalog}", data=str(tmp_path / "data"))
+    catalog.unlink()
+    assert export_to_lake(snapshot.path, f"ducklake:{catalog}", data=str(tmp_path / "data")).rows > 0
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ def _explained(error: duckdb.Error, address: str) -> TurnlogError:
     if (found := _OTHER_DATA.search(text)) is not None:
         return UsageError(
             f"the lake keeps its data where its first export put it, in {found[1]}: "
-            "leave --data out, or begin another lake"
+            "leave --data out, or begin another lake; one into which no export has succeeded yet can begin anew, "
+            "once its catalog is deleted"
         )
     failed = "Exporting into the lake failed, and nothing of this export is in it"
     if isinstance(error, duckdb.HTTPException) and _REFUSED.search(text):
@@ -95,32 +96,14 @@ def _attached(connection: duckdb.DuckDBPyConnection, address: str, data: str | N
     options = f" (DATA_PATH {literal(data)})" if data is not None else ""
     if data is not None:
         set_credentials(connection, data)  # before there is a catalog, if there cannot be one
-    made, empty = _catalog_to_be(address), False
     connection.execute(f"ATTACH {literal(address)} AS lake{options}")
     try:
         if data is None:
             found = connection.execute("SELECT data_path FROM ducklake_settings('lake')").fetchone()
             set_credentials(connection, found[0] if found else "")
         yield
-    except BaseException:
-        empty = made is not None and _holds_nothing(connection)
-        raise
     finally:
         connection.execute("DETACH lake")
-        if made is not None and empty:  # it would say for ever that the data is in a place that was perhaps mistyped
-            made.unlink(missing_ok=True)
-
-
-def _catalog_to_be(address: str) -> Path | None:
-    """The file that attaching makes; ``None``: the catalog is in a database, or there already."""
-    path = address.removeprefix(LAKE)
-    return None if ":" in path or Path(path).exists() else Path(path)
-
-
-def _holds_nothing(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Was nothing ever committed to the lake but that it is there?"""
-    found = connection.execute("SELECT count(*) FROM ducklake_snapshots('lake')").fetchone()
-    return found == (1,)
 
 
 class _Lake:

@@ -22,7 +22,7 @@ from turnlog_workers.base.ports import LogError, RequestRecord
 from turnlog_workers.base.readiness_file import mark_ready
 from turnlog_workers.base.settings_check import check_models, unknown_variables
 from turnlog_workers.base.shared_look import SharedLook, reply_topics
-from turnlog_workers.base.tasks import all_within, describe, end, kept_running, watched
+from turnlog_workers.base.tasks import all_within, describe, end, frames, kept_running, watched
 from turnlog_workers.files.reader import FileReader
 from turnlog_workers.intake.request_reader import RequestReader
 from turnlog_workers.kafka import schema_topic
@@ -319,7 +319,8 @@ class WorkerService:
             try:
                 await shard.stop()
             except Exception as error:
-                log.error("released, not in order: %s", error, extra=at(partition=partition))
+                why = str(error) if isinstance(error, ShardStuckError) else describe(error) + frames(error)
+                log.error("released, not in order: %s", why, extra=at(partition=partition))
             if before is not None:
                 await asyncio.wait([before])
             if self._releasing.get(partition) is asyncio.current_task():

@@ -287,6 +287,10 @@ class Shard:
         # The group gives a partition to one member in each generation.
         back = ", back in its place" if before == claim.generation else ""
         log.info("serving from request %d under claim %d%s", next_request, epoch.epoch, back, extra=self._place)
+        await self._serve(serving)
+
+    async def _serve(self, serving: Serving) -> None:
+        """Until something ends it; then its turns are stopped, and what is confirmed is saved."""
         saver = Saver(
             serving,
             interval_s=self._context.limits.store_commit_interval_s,
@@ -300,8 +304,10 @@ class Shard:
             await serving.run()
         finally:
             self.serving = None
-            await end(saving)
-            await serving.close()
+            try:
+                await end(saving)
+            finally:  # a release in this very moment cancels us here: no turn must go on without an owner
+                await serving.close()
             await saver.save()  # what is confirmed stays so: the next epoch (ours or another's) has less to catch up
             self._damage = serving.unsaved.damage  # perhaps it shows only now
 

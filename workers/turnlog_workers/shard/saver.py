@@ -54,7 +54,8 @@ class Saver:
 
     def _failed(self, trouble: Trouble, what: str, error: Exception) -> None:
         # Another error is a defect of ours, and its text may hold anything.
-        trouble.is_there(f"{what}: {error if isinstance(error, StoreError) else describe(error) + frames(error)}")
+        told = str(error) if isinstance(error, (StoreError, OSError)) else describe(error) + frames(error)
+        trouble.is_there(f"{what}: {told}")
         if isinstance(error, DamagedStoreError):
             self._serving.unsaved.damage = error
             self._serving.wake()

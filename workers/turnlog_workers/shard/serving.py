@@ -391,8 +391,8 @@ class Serving(SessionReads):
         for actor in actors:
             actor.begin_to_stop()
         self._closed = True  # not before: a turn that waits must know that it was we who cancelled
-        await self._requests.close()
         self._outcomes.close(self._doubts)
+        await self._requests.close()
         await asyncio.gather(*(actor.stop() for actor in actors), return_exceptions=True)
         self._frames.close()
         self.resident.close()

@@ -1,6 +1,5 @@
 """Processes that make a part of something: they end without a word when whoever started them is gone."""
 
-import os
 import subprocess
 
 import pytest
@@ -16,7 +15,7 @@ def test_nobody_is_there_to_give_an_order(module: str, said: str) -> None:
     ended = subprocess.run(
         command_line(module),
         input=said,
-        env=os.environ | environment(Settings()),
+        env=environment(Settings()),
         capture_output=True,
         text=True,
         timeout=60,

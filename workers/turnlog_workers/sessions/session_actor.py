@@ -7,7 +7,7 @@ stored messages, in the same attempt.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -68,7 +68,7 @@ class SessionActor:
         self._model = ""
         self._order = asyncio.Lock()  # whoever came first goes first
         self._tasks: set[asyncio.Task[None]] = set()
-        self._released: Collection[asyncio.Task[None]] = ()  #: cancelled by a release
+        self._stopped: frozenset[asyncio.Task[None]] = frozenset()  #: those that were cancelled to stop
         self._turn_task: asyncio.Task[None] | None = None
         self._attempt: TurnAttempt | None = None
         self._fresh_runner = False
@@ -187,18 +187,16 @@ class SessionActor:
         return task
 
     def begin_to_stop(self) -> None:
-        """Cancel what runs; :meth:`stop` is to follow."""
-        self._released = list(self._tasks)
-        for task in self._released:
+        """Cancel what runs, each task once; :meth:`stop` is to follow."""
+        running = frozenset(self._tasks - self._stopped)
+        self._stopped |= running
+        for task in running:
             task.cancel()
 
     async def stop(self) -> None:
         """Cancel what runs and close the runner. What was not confirmed is the next owner's to repeat."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            if task not in self._released:
-                task.cancel()
-        if tasks:
+        self.begin_to_stop()
+        if tasks := list(self._tasks):
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S + 1.0)  # a runner that does not end is left alone first
         await self.close_runner()
 

@@ -363,16 +363,19 @@ CASES: tuple[Case, ...] = (
     ),
     answered("timestamp 30 min ahead", "the chat is answered", Request(timestamp_s=1800.0), TIMESTAMP),
     answered("no timestamp (-1)", "the chat is answered", Request(timestamp_ms=-1), NO_TIMESTAMP),
+    answered("timestamp 2 h ahead", "the chat is answered", Request(timestamp_s=7200.0), TIMESTAMP),
+    answered("timestamp 60 days ago", "the chat is answered", Request(timestamp_s=-60 * 86400.0), TIMESTAMP),
+    answered("timestamp in seconds (1970)", "the chat is answered", Request(timestamp_ms=1_790_000_000), TIMESTAMP),
     Case(
-        name="timestamp 2 h ahead",
+        name="2 MiB without compression",
         what="the broker refuses it; the client's next chat is answered",
         steps=(
-            Send(requests=(Request(timestamp_s=7200.0),), broker_refuses=True),
+            Send(requests=(Request(value=b"x" * (2 << 20)),), broker_refuses=True),
             Send(requests=(Request(id="r2"),)),
             Becomes(id="r2", outcomes=(COMPLETED,)),
             Silent(id="r1"),
         ),
-        needs=(TIMESTAMP, REFUSALS),
+        needs=(REFUSALS,),
     ),
 )
 

@@ -106,6 +106,7 @@ CLIENTS: tuple[Client, ...] = (
             cases.LINES: "a record is a line",
             cases.TIMESTAMP: "it cannot set one",
             cases.NO_TIMESTAMP: "it cannot set one",
+            cases.REFUSALS: "it does not tell",
         },
     ),
     Client(

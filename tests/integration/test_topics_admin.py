@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from tests.waiting import until
@@ -60,7 +60,7 @@ def test_every_topic_is_made_as_the_design_says(settings: Settings, admin: Any) 
     reports = init_topics(settings)
     assert [report.name for report in reports] == list(settings.topics.all)
     assert all(report.created and not report.problems for report in reports)
-    keys = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
+    keys = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes", "message.timestamp.type")
     mib, day = 1024 * 1024, 24 * 60 * 60 * 1000
 
     def config(name: str) -> tuple[str, ...]:
@@ -68,12 +68,12 @@ def test_every_topic_is_made_as_the_design_says(settings: Settings, admin: Any) 
         return tuple(found[key] for key in keys)
 
     topics = settings.topics
-    assert config(topics.requests) == ("delete", str(7 * day), "-1", str(mib))
-    assert config(topics.events) == ("delete", "-1", "-1", str(8 * mib))
-    assert config(topics.replies) == ("delete", str(day), "-1", str(8 * mib))
+    assert config(topics.requests) == ("delete", str(7 * day), "-1", str(mib), "LogAppendTime")
+    assert config(topics.events) == ("delete", "-1", "-1", str(8 * mib), "CreateTime")
+    assert config(topics.replies) == ("delete", str(day), "-1", str(8 * mib), "LogAppendTime")
     assert config(topics.schemas)[0] == "compact"
     assert config(topics.settings)[0] == "compact"
-    assert config(topics.dead_letters) == ("delete", str(30 * day), "-1", str(8 * mib))
+    assert config(topics.dead_letters) == ("delete", str(30 * day), "-1", str(8 * mib), "LogAppendTime")
     counts = {found.name: found.partitions for found in list_topics(settings)}
     assert counts == {spec.name: spec.partitions for spec in topic_specs(settings)}
     assert [counts[name] for name in (topics.requests, topics.events, topics.replies)] == [3, 3, 3]
@@ -94,9 +94,9 @@ def test_what_is_missing_is_added(settings: Settings, admin: Any) -> None:
     assert reports[settings.topics.events].created
     (problem,) = reports[settings.topics.replies].problems
     assert problem == (
-        f"topic {settings.topics.replies} has max.message.bytes=1048588; run: kafka-configs.sh --bootstrap-server "
-        f"{settings.bootstrap_server} --alter --entity-type topics --entity-name {settings.topics.replies} "
-        "--add-config max.message.bytes=8388608"
+        f"topic {settings.topics.replies} has max.message.bytes=1048588 and message.timestamp.type=CreateTime; run: "
+        f"kafka-configs.sh --bootstrap-server {settings.bootstrap_server} --alter --entity-type topics --entity-name "
+        f"{settings.topics.replies} --add-config max.message.bytes=8388608,message.timestamp.type=LogAppendTime"
     )
 
 
@@ -201,6 +201,30 @@ def test_what_loses_nothing_is_a_warning(settings: Settings, admin: Any) -> None
     assert len(problems) == 2
     assert f"topic {settings.topics.requests} has retention.ms=1000; run:" in problems[0]
     assert f"topic {settings.topics.events} has max.message.bytes=1000000; run:" in problems[1]
+
+
+def test_what_is_kept_for_days_is_kept_from_when_it_came(settings: Settings) -> None:
+    """Not from the time that its producer says: Kafka deletes by timestamps, whether a record was read or not."""
+    init_topics(settings)
+    topics = settings.topics
+    producer = KafkaProducer(bootstrap_servers=settings.bootstrap_server)
+    try:
+        for topic in (topics.requests, topics.replies, topics.dead_letters):
+            for said_ms in (1_790_000_000, int(time.time() * 1000) - 60 * 24 * 60 * 60 * 1000):
+                before_ms = int(time.time() * 1000)
+                stored = producer.send(topic, b"v", partition=0, timestamp_ms=said_ms).get(timeout=60)
+                assert before_ms - 1000 <= stored.timestamp <= time.time() * 1000 + 1000, topic
+    finally:
+        producer.close()
+
+
+def test_a_prefix_that_is_older_than_this_is_told_what_to_run(settings: Settings, admin: Any) -> None:
+    init_topics(settings)
+    change(admin, settings.topics.requests, message_timestamp_type="CreateTime")
+    (problem,) = check_topics(settings).problems
+    topic = settings.topics.requests
+    assert f"topic {topic} has message.timestamp.type=CreateTime; run: kafka-configs.sh" in problem
+    assert problem.endswith(f"--entity-name {topic} --add-config message.timestamp.type=LogAppendTime")
 
 
 def test_a_broker_that_refuses_says_why(settings: Settings) -> None:

@@ -62,7 +62,7 @@ class RequestRecord:
     value: bytes | None
     headers: Headers = field(default=())
     problem: str | None = None  #: why it cannot be read as a request although its bytes are here
-    timestamp_ms: int | None = None  #: of the producer's clock, since 1970; absent: it was not delivered
+    timestamp_ms: int | None = None  #: when Kafka got it, since 1970; absent: it was not delivered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ _UNLIMITED = "-1"
 _INIT = "run: turnlog topics init"
 _COMPACTED_WITHIN = "max.compaction.lag.ms"
 _SEGMENT_ENDS_WITHIN = "segment.ms"
+_TIMESTAMPS = "message.timestamp.type"
 _AT_LEAST = ("max.message.bytes", "retention.ms", "retention.bytes")
 
 
@@ -77,12 +78,15 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
     topics, count = settings.topics, settings.partitions
     big = str(8 * MIB)  # a dead letter with its headers always fits
     deleted = {"cleanup.policy": "delete", "max.message.bytes": big}
+    # Kafka deletes by timestamps. A producer's may be of 1970, or of the day of a message that is moved here from
+    # elsewhere: Kafka 4.4 takes such a record, confirms it and deletes it within minutes, whether it was read or not.
+    expiring = deleted | {_TIMESTAMPS: "LogAppendTime"}
     compacted = {"cleanup.policy": "compact", "max.message.bytes": big}
     return (
         TopicSpec(
             name=topics.requests,
             partitions=count,
-            config=deleted | {"retention.ms": str(7 * _DAY_MS), "max.message.bytes": str(settings.max_request_bytes)},
+            config=expiring | {"retention.ms": str(7 * _DAY_MS), "max.message.bytes": str(settings.max_request_bytes)},
         ),
         TopicSpec(
             name=topics.events,
@@ -90,10 +94,10 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
             config=deleted | {"retention.ms": _UNLIMITED, "retention.bytes": _UNLIMITED},
             strict=True,
         ),
-        TopicSpec(name=topics.replies, partitions=count, config=deleted | {"retention.ms": str(_DAY_MS)}),
+        TopicSpec(name=topics.replies, partitions=count, config=expiring | {"retention.ms": str(_DAY_MS)}),
         TopicSpec(name=topics.schemas, partitions=1, config=compacted, strict=True),
         TopicSpec(name=topics.settings, partitions=1, config=compacted),
-        TopicSpec(name=topics.dead_letters, partitions=1, config=deleted | {"retention.ms": str(30 * _DAY_MS)}),
+        TopicSpec(name=topics.dead_letters, partitions=1, config=expiring | {"retention.ms": str(30 * _DAY_MS)}),
         *([_keys_spec(settings)] if settings.seal_texts else []),
     )
 
@@ -307,7 +311,7 @@ def _configs(admin: Any, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Of those topics that the broker tells them of."""
     if not names:
         return {}
-    keys = ["cleanup.policy", *_AT_LEAST]
+    keys = ["cleanup.policy", _TIMESTAMPS, *_AT_LEAST]
     resources = [
         ConfigResource(ConfigResourceType.TOPIC, name, [*keys, _COMPACTED_WITHIN, _SEGMENT_ENDS_WITHIN])
         for name in names

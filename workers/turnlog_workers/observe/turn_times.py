@@ -31,7 +31,7 @@ class TurnMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         name = "turnlog_request_accept_seconds"
         self.accept = Histogram(
-            name, "From a request's timestamp to its decision in the log.", (), buckets=_SHORT, registry=registry
+            name, "From when Kafka got a request to its decision in the log.", (), buckets=_SHORT, registry=registry
         )
         self.queue = Histogram(
             "turnlog_turn_queue_seconds",

@@ -49,7 +49,6 @@ func (f *franz) producer(batch lines.Batch) (*kgo.Client, error) {
 			kgo.SeedBrokers(f.bootstrap),
 			kgo.ProducerBatchCompression(codecs[batch.Codec]),
 			kgo.ProducerBatchMaxBytes(8 << 20),
-			kgo.RecordDeliveryTimeout(timeout),
 		}
 		if manual {
 			options = append(options, kgo.RecordPartitioner(kgo.ManualPartitioner()))

@@ -4,6 +4,7 @@
 """
 
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,6 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.util import calc_crc32c
 
 from tests.waiting import tried
-
-_TIMESTAMP_MS = 1_790_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +52,14 @@ def batch(
     attributes: int = 0,
     payload: bytes | None = None,
     producer: tuple[int, int, int] = (-1, -1, -1),
-    timestamp_ms: int = _TIMESTAMP_MS,
+    timestamp_ms: int | None = None,
 ) -> bytes:
-    """A batch. ``payload`` stands for the records, compressed or broken; ``producer``: id, epoch, sequence."""
+    """A batch. ``payload`` stands for the records, compressed or broken; ``producer``: id, epoch, sequence.
+
+    ``timestamp_ms``: now, unless told otherwise. A broker deletes what is older than its topic keeps, unread or not.
+    """
+    if timestamp_ms is None:
+        timestamp_ms = int(time.time() * 1000)
     if payload is None:
         payload = b"".join(record(delta, raw) for delta, raw in enumerate(records))
     signed = struct.pack(">hiqqqhii", attributes, len(records) - 1, timestamp_ms, timestamp_ms, *producer, len(records))

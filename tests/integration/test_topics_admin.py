@@ -197,10 +197,12 @@ def test_what_loses_nothing_is_a_warning(settings: Settings, admin: Any) -> None
     change(admin, settings.topics.requests, retention_ms="1000", max_message_bytes="9000000")
     change(admin, settings.topics.events, max_message_bytes="1000000")
     change(admin, settings.topics.dead_letters, retention_ms="-1")
+    change(admin, settings.topics.replies, retention_bytes="1000000000")
     problems = check_topics(settings).problems
-    assert len(problems) == 2
+    assert len(problems) == 3
     assert f"topic {settings.topics.requests} has retention.ms=1000; run:" in problems[0]
     assert f"topic {settings.topics.events} has max.message.bytes=1000000; run:" in problems[1]
+    assert f"topic {settings.topics.replies} has retention.bytes=1000000000; run:" in problems[2]
 
 
 def test_what_is_kept_for_days_is_kept_from_when_it_came(settings: Settings) -> None:

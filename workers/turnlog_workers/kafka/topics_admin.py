@@ -80,7 +80,8 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
     deleted = {"cleanup.policy": "delete", "max.message.bytes": big}
     # Kafka deletes by timestamps. A producer's may be of 1970, or of the day of a message that is moved here from
     # elsewhere: Kafka 4.4 takes such a record, confirms it and deletes it within minutes, whether it was read or not.
-    expiring = deleted | {_TIMESTAMPS: "LogAppendTime"}
+    # Nor is the size to decide: a cluster may have a limit for topics that do not say (log.retention.bytes).
+    expiring = deleted | {_TIMESTAMPS: "LogAppendTime", "retention.bytes": _UNLIMITED}
     compacted = {"cleanup.policy": "compact", "max.message.bytes": big}
     return (
         TopicSpec(

@@ -14,7 +14,7 @@ from turnlog_workers.base.config import LARGEST_BATCH_BYTES, MIB, Settings
 from turnlog_workers.base.settings_check import SettingsError, check_models, unknown_variables
 from turnlog_workers.kafka import settings_topic
 from turnlog_workers.kafka.settings_topic import write_setting
-from turnlog_workers.kafka.topics_admin import topic_specs
+from turnlog_workers.kafka.topic_specs import topic_specs
 
 NUMBERS = [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
 

@@ -10,33 +10,19 @@ from kafka.errors import TopicAlreadyExistsError, TopicAuthorizationFailedError,
 
 from turnlog_streams.policy import ErasurePolicy
 from turnlog_streams.topics import Topics
-from turnlog_workers.base.config import MIB, Settings
+from turnlog_workers.base.config import Settings
 from turnlog_workers.base.counted import counted
 from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
 from turnlog_workers.kafka.kafka_python import connected
+from turnlog_workers.kafka.topic_specs import AT_LEAST, COMPACTED_WITHIN, TIMESTAMPS, TopicSpec, suffices, topic_specs
 
 _CLIENT_ID = "turnlog-topics"
-_DAY_MS = 24 * 60 * 60 * 1000
-_UNLIMITED = "-1"
 _INIT = "run: turnlog topics init"
-_COMPACTED_WITHIN = "max.compaction.lag.ms"
 _SEGMENT_ENDS_WITHIN = "segment.ms"
-_TIMESTAMPS = "message.timestamp.type"
-_AT_LEAST = ("max.message.bytes", "retention.ms", "retention.bytes")
 
 
 class TopicsError(NotFoundError):
     """The topics are not as they must be: which, and what to run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopicSpec:
-    """A topic as it must be."""
-
-    name: str
-    partitions: int
-    config: Mapping[str, str]
-    strict: bool = False  #: any other cleanup policy or retention would lose what cannot be replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,42 +59,6 @@ class TopicsState:
     problems: tuple[str, ...] = field(default=())  #: worth a warning, no reason to stop
 
 
-def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
-    """Every topic, in the order in which they are made."""
-    topics, count = settings.topics, settings.partitions
-    big = str(8 * MIB)  # a dead letter with its headers always fits
-    deleted = {"cleanup.policy": "delete", "max.message.bytes": big}
-    # Kafka deletes by timestamps. A producer's may be of 1970, or of the day of a message that is moved here from
-    # elsewhere: Kafka 4.4 takes such a record, confirms it and deletes it within minutes, whether it was read or not.
-    # Nor is the size to decide: a cluster may have a limit for topics that do not say (log.retention.bytes).
-    expiring = deleted | {_TIMESTAMPS: "LogAppendTime", "retention.bytes": _UNLIMITED}
-    compacted = {"cleanup.policy": "compact", "max.message.bytes": big}
-    return (
-        TopicSpec(
-            name=topics.requests,
-            partitions=count,
-            config=expiring | {"retention.ms": str(7 * _DAY_MS), "max.message.bytes": str(settings.max_request_bytes)},
-        ),
-        TopicSpec(
-            name=topics.events,
-            partitions=count,
-            config=deleted | {"retention.ms": _UNLIMITED, "retention.bytes": _UNLIMITED},
-            strict=True,
-        ),
-        TopicSpec(name=topics.replies, partitions=count, config=expiring | {"retention.ms": str(_DAY_MS)}),
-        TopicSpec(name=topics.schemas, partitions=1, config=compacted, strict=True),
-        TopicSpec(name=topics.settings, partitions=1, config=compacted),
-        TopicSpec(name=topics.dead_letters, partitions=1, config=expiring | {"retention.ms": str(30 * _DAY_MS)}),
-        *([_keys_spec(settings)] if settings.seal_texts else []),
-    )
-
-
-def _keys_spec(settings: Settings) -> TopicSpec:
-    """Of a sealed prefix. What is dropped from it is to be gone soon."""
-    config = {"cleanup.policy": "compact", _COMPACTED_WITHIN: str(_DAY_MS)}
-    return TopicSpec(name=settings.topics.keys, partitions=settings.partitions, config=config, strict=True)
-
-
 def init_topics(settings: Settings, *, timeout_s: float | None = None) -> list[TopicReport]:
     """Create the topics that are missing; those that exist are reported on, never altered.
 
@@ -132,7 +82,10 @@ def init_topics(settings: Settings, *, timeout_s: float | None = None) -> list[T
             created=spec.name not in before,
             partitions=found[spec.name].partitions,
             problems=tuple(_differences(spec, found[spec.name], settings, counts=not (more and spec is specs[0]))),
-            warnings=(grown(topics, requests, recorded),) if more and spec is specs[0] else (),
+            warnings=(
+                *((grown(topics, requests, recorded),) if more and spec is specs[0] else ()),
+                *_ill_advised(spec, found[spec.name], settings),
+            ),
         )
         for spec in specs
     ]
@@ -169,7 +122,7 @@ def check_topics(settings: Settings, *, timeout_s: float | None = None) -> Topic
         differences = _differences(spec, found[spec.name], settings, counts=False)
         if differences and spec.strict and _loses_records(spec, found[spec.name]):
             raise TopicsError(differences[-1])
-        problems += differences
+        problems += [*differences, *_ill_advised(spec, found[spec.name], settings)]
     return TopicsState(
         partition_count=events.partitions,
         requests_partitions=requests.partitions,
@@ -209,7 +162,7 @@ def _erasure(settings: Settings, found: Mapping[str, TopicFound], keys: TopicFou
         requests_kept_ms=requests,
         replies_kept_ms=replies,
         dead_letters_kept_ms=letters,
-        key_kept_ms=int(keys.config.get(_COMPACTED_WITHIN, 0)),
+        key_kept_ms=int(keys.config.get(COMPACTED_WITHIN, 0)),
     )
 
 
@@ -312,9 +265,9 @@ def _configs(admin: Any, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Of those topics that the broker tells them of."""
     if not names:
         return {}
-    keys = ["cleanup.policy", _TIMESTAMPS, *_AT_LEAST]
+    keys = ["cleanup.policy", TIMESTAMPS, *AT_LEAST]
     resources = [
-        ConfigResource(ConfigResourceType.TOPIC, name, [*keys, _COMPACTED_WITHIN, _SEGMENT_ENDS_WITHIN])
+        ConfigResource(ConfigResourceType.TOPIC, name, [*keys, COMPACTED_WITHIN, _SEGMENT_ENDS_WITHIN])
         for name in names
     ]
     answer = admin.describe_configs(resources, config_filter="all").get("topic", {})
@@ -327,7 +280,7 @@ def _create(admin: Any, specs: Sequence[TopicSpec], settings: Settings, timeout_
         spec.name: {
             "num_partitions": spec.partitions,
             "replication_factor": settings.replication_factor,
-            "configs": dict(spec.config),
+            "configs": {**spec.config, **spec.advised},
         }
         for spec in specs
     }
@@ -354,27 +307,31 @@ def _differences(spec: TopicSpec, found: TopicFound, settings: Settings, *, coun
             f"topic {spec.name} has {found.replication_factor} replicas, not {settings.replication_factor}; "
             "run: kafka-reassign-partitions.sh"
         )
-    wrong = [key for key, value in spec.config.items() if not _suffices(key, found.config.get(key, ""), value)]
-    if wrong:
-        has = _and([f"{key}={found.config.get(key)}" for key in wrong])
-        must = ",".join(f"{key}={spec.config[key]}" for key in wrong)
-        problems.append(
-            f"topic {spec.name} has {has}; run: kafka-configs.sh --bootstrap-server {settings.bootstrap_server} "
-            f"--alter --entity-type topics --entity-name {spec.name} --add-config {must}"
-        )
-    return problems
+    return [*problems, *_unlike(spec.config, found, settings)]
 
 
-def _suffices(key: str, actual: str, expected: str) -> bool:
-    """More room or more time than asked for is nobody's problem; -1 is without limit."""
-    if key not in _AT_LEAST:
-        return actual == expected
-    return actual == _UNLIMITED or (expected != _UNLIMITED and int(actual) >= int(expected))
+def _unlike(wanted: Mapping[str, str], found: TopicFound, settings: Settings) -> list[str]:
+    """The sentence for what a topic is configured to in another way, with what to run; none if there is nothing."""
+    wrong = [key for key, value in wanted.items() if not suffices(key, found.config.get(key, ""), value)]
+    if not wrong:
+        return []
+    has = _and([f"{key}={found.config.get(key)}" for key in wrong])
+    must = ",".join(f"{key}={wanted[key]}" for key in wrong)
+    return [
+        f"topic {found.name} has {has}; run: kafka-configs.sh --bootstrap-server {settings.bootstrap_server} "
+        f"--alter --entity-type topics --entity-name {found.name} --add-config {must}"
+    ]
+
+
+def _ill_advised(spec: TopicSpec, found: TopicFound, settings: Settings) -> list[str]:
+    """The sentence for a topic that others made, or an earlier version: all works, as long as nobody is late."""
+    until_then = " (until then Kafka may delete records before they are read: those that say they are old, or many)"
+    return [sentence + until_then for sentence in _unlike(spec.advised, found, settings)]
 
 
 def _loses_records(spec: TopicSpec, found: TopicFound) -> bool:
     keys = [key for key in spec.config if key != "max.message.bytes"]
-    return any(not _suffices(key, found.config.get(key, ""), spec.config[key]) for key in keys)
+    return any(not suffices(key, found.config.get(key, ""), spec.config[key]) for key in keys)
 
 
 def _and(names: Sequence[str]) -> str:
@@ -385,7 +342,6 @@ __all__ = [
     "BrokerUnreachableError",
     "TopicFound",
     "TopicReport",
-    "TopicSpec",
     "TopicsError",
     "TopicsState",
     "check_topics",
@@ -393,5 +349,4 @@ __all__ = [
     "list_topics",
     "sealed_partitions",
     "topic_id",
-    "topic_specs",
 ]

@@ -4,16 +4,18 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import NodeNotReadyError, UnknownBrokerIdError
 
 from tests.waiting import until
 from turnlog_workers.base.config import Settings
 from turnlog_workers.devstack.broker import DevBroker
 from turnlog_workers.devstack.broker_ports import free_port
+from turnlog_workers.kafka import topics_admin
 from turnlog_workers.kafka.topic_specs import topic_specs
 from turnlog_workers.kafka.topics_admin import (
     BrokerUnreachableError,
@@ -242,6 +244,37 @@ def test_a_broker_that_refuses_says_why(settings: Settings) -> None:
         init_topics(three)
     init_topics(settings)
     assert "has 1 replicas, not 3" in check_topics(three).problems[0]
+
+
+class AdminOfAStartingCluster(KafkaAdminClient):  # type: ignore[misc]
+    """Three clients in a row are told of a controller that they know no address of, and of none, as 3.0.12 says it."""
+
+    said: ClassVar[list[RuntimeError]] = []
+
+    def create_topics(self, *arguments: Any, **options: Any) -> Any:
+        if self.said:
+            raise self.said.pop()
+        return super().create_topics(*arguments, **options)
+
+
+def test_a_controller_that_has_just_come_is_waited_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first metadata of a cluster that starts do not tell of all its brokers."""
+    errors: list[RuntimeError] = [UnknownBrokerIdError(3), NodeNotReadyError(3), RuntimeError("no active controller")]
+    monkeypatch.setattr(AdminOfAStartingCluster, "said", errors)
+    monkeypatch.setattr(topics_admin, "KafkaAdminClient", AdminOfAStartingCluster)
+    assert all(report.created and not report.problems for report in init_topics(settings))
+    assert not errors
+    check_topics(settings)
+
+
+def test_a_controller_that_does_not_come_is_waited_for_no_longer_than_that(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AdminOfAStartingCluster, "said", [UnknownBrokerIdError(3) for _ in range(100)])
+    monkeypatch.setattr(topics_admin, "KafkaAdminClient", AdminOfAStartingCluster)
+    with pytest.raises(BrokerUnreachableError, match="UnknownBrokerIdError: 3"):
+        init_topics(settings, timeout_s=1.5)
+    assert 90 < len(AdminOfAStartingCluster.said) < 99
 
 
 def test_no_broker_is_told_in_time_and_leaves_no_thread(settings: Settings) -> None:

@@ -1,12 +1,22 @@
 """The topics of a deployment: made once, checked at every start, never changed behind anybody's back."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import TopicAlreadyExistsError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import (
+    KafkaError,
+    NodeNotReadyError,
+    NotControllerError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownBrokerIdError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from turnlog_streams.policy import ErasurePolicy
 from turnlog_streams.topics import Topics
@@ -19,6 +29,9 @@ from turnlog_workers.kafka.topic_specs import AT_LEAST, COMPACTED_WITHIN, TIMEST
 _CLIENT_ID = "turnlog-topics"
 _INIT = "run: turnlog topics init"
 _SEGMENT_ENDS_WITHIN = "segment.ms"
+#: What is said of a controller that was elected a moment ago, or is being elected.
+_NO_CONTROLLER = (NodeNotReadyError, NotControllerError, UnknownBrokerIdError)
+_CONTROLLER_AGAIN_S = 0.5
 
 
 class TopicsError(NotFoundError):
@@ -62,10 +75,24 @@ class TopicsState:
 def init_topics(settings: Settings, *, timeout_s: float | None = None) -> list[TopicReport]:
     """Create the topics that are missing; those that exist are reported on, never altered.
 
+    ``timeout_s`` bounds each request, and how long a cluster that is just starting is waited for.
+
     Raises :class:`TopicsError` (the broker refuses to make one) or :class:`BrokerUnreachableError`.
     """
-    specs = topic_specs(settings)
     timeout_s = settings.startup_timeout_s if timeout_s is None else timeout_s
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return _init_topics(settings, timeout_s)
+        except BrokerUnreachableError as error:
+            # A client knows the brokers that were there when it connected, and no address of one that came since.
+            if not isinstance(error.__cause__, _NO_CONTROLLER) or time.monotonic() >= deadline:
+                raise
+        time.sleep(_CONTROLLER_AGAIN_S)
+
+
+def _init_topics(settings: Settings, timeout_s: float) -> list[TopicReport]:
+    specs = topic_specs(settings)
     with connected(KafkaAdminClient, settings, _CLIENT_ID, timeout_s) as admin:
         before = _describe(admin, [spec.name for spec in specs])
         missing = [spec for spec in specs if spec.name not in before]
@@ -284,7 +311,12 @@ def _create(admin: Any, specs: Sequence[TopicSpec], settings: Settings, timeout_
         }
         for spec in specs
     }
-    answer = admin.create_topics(wanted, timeout_ms=int(timeout_s * 1000), raise_errors=False)
+    try:
+        answer = admin.create_topics(wanted, timeout_ms=int(timeout_s * 1000), raise_errors=False)
+    except RuntimeError as error:
+        if isinstance(error, KafkaError):
+            raise
+        raise NotControllerError(str(error)) from error  # kafka-python 3.0.12 asks twice, and then says it so
     for topic in answer["topics"]:
         code = topic["error_code"]
         if code and code != TopicAlreadyExistsError.errno:  # somebody else was faster: it is reported on like any other

@@ -198,7 +198,7 @@ def test_what_loses_nothing_is_a_warning(settings: Settings, admin: Any) -> None
     init_topics(settings)
     change(admin, settings.topics.requests, retention_ms="1000", max_message_bytes="9000000")
     change(admin, settings.topics.events, max_message_bytes="1000000")
-    change(admin, settings.topics.dead_letters, retention_ms="-1")
+    change(admin, settings.topics.dead_letters, retention_ms="-1", message_timestamp_type="CreateTime")
     change(admin, settings.topics.replies, retention_bytes="1000000000")
     problems = check_topics(settings).problems
     assert len(problems) == 3

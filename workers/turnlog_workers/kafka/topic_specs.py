@@ -9,7 +9,7 @@ COMPACTED_WITHIN = "max.compaction.lag.ms"
 TIMESTAMPS = "message.timestamp.type"
 AT_LEAST = ("max.message.bytes", "retention.ms", "retention.bytes")
 _DAY_MS = 24 * 60 * 60 * 1000
-_UNLIMITED = "-1"
+UNLIMITED = "-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
     # Kafka deletes by timestamps. A producer's may be of 1970, or of the day of a message that is moved here from
     # elsewhere: Kafka 4.4 takes such a record, confirms it and deletes it within minutes, whether it was read or not.
     # Nor is the size to decide: a cluster may have a limit for topics that do not say (log.retention.bytes).
-    expiring = {TIMESTAMPS: "LogAppendTime", "retention.bytes": _UNLIMITED}
+    expiring = {TIMESTAMPS: "LogAppendTime", "retention.bytes": UNLIMITED}
     compacted = {"cleanup.policy": "compact", "max.message.bytes": big}
     return (
         TopicSpec(
@@ -43,7 +43,7 @@ def topic_specs(settings: Settings) -> tuple[TopicSpec, ...]:
         TopicSpec(
             name=topics.events,
             partitions=count,
-            config=deleted | {"retention.ms": _UNLIMITED, "retention.bytes": _UNLIMITED},
+            config=deleted | {"retention.ms": UNLIMITED, "retention.bytes": UNLIMITED},
             strict=True,
         ),
         TopicSpec(
@@ -71,4 +71,4 @@ def suffices(key: str, actual: str, expected: str) -> bool:
     """More room or more time than asked for is nobody's problem; -1 is without limit."""
     if key not in AT_LEAST:
         return actual == expected
-    return actual == _UNLIMITED or (expected != _UNLIMITED and int(actual) >= int(expected))
+    return actual == UNLIMITED or (expected != UNLIMITED and int(actual) >= int(expected))

@@ -24,7 +24,15 @@ from turnlog_workers.base.config import Settings
 from turnlog_workers.base.counted import counted
 from turnlog_workers.base.errors import BrokerUnreachableError, NotFoundError
 from turnlog_workers.kafka.kafka_python import connected
-from turnlog_workers.kafka.topic_specs import AT_LEAST, COMPACTED_WITHIN, TIMESTAMPS, TopicSpec, suffices, topic_specs
+from turnlog_workers.kafka.topic_specs import (
+    AT_LEAST,
+    COMPACTED_WITHIN,
+    TIMESTAMPS,
+    UNLIMITED,
+    TopicSpec,
+    suffices,
+    topic_specs,
+)
 
 _CLIENT_ID = "turnlog-topics"
 _INIT = "run: turnlog topics init"
@@ -358,7 +366,9 @@ def _unlike(wanted: Mapping[str, str], found: TopicFound, settings: Settings) ->
 def _ill_advised(spec: TopicSpec, found: TopicFound, settings: Settings) -> list[str]:
     """The sentence for a topic that others made, or an earlier version: all works, as long as nobody is late."""
     until_then = " (until then Kafka may delete records before they are read: those that say they are old, or many)"
-    return [sentence + until_then for sentence in _unlike(spec.advised, found, settings)]
+    for_ever = found.config.get("retention.ms") == UNLIMITED  # then no time is too old
+    advised = {key: value for key, value in spec.advised.items() if not (for_ever and key == TIMESTAMPS)}
+    return [sentence + until_then for sentence in _unlike(advised, found, settings)]
 
 
 def _loses_records(spec: TopicSpec, found: TopicFound) -> bool:

@@ -27,7 +27,7 @@ from turnlog_streams.session.title import TitleTask
 from turnlog_workers.files.reader import FileReader
 from turnlog_workers.sessions.history_compactor import CompactionInput
 from turnlog_workers.sessions.session_actor import SessionActor
-from turnlog_workers.sessions.turn_attempt import ActorLimits
+from turnlog_workers.sessions.turn_host import ActorLimits
 from turnlog_workers.shard.session_in_memory import SessionInMemory
 from turnlog_workers.tools.toolbox import Toolbox
 
@@ -98,6 +98,8 @@ class OneSession:
     deltas: list[str] = field(default_factory=list)
     submitted: list[list[str]] = field(default_factory=list)
     requests: int = 0
+    end_decided: bool = False  #: of the turn that runs; the log has not confirmed it
+    asked_after_end: int = 0  #: how often somebody asked whether it still runs
 
     def __post_init__(self) -> None:
         self.live = SessionInMemory(Session(session_id="s"))
@@ -127,6 +129,10 @@ class OneSession:
 
     def failed(self, session_id: str, outcome: SessionCommand) -> None:
         self.tell(outcome)
+
+    def is_running(self, session_id: str, turn_id: str) -> bool:
+        self.asked_after_end += self.end_decided
+        return self.live.state.running == turn_id and not self.end_decided
 
     async def confirm_ownership(self) -> None:
         pass

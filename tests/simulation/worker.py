@@ -36,7 +36,7 @@ from turnlog_workers.process.service import WorkerService
 from turnlog_workers.runners.base import Runner
 from turnlog_workers.runners.options import after_provider, read_options
 from turnlog_workers.runners.script import ScriptOptions, ScriptRunner
-from turnlog_workers.sessions.session_actor import ActorLimits
+from turnlog_workers.sessions.turn_host import ActorLimits
 from turnlog_workers.shard.worker_context import ShardLimits, WorkerContext
 
 _BEGAN_MS = 1_700_000_000_000

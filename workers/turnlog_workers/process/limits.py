@@ -1,7 +1,7 @@
 """The bounds of a worker's parts, from its settings."""
 
 from turnlog_workers.base.config import MIB, Settings
-from turnlog_workers.sessions.turn_attempt import ActorLimits
+from turnlog_workers.sessions.turn_host import ActorLimits
 from turnlog_workers.shard.worker_context import ShardLimits
 
 

@@ -36,7 +36,8 @@ from turnlog_workers.runners.contained import (
 from turnlog_workers.runners.fault_log import log_fault, texts_of
 from turnlog_workers.sessions.history_compactor import HistoryCompactor, UnrecordableError
 from turnlog_workers.sessions.titler import Titler
-from turnlog_workers.sessions.turn_attempt import ActorLimits, NotRecordedError, TurnAttempt, TurnHost
+from turnlog_workers.sessions.turn_attempt import NotRecordedError, TurnAttempt
+from turnlog_workers.sessions.turn_host import ActorLimits, TurnHost
 from turnlog_workers.tools.toolbox import Toolbox
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,10 @@ the turn ends there, both go into one append.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from turnlog_schemas.parts import ContentPart, ToolCall, Usage, added, beyond, content_text, cut_content, cut_text
-from turnlog_streams.session.commands import FailAttempt, RecordMessage, SessionCommand
-from turnlog_streams.session.title import TitleTask
+from turnlog_streams.session.commands import FailAttempt, RecordMessage
 from turnlog_streams.turn import without_result
 from turnlog_workers.base.crash_points import crash_point
 from turnlog_workers.base.tasks import was_cancelled
@@ -35,47 +33,14 @@ from turnlog_workers.runners.base import (
 from turnlog_workers.runners.checked import MAX_OUTPUTS, OutputError, TextJoiner, checked, one_line
 from turnlog_workers.runners.contained import close_outputs, fault_of
 from turnlog_workers.runners.traced import traced_outputs
-from turnlog_workers.sessions.history_compactor import CompactionHost, UnrecordableError
-from turnlog_workers.sessions.streamed_text import DeltaBuffer, DeltaHost, PartialText
+from turnlog_workers.sessions.history_compactor import UnrecordableError
+from turnlog_workers.sessions.streamed_text import DeltaBuffer, PartialText
+from turnlog_workers.sessions.turn_host import ActorLimits, TurnHost
 from turnlog_workers.tools.toolbox import TurnToolbox
 
 _OUTPUTS_PER_LOOP_PASS = 32  #: of a runner that never waits: the others have their turns in between
+_OVER_AGAIN_S = 0.05
 _HARD_FACTOR = 4  #: so many times the size at which a text is cut, it is no answer any more
-
-
-class TurnHost(CompactionHost, DeltaHost, Protocol):
-    """What an actor needs from its shard."""
-
-    def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
-        """What the runner of the running turn gets, as the session stands now; ``None``: the turn is over."""
-        ...
-
-    def title_task(self, session_id: str) -> TitleTask | None:
-        """What the fast model is to be asked for the session's title; ``None``: it is not."""
-        ...
-
-    def failed(self, session_id: str, outcome: SessionCommand) -> None:
-        """Record this outcome of work that died; nobody waits for it."""
-        ...
-
-    async def confirm_ownership(self) -> None:
-        """Make sure that no other owner claimed meanwhile, if the last confirmation is old."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActorLimits:
-    """Bounds of a turn."""
-
-    turn_timeout_s: float
-    retry_delay_s: float
-    delta_interval_s: float
-    max_text_bytes: int
-    max_tool_result_bytes: int
-    max_turn_messages: int = 200
-    summary_timeout_s: float = 120.0
-    max_retry_after_s: float = 60.0
-    max_turn_tokens: int = 2_000_000  #: after so many no tool is started any more
 
 
 class NotRecordedError(RunnerError):
@@ -179,7 +144,7 @@ class TurnAttempt:
         Raises :class:`RunnerError` for everything that the runner does wrong.
         """
         self._begin(turn)
-        await self._host.confirm_ownership()
+        await self._may_go_on()
         if self._handed_over:
             return True
         outputs = traced_outputs(runner, turn)
@@ -228,8 +193,19 @@ class TurnAttempt:
         self._spent_before = beyond(turn.spent, self._recorded)
         self._tools = turn.tools if isinstance(turn.tools, TurnToolbox) else None
         if self._tools is not None:
+            self._tools.before_start = self._may_go_on
             self._tools.stored(self._open_calls)
         self._look_for_handover()
+
+    async def _may_go_on(self) -> None:
+        """Before a runner's next step and each tool: nobody else owns the session, and the turn is not over.
+
+        An end that was decided holds here at once, and not from its confirmation on: with it go results for the calls
+        that have none. Its confirmation cancels who waits here; if the log does not take it, the turn goes on.
+        """
+        await self._host.confirm_ownership()
+        while not self._host.is_running(self._session_id, self.turn_id):  # noqa: ASYNC110
+            await asyncio.sleep(_OVER_AGAIN_S)
 
     def _look_for_handover(self) -> bool:
         """Are the calls that are open all the client's? Their turn is over."""
@@ -308,7 +284,7 @@ class TurnAttempt:
             self._check_tokens()
             crash_point("actor.before_tool")
             await self._store_held()
-            await self._host.confirm_ownership()
+            await self._may_go_on()
             if self._tools is not None:
                 self._tools.stored(calls)
             crash_point("actor.after_tool_call_stored")
@@ -349,7 +325,7 @@ class TurnAttempt:
         if self._look_for_handover():  # as above
             return
         await self._store_held()
-        await self._host.confirm_ownership()  # the runner's next step may be another call of the same message
+        await self._may_go_on()  # the runner's next step may be another call of the same message
         crash_point("actor.after_tool_result")
 
     def _hold(

@@ -31,6 +31,11 @@ class SessionReads:
         stream = self.resident.sessions[session_id]
         return stream.turn_input(turn_id, self._epoch.epoch) if stream.state.running == turn_id else None
 
+    def is_running(self, session_id: str, turn_id: str) -> bool:
+        """Has nothing been decided that ends this turn? What was decided may not be in the log yet."""
+        stream = self.resident.sessions.get(session_id)
+        return stream is not None and stream.state.running == turn_id
+
     def title_task(self, session_id: str) -> TitleTask | None:
         """What the fast model is to be asked for the session's title; ``None``: it is not."""
         return self.resident.sessions[session_id].title_task(self._context.policy())

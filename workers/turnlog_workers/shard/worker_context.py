@@ -18,7 +18,7 @@ from turnlog_workers.intake.request_reader import Incoming, RequestReader, Unkno
 from turnlog_workers.observe.counts import Counts
 from turnlog_workers.observe.turn_times import TurnMetrics
 from turnlog_workers.runners.base import Runner
-from turnlog_workers.sessions.turn_attempt import ActorLimits
+from turnlog_workers.sessions.turn_host import ActorLimits
 from turnlog_workers.shard.idle_memory import IdleMemory
 from turnlog_workers.store.port import PartitionStores, StoreBuilds
 from turnlog_workers.tools.toolbox import Toolbox

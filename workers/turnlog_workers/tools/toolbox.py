@@ -28,6 +28,7 @@ from turnlog_workers.tools.base import Tool, ToolContext, ToolError
 log = logging.getLogger(__name__)
 _GRACE_S = 1.0  #: for a call that is cancelled to notice
 _MAX_MESSAGE_CHARACTERS = 2_000  #: of an error, to the model
+BeforeStart = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,10 @@ class ToolSource(Protocol):
     async def aclose(self) -> None:
         """End what it holds. Called once."""
         ...
+
+
+async def _at_once() -> None:
+    """Nothing is waited for."""
 
 
 class _Ended(NamedTuple):
@@ -120,22 +125,27 @@ class Toolbox:
 
     # ---- a call
 
-    async def run(self, tool: Tool, call: ToolCall, turn: TurnInput) -> ToolResult:
-        """Run a call; whatever goes wrong is its result. Only a cancellation comes through."""
+    async def run(self, tool: Tool, call: ToolCall, turn: TurnInput, before_start: BeforeStart) -> ToolResult:
+        """Run a call; whatever goes wrong is its result. Only a cancellation comes through.
+
+        ``before_start`` is waited for when there is a free place, however late that is.
+        """
         limits = tool.limits
         timeout_s = self._bounds.timeout_s if limits.timeout_s is None else limits.timeout_s
         with tracing.tool_call(tool.definition.name, call.call_id, turn.session_id) as failed:
-            ended = await self._contained(tool, call, turn, timeout_s)
+            ended = await self._contained(tool, call, turn, timeout_s, before_start)
             if ended.outcome != "ok":
                 failed(ended.outcome)
         most = self._bounds.max_output_bytes if limits.max_output_bytes is None else limits.max_output_bytes
         text = _cut(repaired(ended.text), most)
         return ToolResult(call_id=call.call_id, content=text_content(text), name=call.name, outcome=ended.outcome)
 
-    async def _contained(self, tool: Tool, call: ToolCall, turn: TurnInput, timeout_s: float) -> _Ended:
+    async def _contained(
+        self, tool: Tool, call: ToolCall, turn: TurnInput, timeout_s: float, before_start: BeforeStart
+    ) -> _Ended:
         try:
             return await contained(
-                self._ended(tool, call, turn, timeout_s),
+                self._ended(tool, call, turn, timeout_s, before_start),
                 timeout_s=2 * timeout_s + _GRACE_S,
                 what="a tool",
                 session_id=turn.session_id,
@@ -145,10 +155,12 @@ class Toolbox:
         except UnexpectedError:  # it cancelled its own task, or wanted to end the process
             return _Ended("error", "Error: the tool failed.")
 
-    async def _ended(self, tool: Tool, call: ToolCall, turn: TurnInput, timeout_s: float) -> _Ended:
+    async def _ended(
+        self, tool: Tool, call: ToolCall, turn: TurnInput, timeout_s: float, before_start: BeforeStart
+    ) -> _Ended:
         try:
             bound = tool.bind(call.arguments, _context(call, turn))
-            value = await self._in_its_place(tool, bound, timeout_s)
+            value = await self._in_its_place(tool, bound, timeout_s, before_start)
             return _Ended("ok", _as_text(value))
         except ToolError as error:
             said = without_known_secrets(str(error)[: 8 * _MAX_MESSAGE_CHARACTERS])  # it goes into the log of events
@@ -164,7 +176,9 @@ class Toolbox:
             log.warning("the tool %s raised %s: %s (%s)", name, type_name(error), said, place_of(error), extra=place)
             return _Ended("error", f"Error: the tool failed ({type_name(error)}).")
 
-    async def _in_its_place(self, tool: Tool, bound: Callable[[], object], timeout_s: float) -> object:
+    async def _in_its_place(
+        self, tool: Tool, bound: Callable[[], object], timeout_s: float, before_start: BeforeStart
+    ) -> object:
         """Run it when there is a free place; a thread keeps its place until it ends, however late that is."""
         places = [self._places_for(tool), self._places]
         taken: list[asyncio.Semaphore] = []
@@ -174,11 +188,12 @@ class Toolbox:
                 for each in places:
                     await each.acquire()
                     taken.append(each)
+                await before_start()
         except BaseException as error:
+            why = "too many calls of tools are running" if len(taken) < len(places) else "its worker has been cut off"
             _free(taken)
             if isinstance(error, TimeoutError) and waiting.expired():
-                reason = f"it was not started: too many calls of tools are running for {timeout_s:g} s now"
-                raise ToolError(reason) from error
+                raise ToolError(f"it was not started: {why} for {timeout_s:g} s now") from error
             raise
         running: Awaitable[object]
         if tool.blocking:
@@ -215,6 +230,7 @@ class TurnToolbox:
     _tools: Mapping[str, Tool]
     _turn: TurnInput
     _client: Mapping[str, ToolDefinition] = field(default_factory=dict)  #: of a name that is here and there, it counts
+    before_start: BeforeStart = _at_once  #: waited for before each start: may it still?
     _startable: list[tuple[int, ToolCall]] = field(default_factory=list)  #: stored, not started; with their positions
 
     @property
@@ -271,7 +287,7 @@ class TurnToolbox:
             most = self._toolbox.max_calls_per_step
             text = f"Error: it was not started: of the calls in one message {most} are run. Call it again."
             return ToolResult(call_id=call.call_id, content=text_content(text), name=call.name, outcome="error")
-        return await self._toolbox.run(tool, call, self._turn)
+        return await self._toolbox.run(tool, call, self._turn, self.before_start)
 
 
 def _context(call: ToolCall, turn: TurnInput) -> ToolContext:

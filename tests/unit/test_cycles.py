@@ -10,8 +10,10 @@ import pytest
 
 from tests.one_session import LIMITS, LONG, OneSession
 from tests.waiting import eventually
+from turnlog.tools import tool
 from turnlog_schemas.parts import ReplyAddress, ToolCall, text_content
 from turnlog_streams.session.commands import Cancel
+from turnlog_workers.base.tool_rules import read_rules
 from turnlog_workers.runners.base import (
     AssistantMessage,
     ReasoningDelta,
@@ -21,8 +23,9 @@ from turnlog_workers.runners.base import (
     ToolResult,
     TurnInput,
 )
+from turnlog_workers.tools.toolbox import ToolBounds, Toolbox
 
-OURS = ("schemas.", "streams.", "workers.")
+OURS = ("turnlog.", "turnlog_schemas.", "turnlog_streams.", "turnlog_workers.")
 
 
 @contextmanager
@@ -78,6 +81,47 @@ async def test_turns_are_freed_when_they_are_over(play: Callable[[TurnInput], As
         for number in range(8):  # with a history compaction among them, where they are answered
             await session.say(f"question {number}")
         await session.actor.close_runner()
+        session.given.clear()  # the test's own
+
+
+def test_what_only_the_collector_finds_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="OneOfOurs"), nothing_left_to_the_collector():
+        leave_a_cycle()
+
+
+def leave_a_cycle() -> None:
+    one = OneOfOurs()
+    one.itself = one
+
+
+class OneOfOurs:
+    """Says that it is of our code."""
+
+    __module__ = "turnlog_workers.planted"
+    itself: object = None
+
+
+async def test_turns_with_tools_are_freed_when_they_are_over() -> None:
+    call = ToolCall(call_id="c1", name="looks", arguments="{}")
+
+    @tool
+    async def looks() -> str:
+        return LONG
+
+    async def play(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
+        yield AssistantMessage(content=None, tool_calls=(call,))
+        async for result in turn.tools.run([call]):
+            yield result
+        yield AssistantMessage(content=text_content("looked"))
+
+    box = Toolbox(read_rules(["*"]), ToolBounds(), extra={looks.name: looks})
+    session = OneSession(main=play, toolbox=box)
+    await session.say("whatever is made once only")
+    with nothing_left_to_the_collector():
+        for number in range(2):
+            await session.say(f"question {number}")
+        await session.actor.close_runner()
+        session.given.clear()  # the test's own
 
 
 async def test_a_cancelled_turn_is_freed_too() -> None:

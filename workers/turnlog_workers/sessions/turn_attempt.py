@@ -36,7 +36,7 @@ from turnlog_workers.runners.traced import traced_outputs
 from turnlog_workers.sessions.history_compactor import UnrecordableError
 from turnlog_workers.sessions.streamed_text import DeltaBuffer, PartialText
 from turnlog_workers.sessions.turn_host import ActorLimits, TurnHost
-from turnlog_workers.tools.toolbox import TurnToolbox
+from turnlog_workers.tools.toolbox import TurnToolbox, at_once
 
 _OUTPUTS_PER_LOOP_PASS = 32  #: of a runner that never waits: the others have their turns in between
 _OVER_AGAIN_S = 0.05
@@ -148,6 +148,8 @@ class TurnAttempt:
         if self._handed_over:
             return True
         outputs = traced_outputs(runner, turn)
+        if self._tools is not None:
+            self._tools.before_start = self._may_go_on
         try:
             while True:
                 try:
@@ -173,6 +175,8 @@ class TurnAttempt:
                     break
         finally:
             await close_outputs(outputs, self._session_id)
+            if self._tools is not None:
+                self._tools.before_start = at_once  # it knows this attempt, which knows it
         self._finish_pieces()
         self.deltas.flush()
         return True
@@ -193,7 +197,6 @@ class TurnAttempt:
         self._spent_before = beyond(turn.spent, self._recorded)
         self._tools = turn.tools if isinstance(turn.tools, TurnToolbox) else None
         if self._tools is not None:
-            self._tools.before_start = self._may_go_on
             self._tools.stored(self._open_calls)
         self._look_for_handover()
 

@@ -88,7 +88,8 @@ def _seeds(seeds: object) -> list[str]:
         "",
         f"The simulation alone, a little whenever a machine was idle: {seeds['seeds']:,} seeds "
         f"({seeds['first']}-{seeds['next'] - 1}) from {seeds['began']} to {seeds['date']}, {seeds['failing']:,} with "
-        f"anomalies, {seeds['seconds']:,.0f} seconds of all processes. `make seeds` goes on there, up to 1,000,000.",
+        f"anomalies that are not mended (what was red at first is told below), {seeds['seconds']:,.0f} seconds of all "
+        f"processes. `make seeds` goes on there, up to 1,000,000.",
     ]
 
 

@@ -29,12 +29,13 @@ OURS = ("turnlog.", "turnlog_schemas.", "turnlog_streams.", "turnlog_workers.")
 
 
 @contextmanager
-def nothing_left_to_the_collector() -> Iterator[None]:
-    """Fails when a block leaves objects of ours that only the collector finds."""
+def nothing_left_to_the_collector(session: OneSession) -> Iterator[None]:
+    """Fails when a block with this session leaves objects of ours that only the collector finds."""
     gc.collect()
     gc.disable()
     try:
         yield
+        session.given.clear()  # the test's own record: what is in it is no garbage
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
         left = sorted({type(found).__qualname__ for found in gc.garbage if type(found).__module__.startswith(OURS)})
@@ -77,15 +78,14 @@ async def hangs(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
 async def test_turns_are_freed_when_they_are_over(play: Callable[[TurnInput], AsyncIterator[RunnerOutput]]) -> None:
     session = OneSession(main=play, limits=replace(LIMITS, delta_interval_s=0.01, turn_timeout_s=0.1))
     await session.say("whatever is made once only")
-    with nothing_left_to_the_collector():
+    with nothing_left_to_the_collector(session):
         for number in range(8):  # with a history compaction among them, where they are answered
             await session.say(f"question {number}")
         await session.actor.close_runner()
-        session.given.clear()  # the test's own
 
 
 def test_what_only_the_collector_finds_is_noticed() -> None:
-    with pytest.raises(AssertionError, match="OneOfOurs"), nothing_left_to_the_collector():
+    with pytest.raises(AssertionError, match="OneOfOurs"), nothing_left_to_the_collector(OneSession()):
         leave_a_cycle()
 
 
@@ -117,16 +117,15 @@ async def test_turns_with_tools_are_freed_when_they_are_over() -> None:
     box = Toolbox(read_rules(["*"]), ToolBounds(), extra={looks.name: looks})
     session = OneSession(main=play, toolbox=box)
     await session.say("whatever is made once only")
-    with nothing_left_to_the_collector():
+    with nothing_left_to_the_collector(session):
         for number in range(2):
             await session.say(f"question {number}")
         await session.actor.close_runner()
-        session.given.clear()  # the test's own
 
 
 async def test_a_cancelled_turn_is_freed_too() -> None:
     session = OneSession(main=hangs)
-    with nothing_left_to_the_collector():
+    with nothing_left_to_the_collector(session):
         for number in range(2):
             turn_id = session.chat("question")
             await eventually(lambda number=number: len(session.deltas) > number, "it has begun")  # type: ignore[misc]
@@ -136,6 +135,6 @@ async def test_a_cancelled_turn_is_freed_too() -> None:
 
 async def test_an_attempt_that_broke_is_freed_before_the_next_one() -> None:
     session = OneSession(main=breaks)
-    with nothing_left_to_the_collector():
+    with nothing_left_to_the_collector(session):
         session.chat("question")
         await eventually(lambda: session.kinds[-1] == "TurnFailed" and not session.actor.busy, "it has failed for good")

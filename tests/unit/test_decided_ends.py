@@ -22,8 +22,8 @@ async def asked_again(one: OneSession) -> None:
     await eventually(lambda: one.asked_after_end >= 3, "whoever would go on asks, and asks again")
 
 
-def steps(one: OneSession, begun: list[str]) -> None:
-    """The runner of this session has a first step, in which the end of its turn is decided, and a second one."""
+async def before_the_second_step(begun: list[str]) -> OneSession:
+    """A session whose runner has a first step, in which the end of its turn is decided, and would take a second one."""
 
     async def play(turn: TurnInput) -> AsyncIterator[RunnerOutput]:
         if turn.turn_number == 1:
@@ -34,15 +34,15 @@ def steps(one: OneSession, begun: list[str]) -> None:
                 yield ToolResult(call_id=call.call_id, content=text_content("found"), name=call.name)
         yield DONE
 
-    one.main = play
+    one = OneSession(main=play, limits=PATIENT)
+    one.chat("Go.")
+    await asked_again(one)
+    return one
 
 
 async def test_a_runner_is_not_asked_for_its_next_step_and_ends_with_the_confirmation() -> None:
     begun: list[str] = []
-    one = OneSession(limits=PATIENT)
-    steps(one, begun)
-    one.chat("Go.")
-    await asked_again(one)
+    one = await before_the_second_step(begun)
     one.end_decided = False
     one.chat("Stop.", on_busy="interrupt")  # confirmed at once
     await one.settle()
@@ -53,10 +53,7 @@ async def test_a_runner_is_not_asked_for_its_next_step_and_ends_with_the_confirm
 
 async def test_an_end_that_comes_to_nothing_lets_it_go_on() -> None:
     begun: list[str] = []
-    one = OneSession(limits=PATIENT)
-    steps(one, begun)
-    one.chat("Go.")
-    await asked_again(one)
+    one = await before_the_second_step(begun)
     assert begun == ["1"]
     one.end_decided = False
     await one.settle()

@@ -12,6 +12,7 @@ the turn ends there, both go into one append.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from turnlog_schemas.parts import ContentPart, ToolCall, Usage, added, beyond, content_text, cut_content, cut_text
 from turnlog_streams.session.commands import FailAttempt, RecordMessage
@@ -36,7 +37,7 @@ from turnlog_workers.runners.traced import traced_outputs
 from turnlog_workers.sessions.history_compactor import UnrecordableError
 from turnlog_workers.sessions.streamed_text import DeltaBuffer, PartialText
 from turnlog_workers.sessions.turn_host import ActorLimits, TurnHost
-from turnlog_workers.tools.toolbox import TurnToolbox, at_once
+from turnlog_workers.tools.toolbox import TurnToolbox
 
 _OUTPUTS_PER_LOOP_PASS = 32  #: of a runner that never waits: the others have their turns in between
 _OVER_AGAIN_S = 0.05
@@ -83,6 +84,8 @@ class TurnAttempt:
         self._recorded = Usage()  # what the log has of ``usage``
         self.usage = Usage()
         self._host = host
+        # It holds nothing of ours: the toolbox that we hold has it.
+        self._may_go_on = partial(_may_go_on, host, session_id, turn_id)
         self._limits = limits
         self._hard_text_bytes = _HARD_FACTOR * limits.max_text_bytes
         self._held: RecordMessage | None = None
@@ -148,8 +151,6 @@ class TurnAttempt:
         if self._handed_over:
             return True
         outputs = traced_outputs(runner, turn)
-        if self._tools is not None:
-            self._tools.before_start = self._may_go_on
         try:
             while True:
                 try:
@@ -175,8 +176,6 @@ class TurnAttempt:
                     break
         finally:
             await close_outputs(outputs, self._session_id)
-            if self._tools is not None:
-                self._tools.before_start = at_once  # it knows this attempt, which knows it
         self._finish_pieces()
         self.deltas.flush()
         return True
@@ -197,18 +196,9 @@ class TurnAttempt:
         self._spent_before = beyond(turn.spent, self._recorded)
         self._tools = turn.tools if isinstance(turn.tools, TurnToolbox) else None
         if self._tools is not None:
+            self._tools.before_start = self._may_go_on
             self._tools.stored(self._open_calls)
         self._look_for_handover()
-
-    async def _may_go_on(self) -> None:
-        """Before a runner's next step and each tool: nobody else owns the session, and the turn is not over.
-
-        An end that was decided holds here at once, and not from its confirmation on: with it go results for the calls
-        that have none. Its confirmation cancels who waits here; if the log does not take it, the turn goes on.
-        """
-        await self._host.confirm_ownership()
-        while not self._host.is_running(self._session_id, self.turn_id):  # noqa: ASYNC110
-            await asyncio.sleep(_OVER_AGAIN_S)
 
     def _look_for_handover(self) -> bool:
         """Are the calls that are open all the client's? Their turn is over."""
@@ -372,3 +362,14 @@ class TurnAttempt:
         except UnrecordableError as error:
             raise NotRecordedError(error) from error
         self._recorded = usage
+
+
+async def _may_go_on(host: TurnHost, session_id: str, turn_id: str) -> None:
+    """Before a runner's next step and each tool: nobody else owns the session, and the turn is not over.
+
+    An end that was decided holds here at once, and not from its confirmation on: with it go results for the calls
+    that have none. Its confirmation cancels who waits here; if the log does not take it, the turn goes on.
+    """
+    await host.confirm_ownership()
+    while not host.is_running(session_id, turn_id):  # noqa: ASYNC110
+        await asyncio.sleep(_OVER_AGAIN_S)

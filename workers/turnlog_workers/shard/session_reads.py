@@ -28,8 +28,9 @@ class SessionReads:
 
     def turn_input(self, session_id: str, turn_id: str) -> TurnInput | None:
         """What the runner of the running turn gets; ``None``: the turn is over."""
-        stream = self.resident.sessions[session_id]
-        return stream.turn_input(turn_id, self._epoch.epoch) if stream.state.running == turn_id else None
+        if not self.is_running(session_id, turn_id):
+            return None
+        return self.resident.sessions[session_id].turn_input(turn_id, self._epoch.epoch)
 
     def is_running(self, session_id: str, turn_id: str) -> bool:
         """Has nothing been decided that ends this turn? What was decided may not be in the log yet."""

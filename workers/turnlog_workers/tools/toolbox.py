@@ -57,7 +57,7 @@ class ToolSource(Protocol):
         ...
 
 
-async def at_once() -> None:
+async def _at_once() -> None:
     """Nothing is waited for."""
 
 
@@ -230,7 +230,7 @@ class TurnToolbox:
     _tools: Mapping[str, Tool]
     _turn: TurnInput
     _client: Mapping[str, ToolDefinition] = field(default_factory=dict)  #: of a name that is here and there, it counts
-    before_start: BeforeStart = at_once  #: waited for before each start: may it still?
+    before_start: BeforeStart = _at_once  #: waited for before each start: may it still?
     _startable: list[tuple[int, ToolCall]] = field(default_factory=list)  #: stored, not started; with their positions
 
     @property
